@@ -1,0 +1,78 @@
+# Everything a fresh machine needs comes from here: `make demo` and `make test` do their own set-up.
+# Plain make and /bin/sh, so that the make of macOS (3.81) does as well as that of a bare Debian.
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTHON ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev real-components demo test test-slow lint bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: .venv/.installed ## create .venv and install automation-exporter into it
+
+install-dev: .venv/.installed-dev ## the same, with the tools the tests and the linters need
+
+# Prints the first Python that is new enough, can make virtual environments and really runs: a pyenv shim can be
+# there and fail, Debian's python3 can lack ensurepip.
+FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo "$$python"; break; fi; done
+
+# A .venv whose Python is gone (an upgrade of the system can do that) is made anew.
+ifneq ($(shell test -x $(BIN)/python && echo there),there)
+.PHONY: .venv/pyvenv.cfg
+endif
+
+.venv/pyvenv.cfg:
+	@python=$$($(FIND_PYTHON)); \
+	if [ -z "$$python" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "no Python 3.11 with venv found: installing the package python3-venv"; \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv) >/dev/null; \
+		python=$$($(FIND_PYTHON)); \
+	fi; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or newer with the modules venv and ensurepip is needed and was not found." >&2; \
+		echo "On Debian or Ubuntu: apt-get install python3-venv. Or name one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	"$$python" -m venv --clear .venv
+
+# The stamps make a second call a matter of milliseconds.
+.venv/.installed: pyproject.toml .venv/pyvenv.cfg
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml .venv/pyvenv.cfg
+	@$(PIP) --editable '.[dev]'
+	@touch .venv/.installed $@
+
+# exec: the recipe's process is the exporter itself. SIGTERM to make is passed on to it, Ctrl-C reaches both, and make
+# waits for it. Stopped cleanly by its own process id, make ends with 0; a make that was itself signalled says so.
+demo: install ## simulators of all platforms plus the exporter, on loopback (ARGS="--port N --seed N")
+	@exec $(BIN)/automation-exporter demo $(ARGS)
+
+real-components:
+	@./tests/setup-real-components
+
+test: install-dev real-components ## the tests (ARGS="-k name"), against real servers where these can be installed
+	@$(BIN)/pytest -m "not slow and not bench" $(ARGS)
+
+test-slow: install-dev real-components ## the slow tests
+	@$(BIN)/pytest -m "slow and not bench" $(ARGS)
+
+lint: install-dev ## ruff check, ruff format --check, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: install-dev ## measurements, printed
+	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
+
+clean: ## remove everything the other targets made, .venv included
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find exporter tests -name __pycache__ -type d -prune -exec rm -rf {} +
