@@ -1,0 +1,76 @@
+"""The one place that reads the clock.
+
+Everything else takes ``now`` (seconds since the epoch, UTC, as a float) as an argument, or holds a ``Clock``. Tests
+drive a ``ManualClock``: time moves only when they say so, and nobody sleeps.
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time in seconds since the epoch, and a way to wait for it to pass."""
+
+    def now(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
+class ManualClock:
+    """Time that stands still until ``advance`` is called.
+
+    Sleepers wake in the order of their deadlines; between two of them the loop runs until it is idle enough to have
+    reacted, so a loop that sleeps 60 s takes its turns one by one even if a test advances an hour at once.
+    """
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._now = start
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), future))
+        await future
+
+    async def advance(self, seconds: float) -> None:
+        """Move time forward, waking every sleeper that falls due on the way."""
+        target = self._now + seconds
+        while self._sleepers and self._sleepers[0][0] <= target:
+            deadline, _, future = heapq.heappop(self._sleepers)
+            self._now = max(self._now, deadline)
+            if not future.done():
+                future.set_result(None)
+                for _ in range(10):
+                    await asyncio.sleep(0)
+        self._now = target
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Seconds since entering, for measuring our own work."""
+    began = time.perf_counter()
+    yield lambda: time.perf_counter() - began

@@ -1,0 +1,433 @@
+"""Joining an observation into the model, and saying what that changed. Pure.
+
+``join_run``, ``join_dead_letter`` and ``join_workflow`` are joins: commutative, associative and idempotent, field by
+field the highest state, the earliest start, the latest end, the newest name. So order and repetition cannot matter, and
+a poll after a webhook, a redelivered webhook, an overlapping page, a restart and a rewound cursor are one case.
+
+``fold_run`` and ``fold_dead_letter`` add the one thing a join cannot say: what of it is *new*, so that each finished
+attempt is counted exactly once, whoever saw it first. What was counted is remembered beside the run in its ledger
+entry.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from exporter.model import (
+    FAILED,
+    SUCCEEDED,
+    Change,
+    DeadLetter,
+    DeadLetterOpened,
+    DeadLetterResolved,
+    Error,
+    ErrorClass,
+    Heard,
+    Listing,
+    ResolvedBy,
+    Result,
+    Run,
+    RunCorrected,
+    RunFailed,
+    RunFinished,
+    RunQueued,
+    RunTimed,
+    RunUsed,
+    State,
+    Step,
+    StepFinished,
+    Via,
+    Workflow,
+    is_version,
+)
+
+#: Two sources that disagree about a finished attempt converge on the later word of this list: the more specific failure
+#: wins over the plain one, and a deliberate cancellation over the error a platform reports once the cancelled work is
+#: really down.
+SEVERITY = (
+    Result.UNKNOWN,
+    Result.SUCCESS,
+    Result.WARNING,
+    Result.FAILURE,
+    Result.TIMEOUT,
+    Result.QUOTA,
+    Result.CANCELLED,
+)
+_SEVERITY = {result: rank for rank, result in enumerate(SEVERITY)}
+_STATE = {State.PENDING: 0, State.RUNNING: 1, State.FINISHED: 2}
+_RESOLVED_BY = {by: rank for rank, by in enumerate(ResolvedBy)}
+
+
+T = TypeVar("T", float, str)
+
+
+def _highest(a: T | None, b: T | None) -> T | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _lowest(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _worse(a: Result | None, b: Result | None) -> Result | None:
+    return b if a is None else a if b is None or _SEVERITY[a] >= _SEVERITY[b] else b
+
+
+def join_error(a: Error | None, b: Error | None) -> Error | None:
+    """The richer of two claims about one error; ties break on the values."""
+    if a is None or a == b:
+        return b
+    return a if b is None else max(a, b, key=_richness)
+
+
+def _richness(error: Error) -> tuple[bool, bool, bool, bool, str, str, str, str]:
+    return (
+        error.error_class is not ErrorClass.UNKNOWN,
+        error.type is not None,
+        error.message is not None,
+        error.step_type is not None,
+        error.error_class,
+        error.type or "",
+        error.message or "",
+        error.step_type or "",
+    )
+
+
+def join_step(a: Step, b: Step) -> Step:
+    """The latest start and the latest end, with the result of that end."""
+    if a == b:
+        return a
+    last = max(
+        a, b, key=lambda s: (s.ended_at is not None, s.ended_at or 0.0, -1 if s.result is None else _SEVERITY[s.result])
+    )
+    return Step(
+        id=a.id,
+        type=max(a.type, b.type),
+        started_at=_highest(a.started_at, b.started_at),
+        ended_at=last.ended_at,
+        result=last.result,
+    )
+
+
+def _join_steps(a: tuple[Step, ...], b: tuple[Step, ...]) -> tuple[Step, ...]:
+    if not a or a == b:
+        return b
+    if not b:
+        return a
+    steps = {s.id: s for s in a}
+    for step in b:
+        steps[step.id] = join_step(steps[step.id], step) if step.id in steps else step
+    return tuple(steps[key] for key in sorted(steps))
+
+
+def join_run(a: Run, b: Run) -> Run:
+    """The join of two claims about the same run (same source, same id)."""
+    if a == b:
+        return a
+    previous = max(a.previous or (0, 0.0), b.previous or (0, 0.0))
+    if a.attempt != b.attempt:
+        low, high = (a, b) if a.attempt < b.attempt else (b, a)
+        if low.ended_at is not None:
+            previous = max(previous, (low.attempt, low.ended_at))
+        state, result, error = high.state, high.result, high.error
+        started_at, ended_at = high.started_at, high.ended_at
+        operations, bytes_in, bytes_out = high.operations, high.bytes_in, high.bytes_out
+    else:
+        state = a.state if _STATE[a.state] >= _STATE[b.state] else b.state
+        result = _worse(a.result, b.result)
+        error = join_error(a.error, b.error)
+        started_at, ended_at = _lowest(a.started_at, b.started_at), _highest(a.ended_at, b.ended_at)
+        operations = _highest(a.operations, b.operations)
+        bytes_in, bytes_out = _highest(a.bytes_in, b.bytes_in), _highest(a.bytes_out, b.bytes_out)
+    return Run(
+        workflow_id=max(a.workflow_id, b.workflow_id),
+        id=a.id,
+        attempt=max(a.attempt, b.attempt),
+        state=state,
+        result=result,
+        started_at=started_at,
+        ended_at=ended_at,
+        error=error,
+        operations=operations,
+        bytes_in=bytes_in,
+        bytes_out=bytes_out,
+        queued_at=_lowest(a.queued_at, b.queued_at),
+        trigger=_highest(a.trigger, b.trigger),
+        parent_id=_highest(a.parent_id, b.parent_id),
+        steps=_join_steps(a.steps, b.steps),
+        previous=previous if previous > (0, 0.0) else None,
+    )
+
+
+def join_dead_letter(a: DeadLetter, b: DeadLetter) -> DeadLetter:
+    """The join of two claims about the same dead letter (same source, same id)."""
+    if a == b:
+        return a
+    by = max((x for x in (a.resolved_by, b.resolved_by) if x is not None), key=_RESOLVED_BY.__getitem__, default=None)
+    return DeadLetter(
+        id=a.id,
+        workflow_id=max(a.workflow_id, b.workflow_id),
+        run_id=_highest(a.run_id, b.run_id),
+        attempt=max(a.attempt, b.attempt),
+        opened_at=min(a.opened_at, b.opened_at),
+        error=join_error(a.error, b.error),
+        resolved_at=_lowest(a.resolved_at, b.resolved_at),
+        resolved_by=by,
+        tries=max(a.tries, b.tries),
+        native_retry=max(a.native_retry or (0.0, False), b.native_retry or (0.0, False))
+        if a.native_retry or b.native_retry
+        else None,
+    )
+
+
+def join_workflow(a: Workflow, b: Workflow) -> Workflow:
+    """The newer of two readings; at the same moment the values decide."""
+    return max(a, b, key=lambda w: (w.at, repr(w)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """From when on a source's finished runs count: its first sweep ever, or earlier where a backfill is configured.
+
+    Never from before ``horizon``: the ledger has forgotten what it counted there.
+    """
+
+    first_sweep_at: float
+    backfill: float = 0.0  # seconds before the first sweep that count as well
+    horizon: float = 0.0  # what ended before it may have been counted and pruned
+
+    def covers(self, moment: float | None) -> bool:
+        return moment is None or moment >= max(self.first_sweep_at - self.backfill, self.horizon)
+
+
+#: A sender's clock and the platform's may differ by this much (seconds) and still speak of the same end.
+SAME_END = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEntry:
+    """A run in the ledger: the join of its claims, and what of it has been counted."""
+
+    run: Run
+    heard: Heard = Heard.NOTHING
+    counted_attempt: int = 0  # the attempt the rest speaks of; 0: none is counted yet
+    counted_as: Result | None = None
+    counted_end: float = 0.0  # when that attempt ended, as known when it was counted
+    counted_at: float = 0.0  # when we counted it, on our clock
+    timed: bool = False
+    queue_timed: bool = False
+    error_counted: bool = False
+
+
+def fold_run(
+    entry: RunEntry | None, claim: Run, *, via: Via, now: float, baseline: Baseline
+) -> tuple[RunEntry, list[Change]]:
+    """Join one claim into a run and say what became countable.
+
+    A finished attempt is counted once, when it ended at or after the baseline. What becomes known of it later (its
+    duration from a poll after a bare webhook, its error from a detail call) is counted then, and once. An entry that
+    learns nothing is returned as it is, the same object.
+    """
+    heard = Heard.WEBHOOK if via is Via.WEBHOOK else Heard.POLL
+    if entry is None:
+        before, run, entry = None, claim, RunEntry(run=claim)
+    else:
+        before, run = entry.run, join_run(entry.run, claim)
+        if run == before and heard in entry.heard:
+            return entry, []
+        if run.attempt != before.attempt:
+            entry = replace(entry, heard=Heard.NOTHING)
+    entry = replace(entry, run=run, heard=entry.heard | heard)
+    changes: list[Change] = [
+        StepFinished(run=run, step=step) for step in _ended_steps(before, run) if baseline.covers(step.ended_at)
+    ]
+    if run.state is State.FINISHED and baseline.covers(run.finished_at):
+        entry, counted = _count(entry, before, via=via, now=now, baseline=baseline)
+        changes.extend(counted)
+    return entry, changes
+
+
+def _count(
+    entry: RunEntry, before: Run | None, *, via: Via, now: float, baseline: Baseline
+) -> tuple[RunEntry, list[Change]]:
+    """Count what is new of a finished attempt."""
+    run, changes = entry.run, list[Change]()
+    result = run.result or Result.UNKNOWN
+    ended = now if run.finished_at is None else run.finished_at
+    if _is_counted(entry, run, ended):
+        already = before
+        entry = replace(entry, counted_attempt=run.attempt)
+        if before is not None and result is not entry.counted_as and result is not (before.result or Result.UNKNOWN):
+            changes.append(RunCorrected(run=run, counted_as=entry.counted_as or Result.UNKNOWN))
+    else:
+        already = None
+        entry = RunEntry(
+            run=run,
+            heard=entry.heard,
+            counted_attempt=run.attempt,
+            counted_as=result,
+            counted_end=ended,
+            counted_at=now,
+        )
+        via = Via.BACKFILL if ended < baseline.first_sweep_at else via
+        changes.append(RunFinished(run=run, result=result, via=via, delay=max(0.0, now - ended)))
+    counted_as = entry.counted_as or Result.UNKNOWN
+    seconds, waited = run.duration, run.queue_duration
+    if not entry.timed and seconds is not None:
+        entry = replace(entry, timed=True)
+        changes.append(RunTimed(run=run, result=counted_as, seconds=seconds))
+    if not entry.queue_timed and waited is not None:
+        entry = replace(entry, queue_timed=True)
+        changes.append(RunQueued(run=run, seconds=waited))
+    if not entry.error_counted and run.error is not None and counted_as in FAILED:
+        entry = replace(entry, error_counted=True)
+        changes.append(RunFailed(run=run, error=run.error))
+    changes.extend(_used(already, run))
+    return entry, changes
+
+
+def _is_counted(entry: RunEntry, run: Run, ended: float) -> bool:
+    """Whether the run's present attempt is the one already counted.
+
+    Senders of events number attempts 1, 2, …; a platform that restarts in place names them by update time. The finish a
+    webhook announced under its number and a poll then finds under its time is one finish, told apart from a later one
+    by when it ended.
+    """
+    if entry.counted_attempt == run.attempt:
+        return True
+    renamed = entry.counted_attempt > 0 and not is_version(entry.counted_attempt) and is_version(run.attempt)
+    return renamed and ended <= entry.counted_end + SAME_END
+
+
+def _ended_steps(before: Run | None, after: Run) -> list[Step]:
+    known = {} if before is None else {s.id: s.ended_at for s in before.steps}
+    return [
+        step
+        for step in after.steps
+        if step.ended_at is not None and step.result is not None and step.ended_at != known.get(step.id)
+    ]
+
+
+def _used(before: Run | None, after: Run) -> list[Change]:
+    def more(a: float | None, b: float | None) -> float:
+        return max(0.0, (b or 0.0) - (a or 0.0))
+
+    used = RunUsed(
+        run=after,
+        operations=more(before.operations if before else None, after.operations),
+        bytes_in=more(before.bytes_in if before else None, after.bytes_in),
+        bytes_out=more(before.bytes_out if before else None, after.bytes_out),
+    )
+    return [used] if used.operations or used.bytes_in or used.bytes_out else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterEntry:
+    """A dead letter in the ledger, and whether its opening has been counted."""
+
+    dead_letter: DeadLetter
+    open_counted: bool = False
+
+
+def fold_dead_letter(
+    entry: DeadLetterEntry | None, claim: DeadLetter, *, baseline: Baseline
+) -> tuple[DeadLetterEntry, list[Change]]:
+    """Join one claim into a dead letter and say what became countable.
+
+    Its opening counts once, when its error class is known or it is resolved before that; its resolution counts when it
+    happened at or after the baseline.
+    """
+    before = None if entry is None else entry.dead_letter
+    after = claim if before is None else join_dead_letter(before, claim)
+    if entry is not None and after == before:
+        return entry, []
+    changes: list[Change] = []
+    open_counted = entry is not None and entry.open_counted
+    if not open_counted and baseline.covers(after.opened_at) and (after.error is not None or not after.is_open):
+        open_counted = True
+        error_class = after.error.error_class if after.error else ErrorClass.UNKNOWN
+        changes.append(DeadLetterOpened(dead_letter=after, error_class=error_class))
+    newly_resolved = after.resolved_at is not None and (before is None or before.is_open)
+    if newly_resolved and baseline.covers(after.resolved_at):
+        changes.append(DeadLetterResolved(dead_letter=after, by=after.resolved_by or ResolvedBy.MANUAL))
+    return DeadLetterEntry(dead_letter=after, open_counted=open_counted), changes
+
+
+def resolve(dead_letter: DeadLetter, *, by: ResolvedBy, at: float) -> DeadLetter:
+    """The claim that a dead letter was closed."""
+    return replace(dead_letter, resolved_at=max(at, dead_letter.opened_at), resolved_by=by)
+
+
+def settled_by_run(dead_letter: DeadLetter, run: Run) -> ResolvedBy | None:
+    """Whether what is known of the failed run itself closes its dead letter: a later attempt of it means somebody
+    restarted it.
+    """
+    if dead_letter.run_id == run.id and run.attempt > dead_letter.attempt and is_version(run.attempt):
+        return ResolvedBy.MANUAL
+    return None
+
+
+#: A workflow is gone once this many complete listings in a row lacked it …
+LISTINGS_WITHOUT = 2
+#: … and this many seconds have passed since the first of them.
+GONE_AFTER = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowEntry:
+    """A workflow in the ledger: its newest reading and what its ended runs add up to."""
+
+    workflow: Workflow
+    found_at: float
+    last_ended: tuple[tuple[Result, float], ...] = ()  # the latest end per result, in the order of Result
+    failures: int = 0  # failed runs since the last success
+    missed: int = 0  # complete listings in a row that lacked it
+    missed_at: float | None = None  # the first of those
+    gone_at: float | None = None
+    folded: bool = False  # shown as "__other__": there were too many series when it was found
+
+    def last(self, results: frozenset[Result]) -> float | None:
+        """The latest end among these results."""
+        return max((at for result, at in self.last_ended if result in results), default=None)
+
+
+def fold_workflow(entry: WorkflowEntry | None, claim: Workflow, *, now: float) -> WorkflowEntry:
+    """Join a reading of a workflow. One that is read again is not gone (any more)."""
+    if entry is None:
+        return WorkflowEntry(workflow=claim, found_at=now)
+    workflow = join_workflow(entry.workflow, claim)
+    if replace(workflow, at=0.0) == replace(entry.workflow, at=0.0) and entry.missed == 0 and entry.gone_at is None:
+        return entry
+    if claim.at < (entry.missed_at or 0.0):
+        return replace(entry, workflow=workflow)
+    return replace(entry, workflow=workflow, missed=0, missed_at=None, gone_at=None)
+
+
+def fold_listing(entry: WorkflowEntry, listing: Listing) -> WorkflowEntry:
+    """What a complete listing says about a workflow: it is there, it was missed, or it is gone by now."""
+    if entry.workflow.id in listing.workflow_ids or entry.gone_at is not None or listing.at <= entry.workflow.at:
+        return entry
+    missed_at = listing.at if entry.missed_at is None else entry.missed_at
+    missed = entry.missed + 1
+    gone = missed >= LISTINGS_WITHOUT and listing.at - missed_at >= GONE_AFTER
+    return replace(entry, missed=missed, missed_at=missed_at, gone_at=listing.at if gone else None)
+
+
+def fold_end(
+    entry: WorkflowEntry, result: Result, ended_at: float, *, horizon: float = 0.0
+) -> tuple[WorkflowEntry, float | None]:
+    """Add one ended attempt to its workflow; what ended before ``horizon`` may be met again and again, and is no longer
+    counted.
+
+    Returns the entry and, when a success ends a streak, the moment after which failed runs have to be counted again:
+    failures that ended after that success may have become known before it.
+    """
+    last_success = entry.last(SUCCEEDED)
+    ends = dict(entry.last_ended)
+    ends[result] = max(ended_at, ends.get(result, ended_at))
+    last_ended = tuple((r, ends[r]) for r in Result if r in ends)
+    failures, recount = entry.failures, None
+    if result in FAILED and (last_success is None or ended_at > last_success):
+        failures = failures + 1 if ended_at >= horizon else max(failures, 1)
+    elif result in SUCCEEDED and failures and (last_success is None or ended_at > last_success):
+        recount = ended_at
+    return replace(entry, last_ended=last_ended, failures=failures), recount
