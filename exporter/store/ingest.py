@@ -1,0 +1,367 @@
+"""The one transaction everything observed goes through.
+
+Load what the observations are about, fold them in, save what changed, add the changes to the tallies, put the cursors
+forward: all of it durable together, or none of it. Several batches share one transaction; each learns what became of
+its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from exporter import fold
+from exporter.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
+from exporter.model import (
+    SUCCEEDED,
+    Change,
+    DeadLetter,
+    Listing,
+    Observation,
+    Queue,
+    ResolvedBy,
+    Result,
+    Run,
+    RunFinished,
+    State,
+    Usage,
+    Via,
+    Workflow,
+)
+from exporter.store import codec
+from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
+from exporter.tallies import Tallies, tally
+
+Key = tuple[str, str]  # source, id
+
+#: Marks of a run in the outbox of traces.
+TRACE_NEVER, TRACE_PENDING, TRACE_DONE = 0, 1, 2
+
+_FAILED = "('failure', 'timeout', 'quota')"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRules:
+    """What folding needs to know about a source."""
+
+    backfill: float = 0.0  # seconds before the first sweep that count as well
+    superseded_by_success: bool = False
+    traced: bool = False  # whether its counted runs go to the outbox of traces
+    retention: float = float("inf")  # seconds the ledger remembers finished runs and resolved dead letters
+    holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention
+
+    def baseline(self, first_sweep_at: float, now: float) -> Baseline:
+        return Baseline(first_sweep_at=first_sweep_at, backfill=self.backfill, horizon=now - self.retention)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Observations of one source to be stored together."""
+
+    source: str
+    observations: Sequence[Observation] = ()
+    via: Via = Via.POLL
+    now: float  # our clock
+    started_at: float  # when the sweep began, on the platform's clock: the baseline, if it is the first
+    stream: str = ""
+    cursors: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What became of one batch."""
+
+    batch: Batch
+    changes: list[Change] = field(default_factory=list)
+    news: int = 0  # observations that taught anything
+    found: list[str] = field(default_factory=list)  # workflows not known before
+
+
+@dataclass(slots=True, kw_only=True)
+class Committed:
+    """What one transaction altered: the state after it, for whoever keeps a picture of the ledger in memory."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    first_sweeps: dict[str, float] = field(default_factory=dict)
+    runs: dict[Key, RunEntry] = field(default_factory=dict)
+    dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
+    workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=dict)
+
+
+def ingest(batches: Sequence[Batch], rules: Mapping[str, SourceRules]) -> Script[Committed]:
+    """Fold these batches into the ledger."""
+    return (yield from _Ingest(rules).run(batches))
+
+
+class _Ingest:
+    """The working memory of one transaction: entries as loaded, and which of them changed."""
+
+    def __init__(self, rules: Mapping[str, SourceRules]) -> None:
+        self.rules = rules
+        self.first_sweeps: dict[str, float] = {}
+        self.runs: dict[Key, RunEntry] = {}
+        self.traces: dict[Key, int] = {}
+        self.letters: dict[Key, DeadLetterEntry] = {}
+        self.workflows: dict[Key, WorkflowEntry] = {}
+        self.changed_runs: set[Key] = set()
+        self.changed_letters: set[Key] = set()
+        self.changed_workflows: set[Key] = set()
+        self.recounts: dict[Key, float] = {}
+        self.succeeded: set[Key] = set()  # workflows that had a success
+        self.restarted: set[Key] = set()  # runs that have a later attempt now
+        self.tallies: Tallies = {}
+
+    def run(self, batches: Sequence[Batch]) -> Script[Committed]:
+        yield from self._load_baselines(batches)
+        yield from self._load(batches)
+        outcomes = [self._fold(batch) for batch in batches]
+        yield from self._settle_dead_letters(outcomes)
+        yield from self._save(batches)
+        return Committed(
+            outcomes=outcomes,
+            first_sweeps=self.first_sweeps,
+            runs={k: self.runs[k] for k in self.changed_runs},
+            dead_letters={k: self.letters[k] for k in self.changed_letters},
+            workflows={k: self.workflows[k] for k in self.changed_workflows},
+            tallies=self.tallies,
+        )
+
+    def _load_baselines(self, batches: Sequence[Batch]) -> Script[None]:
+        sources = {batch.source for batch in batches}
+        rows = yield from select_in("source, first_sweep_at", "sources", "source", [(s,) for s in sources])
+        self.first_sweeps = dict(rows)
+        for batch in batches:
+            if batch.source not in self.first_sweeps:
+                self.first_sweeps[batch.source] = batch.started_at
+                yield from insert(
+                    "sources",
+                    "source, first_sweep_at",
+                    [(batch.source, batch.started_at)],
+                    conflict="(source) DO NOTHING",
+                )
+
+    def _load(self, batches: Sequence[Batch]) -> Script[None]:
+        runs: set[Key] = set()
+        letters: set[Key] = set()
+        workflows: set[Key] = set()
+        listed: set[str] = set()
+        for batch in batches:
+            for item in batch.observations:
+                match item:
+                    case Run():
+                        runs.add((batch.source, item.id))
+                        workflows.add((batch.source, item.workflow_id))
+                    case DeadLetter():
+                        letters.add((batch.source, item.id))
+                        workflows.add((batch.source, item.workflow_id))
+                    case Workflow():
+                        workflows.add((batch.source, item.id))
+                    case Listing():
+                        listed.add(batch.source)
+        for row in (yield from select_in(codec.RUN_COLUMNS, "runs", "source, run_id", runs)):
+            source, run, trace = codec.run_entry(row)
+            self.runs[source, run.run.id], self.traces[source, run.run.id] = run, trace
+        keyed = yield from select_in(codec.DEAD_LETTER_COLUMNS, "dead_letters", "source, dead_letter_id", letters)
+        self._keep_letters(keyed)
+        rows = yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source, workflow_id", workflows)
+        rows += yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source", [(s,) for s in listed])
+        for row in rows:
+            source, workflow = codec.workflow_entry(row)
+            self.workflows[source, workflow.workflow.id] = workflow
+
+    def _keep_letters(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            source, entry = codec.dead_letter_entry(row)
+            self.letters.setdefault((source, entry.dead_letter.id), entry)
+
+    def _fold(self, batch: Batch) -> Outcome:
+        outcome = Outcome(batch=batch)
+        rule = self.rules[batch.source]
+        baseline = rule.baseline(self.first_sweeps[batch.source], batch.now)
+        for item in batch.observations:
+            match item:
+                case Run():
+                    self._fold_run(outcome, item, baseline, rule)
+                case DeadLetter():
+                    if rule.holds_dead_letters or item.opened_at >= baseline.horizon:
+                        self._fold_dead_letter(outcome, item, baseline)
+                case Workflow():
+                    self._fold_workflow(outcome, item)
+                case Listing():
+                    self._fold_listing(batch.source, item)
+                case Queue() | Usage():
+                    outcome.news += 1  # not kept in the ledger: they are as old as the last sweep
+        tally(outcome.changes, source=batch.source, into=self.tallies)
+        return outcome
+
+    def _fold_run(self, outcome: Outcome, claim: Run, baseline: Baseline, rule: SourceRules) -> None:
+        batch, key = outcome.batch, (outcome.batch.source, claim.id)
+        before = self.runs.get(key)
+        after, changes = fold.fold_run(before, claim, via=batch.via, now=batch.now, baseline=baseline)
+        if after is before:
+            return
+        outcome.news += 1
+        outcome.changes += changes
+        self.runs[key] = after
+        self.changed_runs.add(key)
+        counted = any(isinstance(change, RunFinished) for change in changes)
+        if counted and rule.traced:
+            self.traces[key] = TRACE_PENDING
+        run, was = after.run, None if before is None else before.run
+        workflow = self._workflow(outcome, run.workflow_id)
+        if was is not None and run.attempt > was.attempt:
+            self.restarted.add(key)
+        ended = run.state is State.FINISHED and run.finished_at is not None
+        if ended and (counted or was is None or was.state is not State.FINISHED or was.result is not run.result):
+            result, ended_at = run.result or Result.UNKNOWN, run.finished_at or 0.0
+            entry, recount = fold.fold_end(self.workflows[workflow], result, ended_at, horizon=baseline.horizon)
+            if was is not None and was.state is State.FINISHED and was.attempt == run.attempt and not counted:
+                recount = max((at for r, at in entry.last_ended if r in SUCCEEDED), default=0.0)  # corrected
+            if recount is not None:
+                self.recounts[workflow] = max(recount, self.recounts.get(workflow, 0.0))
+            if result in SUCCEEDED:
+                self.succeeded.add(workflow)
+            if entry != self.workflows[workflow]:
+                self.workflows[workflow] = entry
+                self.changed_workflows.add(workflow)
+
+    def _fold_dead_letter(self, outcome: Outcome, claim: DeadLetter, baseline: Baseline) -> None:
+        key = (outcome.batch.source, claim.id)
+        before = self.letters.get(key)
+        after, changes = fold.fold_dead_letter(before, claim, baseline=baseline)
+        if after is before:
+            return
+        outcome.news += 1
+        outcome.changes += changes
+        self.letters[key] = after
+        self.changed_letters.add(key)
+        self._workflow(outcome, claim.workflow_id)
+
+    def _fold_workflow(self, outcome: Outcome, claim: Workflow) -> None:
+        key = (outcome.batch.source, claim.id)
+        before = self.workflows.get(key)
+        after = fold.fold_workflow(before, claim, now=outcome.batch.now)
+        if before is None:
+            outcome.found.append(claim.id)
+        if after is not before:
+            outcome.news += 1
+            self.workflows[key] = after
+            self.changed_workflows.add(key)
+
+    def _fold_listing(self, source: str, listing: Listing) -> None:
+        for key, entry in self.workflows.items():
+            if key[0] == source and entry.workflow.at > 0:
+                after = fold.fold_listing(entry, listing)
+                if after is not entry:
+                    self.workflows[key] = after
+                    self.changed_workflows.add(key)
+
+    def _workflow(self, outcome: Outcome, workflow_id: str) -> Key:
+        """The key of a workflow, made known if only its runs were heard of so far."""
+        key = (outcome.batch.source, workflow_id)
+        if key not in self.workflows:
+            unread = Workflow(id=workflow_id, at=0.0)
+            self.workflows[key] = WorkflowEntry(workflow=unread, found_at=outcome.batch.now)
+            self.changed_workflows.add(key)
+            outcome.found.append(workflow_id)
+        return key
+
+    def _settle_dead_letters(self, outcomes: Sequence[Outcome]) -> Script[None]:
+        """Close the dead letters that a restart or a later success has settled."""
+        columns = codec.DEAD_LETTER_COLUMNS
+        if self.restarted:
+            self._keep_letters((yield from select_in(columns, "dead_letters", "source, run_id", self.restarted)))
+        superseding = {key for key in self.succeeded if self.rules[key[0]].superseded_by_success}
+        for part in chunks(superseding):
+            where = f"(source, workflow_id) IN (VALUES {values(len(part), 2)}) AND resolved_at IS NULL"
+            self._keep_letters((yield f"SELECT {columns} FROM dead_letters WHERE {where}", flat(part)))
+        last_outcome = {outcome.batch.source: outcome for outcome in outcomes}
+        for (source, _), entry in list(self.letters.items()):
+            letter = entry.dead_letter
+            if not letter.is_open or source not in last_outcome:
+                continue
+            outcome, rule = last_outcome[source], self.rules[source]
+            baseline = rule.baseline(self.first_sweeps[source], outcome.batch.now)
+            claim = self._settlement(source, letter, rule, outcome.batch)
+            if claim is not None:
+                seen = len(outcome.changes)
+                self._fold_dead_letter(outcome, claim, baseline)
+                tally(outcome.changes[seen:], source=source, into=self.tallies)
+
+    def _settlement(self, source: str, letter: DeadLetter, rule: SourceRules, batch: Batch) -> DeadLetter | None:
+        run = None if letter.run_id is None else self.runs.get((source, letter.run_id))
+        by = None if run is None else fold.settled_by_run(letter, run.run)
+        if run is not None and by is not None:
+            moment = run.run.attempt / 1000.0  # the update that showed the later attempt
+            return fold.resolve(letter, by=by, at=moment)
+        workflow = self.workflows.get((source, letter.workflow_id))
+        success = None if workflow is None else workflow.last(SUCCEEDED)
+        if rule.superseded_by_success and success is not None and success > letter.opened_at:
+            return fold.resolve(letter, by=ResolvedBy.SUPERSEDED, at=success)
+        return None
+
+    def _save(self, batches: Sequence[Batch]) -> Script[None]:
+        yield from insert(
+            "runs",
+            codec.RUN_COLUMNS,
+            [codec.run_row(k[0], self.runs[k], self.traces.get(k, TRACE_NEVER)) for k in sorted(self.changed_runs)],
+            conflict="""(source, run_id) DO UPDATE SET workflow_id = excluded.workflow_id, state = excluded.state,
+                result = excluded.result, ended_at = excluded.ended_at, counted_at = excluded.counted_at,
+                heard = excluded.heard, trace = excluded.trace, data = excluded.data""",
+        )
+        yield from self._recount()
+        yield from insert(
+            "dead_letters",
+            codec.DEAD_LETTER_COLUMNS,
+            [codec.dead_letter_row(k[0], self.letters[k]) for k in sorted(self.changed_letters)],
+            conflict="""(source, dead_letter_id) DO UPDATE SET workflow_id = excluded.workflow_id,
+                run_id = excluded.run_id, opened_at = excluded.opened_at, resolved_at = excluded.resolved_at,
+                data = excluded.data""",
+        )
+        yield from insert(
+            "workflows",
+            codec.WORKFLOW_COLUMNS,
+            [codec.workflow_row(k[0], self.workflows[k]) for k in sorted(self.changed_workflows)],
+            conflict="(source, workflow_id) DO UPDATE SET gone_at = excluded.gone_at, data = excluded.data",
+        )
+        yield from add_tallies(self.tallies)
+        yield from _put_cursors(batches)
+
+    def _recount(self) -> Script[None]:
+        """Count the failures since the last success anew, where one arrived after failures that came later."""
+        for key, since in self.recounts.items():
+            sql = f"""SELECT count(*) FROM runs
+                WHERE source = $1 AND workflow_id = $2 AND ended_at > $3 AND result IN {_FAILED}"""
+            rows = yield sql, (*key, since)
+            self.workflows[key] = replace(self.workflows[key], failures=rows[0][0])
+            self.changed_workflows.add(key)
+
+
+def add_tallies(tallies: Tallies) -> Script[None]:
+    """Add to the durable totals."""
+    rows = [
+        (metric, source, workflow_id, codec.to_json(labels), part, value)
+        for (metric, source, workflow_id, labels, part), value in sorted(tallies.items())
+    ]
+    yield from insert(
+        "tallies",
+        "metric, source, workflow_id, labels, part, value",
+        rows,
+        conflict="(metric, source, workflow_id, labels, part) DO UPDATE SET value = tallies.value + excluded.value",
+    )
+
+
+def _put_cursors(batches: Sequence[Batch]) -> Script[None]:
+    cursors = {(b.source, b.stream, key): value for b in batches for key, value in b.cursors.items()}
+    kept = [(*key, orjson.dumps(value).decode()) for key, value in cursors.items() if value is not None]
+    yield from insert(
+        "cursors",
+        "source, stream, key, value",
+        kept,
+        conflict="(source, stream, key) DO UPDATE SET value = excluded.value",
+    )
+    for key, value in cursors.items():
+        if value is None:
+            yield "DELETE FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key

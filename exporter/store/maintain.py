@@ -1,0 +1,167 @@
+"""Keeping the ledger bounded: what is past retention is expired or pruned. A tally never changes by it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from exporter.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
+from exporter.metrics import catalogue
+from exporter.model import FAILED, Change, Heard, ResolvedBy, Run, State
+from exporter.store import codec
+from exporter.store.ingest import TRACE_PENDING, Key, add_tallies
+from exporter.store.script import Script, insert, select_in
+from exporter.tallies import SUM, Tallies, tally
+
+#: Rows pruned in one transaction, so that webhooks never wait long for the store.
+PRUNED_ROWS_MAX = 2000
+_TABLES = ("sources", "workflows", "runs", "dead_letters", "tallies", "cursors")
+
+
+@dataclass(slots=True, kw_only=True)
+class Maintained:
+    """What one round of maintenance did, and how many rows each table has now."""
+
+    pruned_runs: int
+    pruned_dead_letters: int
+    expired: dict[Key, DeadLetterEntry]
+    tallies: Tallies
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingTrace:
+    """A counted run whose trace is still to be exported."""
+
+    source: str
+    run: Run
+    dead_letter_id: str | None = None
+
+
+def ping() -> Script[None]:
+    yield "SELECT 1", ()
+
+
+def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Script[Maintained]:
+    """Expire what nobody resolved within the retention in the ``expiring`` sources, forget what was finished before it."""
+    horizon = now - retention
+    expired: dict[Key, DeadLetterEntry] = {}
+    tallies: Tallies = {}
+    rows = yield (
+        f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
+            WHERE resolved_at IS NULL AND opened_at < $1 LIMIT {PRUNED_ROWS_MAX}""",
+        (horizon,),
+    )
+    for row in rows:
+        source, entry = codec.dead_letter_entry(row)
+        if source not in expiring:
+            continue
+        claim = resolve(entry.dead_letter, by=ResolvedBy.EXPIRED, at=now)
+        after, changes = fold_dead_letter(entry, claim, baseline=Baseline(first_sweep_at=horizon))
+        resolved: list[Change] = list(changes)
+        tally(resolved, source=source, into=tallies)
+        expired[source, after.dead_letter.id] = after
+    yield from insert(
+        "dead_letters",
+        codec.DEAD_LETTER_COLUMNS,
+        [codec.dead_letter_row(source, entry) for (source, _), entry in expired.items()],
+        conflict="(source, dead_letter_id) DO UPDATE SET resolved_at = excluded.resolved_at, data = excluded.data",
+    )
+    yield from add_tallies(tallies)
+    runs = yield (
+        f"""DELETE FROM runs WHERE (source, run_id) IN (SELECT source, run_id FROM runs
+            WHERE state = 'finished' AND trace <> 1 AND ended_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
+        (horizon,),
+    )
+    letters = yield (
+        f"""DELETE FROM dead_letters WHERE (source, dead_letter_id) IN (SELECT source, dead_letter_id FROM dead_letters
+            WHERE resolved_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
+        (horizon,),
+    )
+    counts: dict[str, int] = {}
+    for table in _TABLES:
+        rows = yield f"SELECT count(*) FROM {table}", ()
+        counts[table] = rows[0][0]
+    return Maintained(
+        pruned_runs=len(runs), pruned_dead_letters=len(letters), expired=expired, tallies=tallies, rows=counts
+    )
+
+
+def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Tallies]]:
+    """Count which runs counted up to ``until`` and not judged before a webhook told of: (told of, missed, tallies
+    added).
+    """
+    key = (source, "webhook", "judged_until")
+    rows = yield "SELECT value FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key
+    since = float(rows[0][0]) if rows else until
+    told = missed = 0
+    rows = yield (
+        """SELECT heard, count(*) FROM runs
+            WHERE source = $1 AND counted_at > $2 AND counted_at <= $3 AND state = 'finished' GROUP BY heard""",
+        (source, since, until),
+    )
+    for heard, runs in rows:
+        if Heard(heard) & Heard.WEBHOOK:
+            told += runs
+        else:
+            missed += runs
+    tallies: Tallies = {}
+    if missed:
+        tallies[catalogue.RECONCILED.name, source, "", ("missed_webhook",), SUM] = float(missed)
+    yield from add_tallies(tallies)
+    yield from insert(
+        "cursors",
+        "source, stream, key, value",
+        [(*key, repr(max(since, until)))],
+        conflict="(source, stream, key) DO UPDATE SET value = excluded.value",
+    )
+    return told, missed, tallies
+
+
+def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingTrace]]:
+    """Counted runs whose trace is still to be exported, oldest first.
+
+    A failed run whose error is not known yet is withheld until it was counted before ``settled_before``.
+    """
+    rows = yield (
+        f"SELECT {codec.RUN_COLUMNS} FROM runs WHERE trace = 1 ORDER BY counted_at LIMIT {int(limit) * 2}",
+        (),
+    )
+    entries = [(source, entry) for source, entry, _ in map(codec.run_entry, rows)]
+    ready = [
+        (source, entry)
+        for source, entry in entries
+        if entry.run.state is State.FINISHED
+        and (entry.run.error is not None or entry.run.result not in FAILED or entry.counted_at < settled_before)
+    ][:limit]
+    keys = {(source, entry.run.id) for source, entry in ready}
+    rows = yield from select_in("source, run_id, dead_letter_id", "dead_letters", "source, run_id", keys)
+    letters = {(source, run_id): letter_id for source, run_id, letter_id in rows}
+    return [
+        PendingTrace(source=source, run=entry.run, dead_letter_id=letters.get((source, entry.run.id)))
+        for source, entry in ready
+    ]
+
+
+def mark_traced(keys: list[tuple[str, str, int]]) -> Script[None]:
+    """Remember that the traces of these attempts (source, run id, attempt) were exported; a later attempt stays
+    pending.
+    """
+    rows = yield from select_in(codec.RUN_COLUMNS, "runs", "source, run_id", {(s, r) for s, r, _ in keys})
+    exported = set(keys)
+    for source, entry, trace in map(codec.run_entry, rows):
+        if trace == TRACE_PENDING and (source, entry.run.id, entry.run.attempt) in exported:
+            yield "UPDATE runs SET trace = 2 WHERE source = $1 AND run_id = $2", (source, entry.run.id)
+
+
+def count_pending_traces() -> Script[int]:
+    rows = yield "SELECT count(*) FROM runs WHERE trace = 1", ()
+    count: int = rows[0][0]
+    return count
+
+
+def mark_folded(keys: list[Key]) -> Script[None]:
+    for key in keys:
+        rows = yield f"SELECT {codec.WORKFLOW_COLUMNS} FROM workflows WHERE source = $1 AND workflow_id = $2", key
+        for row in rows:
+            source, entry = codec.workflow_entry(row)
+            folded = codec.workflow_row(source, replace(entry, folded=True))
+            yield "UPDATE workflows SET data = $3 WHERE source = $1 AND workflow_id = $2", (*key, folded[3])

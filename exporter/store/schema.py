@@ -1,0 +1,87 @@
+"""The tables, and the numbered steps that lead to them.
+
+A database newer than this program is refused, never guessed at.
+"""
+
+from exporter.store.script import Script, StoreError
+
+#: One entry a version, each a list of statements; an entry is never changed once released.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE sources (
+            source TEXT NOT NULL PRIMARY KEY,
+            first_sweep_at DOUBLE PRECISION NOT NULL
+        )""",
+        """CREATE TABLE workflows (
+            source TEXT NOT NULL,
+            workflow_id TEXT NOT NULL,
+            gone_at DOUBLE PRECISION,
+            data TEXT NOT NULL,
+            PRIMARY KEY (source, workflow_id)
+        )""",
+        """CREATE TABLE runs (
+            source TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            workflow_id TEXT NOT NULL,
+            state TEXT NOT NULL,
+            result TEXT,
+            ended_at DOUBLE PRECISION,
+            counted_at DOUBLE PRECISION NOT NULL,
+            heard INTEGER NOT NULL,
+            trace INTEGER NOT NULL,
+            data TEXT NOT NULL,
+            PRIMARY KEY (source, run_id)
+        )""",
+        "CREATE INDEX runs_by_workflow ON runs (source, workflow_id, ended_at)",
+        "CREATE INDEX runs_open ON runs (source) WHERE state <> 'finished'",
+        "CREATE INDEX runs_to_trace ON runs (counted_at) WHERE trace = 1",
+        "CREATE INDEX runs_by_count ON runs (source, counted_at)",
+        "CREATE INDEX runs_by_end ON runs (ended_at)",
+        """CREATE TABLE dead_letters (
+            source TEXT NOT NULL,
+            dead_letter_id TEXT NOT NULL,
+            workflow_id TEXT NOT NULL,
+            run_id TEXT,
+            opened_at DOUBLE PRECISION NOT NULL,
+            resolved_at DOUBLE PRECISION,
+            data TEXT NOT NULL,
+            PRIMARY KEY (source, dead_letter_id)
+        )""",
+        "CREATE INDEX dead_letters_open ON dead_letters (source, workflow_id) WHERE resolved_at IS NULL",
+        "CREATE INDEX dead_letters_by_run ON dead_letters (source, run_id)",
+        "CREATE INDEX dead_letters_by_resolution ON dead_letters (resolved_at)",
+        """CREATE TABLE tallies (
+            metric TEXT NOT NULL,
+            source TEXT NOT NULL,
+            workflow_id TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            value DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (metric, source, workflow_id, labels, part)
+        )""",
+        """CREATE TABLE cursors (
+            source TEXT NOT NULL,
+            stream TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (source, stream, key)
+        )""",
+    ),
+)
+
+
+def migrate() -> Script[int]:
+    """Bring the database to the newest version; returns the version it had before."""
+    yield "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)", ()
+    rows = yield "SELECT max(version) FROM schema_version", ()
+    version: int = rows[0][0] or 0
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"the database has schema version {version}, this program knows up to {len(MIGRATIONS)}: "
+            "run the newer version of automation-exporter that wrote it"
+        )
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        for statement in statements:
+            yield statement, ()
+        yield "INSERT INTO schema_version (version) VALUES ($1)", (number,)
+    return version

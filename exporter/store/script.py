@@ -1,0 +1,65 @@
+"""What a transaction is, without an engine: a generator that yields statements and is sent their rows.
+
+So the SQL and the logic between two statements are written once, and an engine decides how to run them: SQLite on its
+writer thread, PostgreSQL on a connection. Placeholders are ``$1``, ``$2``, …: SQLite takes them rewritten to ``?1``.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Row = tuple[Any, ...]
+#: One statement and its values.
+Statement = tuple[str, Sequence[Any]]
+#: Yields statements, is sent their rows, returns a T. Runs inside one transaction.
+Script = Generator[Statement, list[Row], T]
+
+#: Rows in one multi-row statement; SQLite takes 32,766 values in one.
+ROWS_PER_STATEMENT_MAX = 1000
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; one line that says why and what to do."""
+
+
+class Engine(Protocol):
+    """Runs scripts, each in a transaction of its own that is durable when ``run`` returns."""
+
+    async def run(self, script: Script[T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+def values(rows: int, columns: int, *, start: int = 1) -> str:
+    """``($1, $2), ($3, $4)``: placeholders for a multi-row statement."""
+    numbers = iter(range(start, start + rows * columns))
+    return ", ".join("(" + ", ".join(f"${next(numbers)}" for _ in range(columns)) + ")" for _ in range(rows))
+
+
+def chunks(items: Iterable[Row], size: int = ROWS_PER_STATEMENT_MAX) -> list[list[Row]]:
+    """The items in lists of at most ``size``."""
+    rows = list(items)
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def flat(rows: Iterable[Row]) -> list[Any]:
+    """The values of all rows, one after the other."""
+    return [value for row in rows for value in row]
+
+
+def select_in(columns: str, table: str, key: str, keys: Iterable[Row]) -> Script[list[Row]]:
+    """Rows of a table whose key (``"source, run_id"``) is among the given ones."""
+    found: list[Row] = []
+    for part in chunks(keys):
+        width = key.count(",") + 1
+        where = f"({key}) IN (VALUES {values(len(part), width)})"
+        found += yield f"SELECT {columns} FROM {table} WHERE {where}", flat(part)
+    return found
+
+
+def insert(table: str, columns: str, rows: Iterable[Row], *, conflict: str) -> Script[None]:
+    """Multi-row insert with an ``ON CONFLICT`` clause."""
+    for part in chunks(rows):
+        width = columns.count(",") + 1
+        yield f"INSERT INTO {table} ({columns}) VALUES {values(len(part), width)} ON CONFLICT {conflict}", flat(part)
