@@ -1,0 +1,171 @@
+"""Every metric fed by the ledger and the sweeps' world, in one table: the exposition, the docs and the checks all read
+it.
+
+Metrics of the exporter itself stand in ``metrics.own``; both together are what a scrape returns.
+"""
+
+from exporter.metrics.exposition import Metric
+
+DURATION_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0)
+DELAY_BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0)
+AGE_BUCKETS = (60.0, 300.0, 900.0, 3600.0, 10800.0, 21600.0, 43200.0, 86400.0, 259200.0, 604800.0, 1209600.0)
+
+_SOURCE = ("platform", "source")
+_WORKFLOW = (*_SOURCE, "workflow_id")
+
+
+def _gauge(name: str, help: str, labels: tuple[str, ...]) -> Metric:
+    return Metric(name=name, help=help, type="gauge", labels=labels)
+
+
+def _counter(name: str, help: str, labels: tuple[str, ...], *, exemplars: bool = False) -> Metric:
+    return Metric(name=name, help=help, type="counter", labels=labels, exemplars=exemplars)
+
+
+def _histogram(
+    name: str, help: str, labels: tuple[str, ...], buckets: tuple[float, ...], *, exemplars: bool = False
+) -> Metric:
+    return Metric(name=name, help=help, type="histogram", labels=labels, buckets=buckets, exemplars=exemplars)
+
+
+# Gauges: what is so now, as last read from the platform.
+SOURCE_UP = _gauge(
+    "automation_source_up", "Whether the last sweep of the source's main listing reached the platform.", _SOURCE
+)
+WORKFLOW_INFO = _gauge(
+    "automation_workflow_info",
+    "What is known of a workflow; join on workflow_id for its name.",
+    (*_WORKFLOW, "workflow", "workspace", "trigger"),
+)
+WORKFLOW_ENABLED = _gauge("automation_workflow_enabled", "Whether the workflow is switched on.", _WORKFLOW)
+WORKFLOW_BLOCKED = _gauge(
+    "automation_workflow_blocked",
+    "1 while the platform keeps the workflow from running, by reason.",
+    (*_WORKFLOW, "reason"),
+)
+WORKFLOW_LAST_RUN = _gauge(
+    "automation_workflow_last_run_timestamp_seconds", "When a run last ended with this result.", (*_WORKFLOW, "result")
+)
+WORKFLOW_NEXT_RUN = _gauge(
+    "automation_workflow_next_run_timestamp_seconds", "When the platform plans the next run.", _WORKFLOW
+)
+WORKFLOW_FAILURES = _gauge(
+    "automation_workflow_consecutive_failures", "Failed runs since the last successful one.", _WORKFLOW
+)
+RUNS_ACTIVE = _gauge("automation_runs_active", "Runs that have not finished, by state.", (*_WORKFLOW, "state"))
+RUN_OLDEST_ACTIVE = _gauge(
+    "automation_run_oldest_active_timestamp_seconds",
+    "When the oldest unfinished run was queued (pending) or started (running).",
+    (*_WORKFLOW, "state"),
+)
+DEAD_LETTERS = _gauge("automation_dead_letters", "Open dead letters.", (*_WORKFLOW, "error_class"))
+DEAD_LETTER_OLDEST = _gauge(
+    "automation_dead_letter_oldest_timestamp_seconds", "When the oldest open dead letter was opened.", _WORKFLOW
+)
+QUEUE_ITEMS = _gauge("automation_input_queue_items", "Items waiting in front of the workflow.", _WORKFLOW)
+QUEUE_LIMIT = _gauge(
+    "automation_input_queue_limit_items", "How many items may wait in front of the workflow.", _WORKFLOW
+)
+USAGE = _gauge("automation_usage", "Used of the plan, in the platform's own unit named by kind.", (*_SOURCE, "kind"))
+USAGE_LIMIT = _gauge("automation_usage_limit", "The plan's limit, in the same unit.", (*_SOURCE, "kind"))
+
+# Tallies: durable totals that rise in the transaction of what caused them.
+RUNS = _counter(
+    "automation_runs_total", "Finished runs (each attempt once), by result.", (*_WORKFLOW, "result"), exemplars=True
+)
+RUN_DURATION = _histogram(
+    "automation_run_duration_seconds",
+    "Time from the start of a run to its end.",
+    (*_WORKFLOW, "result"),
+    DURATION_BUCKETS,
+    exemplars=True,
+)
+RUN_QUEUE_DURATION = _histogram(
+    "automation_run_queue_duration_seconds",
+    "Time from a run being queued to its start, where the platform gives both.",
+    _WORKFLOW,
+    DURATION_BUCKETS,
+)
+RUN_ERRORS = _counter(
+    "automation_run_errors_total",
+    "Failed runs by the class of their error.",
+    (*_WORKFLOW, "error_class"),
+    exemplars=True,
+)
+RUN_OPERATIONS = _counter(
+    "automation_run_operations_total", "Operations used by finished runs, as the platform bills them.", _WORKFLOW
+)
+RUN_TRANSFER = _counter(
+    "automation_run_transfer_bytes_total", "Bytes moved by finished runs.", (*_WORKFLOW, "direction")
+)
+STEPS = _counter("automation_steps_total", "Finished steps of runs.", (*_WORKFLOW, "step_type", "result"))
+STEP_DURATION = _histogram(
+    "automation_step_duration_seconds",
+    "Time from the start of a step to its end, as far as it was seen.",
+    (*_SOURCE, "step_type"),
+    DURATION_BUCKETS,
+)
+DEAD_LETTERS_OPENED = _counter(
+    "automation_dead_letters_opened_total", "Dead letters opened.", (*_WORKFLOW, "error_class"), exemplars=True
+)
+DEAD_LETTERS_RESOLVED = _counter(
+    "automation_dead_letters_resolved_total", "Dead letters resolved, by what resolved them.", (*_WORKFLOW, "by")
+)
+DEAD_LETTER_RESOLUTION = _histogram(
+    "automation_dead_letter_resolution_seconds",
+    "Time from the opening of a dead letter to its resolution.",
+    (*_SOURCE, "by"),
+    AGE_BUCKETS,
+)
+RUNS_OBSERVED = _counter(
+    "automation_exporter_runs_observed_total", "Finished runs by who saw the finish first.", (*_SOURCE, "via")
+)
+RECONCILED = _counter(
+    "automation_exporter_reconciled_total",
+    "Finished runs that one way of looking had missed, misjudged or seen late.",
+    (*_SOURCE, "kind"),
+)
+DETECTION_DELAY = _histogram(
+    "automation_exporter_detection_delay_seconds",
+    "Time from the end of a run on the platform to its being counted.",
+    (*_SOURCE, "via"),
+    DELAY_BUCKETS,
+)
+
+#: Totals kept in the ledger.
+TALLIED = (
+    RUNS,
+    RUN_DURATION,
+    RUN_QUEUE_DURATION,
+    RUN_ERRORS,
+    RUN_OPERATIONS,
+    RUN_TRANSFER,
+    STEPS,
+    STEP_DURATION,
+    DEAD_LETTERS_OPENED,
+    DEAD_LETTERS_RESOLVED,
+    DEAD_LETTER_RESOLUTION,
+    RUNS_OBSERVED,
+    RECONCILED,
+    DETECTION_DELAY,
+)
+
+#: Everything the projection exposes, in the order of the scrape.
+CATALOGUE = (
+    SOURCE_UP,
+    WORKFLOW_INFO,
+    WORKFLOW_ENABLED,
+    WORKFLOW_BLOCKED,
+    WORKFLOW_LAST_RUN,
+    WORKFLOW_NEXT_RUN,
+    WORKFLOW_FAILURES,
+    RUNS_ACTIVE,
+    RUN_OLDEST_ACTIVE,
+    DEAD_LETTERS,
+    DEAD_LETTER_OLDEST,
+    QUEUE_ITEMS,
+    QUEUE_LIMIT,
+    USAGE,
+    USAGE_LIMIT,
+    *TALLIED,
+)

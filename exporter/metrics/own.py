@@ -1,0 +1,133 @@
+"""The exporter measures itself like its subjects: metrics of sweeps, API calls, webhooks, store and traces.
+
+These are few, so prometheus-client keeps them, together with the process and interpreter metrics it brings. They live
+as long as the process; what must survive a restart is a tally in the ledger.
+"""
+
+import platform as interpreter
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    exposition,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from exporter import __version__
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_P = "automation_exporter_"
+_SOURCE = ("platform", "source")
+_STREAM = (*_SOURCE, "stream")
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_DELAY = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
+
+#: Label values and value of each line of a gauge that is computed when it is read.
+Read = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+#: Lines appended after everything else in OpenMetrics.
+EOF = b"# EOF\n"
+
+
+class OwnMetrics:
+    """Counters, gauges and histograms of one service, and the registry they are in."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, help: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(_P + name, help, labels, registry=registry)
+
+        def gauge(name: str, help: str, labels: Iterable[str] = ()) -> Gauge:
+            return Gauge(_P + name, help, labels, registry=registry)
+
+        def histogram(name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(_P + name, help, labels, buckets=buckets, registry=registry)
+
+        self.build_info = gauge("build_info", "1, labelled by version.", ("version", "python"))
+        self.build_info.labels(__version__, interpreter.python_version()).set(1)
+        self.reload_successful = gauge("config_last_reload_successful", "Whether the last (re)load of the config
+        worked.") self.reload_timestamp = gauge(
+            "config_last_reload_success_timestamp_seconds", "When a config was last loaded successfully."
+        )
+        self.sweep_duration = histogram("sweep_duration_seconds", "Time one sweep of a stream took.", _STREAM, _SECONDS)
+        self.sweep_success = gauge(
+            "sweep_last_success_timestamp_seconds", "When a sweep of the stream last read everything it meant to.", _STREAM
+        )
+        self.data_complete = gauge(
+            "data_complete", "Whether the last sweep of the stream read everything, without a fault.", _STREAM
+        )
+        self.sweep_errors = counter("sweep_errors_total", "Failed sweeps and unusable parts of sweeps.", (*_STREAM, "kind"))
+        self.api_requests = counter(
+            "api_requests_total", "Requests sent to the platform.", (*_SOURCE, "endpoint", "code")
+        )
+        self.api_throttled = counter(
+            "api_throttled_seconds_total", "Time requests waited for their turn.", (*_SOURCE, "cause")
+        )
+        self.webhook_events = counter("webhook_events_total", "Webhooks received.", (*_SOURCE, "outcome"))
+        self.webhook_delay = histogram(
+            "webhook_delay_seconds", "Time from an event on the platform to its webhook being stored.", _SOURCE, _DELAY
+        )
+        self.webhook_reliability = gauge(
+            "webhook_reliability_ratio", "Share of recently finished runs a webhook told of.", _SOURCE
+        )
+        self.poll_slowdown = gauge(
+            "poll_slowdown_ratio", "Factor by which reliable webhooks stretch the poll interval; 1: not at all.", _SOURCE
+        )
+        self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
+        self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
+        self.commit_duration = histogram(
+            "commit_duration_seconds", "Time of one transaction, waiting for its turn included.", ("operation",), _COMMIT
+        )
+        self.series = gauge("series", "Lines of ledger metrics exposed.")
+        self.series_limit = gauge("series_limit", "Lines beyond which new workflows are shown as __other__.")
+        self.series_folded = counter("series_folded_total", "Workflows shown as __other__ for lack of room.")
+        self.render_duration = histogram("render_duration_seconds", "Time to write one scrape.", ("format",), _COMMIT)
+        self.spans = counter("spans_total", "Spans handed to the collector, by outcome.", ("outcome",))
+        self.traces_pending = gauge("traces_pending", "Finished runs whose trace is still to be exported.")
+        self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
+
+    def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
+        """A gauge computed from memory when it is read, for values that change as time passes; returns how to end it."""
+        collector = _AtScrape(_P + name, help, labels, read)
+        self.registry.register(collector)
+        return lambda: self.registry.unregister(collector)
+
+    def render(self, *, openmetrics: bool) -> bytes:
+        """The text of all of them, without the end mark."""
+        if openmetrics:
+            return openmetrics_exposition.generate_latest(self.registry).removesuffix(EOF)
+        return exposition.generate_latest(self.registry)
+
+
+class _AtScrape(Collector):
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        labels: tuple[str, ...],
+        read: Read,
+    ) -> None:
+        self._name, self._help, self._labels, self._read = name, help, labels, read
+
+    def describe(self) -> Iterable[Metric]:
+        return [GaugeMetricFamily(self._name, self._help, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._help, labels=self._labels)
+        for labels, value in self._read():
+            family.add_metric(labels, value)
+        return [family]
