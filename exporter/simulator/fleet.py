@@ -1,0 +1,108 @@
+"""Several simulators served on loopback at once, and the config that reads them: the demo, and end-to-end tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+from exporter.clock import Clock
+from exporter.config import Config, validate
+from exporter.log import get_logger
+from exporter.simulator import SIMULATORS
+from exporter.simulator.core import Delivery, Faults, Simulator
+
+log = get_logger(__name__)
+
+#: Simulated platforms send what is due this often (seconds).
+DELIVERY_INTERVAL = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class Fleet:
+    """Running simulators by platform, and where they answer."""
+
+    clock: Clock
+    simulators: dict[str, Simulator]
+    urls: dict[str, str]
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        *,
+        clock: Clock,
+        seed: int = 1,
+        platforms: Sequence[str] | None = None,
+        workflows: int = 6,
+        faults: Mapping[str, float] | None = None,
+        port: int = 0,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> AsyncIterator["Fleet"]:
+        """Serve these platforms (default: all) from ``port`` on, 0: any free ports.
+
+        ``options`` per platform go to its simulator.
+        """
+        fleet = cls(clock=clock, simulators={}, urls={})
+        async with AsyncExitStack() as stack:
+            for number, name in enumerate(platforms or SIMULATORS):
+                stand = SIMULATORS[name]
+                given = {**stand.options, **(options or {}).get(name, {})}
+                simulator = stand.make(
+                    clock=clock, seed=seed, workflows=workflows, faults=Faults(**(faults or {})), **given
+                )
+                runner = web.AppRunner(simulator.app(), access_log=None)
+                await runner.setup()
+                stack.push_async_callback(runner.cleanup)
+                await web.TCPSite(runner, "127.0.0.1", port + number if port else 0).start()
+                fleet.simulators[name] = simulator
+                fleet.urls[name] = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield fleet
+
+    async def deliver_once(self, session: ClientSession, receiver: str) -> int:
+        """Send every webhook that is due to ``{receiver}/{platform}``; returns how many were accepted."""
+        accepted = 0
+        for platform, simulator in self.simulators.items():
+            simulator.advance(self.clock.now())
+            for delivery in simulator.take_deliveries():
+                accepted += await _send(session, f"{receiver}/{platform}", delivery)
+        return accepted
+
+    async def deliver(self, receiver: str, stop: asyncio.Event) -> None:
+        """Send webhooks as they fall due, until stopped."""
+        async with ClientSession(timeout=ClientTimeout(total=10)) as session:
+            while not stop.is_set():
+                await self.deliver_once(session, receiver)
+                await self.clock.sleep(DELIVERY_INTERVAL)
+
+
+async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
+    try:
+        async with session.request(
+            delivery.method, url + delivery.suffix, headers=delivery.headers, data=delivery.body, allow_redirects=False
+        ) as response:
+            return response.status == 202
+    except (ClientError, TimeoutError) as exc:
+        log.debug("webhook not delivered", url=url, error=exc)
+        return False
+
+
+def demo_config(
+    fleet: Fleet, *, listen: str, database: Path, interval: str = "5s", changes: Mapping[str, Any] | None = None
+) -> Config:
+    """The config that reads a fleet: one source per platform, named like it. ``changes`` replace top-level sections."""
+    sources = {
+        name: {**SIMULATORS[name].section, "url": url, "poll": {"interval": interval, "budget_share": 1.0}}
+        for name, url in fleet.urls.items()
+    }
+    return validate(
+        {
+            "server": {"listen": listen},
+            "store": {"url": f"sqlite:///{database}"},
+            "sources": sources,
+            **(changes or {}),
+        }
+    )

@@ -1,0 +1,388 @@
+"""How the Make simulator shows its world: one function for each JSON shape of the Make API, and nothing else.
+
+The shapes follow the API documentation, and where live answers are known to differ, the live answers: counters of an
+organization are text, the detail of a dead letter has no reason and its execution id is dashed at times, a failed log
+row carries its error or not, and timeline events look like log rows without a status.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from zlib import crc32
+
+from exporter.simulator.make_model import (
+    DAY,
+    HISTORY_DAYS,
+    DeadLetter,
+    Execution,
+    MakeOptions,
+    Module,
+    Resolve,
+    Scenario,
+    TimelineEvent,
+)
+
+Row = dict[str, Any]
+
+USER = {"id": 1, "name": "Operator", "email": "operator@example.test"}
+DETAIL_STATUS = {1: "SUCCESS", 2: "WARNING", 3: "ERROR"}
+
+
+def ms(at: float) -> int:
+    return round(at * 1000)
+
+
+def iso(at: float) -> str:
+    return datetime.fromtimestamp(ms(at) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def share(item_id: str) -> float:
+    """A number from 0 to 1 fixed by an id: decides which items show what only some items show."""
+    return crc32(item_id.encode()) / 2**32
+
+
+def last_reset(now: float) -> float:
+    """The first of the month: usage counts from there."""
+    moment = datetime.fromtimestamp(now, UTC)
+    return datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()
+
+
+def spent(scenario: Scenario, now: float) -> list[int]:
+    """Operations, transfer and centicredits since the last reset."""
+    first = int(last_reset(now) // DAY)
+    days = [used for day, used in scenario.usage.items() if day >= first]
+    return [sum(used[i] for used in days) for i in range(3)]
+
+
+def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Row:
+    operations, transfer, _ = spent(s, now)
+    waiting = s.waiting_until > now
+    next_at = None if s.instant or not s.active or paused or s.blocked else s.next_at
+    if waiting and next_at is not None:
+        next_at = s.waiting_until
+    return {
+        "id": s.id,
+        "name": s.name,
+        "teamId": s.team_id,
+        "hookId": hook_id(s),
+        "deviceId": None,
+        "deviceScope": None,
+        "concept": False,
+        "description": "",
+        "folderId": None,
+        "isinvalid": s.invalid,
+        "islinked": s.active,
+        "isActive": s.active,
+        "islocked": False,
+        "isPaused": paused,
+        "usedPackages": [m.app for m in s.modules],
+        "lastEdit": iso(s.created_at),
+        "created": iso(s.created_at),
+        "scheduling": scheduling(s),
+        "iswaiting": waiting,
+        "dlqCount": dlq_count,
+        "createdByUser": USER,
+        "updatedByUser": USER,
+        "nextExec": None if next_at is None else iso(next_at),
+        "operations": operations,
+        "transfer": transfer,
+        "type": "scenario",
+    }
+
+
+def hook_id(s: Scenario) -> int | None:
+    return s.id + 100_000 if s.instant else None
+
+
+def scheduling(s: Scenario) -> Row:
+    if s.instant:
+        return {"type": "immediately", "maximum_runs_per_minute": 100}
+    if s.interval is None:
+        return {"type": "on-demand"}
+    return {"type": "indefinitely", "interval": int(s.interval)}
+
+
+def imt_id(e: Execution, at: float, *, short: bool) -> str:
+    return f"{ms(at)}_{e.id}" if short else f"{ms(at)}_scenario.{e.scenario.id}.{e.kind}.{e.id}"
+
+
+def execution_row(e: Execution, now: float, *, at: float, imt: str, options: MakeOptions) -> Row:
+    """A log row; ``at`` is what its timestamp says. Only a running one, where these are shown at all, has status 0."""
+    row: Row = {
+        "imtId": imt,
+        "id": e.id,
+        "type": e.kind,
+        "instant": e.scenario.instant,
+        "timestamp": iso(at),
+        "organizationId": options.organization_id,
+        "teamId": e.scenario.team_id,
+        "authorId": USER["id"] if e.kind == "manual" else None,
+        "authorName": USER["name"] if e.kind == "manual" else None,
+        "status": 0,
+    }
+    if e.ended_at is None or e.ended_at > now:
+        return row
+    row["eventType"] = "EXECUTION_END"
+    row["status"] = e.status
+    row["duration"] = ms(e.ended_at) - ms(e.started_at)
+    row["operations"] = e.operations
+    row["transfer"] = e.transfer
+    row["centicredits"] = e.operations * 100
+    if share(e.id) < 0.5:
+        row["endedAt"] = iso(e.ended_at)
+    if e.status == 3 and e.error is not None and share(e.id[::-1]) < options.inline_errors:
+        row["error"] = {"name": e.error.name, "message": e.error.message, "causeModule": {"name": e.error.module.name}}
+    return row
+
+
+def feed_row(e: Execution, imt: str, organization_id: int) -> Row:
+    """A row of the feed across scenarios. Its timestamp is the end: the feed's cursor is a time of completion."""
+    ended_at = e.ended_at or 0.0
+    return {
+        "imtId": imt,
+        "id": e.id,
+        "scenarioId": e.scenario.id,
+        "organizationId": organization_id,
+        "teamId": e.scenario.team_id,
+        "timestamp": iso(ended_at),
+        "status": e.status,
+        "duration": ms(ended_at) - ms(e.started_at),
+        "operations": e.operations,
+        "centicredits": e.operations * 100,
+        "transfer": e.transfer,
+        "eventType": "EXECUTION_END",
+        "type": e.kind,
+        "instant": e.scenario.instant,
+    }
+
+
+def timeline_row(event: TimelineEvent) -> Row:
+    row: Row = {"id": event.id, "timestamp": iso(event.at), "type": event.type, "detail": event.detail}
+    if event.author is not None:
+        row["authorName"] = event.author
+    return row
+
+
+def execution_detail(e: Execution, now: float) -> Row:
+    if not e.ended(now):
+        return {"status": "RUNNING"}
+    detail: Row = {"status": DETAIL_STATUS[e.status]}
+    if e.status == 1:
+        detail["outputs"] = {}
+    elif e.error is not None:
+        cause = {"name": e.error.module.name, "appName": e.error.module.app}
+        detail["error"] = {"name": e.error.name, "message": e.error.message, "causeModule": cause}
+    elif e.status == 2:
+        detail["error"] = {"name": "DataError", "message": "A module ended with a warning."}
+    return detail
+
+
+def module_events(e: Execution, now: float) -> list[Row]:
+    """Start and end of each module, spread evenly over the run; the failed one is the last."""
+    ended_at = now if e.ended_at is None else e.ended_at
+    modules = e.scenario.modules if e.error is None else e.scenario.modules[: e.error.module.id]
+    step = (ended_at - e.started_at) / len(modules)
+    rows: list[Row] = []
+    for i, module in enumerate(modules):
+        failed = e.error is not None and module.id == e.error.module.id
+        for kind, at in (("MODULE_START", e.started_at + i * step), ("MODULE_END", e.started_at + (i + 1) * step)):
+            if at <= now:
+                rows.append({"kind": kind, "moduleId": module.id, "at": iso(at), "status": 3 if failed else 1})
+    return rows
+
+
+def process(e: Execution, now: float, include: set[str]) -> Row:
+    row: Row = {
+        "id": e.id,
+        "scenarioId": e.scenario.id,
+        "timestamp": iso(e.started_at),
+        "duration": ms(min(now, e.ended_at or now)) - ms(e.started_at),
+        "status": e.status if e.ended(now) else 0,
+        "operations": e.operations,
+        "centicredits": e.operations * 100,
+    }
+    if "blueprint" in include:
+        row["blueprint"] = {"modules": [module_row(m) for m in e.scenario.modules]}
+    if "events" in include:
+        row["events"] = module_events(e, now)
+    if "bundles" in include:
+        row["bundles"] = {}
+    return row
+
+
+def module_row(module: Module) -> Row:
+    return {"id": module.id, "module": f"{module.app}:{module.name}", "version": 1, "metadata": {}}
+
+
+def blueprint(s: Scenario) -> Row:
+    flow = [module_row(m) for m in s.modules]
+    if s.break_plan is not None:
+        count, interval = s.break_plan
+        mapper = {"retry": True, "count": str(count), "interval": str(interval)}
+        flow[-1]["onerror"] = [{"id": len(flow) + 1, "module": "builtin:Break", "version": 1, "mapper": mapper}]
+    settings = {
+        "roundtrips": 1,
+        "maxErrors": s.max_errors,
+        "autoCommit": True,
+        "sequential": s.sequential,
+        "confidential": s.confidential,
+        "dataloss": s.dataloss,
+        "dlq": s.store,
+    }
+    return {"name": s.name, "flow": flow, "metadata": {"version": 1, "scenario": settings}}
+
+
+def scenario_blueprint(s: Scenario) -> Row:
+    response = {
+        "blueprint": blueprint(s),
+        "scheduling": scheduling(s),
+        "idSequence": len(s.modules) + 1,
+        "created": iso(s.created_at),
+        "last_edit": iso(s.created_at),
+    }
+    return {"code": "OK", "response": response}
+
+
+def consumption(s: Scenario, now: float) -> Row:
+    operations, transfer, centicredits = spent(s, now)
+    return {"scenarioId": s.id, "operations": operations, "transfer": transfer, "centicredits": centicredits}
+
+
+def usage_days(scenarios: Iterable[Scenario], now: float) -> list[Row]:
+    """The last 30 days, as far as anything ran."""
+    today = int(now // DAY)
+    days: dict[int, list[int]] = {}
+    for s in scenarios:
+        for day, used in s.usage.items():
+            if day > today - 30:
+                days[day] = [a + b for a, b in zip(days.get(day, [0, 0, 0]), used, strict=True)]
+    return [
+        {"date": iso(day * DAY)[:10], "operations": used[0], "dataTransfer": used[1], "centicredits": used[2]}
+        for day, used in sorted(days.items())
+    ]
+
+
+def hook_row(s: Scenario) -> Row:
+    udid = f"{s.id:032d}"
+    return {
+        "id": hook_id(s),
+        "name": f"{s.name} webhook",
+        "teamId": s.team_id,
+        "udid": udid,
+        "type": "web",
+        "packageName": None,
+        "theme": "#c73a63",
+        "editable": True,
+        "queueCount": s.queue,
+        "queueLimit": s.queue_limit,
+        "enabled": True,
+        "gone": False,
+        "typeName": "gateway-webhook",
+        "data": {},
+        "scenarioId": s.id,
+        "scenarioName": s.name,
+        "scenarioIsActive": s.active,
+        "url": f"https://hook.example.test/{udid}",
+    }
+
+
+def dead_letter_row(d: DeadLetter) -> Row:
+    return {
+        "id": d.id,
+        "reason": d.error.message,
+        "created": iso(d.created_at),
+        "size": d.size,
+        "resolved": d.state == "resolved",
+        "retry": d.retry,
+        "attempts": d.attempts,
+    }
+
+
+def dead_letter_detail(d: DeadLetter, team_name: str, *, dashed_ids: bool) -> Row:
+    row = dead_letter_row(d)
+    del row["reason"]
+    execution_id = d.execution_id
+    if dashed_ids and len(execution_id) == 32 and share(d.id) < 0.5:
+        cuts = (0, 8, 12, 16, 20, 32)
+        execution_id = "-".join(execution_id[a:b] for a, b in itertools.pairwise(cuts))
+    row |= {"scenarioId": d.scenario.id, "scenarioName": d.scenario.name}
+    row |= {"companyId": d.scenario.team_id, "companyName": team_name}
+    return row | {"deleted": d.state == "deleted", "index": d.index, "executionId": execution_id}
+
+
+def dead_letter_bundle(d: DeadLetter) -> Row:
+    """The only answer that names the error's type. A confidential scenario keeps no outputs of the modules before."""
+    failed = d.error.module.id
+    response: Row = {str(failed): {"error": {"type": d.error.name, "message": d.error.message}}}
+    if not d.scenario.confidential:
+        for module in d.scenario.modules[: failed - 1]:
+            response[str(module.id)] = {"orderId": f"A-{d.index}", "email": "customer@example.test"}
+    return {"code": "OK", "response": response}
+
+
+def dead_letter_blueprint(d: DeadLetter) -> Row:
+    response = {"blueprint": blueprint(d.scenario), "company": d.scenario.team_id}
+    return {"code": "OK", "response": response | {"idSequence": len(d.scenario.modules) + 1, "reason": d.error.message}}
+
+
+def resolve_row(r: Resolve, organization_id: int) -> Row:
+    d = r.dead_letter
+    return {
+        "imtId": f"{ms(r.started_at)}_dlq.{d.id}.{r.kind}.{r.id}",
+        "id": r.id,
+        "type": r.kind,
+        "authorId": None,
+        "timestamp": iso(r.started_at),
+        "duration": ms(r.ended_at) - ms(r.started_at),
+        "operations": r.operations,
+        "centicredits": r.operations * 100,
+        "transfer": 100 * r.operations,
+        "organizationId": organization_id,
+        "teamId": d.scenario.team_id,
+        "instant": False,
+        "status": r.status,
+    }
+
+
+def organization(
+    scenarios: Sequence[Scenario], now: float, options: MakeOptions, *, paused: bool, teams: dict[int, str]
+) -> Row:
+    used = [spent(s, now) for s in scenarios]
+    operations, transfer = sum(u[0] for u in used), sum(u[1] for u in used)
+    transfer_limit = options.operations_limit * 500_000
+    reset = last_reset(now)
+    return {
+        "id": options.organization_id,
+        "name": "Example organization",
+        "timezoneId": 113,
+        "zone": options.zone.removeprefix("https://"),
+        "teams": [{"id": team_id, "name": team} for team_id, team in teams.items()],
+        "isPaused": paused,
+        "serviceName": "default",
+        "productName": "core",
+        "lastReset": iso(reset),
+        "nextReset": iso(last_reset(reset + 40 * DAY)),
+        "operations": str(operations),
+        "transfer": str(transfer),
+        "operationsExt": "0",
+        "transferExt": "0",
+        "unusedOperations": str(max(0, options.operations_limit - operations)),
+        "unusedTransfer": str(max(0, transfer_limit - transfer)),
+        "activeScenarios": sum(1 for s in scenarios if s.active),
+        "scenarios": len(scenarios),
+        "deleted": False,
+        "features": {},
+        "license": {
+            "apiLimit": options.api_limit,
+            "operations": options.operations_limit,
+            "transfer": transfer_limit,
+            "interval": 1,
+            "executionTime": 40,
+            "retention": HISTORY_DAYS,
+            "dlqStorage": options.storage_bytes,
+            "iolimit": 667,
+            "restartPeriod": "1 month",
+            "priority": "medium",
+        },
+    }
