@@ -1,0 +1,169 @@
+"""``POST /webhooks/{source}``: verify, limit, map, commit, and only then answer 202.
+
+Nothing is acknowledged before it is durable. What a sender gets wrong is its own 4xx and one counted outcome, never a
+500; what the store cannot take now is a 503 with Retry-After, so that the sender keeps it.
+"""
+
+import asyncio
+
+import orjson
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from exporter.clock import Clock
+from exporter.log import get_logger
+from exporter.metrics.own import OwnMetrics
+from exporter.model import Run, Via
+from exporter.platform import MalformedEvent, Platform, WebhookEvents, WebhookRequest
+from exporter.polling.poller import Poller
+from exporter.redact import redact
+from exporter.store.ingest import Batch
+from exporter.store.ledger import Ledger
+from exporter.store.script import StoreError
+from exporter.webhooks import cloudevents, schemes
+
+log = get_logger(__name__)
+
+#: A sender has this long (seconds) to send the whole body.
+READ_SECONDS_MAX = 15.0
+#: Senders are asked to come back after this many seconds when the store is in trouble.
+RETRY_AFTER = 5
+#: CloudEvents senders that ask are allowed this many requests a minute.
+ALLOWED_RATE = 6000
+#: A webhook that reaches a source before its first sweep sets the baseline at most this far (seconds) before its
+#: arrival.
+BASELINE_REACH_MAX = 300.0
+_OUTCOMES = (
+    "accepted", "duplicate", "unauthenticated", "malformed", "unknown_type", "too_large", "unavailable",
+)  # fmt: skip
+
+
+class Receiver:
+    """The webhooks of one source."""
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        platform: Platform,
+        scheme: schemes.Scheme,
+        base_url: str,
+        ledger: Ledger,
+        poller: Poller,
+        clock: Clock,
+        own: OwnMetrics,
+        requests_max: int,
+    ) -> None:
+        self._source = source
+        self._platform = platform
+        self._scheme = scheme
+        self._base_url = base_url
+        self._ledger = ledger
+        self._poller = poller
+        self._clock = clock
+        self._requests_max = requests_max
+        self._requests = 0
+        labels = (platform.name, source)
+        self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
+        self._delay = own.webhook_delay.labels(*labels)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Answer one webhook."""
+        if request.method == "OPTIONS":
+            return _handshake(request)
+        if self._requests >= self._requests_max or self._ledger.is_full:
+            return self._answer("unavailable", 503, "too many webhooks at once")
+        self._requests += 1
+        try:
+            return await self._receive(request)
+        finally:
+            self._requests -= 1
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(READ_SECONDS_MAX):
+                body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return self._answer("too_large", 413, "the body is too large")
+        except TimeoutError:
+            return self._answer("malformed", 408, "the body did not arrive in time")
+        except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError):
+            return self._answer("malformed", 400, "the body cannot be read")
+        now = self._clock.now()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        refusal = schemes.verify(self._scheme, headers, body, now)
+        if refusal is not None:
+            log.debug("webhook refused", source=self._source, reason=refusal)
+            return self._answer("unauthenticated", 401, "the webhook is not authenticated")
+        if body and not _readable(headers):
+            return self._answer("malformed", 415, "send application/json")
+        hook = WebhookRequest(
+            method=request.method,
+            headers=headers,
+            query=dict(request.query),
+            body=body,
+            received_at=now,
+            base_url=self._base_url,
+        )
+        try:
+            events = self._platform.receive(hook)
+        except (MalformedEvent, cloudevents.Malformed) as exc:
+            start = redact(body[:200].decode("utf-8", "replace"), limit=120)
+            log.debug("malformed webhook", source=self._source, problem=str(exc), start=start)
+            return self._answer("malformed", 400, str(exc))
+        return await self._take(events, now)
+
+    async def _take(self, events: WebhookEvents, now: float) -> web.Response:
+        if events.unknown_types:
+            log.debug("webhook of unknown type", source=self._source, types=",".join(events.unknown_types))
+        duplicate = False
+        if events.observations:
+            batch = Batch(
+                source=self._source,
+                observations=events.observations,
+                via=Via.WEBHOOK,
+                now=now,
+                started_at=_baseline(events, now),
+                stream="webhook",
+            )
+            try:
+                outcome = await self._ledger.ingest(batch)
+            except StoreError:
+                return self._answer("unavailable", 503, "the event could not be stored")
+            duplicate = outcome.news == 0
+        if not duplicate:
+            self._poller.wake(list(events.wake), list(events.wake_streams))
+        if events.occurred_at is not None:
+            self._delay.observe(max(0.0, self._clock.now() - events.occurred_at))
+        if not events.observations and not events.wake and not events.wake_streams:
+            return self._answer("unknown_type", 202, "ignored")
+        return self._answer("duplicate" if duplicate else "accepted", 202, "stored")
+
+    def _answer(self, outcome: str, status: int, text: str) -> web.Response:
+        self._outcomes[outcome].inc()
+        headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else None
+        key = "status" if status < 400 else "error"
+        return web.Response(status=status, body=orjson.dumps({key: text}), content_type="application/json",
+        headers=headers)
+
+
+def _baseline(events: WebhookEvents, now: float) -> float:
+    """When the source began, if this is the first thing ever heard of it: as its own clock told, within reason."""
+    moments = [item.finished_at for item in events.observations if isinstance(item, Run)]
+    earliest = min((m for m in moments if m is not None), default=now)
+    return min(now, max(earliest, now - BASELINE_REACH_MAX))
+
+
+def _readable(headers: dict[str, str]) -> bool:
+    media = headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    return media in ("", "application/json") or media.endswith(("+json", "/cloudevents-batch+json")) or "ce-type" in
+    headers
+
+
+def _handshake(request: web.Request) -> web.Response:
+    """The CloudEvents abuse protection: a sender asks whether it may, before it sends."""
+    origin = request.headers.get("WebHook-Request-Origin", "")
+    headers = {"Allow": "POST"}
+    if origin and origin.isprintable():
+        headers |= {"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": str(ALLOWED_RATE)}
+    return web.Response(status=200, headers=headers)
