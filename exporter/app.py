@@ -1,0 +1,351 @@
+"""The whole story, in order: the store, the picture in memory, the metrics, the sources, the receivers, the loops, the
+web.
+
+``service`` builds everything in one straight line and closes it in reverse. ``run`` keeps a service running: it stops
+on a signal and, when asked to reload, takes a new config whole or keeps the old one.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exporter import __version__
+from exporter.clock import Clock, SystemClock, stopwatch
+from exporter.config import Config, ConfigError
+from exporter.log import get_logger, register_secrets
+from exporter.metrics.own import OwnMetrics
+from exporter.metrics.projection import Projection
+from exporter.platform import Platform
+from exporter.platforms import PLATFORMS
+from exporter.polling.poller import Poller
+from exporter.polling.wire import make_api
+from exporter.settings import SourceConfig
+from exporter.store.ingest import Committed, Key, SourceRules
+from exporter.store.ledger import Ledger, open_engine
+from exporter.store.script import StoreError
+from exporter.traces.export import TraceExporter, make_exporter
+from exporter.web.server import Site, listen
+from exporter.webhooks.receiver import Receiver
+from exporter.webhooks.reliability import Reliability
+from exporter.world import World
+
+log = get_logger(__name__)
+
+#: Seconds between two rounds of expiring, pruning and counting rows.
+HOUSEKEEPING_INTERVAL = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """A running service, for whoever started it."""
+
+    port: int
+    webhooks_port: int
+    world: World
+    ledger: Ledger
+    projection: Projection
+    own: OwnMetrics
+    pollers: dict[str, Poller] = field(default_factory=dict)
+    reliability: dict[str, Reliability] = field(default_factory=dict)
+    traces: TraceExporter | None = None
+
+
+async def _no_reload() -> str | None:
+    return "this service cannot reload its config"
+
+
+@asynccontextmanager
+async def service(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    own: OwnMetrics | None = None,
+    reload: Callable[[], Awaitable[str | None]] = _no_reload,
+    loops: bool = True,
+) -> AsyncIterator[Service]:
+    """Everything, running. Without ``loops`` nothing moves by itself: a test calls the ``…_once`` it wants.
+
+    Raises ``StoreError`` or ``OSError`` when the store or an address cannot be had.
+    """
+    clock, own = clock or SystemClock(), own or OwnMetrics()
+    register_secrets(config.secrets())
+    platforms = {source: PLATFORMS[section.platform] for source, section in config.sources.items()}
+
+    async with AsyncExitStack() as stack:
+        # What was counted, durable.
+        ledger = Ledger(
+            await open_engine(config.store.url),
+            {source: _rules(config, section, platforms[source]) for source, section in config.sources.items()},
+            on_error=lambda operation: own.store_errors.labels(operation).inc(),
+            timer=_commit_timer(own),
+        )
+        stack.push_async_callback(ledger.close)
+        loaded = await ledger.load()
+
+        # What is so now, in memory; and what a scrape shows of both.
+        world = World(list(config.sources))
+        world.load(loaded)
+        folded: list[Key] = []
+        projection = Projection(platforms, series_max=config.limits.series_max, on_folded=folded.append)
+        projection.load(world, loaded.tallies)
+        own.series_limit.set(config.limits.series_max)
+
+        def follow(committed: Committed) -> None:
+            projection.apply(world.apply(committed), committed.tallies, world)
+            for source in {outcome.batch.source for outcome in committed.outcomes}:
+                projection.refresh_usage(world.sources[source])
+
+        ledger.on_commit = follow
+
+        # Who is asked, and who is listened to.
+        running = Service(port=0, webhooks_port=0, world=world, ledger=ledger, projection=projection, own=own)
+        receivers: dict[str, Receiver] = {}
+        for source, section in config.sources.items():
+            await _open_source(running, receivers, stack, config, source, section, platforms[source], clock)
+        for unregister in _read_at_scrape(running, clock):
+            stack.callback(unregister)
+        if config.traces.enabled:
+            running.traces = _traces(running, config, platforms, clock)
+
+        # The loops, and the doors last: nobody is let in before there is something to tell.
+        tasks = await stack.enter_async_context(_background()) if loops else None
+        if tasks is not None:
+            for poller in running.pollers.values():
+                tasks(poller.run())
+            tasks(_housekeeping_loop(running, config, clock, folded))
+            if running.traces is not None:
+                tasks(running.traces.run())
+        site = Site(
+            config=config,
+            clock=clock,
+            world=world,
+            projection=projection,
+            own=own,
+            pollers=running.pollers,
+            receivers=receivers,
+            store_error=lambda: ledger.error,
+            reload=reload,
+        )
+        tls = _tls(config)
+        apart = config.server.webhooks_listen
+        runner, running.port = await listen(site.application(webhooks=apart is None), config.server.listen, tls)
+        stack.push_async_callback(runner.cleanup)
+        running.webhooks_port = running.port
+        if apart is not None:
+            runner, running.webhooks_port = await listen(site.webhook_application(), apart, tls)
+            stack.push_async_callback(runner.cleanup)
+        log.info("running", version=__version__, listen=config.server.listen, sources=len(config.sources))
+        yield running
+        log.info("stopping")
+
+
+def _rules(config: Config, section: SourceConfig, platform: Platform) -> SourceRules:
+    return SourceRules(
+        backfill=section.backfill_seconds,
+        superseded_by_success=platform.superseded_by_success,
+        traced=config.traces.enabled,
+        retention=config.store.retention,
+        holds_dead_letters=platform.holds_dead_letters,
+    )
+
+
+async def _open_source(
+    running: Service,
+    receivers: dict[str, Receiver],
+    stack: AsyncExitStack,
+    config: Config,
+    source: str,
+    section: SourceConfig,
+    platform: Platform,
+    clock: Clock,
+) -> None:
+    """One source: its budget, its wire, its client, its poller, and its receiver if it takes webhooks."""
+    own, labels = running.own, (platform.name, source)
+    api = make_api(
+        section,
+        platform,
+        clock,
+        on_wait=lambda cause, seconds: own.api_throttled.labels(*labels, cause).inc(seconds),
+        on_request=lambda endpoint, code: own.api_requests.labels(*labels, endpoint, code).inc(),
+    )
+    stack.push_async_callback(api.close)
+    slowdown = None
+    if section.webhook is not None:
+        judge = Reliability(source=source, platform=platform.name, ledger=running.ledger, own=own)
+        running.reliability[source] = judge
+        slowdown = judge.slowdown
+    poller = Poller(
+        source=source,
+        platform=platform,
+        client=platform.connect(section, api),
+        api=api,
+        interval=section.poll.interval,
+        world=running.world.sources[source],
+        ledger=running.ledger,
+        clock=clock,
+        own=own,
+        on_up=lambda up: running.projection.set_up(source, up),
+        slowdown=slowdown or (lambda: 1.0),
+    )
+    running.pollers[source] = poller
+    own.leader.labels(source).set(1)
+    if section.webhook is not None:
+        receivers[source] = Receiver(
+            source=source,
+            platform=platform,
+            scheme=section.webhook.build(),
+            base_url=section.url,
+            ledger=running.ledger,
+            poller=poller,
+            clock=clock,
+            own=own,
+            requests_max=config.limits.webhook_requests_max,
+        )
+
+
+def _traces(running: Service, config: Config, platforms: dict[str, Platform], clock: Clock) -> TraceExporter:
+    raise NotImplementedError
+
+
+def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], None]]:
+    """Gauges that change as time passes."""
+
+    def lag() -> Iterable[tuple[tuple[str, ...], float]]:
+        for poller in running.pollers.values():
+            for name, status in poller.status.items():
+                if status.covered_until is not None:
+                    age = max(0.0, poller.api.platform_now() - status.covered_until)
+                    yield (poller.platform.name, poller.source, name), age
+
+    def limits() -> Iterable[tuple[tuple[str, ...], float]]:
+        for poller in running.pollers.values():
+            if poller.api.budget.limit is not None:
+                yield (poller.platform.name, poller.source), poller.api.budget.limit
+
+    def remaining() -> Iterable[tuple[tuple[str, ...], float]]:
+        for poller in running.pollers.values():
+            yield (poller.platform.name, poller.source), poller.api.budget.remaining
+
+    own, source = running.own, ("platform", "source")
+    help = "Age of the newest moment up to which the stream was read completely."
+    yield own.at_scrape("cursor_lag_seconds", help, (*source, "stream"), lag)
+    help = "Requests a minute the platform allows, as far as it says so."
+    yield own.at_scrape("api_quota_limit", help, source, limits)
+    yield own.at_scrape("api_quota_remaining", "Requests that could be sent at once now.", source, remaining)
+
+
+async def housekeeping_once(running: Service, config: Config, now: float, folded: list[Key]) -> None:
+    """Expire, prune, count rows, judge webhooks; remember which workflows are shown together."""
+    done = await running.ledger.maintain(now=now, retention=config.store.retention)
+    for table, rows in done.rows.items():
+        running.own.ledger_rows.labels(table).set(rows)
+    if done.pruned_runs or done.pruned_dead_letters or done.expired:
+        counts = {"runs": done.pruned_runs, "dead_letters": done.pruned_dead_letters, "expired": len(done.expired)}
+        log.info("pruned", **counts)
+    for judge in running.reliability.values():
+        await judge.judge_once(now)
+    if folded:
+        running.own.series_folded.inc(len(folded))
+        log.warning("series_max reached: new workflows are shown as __other__", workflows=len(folded))
+        await running.ledger.mark_folded(folded)
+        folded.clear()
+
+
+async def _housekeeping_loop(running: Service, config: Config, clock: Clock, folded: list[Key]) -> None:
+    while True:
+        with suppress(StoreError):  # counted and shown by the ledger
+            await housekeeping_once(running, config, clock.now(), folded)
+        await clock.sleep(HOUSEKEEPING_INTERVAL)
+
+
+@asynccontextmanager
+async def _background() -> AsyncIterator[Callable[..., None]]:
+    """Loops that end with the block; one that breaks ends the service."""
+    async with asyncio.TaskGroup() as group:
+        started: list[asyncio.Task[None]] = []
+        yield lambda loop: started.append(group.create_task(loop))
+        for task in started:
+            task.cancel()
+
+
+def _commit_timer(own: OwnMetrics) -> Callable[[str], object]:
+    @contextmanager
+    def timed(operation: str):  # type: ignore[no-untyped-def]
+        with stopwatch() as elapsed:
+            yield
+        own.commit_duration.labels(operation).observe(elapsed())
+
+    return timed
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if config.server.tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.server.tls.cert_file, config.server.tls.key_file)
+    return context
+
+
+async def run(
+    config: Config,
+    *,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+    load: Callable[[], Config],
+    clock: Clock | None = None,
+    on_running: Callable[[Service], None] = lambda service: None,
+) -> None:
+    """Keep a service running until ``stop`` is set. When ``reload`` is set, take the config anew, all or nothing."""
+    clock, own = clock or SystemClock(), OwnMetrics()
+    own.reload_successful.set(1)
+    own.reload_timestamp.set(clock.now())
+    pending: list[Config] = []
+
+    async def take() -> str | None:
+        """Read and check the config; None when it will be used."""
+        try:
+            pending.append(load())
+        except ConfigError as exc:
+            own.reload_successful.set(0)
+            for problem in exc.problems:
+                log.error("config not taken", problem=problem)
+            return exc.problems[0]
+        reload.set()
+        return None
+
+    previous: Config | None = None
+    while not stop.is_set():
+        try:
+            async with service(config, clock=clock, own=own, reload=take) as running:
+                if previous is not None:
+                    own.reload_successful.set(1)
+                    own.reload_timestamp.set(clock.now())
+                previous = None
+                on_running(running)
+                while not stop.is_set() and not pending:
+                    await _either(stop, reload)
+                    if reload.is_set() and not pending:
+                        await take()
+                    reload.clear()
+        except (StoreError, OSError) as exc:
+            if previous is None:
+                raise
+            own.reload_successful.set(0)
+            log.error("config not taken", problem=str(exc))
+            config, previous = previous, None
+            continue
+        if pending:
+            previous, config = config, pending.pop()
+            pending.clear()
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

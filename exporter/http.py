@@ -1,0 +1,438 @@
+"""Everything between a platform's client and the wire: one place that waits, tries again, measures and names what failed.
+
+A client asks for ``/scenarios/{id}/logs`` and gets decoded JSON or an ``ApiError`` of one of a few kinds. On the way every
+attempt waits for the credential's budget, is counted under its template (never under its real path), is limited in time and
+in size, and is repeated where that is safe. Nothing secret leaves through an error: no query, no header, no body but the
+platform's own words, redacted. Redirects are not followed: they would carry the credential to another place.
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from ssl import SSLContext
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from exporter.clock import Clock
+from exporter.polling.budget import Budget, Lane
+from exporter.redact import redact
+
+ATTEMPTS_MAX = 3
+CONNECTIONS_MAX = 4
+CONNECT_SECONDS_MAX = 10.0
+BODY_BYTES_MAX = 32 * 1024 * 1024
+ERROR_BODY_BYTES_MAX = 16 * 1024
+RETRY_AFTER_SECONDS_MIN = 1.0
+RETRY_AFTER_SECONDS_MAX = 300.0
+#: Date headers have whole seconds and answers take time: less than this is no difference between two clocks.
+CLOCK_OFFSET_SECONDS_MIN = 2.0
+
+Params = Mapping[str, str | int | float] | Sequence[tuple[str, str | int | float]]
+Ids = Mapping[str, str | int]
+
+
+class ErrorKind(StrEnum):
+    """What kind of failure a call of ours met."""
+
+    AUTH = "auth"
+    RATE_LIMITED = "rate_limited"
+    NOT_FOUND = "not_found"
+    UNAVAILABLE = "unavailable"
+    BAD_PAYLOAD = "bad_payload"
+    TIMEOUT = "timeout"
+    CONFLICT = "conflict"
+    REQUEST = "request"
+
+
+def kind_of(status: int) -> ErrorKind:
+    """The kind of failure a status stands for, if it is one; of 1xx and 2xx: an answer of no use."""
+    match status:
+        case 401 | 403:
+            return ErrorKind.AUTH
+        case 404 | 410:
+            return ErrorKind.NOT_FOUND
+        case 408:
+            return ErrorKind.TIMEOUT
+        case 409 | 412 | 423:
+            return ErrorKind.CONFLICT
+        case 429:
+            return ErrorKind.RATE_LIMITED
+    if status < 300:
+        return ErrorKind.BAD_PAYLOAD
+    return ErrorKind.REQUEST if 400 <= status < 500 else ErrorKind.UNAVAILABLE
+
+
+class ApiError(Exception):
+    """A call that failed: ``GET /scenarios/{id}/logs: 401 auth: Access denied.``
+
+    ``status`` is None where no answer came. ``sent`` is False only if the request certainly never left, which tells a retry that
+    was not sent from one in doubt. ``retry_after`` is how many seconds a rate limited caller was told to wait.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        *,
+        endpoint: str,
+        detail: str,
+        status: int | None = None,
+        sent: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
+        self.kind = kind
+        self.status = status
+        self.endpoint = endpoint
+        self.detail = redact(detail)
+        self.sent = sent
+        self.retry_after = retry_after
+        answer = f"{kind}" if status is None else f"{status} {kind}"
+        super().__init__(f"{endpoint}: {answer}: {self.detail}" if self.detail else f"{endpoint}: {answer}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A successful answer. ``data`` is the decoded body, None for an empty one; ``at`` is when it came, on the platform's clock."""
+
+    data: Any
+    headers: CIMultiDictProxy[str]
+    status: int
+    at: float
+
+
+class Auth(Protocol):
+    """How a source proves who it is. Both methods may call the platform, with ``anonymous=True``; they are never called twice at once."""
+
+    async def headers(self, api: "Api") -> dict[str, str]: ...
+
+    async def renew(self, api: "Api") -> bool:
+        """After a 401: get a new credential, True if there is one to try again with."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    method: str
+    endpoint: str  # with the method: "GET /scenarios/{id}/logs"
+    url: URL
+    lane: Lane
+    repeatable: bool
+    counted: bool = True
+    anonymous: bool = False
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reply:
+    status: int
+    reason: str
+    headers: CIMultiDictProxy[str]
+    content_type: str
+    body: bytes
+    cut: bool  # there was more than may be read
+
+
+def _uncounted(endpoint: str, code: str) -> None:
+    """Where nobody counts requests."""
+
+
+#: Raised before the first byte of a request is written.
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+)
+
+
+class Api:
+    """One source's connection to its platform. To be made inside a running loop, and closed.
+
+    ``on_request`` is told the endpoint and the code of every attempt: the status, ``timeout`` or ``error``. ``error_detail``
+    finds the platform's own words in a decoded error body. ``retry_after_default`` is how long to pause after a 429 that
+    does not say. ``jitter`` returns numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        clock: Clock,
+        budget: Budget,
+        auth: Auth,
+        user_agent: str,
+        timeout: float = 30.0,
+        body_bytes_max: int = BODY_BYTES_MAX,
+        proxy: str | None = None,
+        ssl: SSLContext | None = None,
+        on_request: Callable[[str, str], None] = _uncounted,
+        error_detail: Callable[[Any], str | None] | None = None,
+        retry_after_default: float = 60.0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.budget = budget
+        self._base = URL(base_url)
+        self._clock = clock
+        self._clock_offset = 0.0
+        self._auth = auth
+        self._auth_lock = asyncio.Lock()
+        self._renewals = 0
+        self._timeout = timeout
+        self._body_bytes_max = body_bytes_max
+        self._proxy = proxy
+        self._on_request = on_request
+        self._error_detail = error_detail
+        self._retry_after_default = retry_after_default
+        self._jitter = jitter
+        # Waiting for a free connection must not count as waiting for the answer, as it would in the connector's own queue.
+        self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit_per_host=CONNECTIONS_MAX, ssl=True if ssl is None else ssl),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "application/json", "User-Agent": user_agent},
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, CONNECT_SECONDS_MAX)),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def platform_now(self) -> float:
+        """The time on the platform's clock, as its last answer told it."""
+        return self._clock.now() + self._clock_offset
+
+    async def get(
+        self, endpoint: str, *, lane: Lane, params: Params = (), ids: Ids | None = None, counted: bool = True
+    ) -> Answer:
+        """Read ``endpoint``, a path template whose ``{placeholders}`` are filled from ``ids``.
+
+        ``counted=False`` is for calls the platform exempts from its limit: they do not wait for the budget.
+        """
+        url = self._url("GET", endpoint, params, ids or {})
+        return await self._send(
+            _Call(method="GET", endpoint=f"GET {endpoint}", url=url, lane=lane, repeatable=True, counted=counted)
+        )
+
+    async def post(
+        self,
+        endpoint: str,
+        *,
+        lane: Lane,
+        json: object = None,
+        params: Params = (),
+        ids: Ids | None = None,
+        idempotent: bool = False,
+        counted: bool = True,
+        anonymous: bool = False,
+    ) -> Answer:
+        """Post ``json``, or nothing. Repeated like a read only if it is one (``idempotent``); else only if it was refused with a 401.
+
+        ``anonymous`` sends no credential: for the calls that fetch one.
+        """
+        return await self._send(
+            _Call(
+                method="POST",
+                endpoint=f"POST {endpoint}",
+                url=self._url("POST", endpoint, params, ids or {}),
+                lane=lane,
+                repeatable=idempotent,
+                counted=counted,
+                anonymous=anonymous,
+                body=None if json is None else orjson.dumps(json),
+            )
+        )
+
+    async def get_url(self, url: str, *, endpoint: str, lane: Lane) -> Answer:
+        """Follow a link the platform gave, as it is, if it leads to the platform itself. ``endpoint`` is its template."""
+        name = f"GET {endpoint}"
+        return await self._send(
+            _Call(method="GET", endpoint=name, url=self._own_link(url, name), lane=lane, repeatable=True)
+        )
+
+    # Addresses.
+
+    def _url(self, method: str, endpoint: str, params: Params, ids: Ids) -> URL:
+        def fill(placeholder: re.Match[str]) -> str:
+            value = str(ids[placeholder[1]])
+            if value in ("", ".", ".."):  # would name another endpoint; quoting does not help
+                detail = f"{placeholder[0]} is {value!r}, which is no id"
+                raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"{method} {endpoint}", detail=detail, sent=False)
+            return quote(value, safe="")
+
+        path = re.sub(r"\{(\w+)\}", fill, endpoint)
+        url = URL(str(self._base).rstrip("/") + path, encoded=True)
+        return url.with_query(params) if params else url
+
+    def _own_link(self, link: str, endpoint: str) -> URL:
+        try:
+            url = URL(link, encoded=True)
+            if link.startswith("/") and not url.absolute:
+                url = self._base.origin().join(url)
+            # Encoded addresses are visible ASCII; anything else could write into the request's head.
+            if not re.fullmatch(r"[!-~]+", link) or url.user is not None or url.password is not None:
+                raise ValueError
+            if (url.scheme, (url.host or "").lower(), url.port) != (
+                self._base.scheme,
+                self._base.host,
+                self._base.port,
+            ):
+                raise ValueError
+        except ValueError:
+            detail = "the next link leads to another place"
+            raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=detail, sent=False) from None
+        return url.with_fragment(None)
+
+    # Attempts.
+
+    async def _send(self, call: _Call) -> Answer:
+        attempts, renewed, counted = 0, False, call.counted
+        while True:
+            attempts += 1
+            if counted:
+                await self.budget.take(call.lane)
+            headers, renewals = await self._credential(call)
+            try:
+                return await self._attempt(call, headers)
+            except ApiError as error:
+                if error.retry_after is not None:
+                    self.budget.pause(error.retry_after, "retry_after")
+                if attempts == ATTEMPTS_MAX:
+                    raise
+                if error.status == 401 and not (renewed or call.anonymous):
+                    renewed = True
+                    if not await self._renew(renewals):
+                        raise
+                elif not call.repeatable:
+                    raise
+                elif error.status == 429:
+                    counted = True  # the pause is over when the budget says so, and the call was counted after all
+                elif error.status in (None, 502, 503, 504):
+                    await self._clock.sleep(2.0 ** (attempts - 1) * (0.5 + self._jitter()))
+                else:
+                    raise
+
+    async def _credential(self, call: _Call) -> tuple[dict[str, str], int]:
+        """The headers to send, and which renewal they are from."""
+        if call.anonymous:
+            return {}, 0
+        async with self._auth_lock:
+            return await self._auth.headers(self), self._renewals
+
+    async def _renew(self, renewals: int) -> bool:
+        async with self._auth_lock:
+            if self._renewals != renewals:  # another call, refused at the same time, has done it
+                return True
+            if not await self._auth.renew(self):
+                return False
+            self._renewals += 1
+            return True
+
+    async def _attempt(self, call: _Call, headers: dict[str, str]) -> Answer:
+        try:
+            reply = await self._exchange(call, headers)
+        except TimeoutError as error:
+            self._on_request(call.endpoint, "timeout")
+            detail, sent = f"no answer within {self._timeout:g} s", not isinstance(error, _NEVER_SENT)
+            raise ApiError(ErrorKind.TIMEOUT, endpoint=call.endpoint, detail=detail, sent=sent) from None
+        except (aiohttp.ClientError, OSError) as error:
+            self._on_request(call.endpoint, "error")
+            detail, sent = f"{type(error).__name__}: {error}", not isinstance(error, _NEVER_SENT)
+            raise ApiError(ErrorKind.UNAVAILABLE, endpoint=call.endpoint, detail=detail, sent=sent) from None
+        self._on_request(call.endpoint, str(reply.status))
+        if 200 <= reply.status < 300:
+            self._learn_clock(reply.headers)
+            return Answer(
+                data=self._decoded(call, reply), headers=reply.headers, status=reply.status, at=self.platform_now()
+            )
+        raise ApiError(
+            kind_of(reply.status),
+            endpoint=call.endpoint,
+            detail="redirected to another place" if reply.status < 400 else self._wording(reply),
+            status=reply.status,
+            retry_after=self._retry_after(reply.headers) if reply.status == 429 else None,
+        )
+
+    async def _exchange(self, call: _Call, headers: dict[str, str]) -> _Reply:
+        if call.body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+        async with (
+            self._slots,
+            self._session.request(
+                call.method, call.url, data=call.body, headers=headers, allow_redirects=False, proxy=self._proxy
+            ) as response,
+        ):
+            bytes_max = self._body_bytes_max if response.status < 300 else ERROR_BODY_BYTES_MAX
+            body, cut = bytearray(), False
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if cut := len(body) > bytes_max:
+                    break
+            return _Reply(
+                status=response.status,
+                reason=response.reason or "",
+                headers=response.headers,
+                content_type=response.content_type,
+                body=bytes(body[:bytes_max]),
+                cut=cut,
+            )
+
+    # Answers.
+
+    def _decoded(self, call: _Call, reply: _Reply) -> Any:
+        if reply.cut:
+            detail = f"more than {self._body_bytes_max} bytes"
+        elif not reply.body and (reply.status in (202, 204, 205) or call.method == "POST"):
+            return None  # accepted without a word
+        else:
+            try:
+                return orjson.loads(reply.body)
+            except orjson.JSONDecodeError:
+                detail = f"not JSON but {len(reply.body)} bytes said to be {reply.content_type}"
+        raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=call.endpoint, detail=detail, status=reply.status)
+
+    def _wording(self, reply: _Reply) -> str:
+        """What the platform says is wrong."""
+        text = reply.body.decode("utf-8", "replace").strip()
+        try:
+            data = orjson.loads(reply.body)
+        except orjson.JSONDecodeError:
+            # A gateway's HTML page says no more than its status.
+            return reply.reason if not text or text.startswith("<") else text
+        try:
+            told = self._error_detail(data) if self._error_detail else None
+        except (LookupError, TypeError, ValueError, AttributeError):  # not the shape the platform documents
+            told = None
+        return told or text
+
+    def _retry_after(self, headers: CIMultiDictProxy[str]) -> float:
+        text = headers.get("Retry-After", "").strip()
+        seconds: float | None = None
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+            seconds = float(text)
+        elif (moment := _http_date(text)) is not None:
+            seconds = moment - (_http_date(headers.get("Date", "")) or self.platform_now())
+        if seconds is None:
+            seconds = self._retry_after_default
+        return min(max(seconds, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
+
+    def _learn_clock(self, headers: CIMultiDictProxy[str]) -> None:
+        date = _http_date(headers.get("Date", ""))
+        if date is not None:
+            offset = date - self._clock.now()
+            self._clock_offset = offset if abs(offset) > CLOCK_OFFSET_SECONDS_MIN else 0.0
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,164 @@
+"""What a platform folder offers the rest, and what it may ask of it.
+
+A platform is one folder: its declaration (``PLATFORM`` in ``__init__.py``), its ``client`` (I/O: which calls, in which
+order) and its ``mapping`` (pure: payloads to observations). It imports the model and the shared HTTP wrapper, never
+another platform, never the store. The core knows platforms through the types of this module only.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from exporter.http import Api
+from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, Workflow
+from exporter.polling.budget import Lane
+from exporter.settings import SourceConfig
+
+#: What a stream remembers under one key: anything JSON can hold.
+Cursor = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """One kind of data read from a source: workflows, runs, dead_letters, quota, …"""
+
+    name: str
+    lane: Lane
+    every: float = 1.0  # sweeps start this many poll intervals apart
+    opening: bool = False  # must have been swept once before the others may start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """An item, or a part of a sweep, that could not be used: counted by kind, costs nothing else."""
+
+    kind: str  # an ErrorKind value, or "bad_item"
+    detail: str  # one redacted line that names the place
+    workflow_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What a sweep has read so far and wants stored in one transaction.
+
+    ``cursors`` are written with the observations they stand for; None forgets a key. A client puts a cursor only on the
+    page that completes what the cursor claims.
+    """
+
+    observations: Sequence[Observation] = ()
+    cursors: Mapping[str, Cursor | None] = field(default_factory=dict)
+    faults: Sequence[Fault] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunKey:
+    """Names a run that something said too little about."""
+
+    run_id: str
+    workflow_id: str | None = None
+
+
+class Known(Protocol):
+    """What the ledger knows of one source, read by its client to decide what to ask for. Never changed by it."""
+
+    @property
+    def workflows(self) -> Mapping[str, Workflow]: ...
+
+    @property
+    def open_runs(self) -> Mapping[str, Run]:
+        """Runs not finished yet, by id."""
+        ...
+
+    @property
+    def dead_letters(self) -> Mapping[str, DeadLetter]:
+        """Open dead letters, by id."""
+        ...
+
+    def cursor(self, stream: str, key: str = "") -> Cursor | None: ...
+
+    def cursors(self, stream: str) -> Mapping[str, Cursor]: ...
+
+    @property
+    def first_sweep_at(self) -> float | None:
+        """The baseline on the platform's clock, None before the first sweep."""
+        ...
+
+
+class Client(Protocol):
+    """One source's connection. ``now`` is the platform's clock. Failures are raised as ``exporter.http.ApiError``."""
+
+    def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+        """Read one stream once.
+
+        Ending without an exception means the sweep was complete but for the faults it reported.
+        """
+        ...
+
+    def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncIterator[Page]:
+        """Read exactly these runs: a webhook named them and said too little."""
+        ...
+
+    def check(self) -> AsyncIterator[str]:
+        """Try the credential: yield one line per thing that works, raise ApiError or yield "problem: …" lines for what
+        does not.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookRequest:
+    """A verified webhook, as it was sent. Header names are lower-case; the body is decompressed."""
+
+    method: str
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    received_at: float
+    base_url: str  # of the source: other hosts named in an event are ignored
+
+
+class MalformedEvent(Exception):
+    """The event cannot be read: one line, never quoting it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookEvents:
+    """What a webhook said: claims, runs to complete, event types nobody knows."""
+
+    observations: Sequence[Observation] = ()
+    wake: Sequence[RunKey] = ()
+    wake_streams: Sequence[str] = ()  # streams worth a sweep now
+    unknown_types: Sequence[str] = ()
+    occurred_at: float | None = None  # when the sender says it happened, for the delay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """The declaration of one platform: everything the core needs to know about it."""
+
+    name: str
+    title: str
+    config: type[SourceConfig]
+    streams: tuple[Stream, ...]
+    connect: Callable[[Any, Api], Client]  # the source's config (of type ``config``) and its wire
+    auth: Callable[[Any], Any]  # the source's config -> exporter.http.Auth
+    error_detail: Callable[[Any], str | None]  # how the platform words an error body
+    requests_per_minute: float  # until the platform says otherwise
+    results: tuple[Result, ...]  # what runs here can end as; their counters are born at 0
+    error_classes: tuple[ErrorClass, ...]  # what errors here can be told apart
+    resolved_by: tuple[ResolvedBy, ...]  # how dead letters here can close
+    holds_dead_letters: bool = False  # the platform keeps dead letters itself; elsewhere a failed run or step is one
+    superseded_by_success: bool = False  # a later success of the same workflow closes its dead letters
+    measures: frozenset[str] = frozenset()  # of: operations, transfer, steps, queue; counters born at 0
+    receive: Callable[[WebhookRequest], WebhookEvents]  # pure; raises MalformedEvent
+    run_url: Callable[[Any, Run], str | None]  # config, run -> the page a person would open
+
+
+def selected(config: SourceConfig, workflow_id: str, name: str | None) -> bool:
+    """Whether a source watches this workflow: included (by default all are) and not excluded, by id or name pattern."""
+
+    def among(patterns: Sequence[str]) -> bool:
+        return any(p == workflow_id or (name is not None and fnmatchcase(name, p)) for p in patterns)
+
+    return (not config.include or among(config.include)) and not among(config.exclude)

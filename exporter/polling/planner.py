@@ -1,0 +1,36 @@
+"""When to sweep next. Pure: what happened goes in, seconds come out."""
+
+from exporter.http import ErrorKind
+
+#: A credential that is refused is tried again ever more rarely, up to this many seconds apart.
+AUTH_DELAY_MAX = 1800.0
+#: Other failures are tried again up to this many seconds apart.
+FAILURE_DELAY_MAX = 600.0
+#: Reliable webhooks stretch a poll interval by at most this factor.
+SLOWDOWN_MAX = 4.0
+#: Spread of intervals, so that sources do not march in step.
+JITTER = 0.1
+
+
+def next_delay(
+    *, interval: float, failures: int, kind: ErrorKind | None = None, slowdown: float = 1.0, jitter: float = 0.5
+) -> float:
+    """Seconds from the end of one sweep to the start of the next.
+
+    ``failures`` counts failed sweeps in a row and ``kind`` is the last one's; ``slowdown`` is the factor reliable
+    webhooks allow; ``jitter`` is a number from 0 to 1, 0.5 meaning none.
+    """
+    if failures == 0:
+        delay = interval * min(max(slowdown, 1.0), SLOWDOWN_MAX)
+    elif kind is ErrorKind.AUTH:
+        delay = max(interval, min(interval * 2.0**failures, AUTH_DELAY_MAX))
+    else:
+        delay = max(interval, min(interval * 2.0 ** (failures - 1), FAILURE_DELAY_MAX))
+    return delay * (1.0 + JITTER * (2.0 * jitter - 1.0))
+
+
+def slowdown(*, told: int, missed: int) -> float:
+    """How far webhooks may stretch the interval: not at all until they told of 50 runs lately, nor if they missed one."""
+    if missed or told < 50:
+        return 1.0
+    return 2.0 if told < 200 else SLOWDOWN_MAX

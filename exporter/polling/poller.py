@@ -1,0 +1,248 @@
+"""One source's loops: sweep each stream when it is due, complete what webhooks left open.
+
+``sweep_once`` and ``complete_once`` do the work and say what they did; the loops around them only wait. A failed sweep
+keeps yesterday's numbers and says so; one line is logged when a source turns bad and one when it recovers.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from exporter.clock import Clock
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.log import get_logger
+from exporter.metrics.own import OwnMetrics
+from exporter.model import Via
+from exporter.platform import Client, Fault, Page, Platform, RunKey, Stream
+from exporter.polling.planner import next_delay
+from exporter.store.ingest import Batch, Outcome
+from exporter.store.ledger import Ledger
+from exporter.store.script import StoreError
+from exporter.world import SourceWorld
+
+log = get_logger(__name__)
+
+#: Runs that webhooks may ask to be completed at one time; beyond that the sweeps find them.
+WAKES_MAX = 5000
+#: A stream that webhooks ask for is swept at most this often (seconds).
+WOKEN_GAP = 10.0
+#: A run that could not be completed is asked for this often before it is left to the sweeps.
+COMPLETE_TRIES_MAX = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class StreamStatus:
+    """How a stream is doing, for metrics, readiness and the status page."""
+
+    stream: Stream
+    interval: float
+    failures: int = 0  # failed sweeps in a row
+    error: str | None = None
+    kind: ErrorKind | None = None
+    faults: int = 0  # of the last sweep
+    swept_at: float | None = None  # end of the last sweep, on our clock
+    success_at: float | None = None  # end of the last sweep that read everything it meant to
+    covered_until: float | None = None  # start of that sweep, on the platform's clock
+
+
+@dataclass(slots=True, kw_only=True)
+class SweepReport:
+    """What one sweep did."""
+
+    stream: str
+    observations: int = 0
+    news: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    error: ApiError | None = None
+
+
+class Poller:
+    """Sweeps one source."""
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        platform: Platform,
+        client: Client,
+        api: Api,
+        interval: float,
+        world: SourceWorld,
+        ledger: Ledger,
+        clock: Clock,
+        own: OwnMetrics,
+        on_up: Callable[[bool], None] = lambda up: None,
+        slowdown: Callable[[], float] = lambda: 1.0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.source = source
+        self.platform = platform
+        self.client = client
+        self.api = api
+        self._world = world
+        self._ledger = ledger
+        self._clock = clock
+        self._own = own
+        self._on_up = on_up
+        self._slowdown = slowdown
+        self._jitter = jitter
+        self._labels = (platform.name, source)
+        self.status = {s.name: StreamStatus(stream=s, interval=interval * s.every) for s in platform.streams}
+        self._due = {s.name: asyncio.Event() for s in platform.streams}
+        self._wakes: dict[RunKey, int] = {}
+        self._woken = asyncio.Event()
+        for status in self.status.values():
+            self._own.data_complete.labels(*self._labels, status.stream.name).set(0)
+
+    # The work
+
+    async def sweep_once(self, stream: str) -> SweepReport:
+        """Read one stream and store what it says. Never raises for what a platform does."""
+        status, report = self.status[stream], SweepReport(stream=stream)
+        began = self._clock.now()
+        started_at = self.api.platform_now()
+        try:
+            await self._store(self.client.sweep(stream, self._world, started_at), report, started_at, stream)
+        except ApiError as error:
+            report.error = error
+        except StoreError as error:
+            report.faults.append(Fault(kind="store", detail=str(error)))
+        except Exception as bug:  # in a mapping, say: costs this sweep, never the service
+            log.error("sweep broke", source=self.source, stream=stream, error=bug)
+            report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
+        ended = self._clock.now()
+        self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, ended - began))
+        self._note(status, report, started_at, ended)
+        return report
+
+    async def complete_once(self) -> SweepReport:
+        """Read the runs webhooks said too little about."""
+        wanted, self._wakes = self._wakes, {}
+        report, started_at = SweepReport(stream="complete"), self.api.platform_now()
+        try:
+            pages = self.client.complete(list(wanted), self._world, started_at)
+            await self._store(pages, report, started_at, "complete")
+        except ApiError as error:
+            report.error = error
+            self._own.sweep_errors.labels(*self._labels, "complete", error.kind).inc()
+            for key, tries in wanted.items():
+                if tries + 1 < COMPLETE_TRIES_MAX:
+                    self._wakes.setdefault(key, tries + 1)
+        except StoreError as error:
+            report.faults.append(Fault(kind="store", detail=str(error)))
+        except Exception as bug:
+            log.error("completing runs broke", source=self.source, error=bug)
+        return report
+
+    async def _store(self, pages: AsyncIterator[Page], report: SweepReport, started_at: float, stream: str) -> None:
+        async with aclosing(pages) as stream_of_pages:  # type: ignore[type-var]
+            async for page in stream_of_pages:
+                report.faults.extend(page.faults)
+                for fault in page.faults:
+                    self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
+                    log.debug("unusable", source=self.source, stream=stream, kind=fault.kind, detail=fault.detail)
+                if page.observations or page.cursors:
+                    outcome = await self._ingest(page, started_at, stream)
+                    report.observations += len(page.observations)
+                    report.news += outcome.news
+        if self._world.first_sweep_at is None:  # a source that is empty has been swept as well
+            await self._ingest(Page(), started_at, stream)
+
+    async def _ingest(self, page: Page, started_at: float, stream: str) -> Outcome:
+        batch = Batch(
+            source=self.source,
+            observations=page.observations,
+            via=Via.POLL,
+            now=self._clock.now(),
+            started_at=started_at,
+            stream=stream,
+            cursors=page.cursors,
+        )
+        return await self._ledger.ingest(batch)
+
+    def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
+        labels = (*self._labels, status.stream.name)
+        status.swept_at, status.faults = ended, len(report.faults)
+        failed = report.error is not None or any(f.kind == "store" for f in report.faults)
+        complete = not failed and not report.faults
+        self._own.data_complete.labels(*labels).set(float(complete))
+        if failed:
+            kind = report.error.kind if report.error else ErrorKind.UNAVAILABLE
+            detail = str(report.error) if report.error else report.faults[-1].detail
+            if report.error:
+                self._own.sweep_errors.labels(*labels, kind).inc()
+            if status.failures == 0 or status.kind is not kind:
+                log.warning("sweep failing", source=self.source, stream=status.stream.name, kind=kind, error=detail)
+            status.failures, status.error, status.kind = status.failures + 1, detail, kind
+        else:
+            if status.failures:
+                log.info("sweep recovered", source=self.source, stream=status.stream.name, failures=status.failures)
+            status.failures, status.error, status.kind = 0, None, None
+            status.success_at, status.covered_until = ended, started_at
+            self._own.sweep_success.labels(*labels).set(ended)
+        if status.stream.name == self._main_stream:
+            self._on_up(not failed)
+
+    @property
+    def _main_stream(self) -> str:
+        return next((s.name for s in self.platform.streams if s.name == "workflows"), self.platform.streams[0].name)
+
+    # The loops around it
+
+    def wake(self, keys: list[RunKey], streams: list[str]) -> None:
+        """Have these runs completed and these streams swept soon."""
+        for key in keys[: max(0, WAKES_MAX - len(self._wakes))]:
+            self._wakes.setdefault(key, 0)
+        if self._wakes:
+            self._woken.set()
+        for stream in streams:
+            if stream in self._due:
+                self._due[stream].set()
+
+    async def run(self) -> None:
+        """Sweep until cancelled: the opening streams once, in order, then each stream in its own rhythm."""
+        for stream in self.platform.streams:
+            if stream.opening:
+                await self.sweep_once(stream.name)
+        async with asyncio.TaskGroup() as tasks:
+            for stream in self.platform.streams:
+                tasks.create_task(self._sweep_loop(stream), name=f"sweep-{self.source}-{stream.name}")
+            tasks.create_task(self._complete_loop(), name=f"complete-{self.source}")
+
+    async def _sweep_loop(self, stream: Stream) -> None:
+        status = self.status[stream.name]
+        swept = stream.opening
+        while True:
+            if not swept:
+                await self.sweep_once(stream.name)
+            swept = False
+            delay = next_delay(
+                interval=status.interval,
+                failures=status.failures,
+                kind=status.kind,
+                slowdown=self._slowdown(),
+                jitter=self._jitter(),
+            )
+            await self._clock.sleep(min(WOKEN_GAP, delay))
+            await self._wait(self._due[stream.name], max(0.0, delay - WOKEN_GAP))
+
+    async def _complete_loop(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            report = await self.complete_once()
+            if self._wakes:
+                self._woken.set()
+                await self._clock.sleep(next_delay(interval=2.0, failures=1 if report.error else 0))
+
+    async def _wait(self, due: asyncio.Event, delay: float) -> None:
+        """Wait for the time to pass or for the event, whichever is first."""
+        waiting = {asyncio.ensure_future(due.wait()), asyncio.ensure_future(self._clock.sleep(delay))}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        due.clear()

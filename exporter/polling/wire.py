@@ -1,0 +1,40 @@
+"""The wire to one source: its HTTP client under its budget, made from its section of the config."""
+
+import ssl
+from collections.abc import Callable
+
+from exporter.clock import Clock
+from exporter.http import Api
+from exporter.platform import Platform
+from exporter.polling.budget import Budget
+from exporter.settings import SourceConfig
+
+
+def make_api(
+    section: SourceConfig,
+    platform: Platform,
+    clock: Clock,
+    *,
+    on_wait: Callable[[str, float], None] = lambda cause, seconds: None,
+    on_request: Callable[[str, str], None] = lambda endpoint, code: None,
+) -> Api:
+    """The wire to one source, under its budget."""
+    budget = Budget(
+        clock,
+        share=section.poll.budget_share,
+        default_per_minute=platform.requests_per_minute,
+        fixed_per_minute=section.poll.requests_per_minute,
+        on_wait=on_wait,
+    )
+    trust = None if section.tls_ca_file is None else ssl.create_default_context(cafile=section.tls_ca_file)
+    return Api(
+        base_url=section.url,
+        clock=clock,
+        budget=budget,
+        auth=platform.auth(section),
+        timeout=section.timeout,
+        proxy=section.proxy,
+        ssl=trust,
+        on_request=on_request,
+        error_detail=platform.error_detail,
+    )

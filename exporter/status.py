@@ -1,0 +1,106 @@
+"""What the service says about itself: readiness with its reasons, and the status as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.model import ErrorClass
+from exporter.polling.poller import Poller, StreamStatus
+from exporter.world import World
+
+#: A stream is fresh while its last complete sweep is at most this many of its intervals old …
+FRESH_INTERVALS = 5.0
+#: … but never judged stale before this many seconds.
+FRESH_SECONDS_MIN = 120.0
+#: Dead letters listed on one answer.
+DEAD_LETTERS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why the service is not ready: one line about one source, or about the store (source "")."""
+
+    source: str
+    detail: str
+
+
+def not_ready(pollers: Mapping[str, Poller], *, now: float, store_error: str | None) -> list[Reason]:
+    """Every reason why the numbers should not be trusted yet; empty when ready."""
+    reasons = [] if store_error is None else [Reason(source="", detail=store_error)]
+    for source, poller in pollers.items():
+        for status in poller.status.values():
+            problem = _staleness(status, now)
+            if problem is not None:
+                reasons.append(Reason(source=source, detail=f"{status.stream.name}: {problem}"))
+    return reasons
+
+
+def _staleness(status: StreamStatus, now: float) -> str | None:
+    if status.success_at is None:
+        return f"never swept: {status.error}" if status.error else "not swept yet"
+    bound = max(FRESH_SECONDS_MIN, FRESH_INTERVALS * status.interval)
+    age = now - status.success_at
+    if age <= bound:
+        return None
+    cause = f": {status.error}" if status.error else ""
+    return f"last swept {age:.0f} s ago, more than the bound of {bound:.0f} s{cause}"
+
+
+def status(world: World, pollers: Mapping[str, Poller], *, now: float, version: str) -> dict[str, Any]:
+    """The state of every source, as ``GET /api/v1/status`` answers it."""
+    return {
+        "version": version,
+        "now": now,
+        "sources": [_source(world, poller, now) for poller in pollers.values()],
+    }
+
+
+def _source(world: World, poller: Poller, now: float) -> dict[str, Any]:
+    known = world.sources[poller.source]
+    budget = poller.api.budget
+    return {
+        "source": poller.source,
+        "platform": poller.platform.name,
+        "title": poller.platform.title,
+        "workflows": len(known.workflows),
+        "active_runs": len(known.open_runs),
+        "dead_letters": len(known.dead_letters),
+        "failing_workflows": sum(1 for e in known.entries.values() if e.failures and e.gone_at is None),
+        "budget": {"requests_per_minute": budget.rate, "limit": budget.limit, "remaining": budget.remaining},
+        "first_sweep_at": known.first_sweep_at,
+        "streams": [
+            {
+                "stream": s.stream.name,
+                "interval": s.interval,
+                "swept_at": s.swept_at,
+                "success_at": s.success_at,
+                "failures": s.failures,
+                "error": s.error,
+                "faults": s.faults,
+                "fresh": _staleness(s, now) is None,
+            }
+            for s in poller.status.values()
+        ],
+    }
+
+
+def dead_letters(world: World, *, now: float) -> dict[str, Any]:
+    """Open dead letters, oldest first, as ``GET /api/v1/dead-letters`` answers them."""
+    found = [
+        {
+            "source": known.source,
+            "id": letter.id,
+            "workflow_id": letter.workflow_id,
+            "workflow": known.workflows[letter.workflow_id].name if letter.workflow_id in known.workflows else None,
+            "run_id": letter.run_id,
+            "opened_at": letter.opened_at,
+            "age_seconds": max(0.0, now - letter.opened_at),
+            "error_class": (letter.error.error_class if letter.error else ErrorClass.UNKNOWN).value,
+            "error_type": letter.error.type if letter.error else None,
+            "error_message": letter.error.message if letter.error else None,
+        }
+        for known in world.sources.values()
+        for letter in known.dead_letters.values()
+    ]
+    found.sort(key=lambda item: (item["opened_at"], item["id"]))
+    return {"total": len(found), "dead_letters": found[:DEAD_LETTERS_MAX]}

@@ -1,0 +1,174 @@
+"""The HTTP side: which path answers what, and who may ask. A scrape reads memory only."""
+
+import asyncio
+import ssl
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import orjson
+from aiohttp import web
+
+from exporter import __version__, status
+from exporter.clock import Clock, stopwatch
+from exporter.config import Config
+from exporter.log import get_logger
+from exporter.metrics.http import respond, wants_openmetrics
+from exporter.metrics.own import EOF, OwnMetrics
+from exporter.metrics.projection import Projection
+from exporter.polling.poller import Poller
+from exporter.web.page import page
+from exporter.webhooks.receiver import Receiver
+from exporter.world import World
+
+log = get_logger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: Paths that answer without a password: probes carry none, and webhooks have their own.
+_OPEN = ("/-/healthy", "/-/ready", "/webhooks/")
+
+
+class Site:
+    """Everything the service answers, over what it knows. It holds no state of its own."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        world: World,
+        projection: Projection,
+        own: OwnMetrics,
+        pollers: Mapping[str, Poller],
+        receivers: Mapping[str, Receiver],
+        store_error: Callable[[], str | None],
+        reload: Callable[[], Awaitable[str | None]],
+    ) -> None:
+        """``reload`` returns None, or why the config was not taken."""
+        self._config = config
+        self._clock = clock
+        self._world = world
+        self._projection = projection
+        self._own = own
+        self._pollers = pollers
+        self._receivers = receivers
+        self._store_error = store_error
+        self._reload = reload
+
+    def application(self, *, webhooks: bool = True) -> web.Application:
+        """The main listener: everything, webhooks included unless they have an address of their own."""
+        app = web.Application(middlewares=[self._guard], client_max_size=self._config.limits.body_bytes_max)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/-/healthy", self._healthy)
+        app.router.add_get("/-/ready", self._ready)
+        app.router.add_get("/api/v1/status", self._status)
+        app.router.add_get("/api/v1/dead-letters", self._dead_letters)
+        if self._config.server.reload:
+            app.router.add_post("/-/reload", self._reload_config)
+        if webhooks:
+            app.router.add_route("*", "/webhooks/{source}", self._webhook)
+        return app
+
+    def webhook_application(self) -> web.Application:
+        """The separate listener for senders: webhooks and nothing else."""
+        app = web.Application(middlewares=[self._guard], client_max_size=self._config.limits.body_bytes_max)
+        app.router.add_route("*", "/webhooks/{source}", self._webhook)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        auth = self._config.server.basic_auth
+        if auth is not None and not request.path.startswith(_OPEN) and not await _knows(request, auth.users):
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="automation-exporter"'})
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as exc:
+            log.error("request failed", method=request.method, path=request.path, error=exc)
+            return _json({"error": "internal error"}, status=500)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        openmetrics = wants_openmetrics(request)
+        with stopwatch() as elapsed:
+            response = await respond(request, self._exposition(openmetrics), openmetrics=openmetrics)
+        self._own.render_duration.labels("openmetrics" if openmetrics else "text").observe(elapsed())
+        return response
+
+    def _exposition(self, openmetrics: bool) -> Iterator[bytes]:
+        self._own.series.set(self._projection.registry.series())
+        yield from self._projection.registry.render(openmetrics=openmetrics)
+        yield self._own.render(openmetrics=openmetrics)
+        if openmetrics:
+            yield EOF
+
+    async def _healthy(self, request: web.Request) -> web.Response:
+        return web.Response(text="healthy\n")
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        reasons = status.not_ready(self._pollers, now=self._clock.now(), store_error=self._store_error())
+        if not reasons:
+            return _json({"ready": True, "reasons": []})
+        listed = [{"source": reason.source, "detail": reason.detail} for reason in reasons]
+        return _json({"ready": False, "reasons": listed}, status=503)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return _json(status.status(self._world, self._pollers, now=self._clock.now(), version=__version__))
+
+    async def _dead_letters(self, request: web.Request) -> web.Response:
+        return _json(status.dead_letters(self._world, now=self._clock.now()))
+
+    async def _page(self, request: web.Request) -> web.Response:
+        now = self._clock.now()
+        facts = status.status(self._world, self._pollers, now=now, version=__version__)
+        text = page(facts, status.dead_letters(self._world, now=now))
+        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return web.Response(text=text, content_type="text/html", headers=headers)
+
+    async def _webhook(self, request: web.Request) -> web.Response:
+        receiver = self._receivers.get(request.match_info["source"])
+        if receiver is None:
+            return _json({"error": "no such source, or it takes no webhooks"}, status=404)
+        if request.method not in ("POST", "GET", "OPTIONS"):
+            return _json({"error": "use POST"}, status=405)
+        return await receiver.receive(request)
+
+    async def _reload_config(self, request: web.Request) -> web.Response:
+        problem = await self._reload()
+        return _json({"reloaded": True}) if problem is None else _json({"error": problem}, status=400)
+
+
+def _json(data: object, *, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(data), content_type="application/json")
+
+
+async def _knows(request: web.Request, users: Mapping[str, str]) -> bool:
+    """Whether the request carries the password of one of the users. bcrypt is slow on purpose: off the loop."""
+    import bcrypt  # of the extra "auth"; its presence is checked when the config is taken
+
+    kind, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return False
+    try:
+        name, colon, password = b64decode(encoded, validate=True).partition(b":")
+        digest = users.get(name.decode())
+    except (ValueError, UnicodeDecodeError):
+        return False
+    if not colon or digest is None:
+        return False
+    return await asyncio.to_thread(bcrypt.checkpw, password[:72], digest.encode())
+
+
+async def listen(app: web.Application, address: str, tls: ssl.SSLContext | None) -> tuple[web.AppRunner, int]:
+    """Serve ``app`` at HOST:PORT; returns the runner to clean up and the port taken (for port 0)."""
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, keepalive_timeout=75.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner, int(runner.addresses[0][1])
