@@ -7,10 +7,9 @@ on a signal and, when asked to reload, takes a new config whole or keeps the old
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from exporter import __version__
 from exporter.clock import Clock, SystemClock, stopwatch
@@ -26,7 +25,7 @@ from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
-from exporter.traces.export import TraceExporter, make_exporter
+from exporter.traces.export import TraceExporter
 from exporter.web.server import Site, listen
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
@@ -271,9 +270,9 @@ async def _background() -> AsyncIterator[Callable[..., None]]:
             task.cancel()
 
 
-def _commit_timer(own: OwnMetrics) -> Callable[[str], object]:
+def _commit_timer(own: OwnMetrics) -> Callable[[str], AbstractContextManager[None]]:
     @contextmanager
-    def timed(operation: str):  # type: ignore[no-untyped-def]
+    def timed(operation: str) -> Iterator[None]:
         with stopwatch() as elapsed:
             yield
         own.commit_duration.labels(operation).observe(elapsed())

@@ -62,8 +62,10 @@ def _parser() -> argparse.ArgumentParser:
 
     checking = commands.add_parser("check", help="validate a config and print it with its secrets masked")
     checking.add_argument("--config", type=Path, required=True, metavar="FILE")
-    checking.add_argument("--online", action="store_true", help="also try credentials, rights and limits of each
-    source") checking.set_defaults(command=_check)
+    checking.add_argument(
+        "--online", action="store_true", help="also try credentials, rights and limits of each source"
+    )
+    checking.set_defaults(command=_check)
 
     simulate = commands.add_parser("simulate", help="the simulators alone")
     simulate.add_argument("--platform", choices=sorted(SIMULATORS), action="append", help="default: all")
@@ -88,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     config = load(options.config)
     _prepare(config)
-    return _until_stopped(lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: load(options.config)))
+    return _until_stopped(
+        lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: load(options.config))
+    )
 
 
 def _prepare(config: Config) -> None:

@@ -67,7 +67,7 @@ class ServerConfig(Section):
 
 class StoreConfig(Section):
     url: str = "sqlite:///automation-exporter.db"
-    retention: Duration = Field(default="30d", validate_default=True)  # type: ignore[assignment]
+    retention: Duration = Field(default="30d", validate_default=True)
 
     @field_validator("url")
     @classmethod
@@ -108,8 +108,8 @@ class RetriesConfig(Section):
     """Reserved: this version observes only."""
 
     mode: Literal["off", "shadow"] = "shadow"
-    sources: dict[str, Any] = {}
-    policies: list[Any] = []
+    sources: dict[str, Any] = Field(default={})
+    policies: list[Any] = Field(default=[])
 
     @model_validator(mode="after")
     def _not_yet(self) -> "RetriesConfig":

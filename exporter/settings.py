@@ -58,7 +58,7 @@ class Section(BaseModel):
 class PollConfig(Section):
     """How often a source is read and how much of its limit that may take."""
 
-    interval: Duration = Field(default="60s", validate_default=True)  # type: ignore[assignment]
+    interval: Duration = Field(default="60s", validate_default=True)
     budget_share: float = Field(default=0.5, gt=0.0, le=1.0)
     requests_per_minute: float | None = Field(default=None, gt=0.0)
 
@@ -88,7 +88,7 @@ class SourceConfig(Section):
     exclude: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?) to leave out")
     tls_ca_file: str | None = None
     proxy: Url | None = None
-    timeout: Duration = Field(default="30s", validate_default=True)  # type: ignore[assignment]
+    timeout: Duration = Field(default="30s", validate_default=True)
     backfill: Literal["off"] | Duration = Field(default="off")
 
     @property

@@ -59,18 +59,24 @@ class OwnMetrics:
 
         self.build_info = gauge("build_info", "1, labelled by version.", ("version", "python"))
         self.build_info.labels(__version__, interpreter.python_version()).set(1)
-        self.reload_successful = gauge("config_last_reload_successful", "Whether the last (re)load of the config
-        worked.") self.reload_timestamp = gauge(
+        self.reload_successful = gauge(
+            "config_last_reload_successful", "Whether the last (re)load of the config worked."
+        )
+        self.reload_timestamp = gauge(
             "config_last_reload_success_timestamp_seconds", "When a config was last loaded successfully."
         )
         self.sweep_duration = histogram("sweep_duration_seconds", "Time one sweep of a stream took.", _STREAM, _SECONDS)
         self.sweep_success = gauge(
-            "sweep_last_success_timestamp_seconds", "When a sweep of the stream last read everything it meant to.", _STREAM
+            "sweep_last_success_timestamp_seconds",
+            "When a sweep of the stream last read everything it meant to.",
+            _STREAM,
         )
         self.data_complete = gauge(
             "data_complete", "Whether the last sweep of the stream read everything, without a fault.", _STREAM
         )
-        self.sweep_errors = counter("sweep_errors_total", "Failed sweeps and unusable parts of sweeps.", (*_STREAM, "kind"))
+        self.sweep_errors = counter(
+            "sweep_errors_total", "Failed sweeps and unusable parts of sweeps.", (*_STREAM, "kind")
+        )
         self.api_requests = counter(
             "api_requests_total", "Requests sent to the platform.", (*_SOURCE, "endpoint", "code")
         )
@@ -85,12 +91,17 @@ class OwnMetrics:
             "webhook_reliability_ratio", "Share of recently finished runs a webhook told of.", _SOURCE
         )
         self.poll_slowdown = gauge(
-            "poll_slowdown_ratio", "Factor by which reliable webhooks stretch the poll interval; 1: not at all.", _SOURCE
+            "poll_slowdown_ratio",
+            "Factor by which reliable webhooks stretch the poll interval; 1: not at all.",
+            _SOURCE,
         )
         self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
         self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
         self.commit_duration = histogram(
-            "commit_duration_seconds", "Time of one transaction, waiting for its turn included.", ("operation",), _COMMIT
+            "commit_duration_seconds",
+            "Time of one transaction, waiting for its turn included.",
+            ("operation",),
+            _COMMIT,
         )
         self.series = gauge("series", "Lines of ledger metrics exposed.")
         self.series_limit = gauge("series_limit", "Lines beyond which new workflows are shown as __other__.")
@@ -101,7 +112,8 @@ class OwnMetrics:
         self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
 
     def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
-        """A gauge computed from memory when it is read, for values that change as time passes; returns how to end it."""
+        """A gauge computed from memory when it is read, for values that change as time passes; returns how to end it.
+        """
         collector = _AtScrape(_P + name, help, labels, read)
         self.registry.register(collector)
         return lambda: self.registry.unregister(collector)
@@ -110,7 +122,8 @@ class OwnMetrics:
         """The text of all of them, without the end mark."""
         if openmetrics:
             return openmetrics_exposition.generate_latest(self.registry).removesuffix(EOF)
-        return exposition.generate_latest(self.registry)
+        text: bytes = exposition.generate_latest(self.registry)
+        return text
 
 
 class _AtScrape(Collector):

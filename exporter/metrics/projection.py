@@ -7,7 +7,7 @@ removed together when it is gone. Beyond ``series_max`` lines, workflows newly f
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from exporter.fold import WorkflowEntry
 from exporter.metrics import catalogue
@@ -67,14 +67,12 @@ class Projection:
         for source in world.sources:
             if source in self._platforms:
                 self._open_source(source)
-        for key, value in tallies.items():
-            if key[1] in self._platforms:
-                self._totals[key] = value
+        self._totals = {tally: value for tally, value in tallies.items() if tally[1] in self._platforms}
         found = [((w.source, e.workflow.id), e) for w in world.sources.values() for e in w.entries.values()]
         for key, entry in sorted(found, key=lambda item: (item[1].found_at, item[0])):
             if entry.folded:
                 self._shown[key] = OTHER
-            elif entry.gone_at is None:
+            if entry.folded or entry.gone_at is None:
                 self._show(key)
         by_workflow: dict[Key, list[TallyKey]] = {}
         for tally in self._totals:
@@ -88,8 +86,8 @@ class Projection:
 
     def apply(self, touched: Iterable[Key], tallies: Tallies, world: World) -> None:
         """Follow one commit: ``touched`` workflows are read again, ``tallies`` are added."""
-        for key, delta in tallies.items():
-            self._totals[key] = self._totals.get(key, 0.0) + delta
+        for tally, delta in tallies.items():
+            self._totals[tally] = self._totals.get(tally, 0.0) + delta
         fresh = set[Key]()
         for key in sorted(touched):
             entry = world.sources[key[0]].entries.get(key[1])
@@ -115,8 +113,9 @@ class Projection:
                 else:
                     self._gauge(metric).set(labels, value)
 
-    def exemplar(self, metric: Metric, key: Key, labels: Labels, exemplar: Exemplar, *, bucket: int | None = None) ->
-    None:
+    def exemplar(
+        self, metric: Metric, key: Key, labels: Labels, exemplar: Exemplar, *, bucket: int | None = None
+    ) -> None:
         """Attach a trace to a series of a workflow, if it is shown."""
         shown = self._shown.get(key)
         if shown is None:
@@ -145,7 +144,7 @@ class Projection:
     def _show(self, key: Key) -> None:
         """Decide under which id a workflow is shown, and give it its counters at 0."""
         platform = self._platforms[key[0]]
-        births = [
+        births: list[tuple[Metric, Labels]] = [
             *((catalogue.RUNS, (result,)) for result in platform.results),
             *((catalogue.RUN_ERRORS, (error_class,)) for error_class in platform.error_classes),
             *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in platform.error_classes),
@@ -219,14 +218,10 @@ class Projection:
         return self._named_gauge(metric.name)
 
     def _named_gauge(self, name: str) -> Gauge:
-        family = self._families[name]
-        assert isinstance(family, Gauge)
-        return family
+        return cast(Gauge, self._families[name])
 
     def _counter(self, metric: Metric) -> Counter:
-        family = self._families[metric.name]
-        assert isinstance(family, Counter)
-        return family
+        return cast(Counter, self._families[metric.name])
 
 
 def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:

@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Callable
 
+from exporter import __version__
 from exporter.clock import Clock
 from exporter.http import Api
 from exporter.platform import Platform
@@ -32,6 +33,7 @@ def make_api(
         clock=clock,
         budget=budget,
         auth=platform.auth(section),
+        user_agent=f"automation-exporter/{__version__}",
         timeout=section.timeout,
         proxy=section.proxy,
         ssl=trust,

@@ -15,7 +15,7 @@ import orjson
 
 from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.log import get_logger
-from exporter.store import codec, maintain
+from exporter.store import codec, maintenance
 from exporter.store.ingest import Batch, Committed, Key, Outcome, SourceRules, ingest
 from exporter.store.script import Engine, Script, StoreError
 from exporter.store.sqlite import SqliteEngine
@@ -126,38 +126,42 @@ class Ledger:
 
     async def ping(self) -> None:
         """Raise ``StoreError`` unless the store answers."""
-        await self._run("ping", maintain.ping())
+        await self._run("ping", maintenance.ping())
 
-    async def maintain(self, *, now: float, retention: float) -> maintain.Maintained:
+    async def maintain(self, *, now: float, retention: float) -> maintenance.Maintained:
         """Expire and prune what is past retention, in bounded steps; count the rows."""
         expiring = {source for source, rule in self.rules.items() if not rule.holds_dead_letters}
-        script = maintain.maintain(now=now, retention=retention, expiring=expiring)
-        done: maintain.Maintained = await self._run("maintain", script)
+        script = maintenance.maintain(now=now, retention=retention, expiring=expiring)
+        done: maintenance.Maintained = await self._run("maintain", script)
         self.on_commit(Committed(dead_letters=done.expired, tallies=done.tallies))
         return done
 
     async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int]:
         """Judge which runs counted up to ``until`` a webhook told of: (told of, missed). Each run is judged once."""
-        judged: tuple[int, int, Tallies] = await self._run("judge_webhooks", maintain.judge_webhooks(source,
-        until=until)) told, missed, tallies = judged self.on_commit(Committed(tallies=tallies)) return told, missed
+        judged: tuple[int, int, Tallies] = await self._run(
+            "judge_webhooks", maintenance.judge_webhooks(source, until=until)
+        )
+        told, missed, tallies = judged
+        self.on_commit(Committed(tallies=tallies))
+        return told, missed
 
-    async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintain.PendingTrace]:
-        """Counted runs whose trace is still to be exported, oldest first; see ``maintain.pending_traces``."""
-        script = maintain.pending_traces(limit=limit, settled_before=settled_before)
-        pending: list[maintain.PendingTrace] = await self._run("pending_traces", script)
+    async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
+        """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""
+        script = maintenance.pending_traces(limit=limit, settled_before=settled_before)
+        pending: list[maintenance.PendingTrace] = await self._run("pending_traces", script)
         return pending
 
     async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
         """Remember that the traces of these attempts (source, run id, attempt) were exported."""
-        await self._run("mark_traced", maintain.mark_traced(keys))
+        await self._run("mark_traced", maintenance.mark_traced(keys))
 
     async def count_pending_traces(self) -> int:
-        count: int = await self._run("count_pending_traces", maintain.count_pending_traces())
+        count: int = await self._run("count_pending_traces", maintenance.count_pending_traces())
         return count
 
     async def mark_folded(self, keys: list[Key]) -> None:
         """Remember which workflows are shown as ``__other__``, so that a restart shows them the same way."""
-        await self._run("mark_folded", maintain.mark_folded(keys))
+        await self._run("mark_folded", maintenance.mark_folded(keys))
 
     async def close(self) -> None:
         if self._writer is not None:

@@ -106,9 +106,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _lock(path: Path) -> IO[str]:
     try:
         handle = open(f"{path}.lock", "w")  # noqa: SIM115 (held until close)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(f"another process is using the database {path}") from None
     except OSError as exc:
         raise StoreError(f"cannot create the database {path}: {exc.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise StoreError(f"another process is using the database {path}") from None
     return handle

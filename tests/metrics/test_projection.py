@@ -1,0 +1,222 @@
+"""The metrics follow the ledger: born at 0, gone with their workflow, the same after a restart, bounded in number."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.metrics.projection import OTHER, Projection
+from exporter.model import (
+    Blocked,
+    DeadLetter,
+    Error,
+    ErrorClass,
+    Listing,
+    Observation,
+    Queue,
+    ResolvedBy,
+    Result,
+    Run,
+    State,
+    Usage,
+    Via,
+    Workflow,
+)
+from exporter.platform import Platform, WebhookEvents
+from exporter.settings import SourceConfig
+from exporter.store.ingest import Batch, Committed, Key, SourceRules
+from exporter.store.ledger import Ledger, open_engine
+from exporter.world import World
+
+NOW = 1_700_000_000.0
+STAND_IN = Platform(
+    name="stand-in",
+    title="Stand-in",
+    config=SourceConfig,
+    streams=(),
+    connect=lambda config, api: None,  # type: ignore[arg-type,return-value]
+    auth=lambda config: None,
+    error_detail=lambda body: None,
+    requests_per_minute=60,
+    results=(Result.SUCCESS, Result.FAILURE),
+    error_classes=(ErrorClass.NETWORK, ErrorClass.UNKNOWN),
+    resolved_by=(ResolvedBy.RETRY, ResolvedBy.MANUAL),
+    measures=frozenset({"operations"}),
+    receive=lambda request: WebhookEvents(),
+    run_url=lambda config, run: None,
+)
+
+Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+class Service:
+    """A ledger, its world and its projection, wired as the application does."""
+
+    def __init__(self, path: Path, series_max: int = 10_000) -> None:
+        self.path, self.series_max = path, series_max
+        self.folded: list[Key] = []
+
+    async def open(self) -> None:
+        self.ledger = Ledger(await open_engine(f"sqlite:///{self.path}"), {"s": SourceRules()}, on_commit=self.follow)
+        self.world = World(["s"])
+        self.projection = Projection({"s": STAND_IN}, series_max=self.series_max, on_folded=self.folded.append)
+        loaded = await self.ledger.load()
+        self.world.load(loaded)
+        self.projection.load(self.world, loaded.tallies)
+
+    def follow(self, committed: Committed) -> None:
+        self.projection.apply(self.world.apply(committed), committed.tallies, self.world)
+        self.projection.refresh_usage(self.world.sources["s"])
+
+    async def tell(self, *observations: Observation, via: Via = Via.POLL, now: float = NOW) -> None:
+        batch = Batch(source="s", observations=observations, via=via, now=now, started_at=NOW - 1000)
+        await self.ledger.ingest(batch)
+
+    def samples(self) -> Samples:
+        text = b"".join(self.projection.registry.render(openmetrics=False)).decode()
+        out: Samples = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = {k: v for k, v in sample.labels.items() if k not in ("platform", "source")}
+                out.setdefault(sample.name, {})[tuple(sorted(labels.items()))] = sample.value
+        return out
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.samples().get(name, {}).get(tuple(sorted(labels.items())))
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    service = Service(tmp_path / "t.db")
+    await service.open()
+    yield service
+    await service.ledger.close()
+
+
+def workflow(workflow_id: str = "w", **more: object) -> Workflow:
+    return Workflow(id=workflow_id, at=NOW, name="Orders", **more)  # type: ignore[arg-type]
+
+
+def failed(run_id: str, at: float, workflow_id: str = "w") -> Run:
+    error = Error(error_class=ErrorClass.NETWORK)
+    return Run(
+        workflow_id=workflow_id,
+        id=run_id,
+        state=State.FINISHED,
+        result=Result.FAILURE,
+        started_at=at - 20,
+        ended_at=at,
+        error=error,
+        operations=2.0,
+    )
+
+
+async def test_counters_of_a_workflow_exist_at_zero_from_its_discovery(service: Service) -> None:
+    await service.tell(workflow())
+    for name, label, values in (
+        ("automation_runs_total", "result", ("success", "failure")),
+        ("automation_run_errors_total", "error_class", ("network", "unknown")),
+        ("automation_dead_letters_opened_total", "error_class", ("network", "unknown")),
+        ("automation_dead_letters_resolved_total", "by", ("retry", "manual")),
+    ):
+        assert {value: service.value(name, workflow_id="w", **{label: value}) for value in values} == dict.fromkeys(
+            values, 0.0
+        )
+    assert service.value("automation_run_operations_total", workflow_id="w") == 0.0
+    assert "automation_run_transfer_bytes_total" not in service.samples()
+
+
+async def test_what_is_unknown_is_absent_and_what_is_known_is_shown(service: Service) -> None:
+    await service.tell(workflow())
+    absent = ("enabled", "blocked", "next_run_timestamp_seconds", "last_run_timestamp_seconds")
+    assert not {f"automation_workflow_{name}" for name in absent} & service.samples().keys()
+    more = {"enabled": True, "blocked": Blocked.PAUSED, "next_run_at": NOW + 60}
+    known = Workflow(id="w", at=NOW + 1, name="Orders", workspace="77", trigger="schedule", **more)  # type: ignore[arg-type]
+    await service.tell(known, failed("r", NOW - 5), Queue(workflow_id="w", at=NOW, items=3, limit=10))
+    assert service.value("automation_workflow_enabled", workflow_id="w") == 1.0
+    assert service.value("automation_workflow_blocked", workflow_id="w", reason="paused") == 1.0
+    assert service.value("automation_workflow_next_run_timestamp_seconds", workflow_id="w") == NOW + 60
+    assert service.value("automation_workflow_last_run_timestamp_seconds", workflow_id="w", result="failure") == NOW - 5
+    assert service.value("automation_workflow_consecutive_failures", workflow_id="w") == 1.0
+    assert service.value("automation_input_queue_items", workflow_id="w") == 3.0
+    assert service.value("automation_input_queue_limit_items", workflow_id="w") == 10.0
+    info = {"workflow_id": "w", "workflow": "Orders", "workspace": "77", "trigger": "schedule"}
+    assert service.value("automation_workflow_info", **info) == 1.0
+    await service.tell(Workflow(id="w", at=NOW + 2, name="Orders 2", enabled=True))
+    assert service.value("automation_workflow_info", **info) is None
+    assert "automation_workflow_blocked" not in service.samples()
+
+
+async def test_runs_and_dead_letters_show_while_they_are_open(service: Service) -> None:
+    running = Run(workflow_id="w", id="a", state=State.RUNNING, started_at=NOW - 30)
+    waiting = Run(workflow_id="w", id="b", queued_at=NOW - 9)
+    letter = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 40, error=Error(error_class=ErrorClass.NETWORK))
+    await service.tell(running, waiting, letter)
+    assert service.value("automation_runs_active", workflow_id="w", state="running") == 1.0
+    assert service.value("automation_runs_active", workflow_id="w", state="pending") == 1.0
+    oldest = "automation_run_oldest_active_timestamp_seconds"
+    assert service.value(oldest, workflow_id="w", state="running") == NOW - 30
+    assert service.value(oldest, workflow_id="w", state="pending") == NOW - 9
+    assert service.value("automation_dead_letters", workflow_id="w", error_class="network") == 1.0
+    assert service.value("automation_dead_letter_oldest_timestamp_seconds", workflow_id="w") == NOW - 40
+    closed = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 40, resolved_at=NOW - 1, resolved_by=ResolvedBy.MANUAL)
+    await service.tell(failed("a", NOW), failed("b", NOW), closed)
+    assert service.value("automation_runs_active", workflow_id="w", state="running") == 0.0
+    assert service.value(oldest, workflow_id="w", state="running") is None
+    assert service.value("automation_dead_letters", workflow_id="w", error_class="network") is None
+    assert service.value("automation_dead_letters", workflow_id="w", error_class="unknown") == 0.0
+    assert service.value("automation_dead_letters_resolved_total", workflow_id="w", by="manual") == 1.0
+    assert service.value("automation_dead_letter_resolution_seconds_sum", by="manual") == 39.0
+
+
+async def test_a_restart_shows_the_same_numbers(service: Service) -> None:
+    await service.tell(workflow(enabled=True), failed("r", NOW - 5), Run(workflow_id="w", id="a", state=State.RUNNING))
+    before = service.samples()
+    await service.ledger.close()
+    await service.open()
+    assert service.samples() == before
+    assert before["automation_run_duration_seconds_count"] == {(("result", "failure"), ("workflow_id", "w")): 1.0}
+    assert service.value("automation_run_duration_seconds_bucket", workflow_id="w", result="failure", le="30.0") == 1.0
+    assert service.value("automation_run_duration_seconds_bucket", workflow_id="w", result="failure", le="15.0") == 0.0
+
+
+async def test_a_gone_workflow_takes_its_series_along_and_brings_its_totals_back(service: Service) -> None:
+    await service.tell(workflow(), failed("r", NOW - 5))
+    for at in (NOW + 60, NOW + 5000):
+        await service.tell(Listing(at=at, workflow_ids=frozenset()))
+    assert not any(("workflow_id", "w") in labels for series in service.samples().values() for labels in series)
+    await service.tell(failed("late", NOW - 4))
+    assert "automation_workflow_info" not in service.samples()
+    await service.tell(Workflow(id="w", at=NOW + 6000, name="Orders"))
+    assert service.value("automation_runs_total", workflow_id="w", result="failure") == 2.0
+
+
+async def test_beyond_the_limit_new_workflows_are_shown_together_with_their_results(tmp_path: Path) -> None:
+    service = Service(tmp_path / "t.db", series_max=60)
+    await service.open()
+    for number in range(30):
+        name = f"w{number:02}"
+        await service.tell(workflow(name), failed(f"r{number}", NOW - 5, name))
+    samples = service.samples()["automation_runs_total"]
+    shown = {dict(labels)["workflow_id"] for labels in samples}
+    assert OTHER in shown
+    assert 2 <= len(shown) < 10
+    assert sum(v for labels, v in samples.items() if ("result", "failure") in labels) == 30.0
+    assert len(service.folded) == 30 - (len(shown) - 1)
+    lines = service.projection.registry.series()
+    for number in range(30, 200):
+        await service.tell(workflow(f"w{number:02}"), failed(f"r{number}", NOW - 5, f"w{number:02}"))
+    assert service.projection.registry.series() <= lines
+    await service.ledger.mark_folded(service.folded)
+    before = service.samples()
+    await service.ledger.close()
+    await service.open()
+    assert service.samples()["automation_runs_total"] == before["automation_runs_total"]
+    await service.ledger.close()
+
+
+async def test_usage_shows_what_the_platform_says_and_nothing_else(service: Service) -> None:
+    await service.tell(Usage(kind="operations", at=NOW, used=5.0, limit=100.0), Usage(kind="credits", at=NOW, used=1.0))
+    assert service.samples()["automation_usage"] == {(("kind", "operations"),): 5.0, (("kind", "credits"),): 1.0}
+    assert service.samples()["automation_usage_limit"] == {(("kind", "operations"),): 100.0}

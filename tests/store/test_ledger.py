@@ -1,0 +1,295 @@
+"""The ledger on a real file: what is durable, what is counted, what a restart and a crash leave."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from exporter.model import (
+    DeadLetter,
+    Error,
+    ErrorClass,
+    Listing,
+    Observation,
+    Result,
+    Run,
+    State,
+    Via,
+    Workflow,
+)
+from exporter.store import schema
+from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
+from exporter.store.ledger import PENDING_BATCHES_MAX, Ledger, open_engine
+from exporter.store.script import Script, StoreError
+from exporter.store.sqlite import SqliteEngine
+from exporter.tallies import SUM
+
+DAY = 86400.0
+NOW = 100 * DAY
+RULES = {
+    "held": SourceRules(retention=30 * DAY),
+    "derived": SourceRules(retention=30 * DAY, superseded_by_success=True, holds_dead_letters=False, traced=True),
+}
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), RULES)
+    yield ledger
+    await ledger.close()
+
+
+def batch(*observations: Observation, source: str = "held", via: Via = Via.POLL, now: float = NOW) -> Batch:
+    return Batch(source=source, observations=observations, via=via, now=now, started_at=NOW - DAY)
+
+
+def run(run_id: str, result: Result | None, at: float, workflow: str = "w", **more: object) -> Run:
+    state = State.RUNNING if result is None else State.FINISHED
+    ended = None if result is None else at
+    return Run(
+        workflow_id=workflow, id=run_id, state=state, result=result, started_at=at - 10.0, ended_at=ended, **more
+    )  # type: ignore[arg-type]
+
+
+async def totals(ledger: Ledger, metric: str) -> dict[tuple[str, ...], float]:
+    loaded = await ledger.load()
+    return {(k[1], k[2], *k[3]): v for k, v in loaded.tallies.items() if k[0] == metric and k[4] == SUM}
+
+
+async def test_a_run_is_counted_once_however_often_it_is_told(ledger: Ledger) -> None:
+    done = run("r1", Result.FAILURE, NOW - 50)
+    first = await ledger.ingest(batch(run("r1", None, NOW - 50), done))
+    assert (first.news, len(first.changes) > 0) == (2, True)
+    again = await ledger.ingest(batch(done, done))
+    assert (again.news, again.changes) == (0, [])
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "failure"): 1.0}
+
+
+async def test_concurrent_batches_share_transactions_and_each_learns_its_own_outcome(ledger: Ledger) -> None:
+    commits: list[int] = []
+    ledger.on_commit = lambda committed: commits.append(len(committed.outcomes))
+    told = [batch(run(f"r{i % 40}", Result.SUCCESS, NOW - 50), via=Via.WEBHOOK) for i in range(80)]
+    outcomes: Sequence[Outcome] = await asyncio.gather(*(ledger.ingest(b) for b in told))
+    assert [o.news for o in outcomes] == [1] * 40 + [0] * 40
+    assert sum(commits) == 80
+    assert len(commits) <= 3
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "success"): 40.0}
+
+
+async def test_the_same_history_in_any_split_gives_the_same_tallies(tmp_path: Path) -> None:
+    history = [
+        run(f"r{i}", result, NOW - 1000 + 10 * i, error=Error(error_class=ErrorClass.NETWORK))
+        for i, result in enumerate([Result.FAILURE, Result.SUCCESS, Result.FAILURE, Result.WARNING, Result.FAILURE])
+    ]
+    seen = []
+    for number, (told, size) in enumerate([(history, 1), (history[::-1], 5), ([*history, *history[::-1]], 3)]):
+        ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/{number}.db"), RULES)
+        for i in range(0, len(told), size):
+            await ledger.ingest(batch(*told[i : i + size]))
+        loaded = await ledger.load()
+        entry = loaded.workflows["held", "w"]
+        seen.append((loaded.tallies, entry.failures, entry.last_ended))
+        await ledger.close()
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[0][1] == 1
+
+
+async def test_a_success_that_arrives_after_later_failures_leaves_only_those(ledger: Ledger) -> None:
+    await ledger.ingest(batch(*(run(f"f{i}", Result.FAILURE, NOW - 100 + i) for i in range(4))))
+    assert (await ledger.load()).workflows["held", "w"].failures == 4
+    await ledger.ingest(batch(run("s", Result.SUCCESS, NOW - 98.5)))
+    assert (await ledger.load()).workflows["held", "w"].failures == 2
+
+
+async def test_everything_survives_a_restart(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    ledger = Ledger(await open_engine(url), RULES)
+    letter = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 60, error=Error(error_class=ErrorClass.QUOTA))
+    told = Batch(
+        source="held",
+        observations=(
+            run("open", None, NOW),
+            run("done", Result.SUCCESS, NOW - 5),
+            letter,
+            Workflow(id="w", at=NOW, name="n"),
+        ),
+        now=NOW,
+        started_at=NOW - DAY,
+        stream="runs",
+        cursors={"w": {"since": 5}, "gone": None},
+    )
+    await ledger.ingest(told)
+    before = await ledger.load()
+    await ledger.close()
+    ledger = Ledger(await open_engine(url), RULES)
+    assert await ledger.load() == before
+    assert before.first_sweeps == {"held": NOW - DAY}
+    assert list(before.open_runs) == [("held", "open")]
+    assert before.open_dead_letters["held", "d"].dead_letter == letter
+    assert before.cursors == {("held", "runs"): {"w": {"since": 5}}}
+    await ledger.close()
+
+
+async def test_a_batch_that_cannot_be_stored_costs_only_itself(ledger: Ledger) -> None:
+    bad = batch(Workflow(id="x", at=NOW, name="\ud800"))  # no UTF-8 for it
+    good = [batch(run(f"r{i}", Result.SUCCESS, NOW - 50)) for i in range(3)]
+    results = await asyncio.gather(
+        *(ledger.ingest(b) for b in [good[0], bad, good[1], good[2]]), return_exceptions=True
+    )
+    assert [isinstance(r, StoreError) for r in results] == [False, True, False, False]
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "success"): 3.0}
+
+
+async def test_senders_are_refused_when_too_many_batches_wait(tmp_path: Path) -> None:
+    class Stuck:
+        async def run(self, script: Script[Committed]) -> Committed:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def close(self) -> None: ...
+
+    ledger = Ledger(Stuck(), RULES)  # type: ignore[arg-type]
+    waiting = [asyncio.create_task(ledger.ingest(batch())) for _ in range(PENDING_BATCHES_MAX + 1)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not ledger.is_full or sum(task.done() for task in waiting) == 0
+    more = [asyncio.create_task(ledger.ingest(batch())) for _ in range(PENDING_BATCHES_MAX + 1)]
+    done, _ = await asyncio.wait(more, timeout=1.0, return_when=asyncio.FIRST_EXCEPTION)
+    assert any(isinstance(task.exception(), StoreError) for task in done)
+    for task in (*waiting, *more):
+        task.cancel()
+    await asyncio.gather(*waiting, *more, return_exceptions=True)
+    assert ledger._writer is not None
+    ledger._writer.cancel()
+
+
+async def test_a_later_success_closes_the_dead_letters_of_its_workflow_whatever_the_order(ledger: Ledger) -> None:
+    failed = run("f", Result.FAILURE, NOW - 100, error=Error(error_class=ErrorClass.NETWORK))
+    letter = DeadLetter(id="f", workflow_id="w", run_id="f", opened_at=NOW - 100, error=failed.error)
+    success = run("s", Result.SUCCESS, NOW - 50)
+    await ledger.ingest(batch(failed, letter, source="derived"))
+    assert len((await ledger.load()).open_dead_letters) == 1
+    await ledger.ingest(batch(success, source="derived"))
+    assert (await ledger.load()).open_dead_letters == {}
+    other = [run("f2", Result.FAILURE, NOW - 90), DeadLetter(id="f2", workflow_id="w", run_id="f2", opened_at=NOW - 90)]
+    await ledger.ingest(batch(*other, source="derived"))
+    assert (await ledger.load()).open_dead_letters == {}
+    assert await totals(ledger, "automation_dead_letters_resolved_total") == {("derived", "w", "superseded"): 2.0}
+    kept = DeadLetter(id="k", workflow_id="w", opened_at=NOW - 100, error=Error())
+    await ledger.ingest(batch(kept, success, source="held"))
+    assert list((await ledger.load()).open_dead_letters) == [("held", "k")]
+
+
+async def test_a_restart_in_place_closes_the_dead_letter_of_the_failed_attempt(ledger: Ledger) -> None:
+    ms = int(NOW * 1000)
+    first = Run(
+        workflow_id="w", id="p", attempt=ms - 90_000, state=State.FINISHED, result=Result.FAILURE, ended_at=NOW - 90
+    )
+    letter = DeadLetter(id="p.s.1", workflow_id="w", run_id="p", attempt=ms - 90_000, opened_at=NOW - 90, error=Error())
+    await ledger.ingest(batch(first, letter))
+    await ledger.ingest(batch(Run(workflow_id="w", id="p", attempt=ms - 30_000, state=State.RUNNING)))
+    assert (await ledger.load()).open_dead_letters == {}
+    assert await totals(ledger, "automation_dead_letters_resolved_total") == {("held", "w", "manual"): 1.0}
+
+
+async def test_pruning_never_changes_a_tally_and_what_was_pruned_is_never_counted_again(ledger: Ledger) -> None:
+    old = run("old", Result.FAILURE, NOW - 50, error=Error())
+    letter = DeadLetter(id="old", workflow_id="w", run_id="old", opened_at=NOW - 50, error=Error())
+    await ledger.ingest(batch(old, letter, source="derived"))
+    key = ("derived", "old", 1)
+    await ledger.mark_traced([key])
+    before = (await ledger.load()).tallies
+    later = NOW + 31 * DAY
+    done = await ledger.maintain(now=later, retention=30 * DAY)
+    assert (done.pruned_runs, len(done.expired), done.rows["runs"]) == (1, 1, 0)
+    done = await ledger.maintain(now=later + 31 * DAY, retention=30 * DAY)
+    assert done.pruned_dead_letters == 1
+    after = (await ledger.load()).tallies
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() and all("resol" in key[0] for key in after.keys() - before.keys())
+    await ledger.ingest(batch(old, letter, source="derived", now=later + 31 * DAY))
+    assert (await ledger.load()).tallies == after
+    assert (await ledger.load()).open_dead_letters == {}
+    assert (await ledger.load()).workflows["derived", "w"].failures == 1
+
+
+async def test_dead_letters_a_platform_keeps_itself_do_not_expire(ledger: Ledger) -> None:
+    await ledger.ingest(batch(DeadLetter(id="d", workflow_id="w", opened_at=NOW - 50, error=Error())))
+    done = await ledger.maintain(now=NOW + 90 * DAY, retention=30 * DAY)
+    assert done.expired == {}
+    assert list((await ledger.load()).open_dead_letters) == [("held", "d")]
+
+
+async def test_webhooks_are_judged_once_for_each_counted_run(ledger: Ledger) -> None:
+    await ledger.ingest(batch(now=NOW))
+    assert await ledger.judge_webhooks("held", until=NOW) == (0, 0)
+    told, missed = run("t", Result.SUCCESS, NOW + 1), run("m", Result.SUCCESS, NOW + 2)
+    await ledger.ingest(batch(told, missed, now=NOW + 5))
+    await ledger.ingest(batch(told, via=Via.WEBHOOK, now=NOW + 6))
+    assert await ledger.judge_webhooks("held", until=NOW + 4) == (0, 0)
+    assert await ledger.judge_webhooks("held", until=NOW + 10) == (1, 1)
+    assert await ledger.judge_webhooks("held", until=NOW + 20) == (0, 0)
+    assert await totals(ledger, "automation_exporter_reconciled_total") == {("held", "", "missed_webhook"): 1.0}
+
+
+async def test_a_workflow_missing_from_complete_listings_is_gone_and_comes_back(ledger: Ledger) -> None:
+    await ledger.ingest(batch(Workflow(id="w", at=NOW, name="n"), Listing(at=NOW, workflow_ids=frozenset({"w"}))))
+    for at in (NOW + 60, NOW + 1000):
+        await ledger.ingest(batch(Listing(at=at, workflow_ids=frozenset())))
+    assert (await ledger.load()).workflows["held", "w"].gone_at == NOW + 1000
+    await ledger.ingest(batch(Workflow(id="w", at=NOW + 2000, name="n")))
+    assert (await ledger.load()).workflows["held", "w"].gone_at is None
+
+
+async def test_a_trace_is_pending_until_its_own_attempt_was_exported(ledger: Ledger) -> None:
+    ok, failed = run("ok", Result.SUCCESS, NOW - 9), run("failed", Result.FAILURE, NOW - 8)
+    await ledger.ingest(batch(ok, failed, source="derived"))
+    await ledger.ingest(batch(run("untraced", Result.SUCCESS, NOW - 9), source="held"))
+    pending = await ledger.pending_traces(limit=10, settled_before=NOW - 60)
+    assert [p.run.id for p in pending] == ["ok"]
+    pending = await ledger.pending_traces(limit=10, settled_before=NOW + 1)
+    assert {p.run.id for p in pending} == {"ok", "failed"}
+    await ledger.mark_traced([("derived", "ok", 1), ("derived", "failed", 2)])
+    assert [p.run.id for p in await ledger.pending_traces(limit=10, settled_before=NOW + 1)] == ["failed"]
+    assert await ledger.count_pending_traces() == 1
+
+
+async def test_a_second_process_is_kept_out_and_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    engine = await SqliteEngine.open(tmp_path / "t.db")
+    with pytest.raises(StoreError, match="another process is using"):
+        await SqliteEngine.open(tmp_path / "t.db")
+
+    def from_the_future() -> Script[None]:
+        yield "INSERT INTO schema_version (version) VALUES ($1)", (len(schema.MIGRATIONS) + 1,)
+
+    await engine.run(from_the_future())
+    await engine.close()
+    with pytest.raises(StoreError, match="run the newer version"):
+        await SqliteEngine.open(tmp_path / "t.db")
+
+
+async def test_every_commit_is_on_disk_and_a_failed_script_leaves_nothing(tmp_path: Path) -> None:
+    engine = await SqliteEngine.open(tmp_path / "t.db")
+
+    def pragmas() -> Script[tuple[object, ...]]:
+        mode = yield "PRAGMA journal_mode", ()
+        sync = yield "PRAGMA synchronous", ()
+        return (mode[0][0], sync[0][0])
+
+    assert await engine.run(pragmas()) == ("wal", 2)
+
+    def broken() -> Script[None]:
+        yield "INSERT INTO sources (source, first_sweep_at) VALUES ($1, $2)", ("a", 1.0)
+        yield "SELECT no_such_column FROM sources", ()
+
+    with pytest.raises(StoreError, match="no such column"):
+        await engine.run(broken())
+
+    def count() -> Script[int]:
+        rows = yield "SELECT count(*) FROM sources", ()
+        found: int = rows[0][0]
+        return found
+
+    assert await engine.run(count()) == 0
+    await engine.close()
