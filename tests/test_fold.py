@@ -106,8 +106,9 @@ def test_any_shuffled_duplicated_history_gives_the_same_run(history: list[Run], 
     assert reduce(fold.join_run, told) == expected
 
 
-def observe(claims: list[Run], *, baseline: Baseline = EVERYTHING, via: Via = Via.POLL) -> tuple[RunEntry,
-list[Change]]:
+def observe(
+    claims: list[Run], *, baseline: Baseline = EVERYTHING, via: Via = Via.POLL
+) -> tuple[RunEntry, list[Change]]:
     entry, changes = None, list[Change]()
     for claim in claims:
         entry, new = fold.fold_run(entry, claim, via=via, now=1000.0, baseline=baseline)
@@ -135,8 +136,9 @@ BARE = Run(workflow_id="w", id="r", state=State.FINISHED, result=Result.FAILURE,
 
 
 @given(st.lists(st.sampled_from([RUNNING, FAILED, BARE]), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_every_fact_of_a_finished_attempt_is_counted_once_whatever_the_order(told: list[Run], rng: random.Random) ->
-None:
+def test_every_fact_of_a_finished_attempt_is_counted_once_whatever_the_order(
+    told: list[Run], rng: random.Random
+) -> None:
     told = [*told, RUNNING, FAILED, BARE]
     rng.shuffle(told)
     entry, changes = observe(told)

@@ -1,0 +1,163 @@
+"""The config: what is accepted, and every mistake as one line that names its place."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exporter.config import ConfigError, load, masked, parse, schema, validate
+from exporter.settings import parse_duration
+
+EXAMPLE = """
+server: {listen: "127.0.0.1:0", admin_token: "${ADMIN:-letmein-please}"}
+store: {url: "sqlite:///x.db", retention: 14d}
+sources:
+  make-eu:
+    platform: make
+    url: https://eu1.make.com/
+    token: ${MAKE_TOKEN}
+    organization_id: 9
+    poll: {interval: 90s, budget_share: 0.25}
+    webhook: {scheme: header, header: X-Webhook-Token, secret: [one-secret, "two-$$-secret"]}
+    exclude: ["test *"]
+    backfill: 7d
+  qlik:
+    platform: qlik
+    url: https://tenant.eu.qlikcloud.com
+    oauth: {client_id: cid, client_secret: csecret}
+    webhook: {scheme: qlik, secret: 0123456789abcdef0123456789abcdef}
+  etl:
+    platform: etlworks
+    url: https://app.etlworks.com
+    login: me
+    password: pass-word
+    flows: [1234, 1235]
+    webhook: {scheme: basic, username: u, password: hook-pass}
+  docs:
+    platform: cognaize
+    url: https://cognaize.example
+    token: cog-token
+    workflows: {wf-1: Invoices}
+    webhook: {scheme: standard_webhooks, secret: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=, tolerance: 10m}
+"""
+ENVIRONMENT = {"MAKE_TOKEN": "very-secret-token"}
+
+
+def problems(change: Any) -> list[str]:
+    """What is said about the example with one thing changed."""
+    data = yaml.safe_load(EXAMPLE)
+    change(data)
+    with pytest.raises(ConfigError) as caught:
+        parse(yaml.safe_dump(data), ENVIRONMENT)
+    return caught.value.problems
+
+
+def test_the_example_is_read_with_its_variables_durations_and_defaults() -> None:
+    config = parse(EXAMPLE, ENVIRONMENT)
+    source: Any = config.sources["make-eu"]
+    assert source.token.get_secret_value() == "very-secret-token"
+    assert source.url == "https://eu1.make.com"
+    assert (source.poll.interval, source.poll.budget_share, source.backfill_seconds) == (90.0, 0.25, 7 * 86400.0)
+    assert config.store.retention == 14 * 86400.0
+    assert config.limits.series_max == 200_000
+    assert config.sources["docs"].backfill_seconds == 0.0
+    assert config.server.admin_token is not None
+    assert config.server.admin_token.get_secret_value() == "letmein-please"
+    assert {"very-secret-token", "two-$-secret", "csecret", "pass-word", "hook-pass"} <= set(config.secrets())
+
+
+def test_the_effective_config_is_printed_without_a_single_secret() -> None:
+    config = parse(EXAMPLE, ENVIRONMENT)
+    printed = masked(config)
+    assert [secret for secret in config.secrets() if secret in printed] == []
+    assert "***" in printed
+    assert yaml.safe_load(printed)["sources"]["make-eu"]["poll"]["interval"] == 90.0
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda d: d["sources"]["qlik"].update(plattform="x"), "sources.qlik.plattform: unknown key"),
+        (lambda d: d["sources"]["qlik"].pop("url"), "sources.qlik.url: missing"),
+        (lambda d: d["sources"]["qlik"].update(url="tenant"), "sources.qlik.url: must be a URL such as https://example.com"),
+        (lambda d: d["sources"]["qlik"].update(platform="zapier"), "sources.qlik.platform: unknown; one of make, qlik, etlworks, cognaize"),
+        (lambda d: d["sources"]["qlik"].pop("platform"), "sources.qlik.platform: missing; one of make, qlik, etlworks, cognaize"),
+        (lambda d: d["sources"].update({"a b": {"platform": "make"}}), "sources.a b: a source name has letters, digits, dot, dash and underscore only"),
+        (lambda d: d["sources"]["make-eu"]["poll"].update(interval=60), "sources.make-eu.poll.interval: write a duration with its unit, for example 30s, 5m, 2h or 14d"),
+        (lambda d: d["sources"]["make-eu"]["poll"].update(interval="5 parsecs"), "sources.make-eu.poll.interval: not a duration; write for example 30s, 5m, 2h or 14d"),
+        (lambda d: d["sources"]["make-eu"].update(token="${NOPE}"), "sources.make-eu.token: the environment variable NOPE is not set"),
+        (lambda d: d["sources"]["make-eu"].update(token_file="/nope"), "sources.make-eu.token_file: give either token or token_file, not both"),
+        (lambda d: d["server"].update(listen="10870"), "server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870"),
+        (lambda d: d["store"].update(url="mysql://x"), "store.url: use sqlite:///FILE (PostgreSQL is not supported by this version)"),
+        (lambda d: d["store"].update(retention="1h"), "store.retention: the shortest retention is 1d: runs are recognised by the ledger for that long"),
+        (lambda d: d.update(retries={"policies": [{"name": "x"}]}), "retries: this version observes only: retry policies are not supported yet, remove them"),
+        (lambda d: d.update(nonsense=1), "nonsense: unknown key"),
+        (lambda d: d.pop("sources"), "sources: missing"),
+        (lambda d: d["server"].update(basic_auth={"users": {"me": "plain"}}), "server.basic_auth.users: the password of 'me' is not a bcrypt hash; make one with: htpasswd -nBC 10 ''"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_its_place_and_the_way_out(change: Any, line: str) -> None:
+    assert line in problems(change)
+
+
+def test_all_mistakes_are_told_at_once_and_none_quotes_a_secret() -> None:
+    def change(data: Any) -> None:
+        data["sources"]["make-eu"]["webhook"]["scheme"] = "heather"
+        data["sources"]["qlik"]["oauth"]["client_sekret"] = data["sources"]["qlik"]["oauth"].pop("client_secret")
+        data["sources"]["etl"]["extra"] = "hook-pass"
+
+    lines = problems(change)
+    assert len(lines) >= 4
+    text = "\n".join(lines)
+    for secret in ("one-secret", "two-", "csecret", "hook-pass", "very-secret-token"):
+        assert secret not in text
+
+
+def test_yaml_mistakes_name_their_line() -> None:
+    for text, line in (
+        ("sources: [", "line "),
+        ("a: 1\nb: 2\na: 3\n", "line 3: 'a' is written twice"),
+        ("- 1", "the config must be"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse(text, {})
+        assert line in caught.value.problems[0]
+
+
+def test_secrets_come_from_files_and_missing_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-a-file\n")
+    text = f"sources: {{m: {{platform: cognaize, url: 'http://localhost', token_file: {tmp_path}/token}}}}"
+    source: Any = parse(text, {}).sources["m"]
+    assert source.token.get_secret_value() == "from-a-file"
+    with pytest.raises(ConfigError) as caught:
+        parse(text.replace("/token}", "/nope}"), {})
+    assert caught.value.problems == ["sources.m.token_file: cannot read the file: No such file or directory"]
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("5m", 300), ("1h30m", 5400), ("14d", 1209600), ("1.5h", 5400), ("250ms", 0.25)]
+)
+def test_durations_are_written_with_their_units(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "5 m", "m5", "1h-5m", "1e3s", 5, None, True])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="write"):
+        parse_duration(text)
+
+
+def test_the_schema_for_editors_knows_every_platform_and_the_files_of_secrets() -> None:
+    made = schema()
+    variants = made["properties"]["sources"]["additionalProperties"]["oneOf"]
+    names = {made["$defs"][v["$ref"].rsplit("/", 1)[1]]["properties"]["platform"]["const"] for v in variants}
+    assert names == {"make", "qlik", "etlworks", "cognaize"}
+    assert "admin_token_file" in made["$defs"]["ServerConfig"]["properties"]
+
+
+def test_a_config_without_sources_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        validate({"sources": {}})
