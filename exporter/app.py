@@ -25,7 +25,9 @@ from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
-from exporter.traces.export import TraceExporter
+from exporter.traces.exemplars import attach
+from exporter.traces.export import ExporterUnavailable, TracedSource, TraceExporter, is_enabled, make_exporter
+from exporter.traces.own import OwnTracer
 from exporter.web.server import Site, listen
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
@@ -101,13 +103,16 @@ async def service(
 
         # Who is asked, and who is listened to.
         running = Service(port=0, webhooks_port=0, world=world, ledger=ledger, projection=projection, own=own)
+        tracer = OwnTracer(make_exporter(config.traces) if is_enabled(config.traces) and config.traces.own else None)
+        stack.push_async_callback(asyncio.to_thread, tracer.close)
         receivers: dict[str, Receiver] = {}
         for source, section in config.sources.items():
-            await _open_source(running, receivers, stack, config, source, section, platforms[source], clock)
+            await _open_source(running, receivers, stack, config, source, section, platforms[source], clock, tracer)
         for unregister in _read_at_scrape(running, clock):
             stack.callback(unregister)
-        if config.traces.enabled:
+        if is_enabled(config.traces):
             running.traces = _traces(running, config, platforms, clock)
+            stack.push_async_callback(running.traces.close)
 
         # The loops, and the doors last: nobody is let in before there is something to tell.
         tasks = await stack.enter_async_context(_background()) if loops else None
@@ -145,7 +150,7 @@ def _rules(config: Config, section: SourceConfig, platform: Platform) -> SourceR
     return SourceRules(
         backfill=section.backfill_seconds,
         superseded_by_success=platform.superseded_by_success,
-        traced=config.traces.enabled,
+        traced=is_enabled(config.traces),
         retention=config.store.retention,
         holds_dead_letters=platform.holds_dead_letters,
     )
@@ -160,6 +165,7 @@ async def _open_source(
     section: SourceConfig,
     platform: Platform,
     clock: Clock,
+    tracer: OwnTracer,
 ) -> None:
     """One source: its budget, its wire, its client, its poller, and its receiver if it takes webhooks."""
     own, labels = running.own, (platform.name, source)
@@ -169,6 +175,7 @@ async def _open_source(
         clock,
         on_wait=lambda cause, seconds: own.api_throttled.labels(*labels, cause).inc(seconds),
         on_request=lambda endpoint, code: own.api_requests.labels(*labels, endpoint, code).inc(),
+        span=lambda name: tracer.span(name, source=source),
     )
     stack.push_async_callback(api.close)
     slowdown = None
@@ -188,6 +195,7 @@ async def _open_source(
         own=own,
         on_up=lambda up: running.projection.set_up(source, up),
         slowdown=slowdown or (lambda: 1.0),
+        span=lambda name: tracer.span(name, source=source),
     )
     running.pollers[source] = poller
     own.leader.labels(source).set(1)
@@ -206,7 +214,24 @@ async def _open_source(
 
 
 def _traces(running: Service, config: Config, platforms: dict[str, Platform], clock: Clock) -> TraceExporter:
-    raise NotImplementedError
+    """What empties the outbox of traces, and links the metrics to those that were exported."""
+
+    def traced(source: str, section: SourceConfig) -> TracedSource:
+        return TracedSource(
+            platform=platforms[source].name,
+            workflow=running.world.sources[source].workflows.get,
+            run_url=lambda run: platforms[source].run_url(section, run),
+        )
+
+    return TraceExporter(
+        outbox=running.ledger,
+        exporter=make_exporter(config.traces),
+        sources={source: traced(source, section) for source, section in config.sources.items()},
+        clock=clock,
+        own=running.own,
+        share=config.traces.sample,
+        on_exported=lambda exported: attach(running.projection, exported),
+    )
 
 
 def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], None]]:
@@ -329,7 +354,7 @@ async def run(
                     if reload.is_set() and not pending:
                         await take()
                     reload.clear()
-        except (StoreError, OSError) as exc:
+        except (StoreError, OSError, ExporterUnavailable) as exc:
             if previous is None:
                 raise
             own.reload_successful.set(0)

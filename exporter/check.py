@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 
-from exporter.polling.wire import make_api
 from exporter.clock import SystemClock
 from exporter.config import Config
 from exporter.http import ApiError
 from exporter.metrics import catalogue
 from exporter.platform import Platform
 from exporter.platforms import PLATFORMS
+from exporter.polling.wire import make_api
 from exporter.settings import SourceConfig
 
 

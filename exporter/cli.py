@@ -20,6 +20,7 @@ from exporter.simulator import SIMULATORS
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.store.script import StoreError
+from exporter.traces.export import ExporterUnavailable
 
 #: The demo prints one line about what it sees this often (seconds).
 DEMO_REPORT_INTERVAL = 5.0
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         for problem in exc.problems:
             print(f"config: {problem}", file=sys.stderr)
-    except (StoreError, OSError) as exc:
+    except (StoreError, OSError, ExporterUnavailable) as exc:
         print(f"automation-exporter: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
         return 0

@@ -1,15 +1,17 @@
-"""Everything between a platform's client and the wire: one place that waits, tries again, measures and names what failed.
+"""Everything between a platform's client and the wire: what waits, tries again, measures, names failures.
 
-A client asks for ``/scenarios/{id}/logs`` and gets decoded JSON or an ``ApiError`` of one of a few kinds. On the way every
-attempt waits for the credential's budget, is counted under its template (never under its real path), is limited in time and
-in size, and is repeated where that is safe. Nothing secret leaves through an error: no query, no header, no body but the
-platform's own words, redacted. Redirects are not followed: they would carry the credential to another place.
+A client asks for ``/scenarios/{id}/logs`` and gets decoded JSON or an ``ApiError`` of one of a few kinds. On the way
+every attempt waits for the credential's budget, is counted under its template (never under its real path), is limited
+in time and in size, and is repeated where that is safe. Nothing secret leaves through an error: no query, no header,
+nothing of the body but the platform's own words, redacted. Redirects are not followed: they would carry the credential
+to another place.
 """
 
 import asyncio
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -75,8 +77,8 @@ def kind_of(status: int) -> ErrorKind:
 class ApiError(Exception):
     """A call that failed: ``GET /scenarios/{id}/logs: 401 auth: Access denied.``
 
-    ``status`` is None where no answer came. ``sent`` is False only if the request certainly never left, which tells a retry that
-    was not sent from one in doubt. ``retry_after`` is how many seconds a rate limited caller was told to wait.
+    ``status`` is None where no answer came. ``sent`` is False only if the request certainly never left: that tells a
+    retry that was not sent from one in doubt. ``retry_after`` is how many seconds to wait after a 429.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A successful answer. ``data`` is the decoded body, None for an empty one; ``at`` is when it came, on the platform's clock."""
+    """A successful answer: the decoded body (None if empty) and when it came, on the platform's clock."""
 
     data: Any
     headers: CIMultiDictProxy[str]
@@ -110,7 +112,11 @@ class Answer:
 
 
 class Auth(Protocol):
-    """How a source proves who it is. Both methods may call the platform, with ``anonymous=True``; they are never called twice at once."""
+    """How a source proves who it is.
+
+    Both methods may call the platform, with ``anonymous=True``. An ``Api`` calls one of them at a time, so that many
+    calls at once cause one login.
+    """
 
     async def headers(self, api: "Api") -> dict[str, str]: ...
 
@@ -154,12 +160,29 @@ _NEVER_SENT = (
 )
 
 
+class _ConnectionLost(aiohttp.ClientConnectionError):
+    """The connection ended before the answer."""
+
+
+async def _tell_lost_connections(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a get again by itself: every attempt is ours to pace and to count."""
+    try:
+        return await handler(request)
+    except _NEVER_SENT:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLost(f"{type(error).__name__}: {error}") from None
+
+
 class Api:
     """One source's connection to its platform. To be made inside a running loop, and closed.
 
-    ``on_request`` is told the endpoint and the code of every attempt: the status, ``timeout`` or ``error``. ``error_detail``
-    finds the platform's own words in a decoded error body. ``retry_after_default`` is how long to pause after a 429 that
-    does not say. ``jitter`` returns numbers from 0 to 1.
+    ``on_request`` is told the endpoint and the code of every attempt: the status, ``timeout`` or ``error``.
+    ``error_detail`` finds the platform's own words in a decoded error body. ``retry_after_default`` is how long to
+    pause after a 429 that does not say. ``jitter`` returns numbers from 0 to 1. ``span`` is entered around every
+    attempt, with its endpoint.
     """
 
     def __init__(
@@ -176,6 +199,7 @@ class Api:
         ssl: SSLContext | None = None,
         on_request: Callable[[str, str], None] = _uncounted,
         error_detail: Callable[[Any], str | None] | None = None,
+        span: Callable[[str], AbstractContextManager[object]] = nullcontext,
         retry_after_default: float = 60.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -191,13 +215,15 @@ class Api:
         self._proxy = proxy
         self._on_request = on_request
         self._error_detail = error_detail
+        self._span = span
         self._retry_after_default = retry_after_default
         self._jitter = jitter
-        # Waiting for a free connection must not count as waiting for the answer, as it would in the connector's own queue.
+        # In the connector's own queue, waiting for a free connection would count as waiting for the answer.
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit_per_host=CONNECTIONS_MAX, ssl=True if ssl is None else ssl),
             cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=(_tell_lost_connections,),
             headers={"Accept": "application/json", "User-Agent": user_agent},
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, CONNECT_SECONDS_MAX)),
         )
@@ -233,7 +259,7 @@ class Api:
         counted: bool = True,
         anonymous: bool = False,
     ) -> Answer:
-        """Post ``json``, or nothing. Repeated like a read only if it is one (``idempotent``); else only if it was refused with a 401.
+        """Post ``json``, or nothing. One that only reads (``idempotent``) is repeated like a get, others after a 401.
 
         ``anonymous`` sends no credential: for the calls that fetch one.
         """
@@ -251,7 +277,7 @@ class Api:
         )
 
     async def get_url(self, url: str, *, endpoint: str, lane: Lane) -> Answer:
-        """Follow a link the platform gave, as it is, if it leads to the platform itself. ``endpoint`` is its template."""
+        """Follow a link the platform gave, as it is, if it stays with the platform. ``endpoint`` is its template."""
         name = f"GET {endpoint}"
         return await self._send(
             _Call(method="GET", endpoint=name, url=self._own_link(url, name), lane=lane, repeatable=True)
@@ -279,11 +305,8 @@ class Api:
             # Encoded addresses are visible ASCII; anything else could write into the request's head.
             if not re.fullmatch(r"[!-~]+", link) or url.user is not None or url.password is not None:
                 raise ValueError
-            if (url.scheme, (url.host or "").lower(), url.port) != (
-                self._base.scheme,
-                self._base.host,
-                self._base.port,
-            ):
+            here = (self._base.scheme, self._base.host, self._base.port)
+            if (url.scheme, (url.host or "").lower(), url.port) != here:
                 raise ValueError
         except ValueError:
             detail = "the next link leads to another place"
@@ -300,7 +323,8 @@ class Api:
                 await self.budget.take(call.lane)
             headers, renewals = await self._credential(call)
             try:
-                return await self._attempt(call, headers)
+                with self._span(call.endpoint):
+                    return await self._attempt(call, headers)
             except ApiError as error:
                 if error.retry_after is not None:
                     self.budget.pause(error.retry_after, "retry_after")
@@ -344,14 +368,14 @@ class Api:
             raise ApiError(ErrorKind.TIMEOUT, endpoint=call.endpoint, detail=detail, sent=sent) from None
         except (aiohttp.ClientError, OSError) as error:
             self._on_request(call.endpoint, "error")
-            detail, sent = f"{type(error).__name__}: {error}", not isinstance(error, _NEVER_SENT)
+            detail = str(error) if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: {error}"
+            sent = not isinstance(error, _NEVER_SENT)
             raise ApiError(ErrorKind.UNAVAILABLE, endpoint=call.endpoint, detail=detail, sent=sent) from None
         self._on_request(call.endpoint, str(reply.status))
         if 200 <= reply.status < 300:
+            data = self._decoded(call, reply)
             self._learn_clock(reply.headers)
-            return Answer(
-                data=self._decoded(call, reply), headers=reply.headers, status=reply.status, at=self.platform_now()
-            )
+            return Answer(data=data, headers=reply.headers, status=reply.status, at=self.platform_now())
         raise ApiError(
             kind_of(reply.status),
             endpoint=call.endpoint,

@@ -150,7 +150,7 @@ class Run:
 
     @property
     def attempt_started_at(self) -> float | None:
-        """When this attempt began, or None if nobody saw it: after a restart in place the run's own start says nothing."""
+        """When this attempt began; None if nobody saw it: after a restart in place the run's own start says nothing."""
         if self.previous is None or (self.started_at is not None and self.started_at >= self.previous[1]):
             return self.started_at
         begun = [s.started_at for s in self.steps if s.started_at is not None and s.started_at >= self.previous[1]]

@@ -1,4 +1,4 @@
-"""What the wrapper does between a client and a real server on loopback: a behaviour a test, on a clock the test moves."""
+"""What the wrapper does between a client and a real server on loopback, on a clock that the test moves."""
 
 import asyncio
 import gzip
@@ -6,7 +6,8 @@ import shutil
 import ssl
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -96,11 +97,11 @@ class Platform:
 
         self.answers.append(answer)
 
-    def then_hang(self, *, after: bytes = b"") -> None:
+    def then_hang(self, *, after: bytes = b"", status: int = 200) -> None:
         """Queue an answer that does not come, or stops in the middle of its body."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            response = web.StreamResponse()
+            response = web.StreamResponse(status=status)
             if after:
                 await response.prepare(request)
                 await response.write(after)
@@ -149,6 +150,19 @@ async def platform() -> AsyncIterator[Platform]:
 @pytest.fixture
 def clock() -> WatchedClock:
     return WatchedClock()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_hangs() -> AsyncIterator[None]:
+    """Who sleeps on a clock that nobody moves would do so for ever: end the test instead."""
+
+    def end() -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(10, end)
+    yield
+    timer.cancel()
 
 
 @pytest.fixture
@@ -272,7 +286,8 @@ async def test_a_post_sends_json_or_nothing(platform: Platform, api: Api) -> Non
     assert (second.method, second.path, second.body) == ("POST", "/flows/1/stop", b"")
 
 
-async def test_cookies_are_not_kept(platform: Platform, api: Api) -> None:
+async def test_cookies_are_not_kept(platform: Platform, make_api: Callable[..., Api]) -> None:
+    api = make_api(base_url=platform.base_url.replace("127.0.0.1", "localhost"))  # nobody keeps cookies of mere numbers
     platform.then(200, headers={"Set-Cookie": "session=1; Path=/"})
     for _ in range(2):
         await api.get("/flows", lane=Lane.SWEEPS)
@@ -311,7 +326,7 @@ async def test_a_private_certificate_authority_is_trusted_only_where_it_is_given
 
 
 async def test_at_most_four_calls_are_under_way_and_the_others_do_not_time_out_meanwhile(
-    platform: Platform, make_api: Callable[..., Api]
+    platform: Platform, make_api: Callable[..., Api], clock: WatchedClock
 ) -> None:
     api = make_api(timeout=0.3)
     under_way = most = 0
@@ -329,7 +344,7 @@ async def test_at_most_four_calls_are_under_way_and_the_others_do_not_time_out_m
     api.budget.learn_limit(60_000)
     waiting = [asyncio.create_task(api.get("/flows", lane=Lane.SWEEPS)) for _ in range(calls)]
     while not all(task.done() for task in waiting):
-        await api._clock.advance(1)  # type: ignore[attr-defined]
+        await clock.advance(1)
         await asyncio.wait(waiting, timeout=0.01)
     assert [task.result().status for task in waiting] == [200] * calls
     assert most == 4
@@ -342,12 +357,31 @@ async def test_every_attempt_takes_a_token_and_is_counted_under_its_template(
     platform: Platform, api: Api, clock: WatchedClock, counted: list[tuple[str, str]]
 ) -> None:
     platform.then(503)
-    before = api.budget.remaining
     call = asyncio.create_task(api.get("/flows/{id}", lane=Lane.SWEEPS, ids={"id": "secret-id"}, params={"a": SECRET}))
-    waited = await clock.let_sleep()
+    await clock.let_sleep()
     await call
     assert counted == [("GET /flows/{id}", "503"), ("GET /flows/{id}", "200")]
-    assert api.budget.remaining == pytest.approx(min(before, before - 1 + waited * 100) - 1)
+    assert api.budget.remaining == pytest.approx(10 - 1 + 100 - 1)  # a start, an attempt, a second of 6000/min, another
+
+
+async def test_every_attempt_has_its_span_which_ends_before_the_next_begins(
+    platform: Platform, make_api: Callable[..., Api], clock: WatchedClock
+) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def span(endpoint: str) -> Iterator[None]:
+        told.append(f"begin {endpoint}")
+        try:
+            yield
+        finally:
+            told.append("end")
+
+    platform.then(503)
+    call = asyncio.create_task(make_api(span=span).get("/flows/{id}", lane=Lane.SWEEPS, ids={"id": 1}))
+    await clock.let_sleep()
+    await call
+    assert told == ["begin GET /flows/{id}", "end"] * 2
 
 
 async def test_a_call_waits_for_its_turn_in_its_lane(
@@ -579,6 +613,7 @@ async def test_a_broken_connection_is_tried_again(
     assert await clock.let_sleep() == 1
     assert (await call).status == 200
     assert counted == [("GET /flows", "error"), ("GET /flows", "200")]
+    assert len(platform.seen) == 2
 
 
 @pytest.mark.parametrize("after", [b"", b'{"a":'], ids=["before the answer", "in the middle of it"])
@@ -664,6 +699,17 @@ async def test_a_body_larger_than_the_limit_is_a_bad_payload(
     error = await failing(make_api(body_bytes_max=len(body) - 1).get("/flows", lane=Lane.SWEEPS))
     assert str(error) == f"GET /flows: 200 bad_payload: more than {len(body) - 1} bytes"
     assert (await make_api(body_bytes_max=len(body)).get("/flows", lane=Lane.SWEEPS)).data == ["x" * 1_000_000]
+
+
+@pytest.mark.parametrize(
+    ("status", "size", "kind"), [(200, 300_000, ErrorKind.BAD_PAYLOAD), (500, 100_000, ErrorKind.UNAVAILABLE)]
+)
+async def test_an_endless_body_is_read_no_further_than_is_of_use(
+    platform: Platform, make_api: Callable[..., Api], status: int, size: int, kind: ErrorKind
+) -> None:
+    platform.then_hang(status=status, after=b"x" * size)
+    error = await failing(make_api(body_bytes_max=200_000).get("/flows", lane=Lane.SWEEPS))
+    assert (error.status, error.kind) == (status, kind)
 
 
 async def test_an_empty_body_is_an_answer_where_none_is_due_and_a_bad_payload_elsewhere(

@@ -228,7 +228,7 @@ def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
     """What the gauges of a workflow say now; what is unknown is not there."""
     w = entry.workflow
     if w.at > 0:
-        yield catalogue.WORKFLOW_INFO, (w.name or "", w.workspace or "", w.trigger or ""), 1.0
+        yield catalogue.WORKFLOW_INFO, (w.name or w.id, w.workspace or "", w.trigger or ""), 1.0
     if w.enabled is not None:
         yield catalogue.WORKFLOW_ENABLED, (), float(w.enabled)
     if w.blocked is not None:

@@ -30,7 +30,7 @@ def next_delay(
 
 
 def slowdown(*, told: int, missed: int) -> float:
-    """How far webhooks may stretch the interval: not at all until they told of 50 runs lately, nor if they missed one."""
+    """How far webhooks may stretch the interval: not at all until they told of 50 runs, nor if they missed one."""
     if missed or told < 50:
         return 1.0
     return 2.0 if told < 200 else SLOWDOWN_MAX

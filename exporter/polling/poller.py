@@ -7,7 +7,7 @@ keeps yesterday's numbers and says so; one line is logged when a source turns ba
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
 from exporter.clock import Clock
@@ -75,6 +75,7 @@ class Poller:
         own: OwnMetrics,
         on_up: Callable[[bool], None] = lambda up: None,
         slowdown: Callable[[], float] = lambda: 1.0,
+        span: Callable[[str], AbstractContextManager[None]] = nullcontext,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.source = source
@@ -87,6 +88,7 @@ class Poller:
         self._own = own
         self._on_up = on_up
         self._slowdown = slowdown
+        self._span = span
         self._jitter = jitter
         self._labels = (platform.name, source)
         self.status = {s.name: StreamStatus(stream=s, interval=interval * s.every) for s in platform.streams}
@@ -104,7 +106,8 @@ class Poller:
         began = self._clock.now()
         started_at = self.api.platform_now()
         try:
-            await self._store(self.client.sweep(stream, self._world, started_at), report, started_at, stream)
+            with self._span(f"sweep {stream}"):
+                await self._store(self.client.sweep(stream, self._world, started_at), report, started_at, stream)
         except ApiError as error:
             report.error = error
         except StoreError as error:

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from exporter import __version__
 from exporter.clock import Clock
@@ -18,6 +19,7 @@ def make_api(
     *,
     on_wait: Callable[[str, float], None] = lambda cause, seconds: None,
     on_request: Callable[[str, str], None] = lambda endpoint, code: None,
+    span: Callable[[str], AbstractContextManager[None]] = nullcontext,
 ) -> Api:
     """The wire to one source, under its budget."""
     budget = Budget(
@@ -39,4 +41,5 @@ def make_api(
         ssl=trust,
         on_request=on_request,
         error_detail=platform.error_detail,
+        span=span,
     )

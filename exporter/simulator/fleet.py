@@ -38,7 +38,7 @@ class Fleet:
         seed: int = 1,
         platforms: Sequence[str] | None = None,
         workflows: int = 6,
-        faults: Mapping[str, float] | None = None,
+        faults: Mapping[str, Any] | None = None,
         port: int = 0,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> AsyncIterator["Fleet"]:

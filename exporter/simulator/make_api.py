@@ -3,7 +3,7 @@
 Everything a read-only observer needs, and the calls that retry or delete dead letters and switch scenarios on and off.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -205,7 +205,10 @@ class MakeApi:
         last = min(number(request, "to", ms(now)), ms(now))
         status = number(request, "status", -1)
         found: dict[str, Callable[[], Row]] = {}
-        for e in scenario.executions:
+        skipped = 0
+        if not self.options.timestamp_is_end:
+            skipped = bisect_left(scenario.executions, first / 1000 - 1.0, key=lambda e: e.started_at)
+        for e in scenario.executions[skipped:]:
             wanted = status in (-1, e.status if e.ended(now) else 0)
             if wanted and self._listed(e) and first <= ms(self._dated(e)) <= last:
                 found[self._imt(e)] = partial(self._log_row, e)

@@ -173,7 +173,10 @@ class MakeWorld:
         transfer = 200 * steps + rng.getrandbits(10)
         execution_id = f"{rng.getrandbits(128):032x}"
         execution = Execution(scenario, execution_id, now, ended_at, status, error, steps, transfer)
-        scenario.executions.append(execution)
+        if scenario.executions and scenario.executions[-1].started_at > now:  # one placed in the future
+            insort(scenario.executions, execution, key=lambda e: e.started_at)
+        else:
+            scenario.executions.append(execution)
         self.executions[execution.id] = execution
         scenario.running += 1
         self.at(ended_at, partial(self._finish, execution))

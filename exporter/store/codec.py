@@ -5,11 +5,25 @@ from typing import Any
 import orjson
 
 from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
-from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Heard, ResolvedBy, Result, Run, State, Step, Workflow
+from exporter.model import (
+    FAILED,
+    Blocked,
+    DeadLetter,
+    Error,
+    ErrorClass,
+    Heard,
+    ResolvedBy,
+    Result,
+    Run,
+    State,
+    Step,
+    Workflow,
+)
 from exporter.store.script import Row
 
-RUN_COLUMNS = "source, run_id, workflow_id, state, result, ended_at, counted_at, heard, trace, data"
+RUN_COLUMNS = "source, run_id, workflow_id, state, result, ended_at, counted_at, heard, data"
 DEAD_LETTER_COLUMNS = "source, dead_letter_id, workflow_id, run_id, opened_at, resolved_at, data"
+TRACE_COLUMNS = "source, run_id, attempt, counted_at, settled, data"
 WORKFLOW_COLUMNS = "source, workflow_id, gone_at, data"
 
 
@@ -17,8 +31,7 @@ def to_json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def run_row(source: str, entry: RunEntry, trace: int) -> Row:
-    """The row of a run; ``trace`` is 0: not for export, 1: to be exported, 2: exported."""
+def run_row(source: str, entry: RunEntry) -> Row:
     run = entry.run
     data = to_json(
         (
@@ -37,13 +50,13 @@ def run_row(source: str, entry: RunEntry, trace: int) -> Row:
     )
     state, result = run.state.value, None if run.result is None else run.result.value
     return (
-        source, run.id, run.workflow_id, state, result, run.ended_at, entry.counted_at, int(entry.heard), trace, data,
+        source, run.id, run.workflow_id, state, result, run.ended_at, entry.counted_at, int(entry.heard), data,
     )  # fmt: skip
 
 
-def run_entry(row: Row) -> tuple[str, RunEntry, int]:
-    """Source, entry and trace mark of a row with ``RUN_COLUMNS``."""
-    source, run_id, workflow_id, state, result, ended_at, counted_at, heard, trace, data = row
+def run_entry(row: Row) -> tuple[str, RunEntry]:
+    """Source and entry of a row with ``RUN_COLUMNS``."""
+    source, run_id, workflow_id, state, result, ended_at, counted_at, heard, data = row
     attempt, started_at, error, used, queued_at, trigger, parent_id, steps, previous, counted, marks = orjson.loads(
         data
     )
@@ -79,7 +92,14 @@ def run_entry(row: Row) -> tuple[str, RunEntry, int]:
         queue_timed=marks[1],
         error_counted=marks[2],
     )
-    return source, entry, trace
+    return source, entry
+
+
+def trace_row(source: str, entry: RunEntry) -> Row:
+    """The row of a trace still to be exported: the run as it is now, settled once nothing more is expected of it."""
+    run = entry.run
+    settled = run.error is not None or run.result not in FAILED
+    return (source, run.id, run.attempt, entry.counted_at, int(settled), to_json(run_row(source, entry)))
 
 
 def dead_letter_row(source: str, entry: DeadLetterEntry) -> Row:

@@ -35,9 +35,6 @@ from exporter.tallies import Tallies, tally
 
 Key = tuple[str, str]  # source, id
 
-#: Marks of a run in the outbox of traces.
-TRACE_NEVER, TRACE_PENDING, TRACE_DONE = 0, 1, 2
-
 _FAILED = "('failure', 'timeout', 'quota')"
 
 
@@ -102,7 +99,7 @@ class _Ingest:
         self.rules = rules
         self.first_sweeps: dict[str, float] = {}
         self.runs: dict[Key, RunEntry] = {}
-        self.traces: dict[Key, int] = {}
+        self.traces: dict[tuple[str, str, int], RunEntry] = {}  # counted attempts, for the outbox
         self.letters: dict[Key, DeadLetterEntry] = {}
         self.workflows: dict[Key, WorkflowEntry] = {}
         self.changed_runs: set[Key] = set()
@@ -161,8 +158,8 @@ class _Ingest:
                     case Listing():
                         listed.add(batch.source)
         for row in (yield from select_in(codec.RUN_COLUMNS, "runs", "source, run_id", runs)):
-            source, run, trace = codec.run_entry(row)
-            self.runs[source, run.run.id], self.traces[source, run.run.id] = run, trace
+            source, run = codec.run_entry(row)
+            self.runs[source, run.run.id] = run
         keyed = yield from select_in(codec.DEAD_LETTER_COLUMNS, "dead_letters", "source, dead_letter_id", letters)
         self._keep_letters(keyed)
         rows = yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source, workflow_id", workflows)
@@ -208,7 +205,7 @@ class _Ingest:
         self.changed_runs.add(key)
         counted = any(isinstance(change, RunFinished) for change in changes)
         if counted and rule.traced:
-            self.traces[key] = TRACE_PENDING
+            self.traces[*key, after.run.attempt] = after
         run, was = after.run, None if before is None else before.run
         workflow = self._workflow(outcome, run.workflow_id)
         if was is not None and run.attempt > was.attempt:
@@ -306,11 +303,12 @@ class _Ingest:
         yield from insert(
             "runs",
             codec.RUN_COLUMNS,
-            [codec.run_row(k[0], self.runs[k], self.traces.get(k, TRACE_NEVER)) for k in sorted(self.changed_runs)],
+            [codec.run_row(k[0], self.runs[k]) for k in sorted(self.changed_runs)],
             conflict="""(source, run_id) DO UPDATE SET workflow_id = excluded.workflow_id, state = excluded.state,
                 result = excluded.result, ended_at = excluded.ended_at, counted_at = excluded.counted_at,
-                heard = excluded.heard, trace = excluded.trace, data = excluded.data""",
+                heard = excluded.heard, data = excluded.data""",
         )
+        yield from self._save_traces()
         yield from self._recount()
         yield from insert(
             "dead_letters",
@@ -328,6 +326,20 @@ class _Ingest:
         )
         yield from add_tallies(self.tallies)
         yield from _put_cursors(batches)
+
+    def _save_traces(self) -> Script[None]:
+        """Put newly counted attempts into the outbox; those still in it follow what becomes known of them."""
+        for source, run_id in self.changed_runs:
+            entry = self.runs[source, run_id]
+            if self.rules[source].traced and entry.counted_attempt == entry.run.attempt:
+                row = codec.trace_row(source, entry)
+                if (source, run_id, entry.run.attempt) in self.traces:
+                    self.traces[source, run_id, entry.run.attempt] = entry
+                else:
+                    sql = "UPDATE traces SET settled = $4, data = $5 WHERE source = $1 AND run_id = $2 AND attempt = $3"
+                    yield sql, (*row[:3], *row[4:])
+        rows = [codec.trace_row(key[0], entry) for key, entry in sorted(self.traces.items(), key=lambda item: item[0])]
+        yield from insert("traces", codec.TRACE_COLUMNS, rows, conflict="(source, run_id, attempt) DO NOTHING")
 
     def _recount(self) -> Script[None]:
         """Count the failures since the last success anew, where one arrived after failures that came later."""

@@ -175,7 +175,7 @@ def _load() -> Script[Loaded]:
     rows = yield "SELECT source, first_sweep_at FROM sources", ()
     loaded.first_sweeps = dict(rows)
     for row in (yield f"SELECT {codec.RUN_COLUMNS} FROM runs WHERE state <> 'finished'", ()):
-        source, run, _ = codec.run_entry(row)
+        source, run = codec.run_entry(row)
         loaded.open_runs[source, run.run.id] = run
     for row in (yield f"SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters WHERE resolved_at IS NULL", ()):
         source, letter = codec.dead_letter_entry(row)

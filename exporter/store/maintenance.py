@@ -3,17 +3,19 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import orjson
+
 from exporter.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
 from exporter.metrics import catalogue
-from exporter.model import FAILED, Change, Heard, ResolvedBy, Run, State
+from exporter.model import Change, Heard, ResolvedBy, Run
 from exporter.store import codec
-from exporter.store.ingest import TRACE_PENDING, Key, add_tallies
-from exporter.store.script import Script, insert, select_in
+from exporter.store.ingest import Key, add_tallies
+from exporter.store.script import Script, chunks, flat, insert, select_in, values
 from exporter.tallies import SUM, Tallies, tally
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.
 PRUNED_ROWS_MAX = 2000
-_TABLES = ("sources", "workflows", "runs", "dead_letters", "tallies", "cursors")
+_TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", "cursors")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,8 +43,7 @@ def ping() -> Script[None]:
 
 
 def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Script[Maintained]:
-    """Expire what nobody resolved within the retention in the ``expiring`` sources, forget what was finished before it.
-    """
+    """Expire what nobody resolved within the retention in the ``expiring`` sources, forget what was finished before it."""
     horizon = now - retention
     expired: dict[Key, DeadLetterEntry] = {}
     tallies: Tallies = {}
@@ -69,7 +70,7 @@ def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Scri
     yield from add_tallies(tallies)
     runs = yield (
         f"""DELETE FROM runs WHERE (source, run_id) IN (SELECT source, run_id FROM runs
-            WHERE state = 'finished' AND trace <> 1 AND ended_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
+            WHERE state = 'finished' AND ended_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
         (horizon,),
     )
     letters = yield (
@@ -77,6 +78,7 @@ def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Scri
             WHERE resolved_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
         (horizon,),
     )
+    yield "DELETE FROM traces WHERE counted_at < $1", (horizon,)
     counts: dict[str, int] = {}
     for table in _TABLES:
         rows = yield f"SELECT count(*) FROM {table}", ()
@@ -118,21 +120,16 @@ def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Talli
 
 
 def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingTrace]]:
-    """Counted runs whose trace is still to be exported, oldest first.
+    """Counted attempts whose trace is still to be exported, oldest first.
 
     A failed run whose error is not known yet is withheld until it was counted before ``settled_before``.
     """
     rows = yield (
-        f"SELECT {codec.RUN_COLUMNS} FROM runs WHERE trace = 1 ORDER BY counted_at LIMIT {int(limit) * 2}",
-        (),
+        f"""SELECT data FROM traces WHERE settled = 1 OR counted_at < $1
+            ORDER BY counted_at, source, run_id LIMIT {int(limit)}""",
+        (settled_before,),
     )
-    entries = [(source, entry) for source, entry, _ in map(codec.run_entry, rows)]
-    ready = [
-        (source, entry)
-        for source, entry in entries
-        if entry.run.state is State.FINISHED
-        and (entry.run.error is not None or entry.run.result not in FAILED or entry.counted_at < settled_before)
-    ][:limit]
+    ready = [codec.run_entry(orjson.loads(data)) for (data,) in rows]
     keys = {(source, entry.run.id) for source, entry in ready}
     rows = yield from select_in("source, run_id, dead_letter_id", "dead_letters", "source, run_id", keys)
     letters = {(source, run_id): letter_id for source, run_id, letter_id in rows}
@@ -143,18 +140,14 @@ def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingT
 
 
 def mark_traced(keys: list[tuple[str, str, int]]) -> Script[None]:
-    """Remember that the traces of these attempts (source, run id, attempt) were exported; a later attempt stays
-    pending.
-    """
-    rows = yield from select_in(codec.RUN_COLUMNS, "runs", "source, run_id", {(s, r) for s, r, _ in keys})
-    exported = set(keys)
-    for source, entry, trace in map(codec.run_entry, rows):
-        if trace == TRACE_PENDING and (source, entry.run.id, entry.run.attempt) in exported:
-            yield "UPDATE runs SET trace = 2 WHERE source = $1 AND run_id = $2", (source, entry.run.id)
+    """Take these attempts (source, run id, attempt) out of the outbox: their traces were exported."""
+    for part in chunks(keys):
+        where = f"(source, run_id, attempt) IN (VALUES {values(len(part), 3)})"
+        yield f"DELETE FROM traces WHERE {where}", flat(part)
 
 
 def count_pending_traces() -> Script[int]:
-    rows = yield "SELECT count(*) FROM runs WHERE trace = 1", ()
+    rows = yield "SELECT count(*) FROM traces", ()
     count: int = rows[0][0]
     return count
 

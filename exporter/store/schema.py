@@ -28,13 +28,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             ended_at DOUBLE PRECISION,
             counted_at DOUBLE PRECISION NOT NULL,
             heard INTEGER NOT NULL,
-            trace INTEGER NOT NULL,
             data TEXT NOT NULL,
             PRIMARY KEY (source, run_id)
         )""",
         "CREATE INDEX runs_by_workflow ON runs (source, workflow_id, ended_at)",
         "CREATE INDEX runs_open ON runs (source) WHERE state <> 'finished'",
-        "CREATE INDEX runs_to_trace ON runs (counted_at) WHERE trace = 1",
         "CREATE INDEX runs_by_count ON runs (source, counted_at)",
         "CREATE INDEX runs_by_end ON runs (ended_at)",
         """CREATE TABLE dead_letters (
@@ -50,6 +48,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX dead_letters_open ON dead_letters (source, workflow_id) WHERE resolved_at IS NULL",
         "CREATE INDEX dead_letters_by_run ON dead_letters (source, run_id)",
         "CREATE INDEX dead_letters_by_resolution ON dead_letters (resolved_at)",
+        """CREATE TABLE traces (
+            source TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            attempt BIGINT NOT NULL,
+            counted_at DOUBLE PRECISION NOT NULL,
+            settled INTEGER NOT NULL,
+            data TEXT NOT NULL,
+            PRIMARY KEY (source, run_id, attempt)
+        )""",
+        "CREATE INDEX traces_by_count ON traces (counted_at)",
         """CREATE TABLE tallies (
             metric TEXT NOT NULL,
             source TEXT NOT NULL,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,8 @@ async def test_pruning_never_changes_a_tally_and_what_was_pruned_is_never_counte
     assert done.pruned_dead_letters == 1
     after = (await ledger.load()).tallies
     assert before.items() <= after.items()
-    assert after.keys() - before.keys() and all("resol" in key[0] for key in after.keys() - before.keys())
+    assert after.keys() - before.keys()
+    assert all("resol" in key[0] for key in after.keys() - before.keys())
     await ledger.ingest(batch(old, letter, source="derived", now=later + 31 * DAY))
     assert (await ledger.load()).tallies == after
     assert (await ledger.load()).open_dead_letters == {}
@@ -253,6 +255,26 @@ async def test_a_trace_is_pending_until_its_own_attempt_was_exported(ledger: Led
     await ledger.mark_traced([("derived", "ok", 1), ("derived", "failed", 2)])
     assert [p.run.id for p in await ledger.pending_traces(limit=10, settled_before=NOW + 1)] == ["failed"]
     assert await ledger.count_pending_traces() == 1
+
+
+async def test_an_attempt_waiting_for_its_trace_is_not_lost_to_the_next_and_follows_what_becomes_known(
+    ledger: Ledger,
+) -> None:
+    ms = int(NOW * 1000)
+    first = Run(workflow_id="w", id="p", attempt=ms, state=State.FINISHED, result=Result.FAILURE, ended_at=NOW)
+    again = Run(
+        workflow_id="w", id="p", attempt=ms + 9000, state=State.FINISHED, result=Result.SUCCESS, ended_at=NOW + 9
+    )
+    await ledger.ingest(batch(first, source="derived"))
+    explained = replace(first, error=Error(error_class=ErrorClass.NETWORK))
+    await ledger.ingest(batch(explained, source="derived"))
+    await ledger.ingest(batch(again, source="derived"))
+    pending = await ledger.pending_traces(limit=10, settled_before=0.0)
+    assert [(p.run.attempt, p.run.error) for p in pending] == [(ms, explained.error), (ms + 9000, None)]
+    await ledger.mark_traced([("derived", "p", ms), ("derived", "p", ms + 9000)])
+    assert await ledger.count_pending_traces() == 0
+    await ledger.ingest(batch(first, again, source="derived"))
+    assert await ledger.count_pending_traces() == 0
 
 
 async def test_a_second_process_is_kept_out_and_a_newer_schema_is_refused(tmp_path: Path) -> None:

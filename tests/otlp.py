@@ -1,0 +1,145 @@
+"""A real OTLP/HTTP receiver for tests: it decodes what a collector would be sent, and can be as difficult as one.
+
+``async with otlp_receiver() as receiver`` listens on loopback; ``receiver.spans`` are the spans it took, in order. Set
+``status`` to have every request refused, ``hanging`` to have none answered, ``refuses`` to have those refused that hold
+a certain span.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+BODY_BYTES_MAX = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A span as it came over the wire. Ids in hex, times in nanoseconds."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    kind: str
+    start: int
+    end: int
+    attributes: dict[str, Any]
+    status: str
+    message: str
+    links: list[tuple[str, str, dict[str, Any]]]
+    events: list[tuple[str, int, dict[str, Any]]]
+    resource: dict[str, Any]
+    scope: str
+
+
+@dataclass(slots=True, kw_only=True)
+class OtlpReceiver:
+    """A running receiver."""
+
+    url: str = ""
+    status: int = 200
+    hanging: bool = False
+    refuses: Callable[[Span], bool] = lambda span: False
+    headers_out: dict[str, str] = field(default_factory=dict)
+    requests: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the last request, names in lower case"""
+    path: str = ""
+    batches: list[list[Span]] = field(default_factory=list)
+    """What was taken, request by request"""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first request"""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def spans(self) -> list[Span]:
+        return [span for batch in self.batches for span in batch]
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The run of each root span taken."""
+        return [span.attributes["cicd.pipeline.run.id"] for span in self.spans if not span.parent_id]
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.requests += 1
+        self.asked.set()
+        self.headers = {name.lower(): value for name, value in request.headers.items()}
+        self.path = request.path
+        spans = _decoded(await request.read())
+        if self.hanging:
+            await self.stopping.wait()
+        if self.status != 200:
+            return web.Response(status=self.status, headers=self.headers_out)
+        if any(self.refuses(span) for span in spans):
+            return web.Response(status=400)
+        self.batches.append(spans)
+        return web.Response(
+            body=ExportTraceServiceResponse().SerializeToString(), content_type="application/x-protobuf"
+        )
+
+
+@contextlib.asynccontextmanager
+async def otlp_receiver() -> AsyncIterator[OtlpReceiver]:
+    receiver = OtlpReceiver()
+    # aiohttp decompresses what Content-Encoding says is gzip or deflate.
+    application = web.Application(client_max_size=BODY_BYTES_MAX)
+    application.router.add_post("/{path:.*}", receiver.answer)
+    server = TestServer(application)
+    await server.start_server()
+    receiver.url = str(server.make_url("")).rstrip("/")
+    try:
+        yield receiver
+    finally:
+        receiver.stopping.set()
+        await server.close()
+
+
+def _decoded(body: bytes) -> list[Span]:
+    request = ExportTraceServiceRequest.FromString(body)
+    return [
+        _span(span, _values(resource_spans.resource.attributes), scope_spans.scope.name)
+        for resource_spans in request.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
+
+
+def _span(span: trace_pb2.Span, resource: dict[str, Any], scope: str) -> Span:
+    return Span(
+        name=span.name,
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
+        attributes=_values(span.attributes),
+        status=trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
+        message=span.status.message,
+        links=[(link.trace_id.hex(), link.span_id.hex(), _values(link.attributes)) for link in span.links],
+        events=[(event.name, event.time_unix_nano, _values(event.attributes)) for event in span.events],
+        resource=resource,
+        scope=scope,
+    )
+
+
+def _values(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(one) for one in value.array_value.values]
+    return None if kind is None else getattr(value, kind)

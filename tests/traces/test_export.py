@@ -1,0 +1,652 @@
+"""The outbox of traces, emptied into a real OTLP receiver: completely, whatever receiver, store or a crash do."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.trace import SpanKind
+from pydantic import SecretStr
+
+from exporter.clock import ManualClock
+from exporter.config import TracesConfig
+from exporter.metrics.own import OwnMetrics
+from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Step, Workflow
+from exporter.store.ingest import Batch, SourceRules
+from exporter.store.ledger import Ledger, open_engine
+from exporter.store.maintenance import PendingTrace
+from exporter.store.script import StoreError
+from exporter.traces.export import (
+    INTERVAL,
+    INTERVAL_BACKLOG,
+    INTERVAL_FAILING_MAX,
+    SETTLING,
+    SPANS_PER_BATCH_MAX,
+    TRACES_PER_BATCH_MAX,
+    Exported,
+    ExporterUnavailable,
+    ExportReport,
+    Outbox,
+    TracedSource,
+    TraceExporter,
+    is_enabled,
+    make_exporter,
+    source_resource,
+    wait_after,
+)
+from exporter.traces.own import OwnTracer
+from exporter.traces.spans import STEPS_PER_TRACE_MAX, trace_ids
+from tests.otlp import OtlpReceiver, Span, otlp_receiver
+
+T = 1_768_456_800.0
+DOCS = TracedSource(
+    platform="example",
+    workflow=lambda workflow_id: Workflow(id=workflow_id, at=T, name="Invoices"),
+    run_url=lambda run: f"https://docs.example/runs/{run.id}",
+)
+LOADED = Batch(source="docs", now=T, started_at=T)
+
+
+def a_run(run_id: str, result: Result = Result.SUCCESS, **other: Any) -> Run:
+    error = Error(error_class=ErrorClass.NETWORK, message="down") if result is Result.FAILURE else None
+    known: dict[str, Any] = {"started_at": T + 1, "ended_at": T + 2, "error": error} | other
+    return Run(workflow_id="wf-1", id=run_id, state=State.FINISHED, result=result, **known)
+
+
+class World:
+    """A ledger, a receiver, a clock, and the exporter between them. More exporters can be made: after a crash, say."""
+
+    def __init__(self, ledger: Ledger, receiver: OtlpReceiver) -> None:
+        self.ledger = ledger
+        self.receiver = receiver
+        self.clock = ManualClock(T + 10)
+        self.own = OwnMetrics()
+        self.told: list[Exported] = []
+        self.made: list[TraceExporter] = []
+        self.exporter = self.make()
+
+    def make(
+        self, *, outbox: Outbox | None = None, share: float = 1.0, through: SpanExporter | None = None
+    ) -> TraceExporter:
+        exporter = TraceExporter(
+            outbox=outbox or self.ledger,
+            exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
+            sources={"docs": DOCS},
+            clock=self.clock,
+            own=self.own,
+            share=share,
+            on_exported=self.told.extend,
+        )
+        self.made.append(exporter)
+        return exporter
+
+    async def observe(self, *seen: Run | DeadLetter, source: str = "docs") -> None:
+        now = self.clock.now()
+        await self.ledger.ingest(Batch(source=source, observations=seen, now=now, started_at=T))
+
+    async def once(self, exporter: TraceExporter | None = None) -> ExportReport:
+        return await (exporter or self.exporter).export_once(self.clock.now())
+
+    async def fail(self, rounds: int) -> None:
+        for _ in range(rounds):
+            assert (await self.once()).exported == 0
+
+    async def pending(self) -> list[str]:
+        taken = await self.ledger.pending_traces(limit=10_000, settled_before=float("inf"))
+        return [trace.run.id for trace in taken]
+
+    def spans_total(self, outcome: str) -> float | None:
+        return self.own.registry.get_sample_value("automation_exporter_spans_total", {"outcome": outcome})
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variables of whoever runs the tests, and with a timeout shorter than the shortest pause before the
+    exporter's own retry (0.8 s): a refusal fails at once.
+    """
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    rules = {name: SourceRules(traced=True) for name in ("docs", "gone")}
+    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/ledger.db"), rules)
+    await ledger.ingest(LOADED)
+    async with otlp_receiver() as receiver:
+        world = World(ledger, receiver)
+        yield world
+        for exporter in world.made:
+            await exporter.close()
+    await ledger.close()
+
+
+# What is sent
+
+
+async def test_a_finished_run_is_sent_once_and_then_known_as_exported(world: World) -> None:
+    step = Step(id="1", type="parse", started_at=T + 1, ended_at=T + 2, result=Result.SUCCESS)
+    await world.observe(
+        a_run("r1", Result.FAILURE, steps=(step,)),
+        DeadLetter(id="dl-1", workflow_id="wf-1", run_id="r1", opened_at=T + 2),
+    )
+    assert await world.once() == ExportReport(exported=1)
+    assert await world.once() == ExportReport()
+
+    assert world.receiver.path == "/v1/traces"
+    root, child = world.receiver.spans
+    trace_id, span_id = trace_ids("example", "docs", "r1", 1)
+    assert (root.name, root.kind, root.status, root.message) == ("RUN Invoices", "SERVER", "ERROR", "down")
+    assert (root.trace_id, root.span_id, root.parent_id) == (f"{trace_id:032x}", f"{span_id:016x}", "")
+    assert (root.start, root.end) == ((int(T) + 1) * 10**9, (int(T) + 2) * 10**9)
+    assert root.attributes["cicd.pipeline.run.url.full"] == "https://docs.example/runs/r1"
+    assert root.attributes["automation.dead_letter.id"] == "dl-1"
+    assert root.scope == "automation-exporter"
+    assert (child.name, child.trace_id, child.parent_id) == ("parse", root.trace_id, root.span_id)
+    assert child.resource == root.resource
+    assert root.resource.items() >= {"service.name": "docs", "automation.platform": "example"}.items()
+
+    assert [(e.source, e.workflow_id, e.run.id, e.dead_letter, e.trace_id, e.span_id) for e in world.told] == [
+        ("docs", "wf-1", "r1", True, root.trace_id, root.span_id)
+    ]
+    assert world.spans_total("exported") == 2
+    assert world.own.registry.get_sample_value("automation_exporter_traces_pending") == 0
+
+
+async def test_without_anything_to_send_nothing_is_sent(world: World) -> None:
+    assert await world.once() == ExportReport()
+    assert world.receiver.requests == 0
+    assert world.spans_total("failed") == 0  # there before the first failure
+
+
+async def test_a_failure_waits_for_its_error_but_not_for_ever(world: World) -> None:
+    await world.observe(a_run("r1", Result.FAILURE, error=None), a_run("r2"))
+    assert await world.once() == ExportReport(exported=1, pending=1)
+    await world.clock.advance(SETTLING)
+    assert (await world.once()).exported == 0
+    await world.clock.advance(1)
+    assert await world.once() == ExportReport(exported=1)
+    assert world.receiver.run_ids == ["r2", "r1"]
+
+
+async def test_successes_are_sampled_and_failures_are_not(world: World) -> None:
+    exporter = world.make(share=0.0)
+    dead_letter = DeadLetter(id="dl-1", workflow_id="wf-1", run_id="r3", opened_at=T + 2)
+    await world.observe(a_run("r1"), a_run("r2", Result.FAILURE), a_run("r3"), a_run("r4", Result.WARNING), dead_letter)
+    assert await world.once(exporter) == ExportReport(exported=3, dropped_by_sampling=1)
+    assert world.receiver.run_ids == ["r2", "r3", "r4"]
+    assert [(e.run.id, e.dead_letter) for e in world.told] == [("r2", False), ("r3", True), ("r4", False)]
+    assert await world.pending() == []
+    assert (world.spans_total("exported"), world.spans_total("sampled_out")) == (3, 1)
+
+
+async def test_what_is_sampled_out_does_not_wait_for_the_collector(world: World) -> None:
+    world.receiver.status = 503
+    await world.observe(a_run("r1"), a_run("r2", Result.FAILURE))
+    assert await world.once(world.make(share=0.0)) == ExportReport(failed=1, dropped_by_sampling=1, pending=1)
+    assert await world.pending() == ["r2"]
+
+
+async def test_a_run_nobody_can_map_does_not_keep_the_others_waiting(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.observe(a_run("r1", started_at=None, ended_at=None), a_run("r2"))
+    await world.observe(a_run("r3"), source="gone")
+    assert await world.once() == ExportReport(exported=1, invalid=2)
+    assert await world.pending() == []
+    assert world.spans_total("invalid") == 2
+    lines = [record.__dict__["fields"] for record in caplog.records if record.message == "run cannot be traced"]
+    assert sorted((line["source"], line["run_id"]) for line in lines) == [("docs", "r1"), ("gone", "r3")]
+
+
+async def test_a_batch_is_bounded_in_traces_and_in_spans(world: World) -> None:
+    steps = tuple(
+        Step(id=f"{n:03}", type="a", started_at=T + 1, ended_at=T + 2, result=Result.SUCCESS)
+        for n in range(STEPS_PER_TRACE_MAX)
+    )
+    await world.observe(*(a_run(f"r{n:02}", steps=steps) for n in range(12)))
+    assert await world.once() == ExportReport(exported=10, pending=2, backlog=True)
+    assert await world.once() == ExportReport(exported=2)
+    assert [len(batch) for batch in world.receiver.batches] == [2010, 402]
+    assert max(map(len, world.receiver.batches)) <= SPANS_PER_BATCH_MAX
+    assert world.receiver.run_ids == [f"r{n:02}" for n in range(12)]
+
+
+# When the collector fails
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+async def test_nothing_is_marked_unless_the_collector_took_it(world: World, status: int) -> None:
+    world.receiver.status = status
+    await world.observe(a_run("r1"), a_run("r2"))
+    for _ in range(8):  # also once single traces are tried
+        assert await world.once() == ExportReport(failed=2, pending=2)
+    assert world.told == []
+    assert world.own.registry.get_sample_value("automation_exporter_traces_pending") == 2
+    world.receiver.status = 200
+    assert await world.once() == ExportReport(exported=2)
+    assert world.receiver.run_ids == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_no_success(world: World, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    world.receiver.status, world.receiver.headers_out = status, {"Location": "/elsewhere"}
+    await world.observe(a_run("r1"))
+    assert await world.once() == ExportReport(failed=1, pending=1)
+    assert "the collector has moved" in caplog.records[-1].__dict__["fields"]["reason"]
+
+
+async def test_a_collector_that_does_not_answer_costs_one_timeout(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    exporter = world.make()
+    world.receiver.hanging = True
+    await world.observe(a_run("r1"))
+    async with asyncio.timeout(5):
+        assert (await world.once(exporter)).failed == 1
+    assert await world.pending() == ["r1"]
+
+
+async def test_a_collector_that_is_not_there_is_a_failure_with_a_reason(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = world.make(through=make_exporter(TracesConfig(enabled=True, endpoint="http://127.0.0.1:9")))
+    await world.observe(a_run("r1"))
+    assert await world.once(exporter) == ExportReport(failed=1, pending=1)
+    assert caplog.records[-1].__dict__["fields"]["reason"].strip()
+
+
+class RootLog(logging.Handler):
+    """What arrives at the root logger, ours and the SDK's. (pytest's own handlers also sit below it.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith(("exporter", "opentelemetry", "urllib3", "requests")):
+            self.records.append(record)
+
+
+@pytest.mark.parametrize("status", [404, 503])
+async def test_an_outage_is_told_when_it_starts_and_when_it_ends(
+    world: World, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = RootLog()
+    logging.getLogger().addHandler(root)
+    world.receiver.status = status
+    await world.observe(a_run("r1"), a_run("r2"))
+    await world.fail(8)
+    world.receiver.status = 200
+    await world.once()
+    await world.once()
+    logging.getLogger().removeHandler(root)
+    assert [(record.name, record.levelname, record.message) for record in root.records] == [
+        ("exporter.traces.export", "WARNING", "traces cannot be exported, they wait"),
+        ("exporter.traces.export", "INFO", "traces are exported again"),
+    ]
+    assert root.records[0].__dict__["fields"]["reason"].startswith("Failed to export spans batch")
+
+
+async def test_the_reason_of_an_outage_is_the_first_thing_the_exporter_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.receiver.status, world.receiver.headers_out = 503, {"Retry-After": "0.01"}
+    await world.observe(a_run("r1"))
+    assert (await world.once()).failed == 1
+    assert "Service Unavailable" in caplog.records[-1].__dict__["fields"]["reason"]
+    world.receiver.status = 200
+    assert (await world.once()).exported == 1
+    world.receiver.status = 404
+    await world.observe(a_run("r2"))
+    assert (await world.once()).failed == 1
+    assert "404" in caplog.records[-1].__dict__["fields"]["reason"]
+
+
+class Done(Exception):
+    """The test has seen enough."""
+
+
+class Skipping(ManualClock):
+    """Whoever sleeps has slept: time jumps. ``meanwhile`` is what happens to the world while it does."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(T + 10)
+        self.meanwhile = meanwhile
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await self.advance(seconds)
+        await self.meanwhile()
+
+
+async def test_an_hours_outage_loses_nothing_and_sends_nothing_twice(world: World) -> None:
+    world.receiver.status = 503
+    expected: list[str] = []
+
+    async def meanwhile() -> None:
+        if clock.now() < T + 3600:
+            expected.append(f"r{len(expected):03}")
+            await world.observe(a_run(expected[-1], ended_at=clock.now()))
+        else:
+            world.receiver.status = 200
+            if not await world.pending():
+                raise Done
+
+    world.clock = clock = Skipping(meanwhile)
+    with pytest.raises(Done):
+        await world.make().run()
+    assert len(expected) > 50
+    assert world.receiver.run_ids == expected
+    assert [exported.run.id for exported in world.told] == expected
+    assert clock.slept[:7] == [5, 5, 10, 20, 40, 60, 60]  # the first round had nothing to send
+    assert max(clock.slept) == INTERVAL_FAILING_MAX
+    assert world.receiver.requests < 2.5 * len(clock.slept)
+
+
+async def test_a_backlog_is_sent_without_long_pauses(world: World) -> None:
+    total = 2 * TRACES_PER_BATCH_MAX + 1
+    await world.observe(*(a_run(f"r{n:04}") for n in range(total)))
+
+    async def meanwhile() -> None:
+        if not await world.pending():
+            raise Done
+
+    world.clock = clock = Skipping(meanwhile)
+    with pytest.raises(Done):
+        await world.make().run()
+    assert clock.slept == [INTERVAL_BACKLOG, INTERVAL_BACKLOG, INTERVAL]
+    assert [len(batch) for batch in world.receiver.batches] == [TRACES_PER_BATCH_MAX, TRACES_PER_BATCH_MAX, 1]
+    assert len(set(world.receiver.run_ids)) == total
+
+
+@pytest.mark.parametrize(
+    ("backlog", "failed_rounds", "seconds"),
+    [
+        (False, 0, 5.0),
+        (True, 0, 0.1),
+        (True, 1, 5.0),
+        (False, 2, 10.0),
+        (False, 4, 40.0),
+        (False, 5, 60.0),
+        (True, 100_000, 60.0),
+    ],
+)
+def test_rounds_come_sooner_with_a_backlog_and_later_in_an_outage(
+    backlog: bool, failed_rounds: int, seconds: float
+) -> None:
+    assert wait_after(ExportReport(backlog=backlog), failed_rounds=failed_rounds) == seconds
+
+
+async def test_closing_ends_an_export_that_would_go_on_trying(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
+    world.receiver.status, world.receiver.headers_out = 503, {"Retry-After": "30"}
+    exporter = world.make()
+    await world.observe(a_run("r1"))
+    async with asyncio.timeout(10):
+        trying = asyncio.create_task(world.once(exporter))
+        await world.receiver.asked.wait()
+        await exporter.close()
+        assert (await trying).failed == 1
+    assert await world.pending() == ["r1"]
+
+
+# When the store fails, or we do
+
+
+class Failing:
+    """An outbox whose marks fail: the process died, or the disk is full."""
+
+    def __init__(self, ledger: Ledger, error: Exception) -> None:
+        self.ledger = ledger
+        self.error: Exception | None = error
+
+    async def pending_traces(self, *, limit: int, settled_before: float) -> list[PendingTrace]:
+        return await self.ledger.pending_traces(limit=limit, settled_before=settled_before)
+
+    async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
+        if self.error is not None:
+            raise self.error
+        await self.ledger.mark_traced(keys)
+
+    async def count_pending_traces(self) -> int:
+        return await self.ledger.count_pending_traces()
+
+
+async def test_a_crash_between_export_and_mark_sends_the_same_ids_again(world: World) -> None:
+    step = Step(id="1", type="parse", started_at=T + 1, ended_at=T + 2, result=Result.SUCCESS)
+    await world.observe(a_run("r1", steps=(step,), queued_at=T))
+    with pytest.raises(Done):
+        await world.once(world.make(outbox=Failing(world.ledger, Done())))
+    assert world.told == []
+    assert (await world.once(world.make())).exported == 1
+    first, second = world.receiver.batches
+    assert first == second
+    assert len(first) == 3
+
+
+async def test_a_store_that_fails_delays_the_mark_and_does_not_end_the_loop(world: World) -> None:
+    await world.observe(a_run("r1"))
+    outbox = Failing(world.ledger, StoreError("disk full"))
+
+    async def meanwhile() -> None:
+        if not await world.pending():
+            raise Done
+        if len(clock.slept) == 2:
+            outbox.error = None
+
+    world.clock = clock = Skipping(meanwhile)
+    with pytest.raises(Done):
+        await world.make(outbox=outbox).run()
+    assert clock.slept == [INTERVAL] * 3
+    assert world.receiver.run_ids == ["r1"] * 3
+    assert len({span.trace_id for span in world.receiver.spans}) == 1
+
+
+# When single traces are the trouble
+
+
+def holds(*run_ids: str) -> Callable[[Span], bool]:
+    return lambda span: span.attributes.get("cicd.pipeline.run.id") in run_ids
+
+
+async def test_a_trace_the_collector_refuses_for_what_it_holds_is_given_up_and_the_others_arrive(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.receiver.refuses = holds("r3")
+    await world.observe(*(a_run(f"r{n}") for n in range(8)))
+    await world.fail(4)
+    assert await world.once() == ExportReport(exported=7, invalid=1)
+    assert set(world.receiver.run_ids) == {f"r{n}" for n in range(8)} - {"r3"}
+    assert len(world.receiver.run_ids) == 8  # one was sent again, to see whether the collector still took it
+    assert await world.pending() == []
+    assert (world.spans_total("exported"), world.spans_total("invalid")) == (7, 1)
+    assert "r3" not in [exported.run.id for exported in world.told]
+    assert [r.__dict__["fields"]["run_id"] for r in caplog.records if "refuses" in r.message] == ["r3"]
+    assert world.exporter.failed_rounds == 0
+    await world.observe(a_run("r9"))
+    assert await world.once() == ExportReport(exported=1)
+
+
+async def test_a_single_trace_gets_a_second_chance(world: World) -> None:
+    refusals = iter(range(6))  # five batches, and once on its own
+
+    world.receiver.refuses = lambda span: holds("r3")(span) and next(refusals, None) is not None
+    await world.observe(*(a_run(f"r{n}") for n in range(6)))
+    await world.fail(4)
+    assert await world.once() == ExportReport(exported=6)
+    assert set(world.receiver.run_ids) == {f"r{n}" for n in range(6)}
+
+
+@pytest.mark.parametrize("poison", [{"r0", "r1"}, {"r4", "r5"}, {"r0", "r2", "r4"}, {"r1", "r2", "r3", "r4", "r5"}])
+async def test_whichever_traces_are_refused_the_others_arrive_in_the_end(world: World, poison: set[str]) -> None:
+    world.receiver.refuses = holds(*poison)
+    await world.observe(*(a_run(f"r{n}") for n in range(6)))
+    for _ in range(11):
+        await world.once()
+    assert await world.pending() == []
+    assert set(world.receiver.run_ids) == {f"r{n}" for n in range(6)} - poison
+    assert world.spans_total("invalid") == len(poison)
+
+
+async def test_a_refused_trace_alone_is_kept_until_others_show_that_the_collector_lives(world: World) -> None:
+    world.receiver.refuses = holds("r1")
+    await world.observe(a_run("r1"))
+    await world.fail(9)
+    assert await world.pending() == ["r1"]
+    assert world.receiver.requests == 9
+    await world.observe(a_run("r2"), a_run("r3"))
+    for _ in range(3):
+        await world.once()
+    assert await world.pending() == []
+    assert (world.spans_total("exported"), world.spans_total("invalid")) == (2, 1)
+
+
+async def test_a_collector_that_fails_again_in_between_gives_up_no_trace(world: World) -> None:
+    def refuse_and_fall_over(span: Span) -> bool:
+        if not holds("r3")(span):
+            return False
+        if world.receiver.batches:  # single traces were taken: this is r3 on its own
+            world.receiver.status = 503
+        return True
+
+    world.receiver.refuses = refuse_and_fall_over
+    await world.observe(*(a_run(f"r{n}") for n in range(6)))
+    await world.fail(4)
+    report = await world.once()
+    assert report.invalid == 0
+    assert report.exported > 0
+    left = await world.pending()
+    assert "r3" in left
+    assert set(world.receiver.run_ids) | set(left) == {f"r{n}" for n in range(6)}
+    world.receiver.status, world.receiver.refuses = 200, holds()
+    assert await world.once() == ExportReport(exported=len(left))
+    assert sorted(world.receiver.run_ids) == [f"r{n}" for n in range(6)]
+
+
+# How the exporter is made
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/v1/traces", "/v1/traces/"])
+async def test_the_endpoint_is_a_base_url_or_the_whole_one(world: World, tail: str) -> None:
+    config = TracesConfig(enabled=True, endpoint=world.receiver.url + tail, headers={"X-Key": SecretStr("hunter2")})
+    await world.observe(a_run("r1"))
+    assert (await world.once(world.make(through=make_exporter(config)))).exported == 1
+    assert world.receiver.path == "/v1/traces"
+    assert world.receiver.headers["x-key"] == "hunter2"
+
+
+async def test_the_standard_variables_are_honoured(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{world.receiver.url}/base")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=hunter2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.name=other")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "another")
+    await world.observe(a_run("r1"))
+    assert (await world.once(world.make(through=make_exporter(TracesConfig(enabled=True))))).exported == 1
+    assert world.receiver.path == "/base/v1/traces"
+    assert world.receiver.headers["x-key"] == "hunter2"
+    assert world.receiver.headers["content-encoding"] == "gzip"
+    assert world.receiver.spans[0].resource["deployment.environment.name"] == "test"
+    assert world.receiver.spans[0].resource["service.name"] == "docs"
+
+
+def test_a_sources_resource_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "service.instance.id" not in source_resource("docs", "example").attributes
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=mine")
+    assert source_resource("docs", "example").attributes["service.instance.id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("config", "environ", "problem"),
+    [
+        ({"protocol": "grpc"}, {}, r"traces\.protocol: grpc needs an extra: pip install 'automation-exporter\[grpc\]'"),
+        ({}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "needs an extra"),
+        ({}, {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "extra"),
+        ({}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, r"'http/json' is not supported; use http/protobuf or grpc"),
+        ({"endpoint": "127.0.0.1:4318"}, {}, r"traces\.endpoint: must be a URL such as"),
+    ],
+)
+def test_an_exporter_that_cannot_be_had_says_what_to_do(
+    config: dict[str, Any], environ: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine without the extra, wherever the test runs.
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc", None)
+    with pytest.raises(ExporterUnavailable, match=problem):
+        make_exporter(TracesConfig(enabled=True, **config), environ)
+
+
+def test_the_config_decides_about_the_protocol_before_the_environment() -> None:
+    config = TracesConfig(enabled=True, protocol="http/protobuf")
+    make_exporter(config, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}).shutdown()
+
+
+@pytest.mark.parametrize(
+    ("enabled", "environ", "traced"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"OTEL_SDK_DISABLED": "true"}, False),
+        (True, {"OTEL_SDK_DISABLED": " TRUE "}, False),
+        (True, {"OTEL_SDK_DISABLED": "false"}, True),
+        (True, {"OTEL_SDK_DISABLED": "1"}, True),  # the specification knows "true" only
+        (False, {"OTEL_SDK_DISABLED": "false"}, False),
+    ],
+)
+def test_runs_are_traced_if_the_config_says_so_and_the_sdk_is_not_disabled(
+    enabled: bool, environ: dict[str, str], traced: bool
+) -> None:
+    assert is_enabled(TracesConfig(enabled=enabled), environ) is traced
+
+
+# Our own work
+
+
+async def own_spans(receiver: OtlpReceiver, tracer: OwnTracer) -> list[Span]:
+    await asyncio.to_thread(tracer.close)
+    return sorted(receiver.spans, key=lambda span: span.start)
+
+
+async def test_our_own_work_is_another_service_and_nests(world: World) -> None:
+    tracer = OwnTracer(make_exporter(TracesConfig(enabled=True, endpoint=world.receiver.url)))
+    with tracer.span("sweep runs", source="docs", stream="runs"):
+        with tracer.span("GET /api/runs/{id}?token=hunter2", kind=SpanKind.CLIENT, **{"url.full": "https://a/b?c=d"}):
+            await asyncio.sleep(0)
+    sweep, call = await own_spans(world.receiver, tracer)
+    assert (sweep.name, sweep.kind, sweep.parent_id) == ("sweep runs", "INTERNAL", "")
+    assert sweep.attributes == {"automation.source": "docs", "automation.stream": "runs"}
+    assert sweep.resource["service.name"] == "automation-exporter"
+    assert (call.name, call.kind, call.parent_id) == ("GET /api/runs/{id}", "CLIENT", sweep.span_id)
+    assert call.attributes == {"url.full": "https://a/b"}
+    assert call.trace_id == sweep.trace_id
+
+
+async def test_an_exception_in_our_own_work_is_told_by_its_type_only(world: World) -> None:
+    tracer = OwnTracer(make_exporter(TracesConfig(enabled=True, endpoint=world.receiver.url)))
+    with pytest.raises(ValueError, match="hunter2"), tracer.span("webhook docs"):
+        raise ValueError("password=hunter2")
+    with pytest.raises(asyncio.CancelledError), tracer.span("sweep runs"):
+        raise asyncio.CancelledError
+    failed, stopped = await own_spans(world.receiver, tracer)
+    assert (failed.status, failed.message, failed.events) == ("ERROR", "", [])
+    assert failed.attributes == {"error.type": "ValueError"}
+    assert (stopped.status, stopped.attributes) == ("UNSET", {})
+
+
+def test_without_an_exporter_our_own_work_is_not_traced_and_still_done() -> None:
+    tracer, done = OwnTracer(), []
+    with tracer.span("sweep runs", source="docs"):
+        done.append(1)
+    with pytest.raises(ZeroDivisionError), tracer.span("sweep runs"):
+        done.append(1 // 0)
+    tracer.close()
+    assert done == [1]
