@@ -208,7 +208,7 @@ class RunEntry:
     """A run in the ledger: the join of its claims, and what of it has been counted."""
 
     run: Run
-    heard: Heard = Heard.NOTHING
+    heard: Heard = Heard.NOTHING  # which ways told of it since it was counted, or found
     counted_attempt: int = 0  # the attempt the rest speaks of; 0: none is counted yet
     counted_as: Result | None = None
     counted_end: float = 0.0  # when that attempt ended, as known when it was counted
@@ -234,23 +234,33 @@ def fold_run(
         before, run = entry.run, join_run(entry.run, claim)
         if run == before and heard in entry.heard:
             return entry, []
-        if run.attempt != before.attempt:
-            entry = replace(entry, heard=Heard.NOTHING)
     entry = replace(entry, run=run, heard=entry.heard | heard)
     changes: list[Change] = [
         StepFinished(run=run, step=step) for step in _ended_steps(before, run) if baseline.covers(step.ended_at)
     ]
+    if _is_ahead(entry, claim):
+        run, before = claim, None
     if run.state is State.FINISHED and baseline.covers(run.finished_at):
-        entry, counted = _count(entry, before, via=via, now=now, baseline=baseline)
+        entry, counted = _count(entry, run, before, via=via, now=now, baseline=baseline)
         changes.extend(counted)
     return entry, changes
 
 
+def _is_ahead(entry: RunEntry, claim: Run) -> bool:
+    """Whether a sender announces, under its own number, the end of an attempt that polls have seen running so far."""
+    numbered = claim.state is State.FINISHED and not is_version(claim.attempt)
+    running = is_version(entry.run.attempt) and entry.run.state is not State.FINISHED
+    if not numbered or not running:
+        return False
+    ended = claim.finished_at
+    return entry.counted_attempt == 0 or (ended is not None and ended > entry.counted_end + SAME_END)
+
+
 def _count(
-    entry: RunEntry, before: Run | None, *, via: Via, now: float, baseline: Baseline
+    entry: RunEntry, run: Run, before: Run | None, *, via: Via, now: float, baseline: Baseline
 ) -> tuple[RunEntry, list[Change]]:
     """Count what is new of a finished attempt."""
-    run, changes = entry.run, list[Change]()
+    changes = list[Change]()
     result = run.result or Result.UNKNOWN
     ended = now if run.finished_at is None else run.finished_at
     if _is_counted(entry, run, ended):
@@ -261,8 +271,8 @@ def _count(
     else:
         already = None
         entry = RunEntry(
-            run=run,
-            heard=entry.heard,
+            run=entry.run,
+            heard=Heard.WEBHOOK if via is Via.WEBHOOK else Heard.POLL,
             counted_attempt=run.attempt,
             counted_as=result,
             counted_end=ended,

@@ -234,6 +234,19 @@ def test_a_finish_announced_under_its_ordinal_and_found_under_its_time_is_one_fi
     assert kinds(observe([announced, later])[1]).count("RunFinished") == 2
 
 
+def test_an_end_announced_by_number_is_counted_at_once_though_polls_have_seen_the_attempt_running() -> None:
+    running = version(T0 + 10_000, State.RUNNING)
+    announced = replace(FAIL_1, attempt=1, ended_at=(T0 + 20_000) / 1000 + 2.5)
+    entry, _ = observe([running])
+    entry, new = fold.fold_run(entry, announced, via=Via.WEBHOOK, now=1e10, baseline=EVERYTHING)
+    assert [c.via for c in new if isinstance(c, RunFinished)] == [Via.WEBHOOK]
+    for claim in (announced, FAIL_1, announced, AGAIN, announced):
+        entry, new = fold.fold_run(entry, claim, via=Via.POLL, now=1e10, baseline=EVERYTHING)
+        assert "RunFinished" not in kinds(new)
+    entry, new = fold.fold_run(entry, DONE_2, via=Via.POLL, now=1e10, baseline=EVERYTHING)
+    assert [c.result for c in new if isinstance(c, RunFinished)] == [Result.SUCCESS]
+
+
 def test_a_step_that_is_restarted_counts_each_of_its_ends() -> None:
     def step(started: float | None, ended: float | None, result: Result | None) -> Run:
         made = Step(id="s", type="MODEL", started_at=started, ended_at=ended, result=result)

@@ -23,6 +23,7 @@ from exporter.model import (
     ResolvedBy,
     Result,
     Run,
+    RunCorrected,
     RunFinished,
     State,
     Usage,
@@ -203,26 +204,37 @@ class _Ingest:
         outcome.changes += changes
         self.runs[key] = after
         self.changed_runs.add(key)
-        counted = any(isinstance(change, RunFinished) for change in changes)
-        if counted and rule.traced:
-            self.traces[*key, after.run.attempt] = after
-        run, was = after.run, None if before is None else before.run
-        workflow = self._workflow(outcome, run.workflow_id)
-        if was is not None and run.attempt > was.attempt:
+        self._workflow(outcome, after.run.workflow_id)
+        if before is not None and after.run.attempt > before.run.attempt:
             self.restarted.add(key)
-        ended = run.state is State.FINISHED and run.finished_at is not None
-        if ended and (counted or was is None or was.state is not State.FINISHED or was.result is not run.result):
-            result, ended_at = run.result or Result.UNKNOWN, run.finished_at or 0.0
-            entry, recount = fold.fold_end(self.workflows[workflow], result, ended_at, horizon=baseline.horizon)
-            if was is not None and was.state is State.FINISHED and was.attempt == run.attempt and not counted:
-                recount = max((at for r, at in entry.last_ended if r in SUCCEEDED), default=0.0)  # corrected
-            if recount is not None:
-                self.recounts[workflow] = max(recount, self.recounts.get(workflow, 0.0))
-            if result in SUCCEEDED:
-                self.succeeded.add(workflow)
-            if entry != self.workflows[workflow]:
-                self.workflows[workflow] = entry
-                self.changed_workflows.add(workflow)
+        for change in changes:
+            if isinstance(change, RunFinished):
+                self._end(key, change.run, baseline)
+                if rule.traced:
+                    self.traces[*key, change.run.attempt] = replace(after, run=change.run)
+            elif isinstance(change, RunCorrected):
+                self._end(key, change.run, baseline, corrected=True)
+        was, run = None if before is None else before.run, after.run
+        uncounted = run.state is State.FINISHED and after.counted_attempt == 0
+        if uncounted and (was is None or (was.state, was.attempt) != (run.state, run.attempt)):
+            self._end(key, run, baseline)
+
+    def _end(self, key: Key, run: Run, baseline: Baseline, *, corrected: bool = False) -> None:
+        """Add an ended attempt to what its workflow's runs add up to."""
+        result, ended_at = run.result or Result.UNKNOWN, run.finished_at
+        if ended_at is None:
+            return
+        workflow = (key[0], run.workflow_id)
+        entry, recount = fold.fold_end(self.workflows[workflow], result, ended_at, horizon=baseline.horizon)
+        if corrected:
+            recount = entry.last(SUCCEEDED) or 0.0
+        if recount is not None:
+            self.recounts[workflow] = max(recount, self.recounts.get(workflow, 0.0))
+        if result in SUCCEEDED:
+            self.succeeded.add(workflow)
+        if entry != self.workflows[workflow]:
+            self.workflows[workflow] = entry
+            self.changed_workflows.add(workflow)
 
     def _fold_dead_letter(self, outcome: Outcome, claim: DeadLetter, baseline: Baseline) -> None:
         key = (outcome.batch.source, claim.id)

@@ -1,0 +1,140 @@
+"""The whole service against the simulators, moved by a manual clock: what end-to-end tests are made of.
+
+Nothing runs by itself: a test moves time, has every stream swept and webhooks delivered, and compares what is exposed
+with what the simulators know to be true. Requests that wait for their budget are let through by moving time on.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import ClientSession
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter import app
+from exporter.clock import ManualClock
+from exporter.simulator.fleet import Fleet, demo_config
+
+T = TypeVar("T")
+#: Answers of simulators that take longer than this (seconds) are taken to wait for time to pass.
+PATIENCE = 0.05
+
+
+class Deployment:
+    """A fleet of simulators, a clock, and the service reading them. Make one with ``deployment``."""
+
+    def __init__(self, *, clock: ManualClock, fleet: Fleet, folder: Path, changes: Mapping[str, Any]) -> None:
+        self.clock = clock
+        self.fleet = fleet
+        self.config = demo_config(fleet, listen="127.0.0.1:0", database=folder / "e2e.db", changes=changes)
+        self._stack = AsyncExitStack()
+        self.service: app.Service
+
+    async def start(self) -> None:
+        self.service = await self._stack.enter_async_context(app.service(self.config, clock=self.clock, loops=False))
+        self.session = await self._stack.enter_async_context(ClientSession())
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+        self._stack = AsyncExitStack()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.service.port}"
+
+    async def drive(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that may wait for time to pass: whenever it seems to, a second passes."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await asyncio.wait({task}, timeout=PATIENCE)
+            if not task.done():
+                await self.clock.advance(1.0)
+        return task.result()
+
+    async def sweep(self, *streams: str) -> None:
+        """Sweep every stream of every source once (or only these), and complete what webhooks asked for."""
+        for poller in self.service.pollers.values():
+            for stream in poller.platform.streams:
+                if not streams or stream.name in streams:
+                    await self.drive(poller.sweep_once(stream.name))
+            await self.drive(poller.complete_once())
+
+    async def deliver(self) -> int:
+        """Deliver the webhooks that are due; returns how many were accepted."""
+        return await self.fleet.deliver_once(self.session, f"{self.url}/webhooks")
+
+    async def live(self, seconds: float, *, step: float, deliver: bool = False) -> None:
+        """Let time pass, sweeping (and delivering) at every step."""
+        until = self.clock.now() + seconds
+        while self.clock.now() < until:
+            await self.clock.advance(step)
+            if deliver:
+                await self.deliver()
+            await self.sweep()
+
+    async def settle(self) -> None:
+        """Sweep until nothing happens meanwhile, so that everything that ended up to now has been seen."""
+        for _ in range(50):
+            began = self.clock.now()
+            await self.sweep()
+            if self.clock.now() == began:
+                return
+        raise AssertionError("sweeps never came to rest: requests wait for their budget all the time")
+
+    # What is shown, and what is so.
+
+    async def scrape(self, path: str = "/metrics", **headers: str) -> str:
+        async with self.session.get(self.url + path, headers=headers) as response:
+            return await response.text()
+
+    async def samples(self, name: str) -> dict[tuple[str, ...], float]:
+        """Label values (the source first, its platform left out) to value of every sample of one name."""
+        found = {}
+        for family in text_string_to_metric_families(await self.scrape()):
+            for sample in family.samples:
+                if sample.name == name:
+                    source = sample.labels.pop("source", "")
+                    sample.labels.pop("platform", None)
+                    found[source, *sample.labels.values()] = sample.value
+        return found
+
+    async def counted(self, source: str) -> Counter[tuple[str, str]]:
+        """(workflow, result) to finished runs counted of one source, where any were."""
+        runs = await self.samples("automation_runs_total")
+        return Counter({key[1:]: int(value) for key, value in runs.items() if key[0] == source and value})
+
+    def truth(self, source: str) -> Counter[tuple[str, str]]:
+        """The same, as it really was: what ended from the baseline to the last complete sweep of the runs."""
+        since = self.service.world.sources[source].first_sweep_at or 0.0
+        return self.fleet.simulators[source].truth().counts(since=since, until=self.clock.now())
+
+
+@asynccontextmanager
+async def deployment(
+    folder: Path,
+    *,
+    platforms: list[str] | None = None,
+    seed: int = 1,
+    workflows: int = 4,
+    faults: Mapping[str, Any] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> AsyncIterator[Deployment]:
+    """A running deployment; closed in the end."""
+    clock = ManualClock()
+    async with Fleet.open(
+        clock=clock, seed=seed, platforms=platforms, workflows=workflows, faults=faults, options=options
+    ) as fleet:
+        made = Deployment(clock=clock, fleet=fleet, folder=folder, changes=changes or {})
+        await made.start()
+        try:
+            yield made
+        finally:
+            await made.stop()
