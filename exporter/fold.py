@@ -52,6 +52,7 @@ SEVERITY = (
     Result.QUOTA,
     Result.CANCELLED,
 )
+_RESULTS = tuple(Result)  # walking the enum itself costs several times as much
 _SEVERITY = {result: rank for rank, result in enumerate(SEVERITY)}
 _STATE = {State.PENDING: 0, State.RUNNING: 1, State.FINISHED: 2}
 _RESOLVED_BY = {by: rank for rank, by in enumerate(ResolvedBy)}
@@ -229,12 +230,12 @@ def fold_run(
     """
     heard = Heard.WEBHOOK if via is Via.WEBHOOK else Heard.POLL
     if entry is None:
-        before, run, entry = None, claim, RunEntry(run=claim)
+        before, run, entry = None, claim, RunEntry(run=claim, heard=heard)
     else:
         before, run = entry.run, join_run(entry.run, claim)
         if run == before and heard in entry.heard:
             return entry, []
-    entry = replace(entry, run=run, heard=entry.heard | heard)
+        entry = replace(entry, run=run, heard=entry.heard | heard)
     changes: list[Change] = [
         StepFinished(run=run, step=step) for step in _ended_steps(before, run) if baseline.covers(step.ended_at)
     ]
@@ -264,34 +265,36 @@ def _count(
     result = run.result or Result.UNKNOWN
     ended = now if run.finished_at is None else run.finished_at
     if _is_counted(entry, run, ended):
-        already = before
-        entry = replace(entry, counted_attempt=run.attempt)
+        known, already = entry, before
         if before is not None and result is not entry.counted_as and result is not (before.result or Result.UNKNOWN):
             changes.append(RunCorrected(run=run, counted_as=entry.counted_as or Result.UNKNOWN))
     else:
+        heard = Heard.WEBHOOK if via is Via.WEBHOOK else Heard.POLL
+        known = RunEntry(run=entry.run, heard=heard, counted_as=result, counted_end=ended, counted_at=now)
         already = None
-        entry = RunEntry(
-            run=entry.run,
-            heard=Heard.WEBHOOK if via is Via.WEBHOOK else Heard.POLL,
-            counted_attempt=run.attempt,
-            counted_as=result,
-            counted_end=ended,
-            counted_at=now,
-        )
         via = Via.BACKFILL if ended < baseline.first_sweep_at else via
         changes.append(RunFinished(run=run, result=result, via=via, delay=max(0.0, now - ended)))
-    counted_as = entry.counted_as or Result.UNKNOWN
+    counted_as = known.counted_as or Result.UNKNOWN
     seconds, waited = run.duration, run.queue_duration
-    if not entry.timed and seconds is not None:
-        entry = replace(entry, timed=True)
+    error = run.error if counted_as in FAILED else None
+    if not known.timed and seconds is not None:
         changes.append(RunTimed(run=run, result=counted_as, seconds=seconds))
-    if not entry.queue_timed and waited is not None:
-        entry = replace(entry, queue_timed=True)
+    if not known.queue_timed and waited is not None:
         changes.append(RunQueued(run=run, seconds=waited))
-    if not entry.error_counted and run.error is not None and counted_as in FAILED:
-        entry = replace(entry, error_counted=True)
-        changes.append(RunFailed(run=run, error=run.error))
+    if not known.error_counted and error is not None:
+        changes.append(RunFailed(run=run, error=error))
     changes.extend(_used(already, run))
+    entry = RunEntry(
+        run=known.run,
+        heard=known.heard,
+        counted_attempt=run.attempt,
+        counted_as=known.counted_as,
+        counted_end=known.counted_end,
+        counted_at=known.counted_at,
+        timed=known.timed or seconds is not None,
+        queue_timed=known.queue_timed or waited is not None,
+        error_counted=known.error_counted or error is not None,
+    )
     return entry, changes
 
 
@@ -309,6 +312,8 @@ def _is_counted(entry: RunEntry, run: Run, ended: float) -> bool:
 
 
 def _ended_steps(before: Run | None, after: Run) -> list[Step]:
+    if not after.steps:
+        return []
     known = {} if before is None else {s.id: s.ended_at for s in before.steps}
     return [
         step
@@ -318,16 +323,16 @@ def _ended_steps(before: Run | None, after: Run) -> list[Step]:
 
 
 def _used(before: Run | None, after: Run) -> list[Change]:
-    def more(a: float | None, b: float | None) -> float:
-        return max(0.0, (b or 0.0) - (a or 0.0))
+    operations = _more(before.operations if before else None, after.operations)
+    bytes_in = _more(before.bytes_in if before else None, after.bytes_in)
+    bytes_out = _more(before.bytes_out if before else None, after.bytes_out)
+    if not (operations or bytes_in or bytes_out):
+        return []
+    return [RunUsed(run=after, operations=operations, bytes_in=bytes_in, bytes_out=bytes_out)]
 
-    used = RunUsed(
-        run=after,
-        operations=more(before.operations if before else None, after.operations),
-        bytes_in=more(before.bytes_in if before else None, after.bytes_in),
-        bytes_out=more(before.bytes_out if before else None, after.bytes_out),
-    )
-    return [used] if used.operations or used.bytes_in or used.bytes_out else []
+
+def _more(before: float | None, after: float | None) -> float:
+    return max(0.0, after - (before or 0.0)) if after else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,7 +439,7 @@ def fold_end(
     last_success = entry.last(SUCCEEDED)
     ends = dict(entry.last_ended)
     ends[result] = max(ended_at, ends.get(result, ended_at))
-    last_ended = tuple((r, ends[r]) for r in Result if r in ends)
+    last_ended = tuple((r, ends[r]) for r in _RESULTS if r in ends)
     failures, recount = entry.failures, None
     if result in FAILED and (last_success is None or ended_at > last_success):
         failures = failures + 1 if ended_at >= horizon else max(failures, 1)

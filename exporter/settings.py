@@ -1,58 +1,25 @@
-"""The kinds of fields a config is made of, and the part of a source's section that every platform shares.
+"""The part of a source's section that every platform shares; platforms add their own keys to ``SourceConfig``."""
 
-What a user writes is checked here at the border with pydantic; inside, plain frozen values are used.
-"""
+from typing import Literal
 
-import re
-from typing import Annotated, Any, Literal
+from pydantic import Field, field_validator
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StringConstraints,
-    WithJsonSchema,
-    field_validator,
-)
-
+from exporter.fields import Duration, Id, Name, Secret, Section, Url, parse_duration, secrets_in
 from exporter.webhooks.config import WebhookConfig
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-def parse_duration(value: object) -> object:
-    """``30s``, ``5m``, ``1h30m``, ``14d`` to seconds. Bare numbers are refused: nobody can tell their unit."""
-    if not isinstance(value, str):
-        raise ValueError("write a duration with its unit, for example 30s, 5m, 2h or 14d")
-    text = value.strip()
-    found = _DURATION.findall(text)
-    if not found or "".join(number + unit for number, unit in found) != text:
-        raise ValueError("not a duration; write for example 30s, 5m, 2h or 14d")
-    return sum(float(number) * _SECONDS[unit] for number, unit in found)
-
-
-Duration = Annotated[
-    float, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "examples": ["30s", "5m", "2h", "14d"]})
+# What a platform needs to write its section comes from here, the kinds of fields included.
+__all__ = [
+    "Duration",
+    "Id",
+    "Name",
+    "PollConfig",
+    "Secret",
+    "Section",
+    "SourceConfig",
+    "Url",
+    "parse_duration",
+    "secrets_in",
 ]
-Secret = Annotated[SecretStr, Field(min_length=1)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
-
-
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-#: An id as text; YAML may have made a number of it.
-Id = Annotated[str, BeforeValidator(_as_text), StringConstraints(min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are errors, values never appear in error texts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
 
 
 class PollConfig(Section):
@@ -68,13 +35,6 @@ class PollConfig(Section):
         if seconds < 1:
             raise ValueError("the shortest poll interval is 1s")
         return seconds
-
-
-def _no_trailing_slash(value: object) -> object:
-    return value.rstrip("/") if isinstance(value, str) else value
-
-
-Url = Annotated[str, BeforeValidator(_no_trailing_slash), StringConstraints(pattern=r"^https?://[^\s/@?#]+[^\s?#]*$")]
 
 
 class SourceConfig(Section):
@@ -98,16 +58,3 @@ class SourceConfig(Section):
     def secrets(self) -> list[str]:
         """Every secret value in this section, so that logs can be scrubbed of them."""
         return secrets_in(self)
-
-
-def secrets_in(value: Any) -> list[str]:
-    """Every secret inside a section, list or mapping."""
-    if isinstance(value, SecretStr):
-        return [value.get_secret_value()]
-    if isinstance(value, BaseModel):
-        return [s for name in type(value).model_fields for s in secrets_in(getattr(value, name))]
-    if isinstance(value, dict):
-        return [s for item in value.values() for s in secrets_in(item)]
-    if isinstance(value, list | tuple):
-        return [s for item in value for s in secrets_in(item)]
-    return []

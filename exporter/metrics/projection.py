@@ -88,16 +88,17 @@ class Projection:
         """Follow one commit: ``touched`` workflows are read again, ``tallies`` are added."""
         for tally, delta in tallies.items():
             self._totals[tally] = self._totals.get(tally, 0.0) + delta
-        fresh = set[Key]()
-        for key in sorted(touched):
+        ordered, fresh = sorted(touched), set[Key]()
+        for key in ordered:
             entry = world.sources[key[0]].entries.get(key[1])
             if entry is not None and entry.gone_at is None and key not in self._shown:
                 self._show(key)
                 fresh.add(key)
-        returning = {k: v for k, v in self._totals.items() if (k[1], k[2]) in fresh} if fresh else {}
-        self._add(returning)
-        self._add({k: v for k, v in tallies.items() if (k[1], k[2]) not in fresh})
-        for key in sorted(touched):
+        if fresh:
+            self._add({k: v for k, v in self._totals.items() if (k[1], k[2]) in fresh})
+            tallies = {k: v for k, v in tallies.items() if (k[1], k[2]) not in fresh}
+        self._add(tallies)
+        for key in ordered:
             self._refresh(key, world.sources[key[0]])
 
     def set_up(self, source: str, up: bool) -> None:
@@ -165,7 +166,6 @@ class Projection:
 
     def _add(self, tallies: Tallies) -> None:
         """Add tallies of shown workflows, and of sources, to their series."""
-        sums = {(k[0], k[1], k[2], k[3]): v for k, v in tallies.items() if k[4] == SUM}
         for (name, source, workflow_id, labels, part), value in tallies.items():
             metric_labels = self._labels(source, workflow_id, labels)
             if metric_labels is None:
@@ -173,9 +173,11 @@ class Projection:
             family = self._families[name]
             if isinstance(family, Counter):
                 family.add(metric_labels, value)
-            elif isinstance(family, Histogram) and part != SUM:
-                first = sums.pop((name, source, workflow_id, labels), 0.0)
-                family.add(metric_labels, part, value, sum=first)
+            elif isinstance(family, Histogram):
+                if part == SUM:
+                    family.add(metric_labels, 0, 0.0, sum=value)
+                else:
+                    family.add(metric_labels, part, value, sum=0.0)
 
     def _labels(self, source: str, workflow_id: str, labels: Labels) -> Labels | None:
         platform = self._platforms[source].name
@@ -201,8 +203,9 @@ class Projection:
             self._refresh_other(key, before, now)
         else:
             prefix = (self._platforms[key[0]].name, key[0], key[1])
-            for (name, labels), value in now.items():
-                self._named_gauge(name).set((*prefix, *labels), value)
+            for reading, value in now.items():
+                if before.get(reading) != value:
+                    self._named_gauge(reading[0]).set((*prefix, *reading[1]), value)
             for name, labels in before.keys() - now.keys():
                 self._named_gauge(name).remove((*prefix, *labels))
         self._gauges[key] = now

@@ -29,7 +29,7 @@ class Stand:
 SIMULATORS: dict[str, Stand] = {
     "make": Stand(
         make=MakeSimulator,
-        options={"api_limit": 600, "hook_secret": HOOK_SECRET},
+        options={"api_limit": 600, "webhook_secret": HOOK_SECRET},
         section={
             "platform": "make",
             "token": "demo-token",

@@ -51,6 +51,7 @@ class MakeApi:
             ("GET", r"/organizations/{id:\d+}", "organizations:read", self._organization),
             ("GET", r"/organizations/{id:\d+}/usage", "organizations:read", self._organization_usage),
             ("GET", "/teams", "teams:read", self._teams),
+            ("GET", r"/teams/{id:\d+}", "teams:read", self._team),
             ("GET", "/users/me", None, self._user),
             ("GET", "/users/me/current-authorization", None, self._authorization),
             ("GET", "/scenarios", "scenarios:read", self._scenarios),
@@ -93,12 +94,19 @@ class MakeApi:
         self._own_organization(request.match_info["id"])
         return {"data": self.gate.shown(request, rows.usage_days(self.world.scenarios.values(), self.world.now))}
 
+    def _team_rows(self) -> list[Row]:
+        organization_id = self.options.organization_id
+        return [{"id": i, "name": name, "organizationId": organization_id} for i, name in self.teams.items()]
+
+    async def _team(self, request: web.Request) -> Row:
+        for team in self._team_rows():
+            if str(team["id"]) == request.match_info["id"]:
+                return {"team": self.gate.one(request, team)}
+        raise Refused(403, "Access denied.")
+
     async def _teams(self, request: web.Request) -> Row:
         self._own_organization(required(request, "organizationId"))
-        organization_id = self.options.organization_id
-        teams: list[Row] = [
-            {"id": i, "name": name, "organizationId": organization_id} for i, name in self.teams.items()
-        ]
+        teams = self._team_rows()
         return self.gate.listing(request, "teams", teams, limit=10_000, sort="name")
 
     async def _user(self, request: web.Request) -> Row:
@@ -204,15 +212,16 @@ class MakeApi:
         first = max(number(request, "from", 0), ms(now - HISTORY_DAYS * DAY))
         last = min(number(request, "to", ms(now)), ms(now))
         status = number(request, "status", -1)
+        shortest = number(request, "durationFrom", 0)
         found: dict[str, Callable[[], Row]] = {}
         skipped = 0
         if not self.options.timestamp_is_end:
             skipped = bisect_left(scenario.executions, first / 1000 - 1.0, key=lambda e: e.started_at)
         for e in scenario.executions[skipped:]:
-            wanted = status in (-1, e.status if e.ended(now) else 0)
+            wanted = status in (-1, e.status if e.ended(now) else 0) and rows.took(e, now) >= shortest
             if wanted and self._listed(e) and first <= ms(self._dated(e)) <= last:
                 found[self._imt(e)] = partial(self._log_row, e)
-        for event in scenario.timeline if status == -1 else []:
+        for event in scenario.timeline if status == -1 and not shortest else []:
             if first <= ms(event.at) <= last:
                 found[f"{ms(event.at)}_{event.id}"] = partial(rows.timeline_row, event)
         return found

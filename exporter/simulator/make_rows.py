@@ -136,6 +136,11 @@ def execution_row(e: Execution, now: float, *, at: float, imt: str, options: Mak
     return row
 
 
+def took(e: Execution, now: float) -> int:
+    """Milliseconds an execution took, 0 while it runs."""
+    return ms(e.ended_at) - ms(e.started_at) if e.ended_at is not None and e.ended(now) else 0
+
+
 def feed_row(e: Execution, imt: str, organization_id: int) -> Row:
     """A row of the feed across scenarios. Its timestamp is the end: the feed's cursor is a time of completion."""
     ended_at = e.ended_at or 0.0

@@ -1,12 +1,15 @@
 """The HTTP side: which path answers what, and who may ask. A scrape reads memory only."""
 
 import asyncio
+import logging
 import ssl
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from exporter import __version__, status
 from exporter.clock import Clock, stopwatch
@@ -23,6 +26,10 @@ from exporter.world import World
 log = get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+#: The head of a request has this long (seconds) to arrive, on a new connection or after its first byte.
+HEAD_SECONDS_MAX = 15.0
+#: A connection without a request is closed after this long (seconds).
+IDLE_SECONDS_MAX = 75.0
 #: Paths that answer without a password: probes carry none, and webhooks have their own.
 _OPEN = ("/-/healthy", "/-/ready", "/webhooks/")
 
@@ -161,13 +168,66 @@ async def _knows(request: web.Request, users: Mapping[str, str]) -> bool:
     return await asyncio.to_thread(bcrypt.checkpw, password[:72], digest.encode())
 
 
+class _Connection(web.RequestHandler):
+    """A connection that is closed when the head of a request it began, or of its first one, does not arrive in time.
+
+    aiohttp bounds only how long a connection may be idle, which has to be longer than the same in a proxy before us.
+    """
+
+    __slots__ = ("_head_timer",)
+    _head_timer: asyncio.TimerHandle | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._expect_head()
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        heads = self._request_count
+        super().data_received(data)
+        if self._request_count > heads:
+            self._stop_expecting()
+        elif self._head_timer is None and self._waiter is not None:  # no request is being handled: one has begun
+            self._expect_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """What is not HTTP is no error of ours, and anybody can send a lot of it."""
+        level = logging.DEBUG if isinstance(kwargs.get("exc_info"), HttpProcessingError) else logging.ERROR
+        self.logger.log(level, *args, **kwargs)
+
+    def _expect_head(self) -> None:
+        self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS_MAX, self.force_close)
+
+    def _stop_expecting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class _Site(web.TCPSite):
+    """An address whose connections are ``_Connection``s."""
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connect, self._host, self._port, ssl=self._ssl_context, backlog=self._backlog
+        )
+
+    def _connect(self) -> _Connection:
+        options: dict[str, Any] = {"access_log": None, "keepalive_timeout": IDLE_SECONDS_MAX}
+        return _Connection(cast(web.Server, self._runner.server), loop=asyncio.get_running_loop(), **options)
+
+
 async def listen(app: web.Application, address: str, tls: ssl.SSLContext | None) -> tuple[web.AppRunner, int]:
     """Serve ``app`` at HOST:PORT; returns the runner to clean up and the port taken (for port 0)."""
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, keepalive_timeout=75.0)
+    runner = web.AppRunner(app, handler_cancellation=False)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024).start()
+        await _Site(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024).start()
     except BaseException:
         await runner.cleanup()
         raise

@@ -1,18 +1,17 @@
 """What a user writes under ``webhook:`` of a source, and the scheme it builds.
 
 Every secret may be one string or a list of strings, for rotation. Messages never quote a value; a model that embeds
-``WebhookConfig`` must set ``hide_input_in_errors`` too, because pydantic decides by the outermost model whether to
-print the input.
+``WebhookConfig`` must set ``hide_input_in_errors`` too (every ``Section`` does), because pydantic decides by the
+outermost model whether to print the input.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from exporter.fields import Duration, Section
 from exporter.webhooks import schemes
-
-_CLOSED = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _one_or_many(check: Callable[[str], object]) -> BeforeValidator:
@@ -47,10 +46,9 @@ SigningSecrets = Annotated[tuple[SecretStr, ...], _one_or_many(schemes.signing_k
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]  # a token of RFC 9110, section 5.6.2
 
 
-class HeaderConfig(BaseModel):
+class HeaderConfig(Section):
     """A shared secret in a named header."""
 
-    model_config = _CLOSED
     scheme: Literal["header"]
     header: HeaderName
     secret: HeaderSecrets
@@ -59,10 +57,9 @@ class HeaderConfig(BaseModel):
         return schemes.Header(header=self.header, secrets=_texts(self.secret))
 
 
-class BasicConfig(BaseModel):
+class BasicConfig(Section):
     """HTTP basic authentication."""
 
-    model_config = _CLOSED
     scheme: Literal["basic"]
     username: Annotated[str, AfterValidator(_username)]
     password: Secrets
@@ -71,10 +68,9 @@ class BasicConfig(BaseModel):
         return schemes.Basic(username=self.username, passwords=_texts(self.password))
 
 
-class BearerConfig(BaseModel):
+class BearerConfig(Section):
     """A bearer token in ``Authorization``."""
 
-    model_config = _CLOSED
     scheme: Literal["bearer"]
     token: HeaderSecrets
 
@@ -82,10 +78,9 @@ class BearerConfig(BaseModel):
         return schemes.Bearer(tokens=_texts(self.token))
 
 
-class HmacSha256Config(BaseModel):
+class HmacSha256Config(Section):
     """HMAC-SHA256 of the raw body in a named header."""
 
-    model_config = _CLOSED
     scheme: Literal["hmac_sha256"]
     header: HeaderName
     secret: Secrets
@@ -98,10 +93,9 @@ class HmacSha256Config(BaseModel):
         )
 
 
-class QlikConfig(BaseModel):
+class QlikConfig(Section):
     """Hex HMAC-SHA256 of the raw body in ``Qlik-Signature``."""
 
-    model_config = _CLOSED
     scheme: Literal["qlik"]
     secret: Secrets
 
@@ -109,13 +103,14 @@ class QlikConfig(BaseModel):
         return schemes.Qlik(secrets=_texts(self.secret))
 
 
-class StandardWebhooksConfig(BaseModel):
+class StandardWebhooksConfig(Section):
     """Standard Webhooks: an id, a time and the body, signed together."""
 
-    model_config = _CLOSED
     scheme: Literal["standard_webhooks"]
     secret: SigningSecrets
-    tolerance: float = Field(default=300.0, gt=0, allow_inf_nan=False)  # seconds, into the past and into the future
+    tolerance: Duration = Field(
+        default="5m", gt=0.0, validate_default=True, description="into the past and into the future"
+    )
 
     def build(self) -> schemes.StandardWebhooks:
         return schemes.StandardWebhooks(secrets=_texts(self.secret), tolerance_seconds=self.tolerance)

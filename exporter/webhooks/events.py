@@ -10,7 +10,9 @@ Unknown fields are ignored, unknown event types are reported and otherwise ignor
 count a run names it, so that the poller can complete it.
 """
 
+import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -32,6 +34,11 @@ _RESULTS = {
     **{r.value: r for r in Result},
 }
 _EVENTS_MAX = 1000
+_ID_CHARS_MAX = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # nothing has them in its id, and some databases refuse them
+#: A time may be this much (seconds) ahead of our clock: the latest end of a workflow holds, so a date by mistake years
+#: ahead would hide every end after it.
+FUTURE_MAX = 86400.0
 
 #: Error type and message to error class.
 Classify = Callable[[str | None, str | None], ErrorClass]
@@ -49,6 +56,7 @@ def receive_generic(
     streams: set[str] = set()
     unknown: list[str] = []
     moments: list[float] = []
+    now = request.received_at
     for event in _events(request):
         kind = event.get("event")
         if not isinstance(kind, str):
@@ -60,10 +68,10 @@ def receive_generic(
             unknown.append(redact(kind, limit=60))
             continue
         workflow_id, identity = _text(event, "workflow_id"), run_id(_text(event, "run_id"))
-        occurred_at = _moment(event, "occurred_at") or _moment(event, "ended_at")
+        occurred_at = _moment(event, "occurred_at", now) or _moment(event, "ended_at", now)
         if occurred_at is not None:
             moments.append(occurred_at)
-        run = _run(event, kind, workflow_id, identity, occurred_at or request.received_at, classify)
+        run = _run(event, kind, workflow_id, identity, occurred_at, now, classify)
         wake_for = run is None or (run.result in FAILED and run.error is None)
         if run is not None:
             observations.append(run)
@@ -80,31 +88,46 @@ def receive_generic(
 
 def _events(request: WebhookRequest) -> list[dict[str, Any]]:
     try:
-        body = None if cloudevents.is_cloudevent(request.headers, None) else orjson.loads(request.body)
+        body: Any = orjson.loads(request.body)
     except (orjson.JSONDecodeError, RecursionError):
-        raise MalformedEvent("the body is not JSON") from None
-    if body is None or cloudevents.is_cloudevent(request.headers, body):
+        body = None  # the data of a binary CloudEvent may be anything
+    if not _is_bare(body) and cloudevents.is_cloudevent(request.headers, body):
         try:
             wrapped = cloudevents.parse(request.headers, request.body)
         except cloudevents.Malformed as exc:
             raise MalformedEvent(str(exc)) from None
         items: list[Any] = [
-            {"event": e.type, **e.data} if isinstance(e.data, dict) else {"event": e.type} for e in wrapped
+            {"event": e.type, "occurred_at": e.time, **(e.data if isinstance(e.data, dict) else {})} for e in wrapped
         ]
     else:
         items = body if isinstance(body, list) else [body]
     if len(items) > _EVENTS_MAX:
         raise MalformedEvent(f"more than {_EVENTS_MAX} events in one request")
     if not all(isinstance(item, dict) for item in items):
-        raise MalformedEvent("an event must be a JSON object")
+        raise MalformedEvent("the body is not a JSON object, or a list of them")
     return items
 
 
-def _run(event: dict[str, Any], kind: str, workflow_id: str, run_id: str, at: float, classify: Classify) -> Run | None:
+def _is_bare(body: object) -> bool:
+    """Whether this is the documented event without an envelope, whatever the headers say."""
+    return isinstance(body, dict) and "event" in body and "specversion" not in body and "cloudEventsVersion" not in body
+
+
+def _run(
+    event: dict[str, Any],
+    kind: str,
+    workflow_id: str,
+    run_id: str,
+    occurred_at: float | None,
+    now: float,
+    classify: Classify,
+) -> Run | None:
+    """The claim an event makes; None if it only says that the run finished, not how."""
     attempt = event.get("attempt", 1)
     if not isinstance(attempt, int) or isinstance(attempt, bool) or not 1 <= attempt < 1_000_000:
         raise MalformedEvent('"attempt" must be a whole number from 1')
-    started_at = _moment(event, "started_at")
+    started_at, ended_at = _moment(event, "started_at", now), _moment(event, "ended_at", now)
+    at = occurred_at or now
     if kind == "run.started":
         return Run(
             workflow_id=workflow_id, id=run_id, attempt=attempt, state=State.RUNNING, started_at=started_at or at
@@ -122,7 +145,7 @@ def _run(event: dict[str, Any], kind: str, workflow_id: str, run_id: str, at: fl
         state=State.FINISHED,
         result=result,
         started_at=started_at,
-        ended_at=_moment(event, "ended_at") or at,
+        ended_at=ended_at or at,
         error=_error(event.get("error"), classify) if result in FAILED or result is Result.WARNING else None,
     )
 
@@ -142,21 +165,34 @@ def _text(event: dict[str, Any], key: str) -> str:
     value = event.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value or len(value) > 200:
-        raise MalformedEvent(f'a run event needs "{key}" as text of at most 200 characters')
+    if not isinstance(value, str) or not value or len(value) > _ID_CHARS_MAX or _CONTROL.search(value):
+        raise MalformedEvent(f'a run event needs "{key}" as text of at most {_ID_CHARS_MAX} characters')
     return value
 
 
-def _moment(event: dict[str, Any], key: str) -> float | None:
+def _moment(event: dict[str, Any], key: str, now: float) -> float | None:
     """RFC 3339 text, or a number of seconds or milliseconds since the epoch."""
     value = event.get(key)
     if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value / 1000 if value > 1e11 else float(value)
-        moment = seconds if 0 < seconds < 1e11 else None
+    moment: float | None
+    if isinstance(value, str):
+        moment = _parse_time(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        moment = value / 1000 if value > 1e11 else float(value)
     else:
-        moment = cloudevents.parse_time(value)
-    if moment is None:
+        moment = None
+    if moment is None or moment <= 0:
         raise MalformedEvent(f'"{key}" must be an RFC 3339 time')
+    if moment > now + FUTURE_MAX:
+        raise MalformedEvent(f'"{key}" is in the future')
     return moment
+
+
+def _parse_time(text: str) -> float | None:
+    """As ``cloudevents.parse_time``, which alone knows leap seconds, but at a fraction of its cost for other times."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return cloudevents.parse_time(text)
+    return None if moment.tzinfo is None else moment.timestamp()

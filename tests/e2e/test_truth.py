@@ -74,7 +74,10 @@ async def test_a_platform_in_trouble_costs_time_but_never_a_wrong_number(platfor
         for poller in made.service.pollers.values():
             for _ in range(3):
                 await made.sweep(*poller.status)
-        if platform in ("etlworks", "cognaize"):  # they show the latest state only: what a pause hides is lost to polling
+        if platform in (
+            "etlworks",
+            "cognaize",
+        ):  # they show the latest state only: what a pause hides is lost to polling
             counted, truth = await made.counted(platform), made.truth(platform)
             assert all(counted[key] <= truth[key] for key in counted)
         else:

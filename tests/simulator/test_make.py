@@ -199,6 +199,8 @@ async def test_the_organization_shows_counters_as_text_and_its_teams() -> None:
         assert int(organization["operations"]) > 0
         teams = (await api.get("/teams", organizationId="9"))["teams"]
         assert [t["id"] for t in teams] == [77, 78] == [t["id"] for t in organization["teams"]]
+        assert (await api.get("/teams/78"))["team"] == teams[1]
+        assert (await api.call("GET", "/teams/79")).status == 403
         assert (await api.call("GET", "/organizations/10")).status == 403
         daily = (await api.get("/organizations/9/usage"))["data"]
         assert sum(day["operations"] for day in daily) == int(organization["operations"])
@@ -280,6 +282,17 @@ async def test_logs_are_filtered_by_the_milliseconds_of_their_start() -> None:
         assert [row["id"] for row in (await api.get(path, window))["scenarioLogs"]] == [runs[1]]
         since = await api.get(path, {"from": str(ms(T0 - 200))})
         assert [row["id"] for row in since["scenarioLogs"]] == [runs[2], runs[1]]
+
+
+async def test_logs_are_filtered_by_how_long_a_run_took() -> None:
+    async with serving() as api:
+        workflow = api.sim.add_workflow()
+        api.sim.rename_workflow(workflow, "with a timeline event")
+        for seconds in (5, 60, 61):
+            api.sim.add_run(workflow, started_at=T0 - 100, ended_at=T0 - 100 + seconds, result="success")
+        api.sim.add_run(workflow, started_at=T0 - 100, ended_at=None, result="success")
+        rows = (await api.get(f"/scenarios/{workflow}/logs", durationFrom="60000"))["scenarioLogs"]
+        assert sorted(row["duration"] for row in rows) == [60_000, 61_000]
 
 
 async def test_pages_by_pg_last_lose_and_repeat_nothing_while_new_runs_come_in() -> None:

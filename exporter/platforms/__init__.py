@@ -1,0 +1,8 @@
+"""The platforms: one folder each, and the one table that lists them."""
+
+from exporter.platform import Platform
+from exporter.platforms import cognaize, etlworks, make, qlik
+
+PLATFORMS: dict[str, Platform] = {
+    platform.name: platform for platform in (make.PLATFORM, qlik.PLATFORM, etlworks.PLATFORM, cognaize.PLATFORM)
+}

@@ -1,0 +1,391 @@
+"""One Etlworks account, read: which calls, in which order.
+
+``workflows``: the schedules, then the flows with their definitions, which is heavy and therefore rare. The schedules
+are remembered per flow, for the other stream. ``runs``: one status call per flow that may have something new (see
+``reading``), and one for each further run that has to be followed by its id.
+
+A flow that never ran is answered like a flow nobody knows, with 500 or 404: of a flow that was never seen to run that
+is no fault.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from exporter.fold import resolve
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.model import Listing, Observation, ResolvedBy, Run, State
+from exporter.platform import Fault, Known, Page, RunKey, selected
+from exporter.platforms.etlworks import mapping
+from exporter.platforms.etlworks.config import EtlworksConfig
+from exporter.platforms.etlworks.listing import (
+    FLOW,
+    FLOWS,
+    SCHEDULES,
+    fault,
+    flow_parts,
+    listing_parts,
+    not_there,
+    stops,
+)
+from exporter.platforms.etlworks.mapping import BadItem, Execution
+from exporter.platforms.etlworks.reading import (
+    FlowReading,
+    FlowState,
+    Plan,
+    Stop,
+    is_due,
+    plan,
+    stops_from_cursor,
+    stops_to_cursor,
+)
+from exporter.platforms.etlworks.schedule import Schedule, from_cursor, to_cursor
+from exporter.polling.budget import Lane
+
+FLOWS_PER_SWEEP_MAX = 300
+#: Dead letters of flows that are gone, looked into in one sweep.
+DETAILS_PER_SWEEP_MAX = 20
+#: So many flows in a row that cannot be read at all mean that the platform is down.
+BROKEN_FLOWS_MAX = 5
+#: Marks of cancelled runs that webhooks led to are kept this long (seconds); sweeps take them over much sooner.
+MARK_SECONDS = 86_400.0
+
+EXECUTION = "/rest/v1/executions/{flow_id}"
+HEALTH = "/health"
+
+
+class EtlworksClient:
+    """Reads one source. All memory between sweeps is in the cursors:
+
+    - stream ``workflows``: per flow its schedules, and under ``""`` when the schedules were read;
+    - stream ``runs``: per flow its ``FlowState``;
+    - stream ``complete``: per flow the runs that were called canceled when a webhook led to them.
+    """
+
+    def __init__(self, config: EtlworksConfig, api: Api) -> None:
+        self._config = config
+        self._api = api
+
+    def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+        """Read ``workflows`` or ``runs`` once."""
+        if stream == "workflows":
+            return self._sweep_workflows(known)
+        if stream == "runs":
+            return self._sweep_runs(known, now)
+        raise ValueError(f"no such stream: {stream}")
+
+    def _watched(self, flow_id: str, name: str | None) -> bool:
+        pinned = self._config.flows
+        return (not pinned or flow_id in pinned) and selected(self._config, flow_id, name)
+
+    # Workflows.
+
+    async def _sweep_workflows(self, known: Known) -> AsyncIterator[Page]:
+        schedules: dict[str, list[Schedule]] | None = None
+        read_at = self._api.platform_now()
+        try:
+            schedules, faults = await self._schedules()
+        except ApiError as error:
+            if stops(error):
+                raise
+            faults = [fault(error)]  # what was known of the schedules goes on to hold
+        yield Page(faults=faults)
+        watched: set[str] = set()
+        at, complete = read_at, False
+        async for part in flow_parts(self._api, self._config.flows):
+            at, complete = part.at, part.complete
+            observations: list[Observation] = []
+            cursors: dict[str, Any] = {}
+            faults = list(part.faults)
+            for record in part.items:
+                try:
+                    item = mapping.flow(record)
+                except BadItem as bad:
+                    faults.append(Fault(kind="bad_item", detail=f"GET {FLOWS}: {bad}"))
+                    continue
+                if item.id in watched or not self._watched(item.id, item.name):
+                    continue
+                watched.add(item.id)
+                before = known.cursor("workflows", item.id)
+                own = from_cursor(before) if schedules is None else tuple(schedules.get(item.id, ()))
+                observations.append(mapping.workflow(item, schedules=own, at=part.at))
+                if own is not None and to_cursor(own) != before:
+                    cursors[item.id] = to_cursor(own)
+            yield Page(observations=observations, cursors=cursors, faults=faults)
+        if complete:
+            gone: dict[str, Any] = {key: None for key in known.cursors("workflows") if key and key not in watched}
+            cursors = gone if schedules is None else {**gone, "": read_at}
+            yield Page(observations=[Listing(at=at, workflow_ids=frozenset(watched))], cursors=cursors)
+            async for page in self._settle_dead_letters(known, watched):
+                yield page
+
+    async def _schedules(self) -> tuple[dict[str, list[Schedule]], list[Fault]]:
+        """The schedules of each flow. Raises ``ApiError`` unless the listing was read completely."""
+        found: dict[str, dict[str, Schedule]] = {}
+        faults: list[Fault] = []
+        complete = False
+        async for part in listing_parts(self._api, SCHEDULES):
+            complete = part.complete
+            faults += part.faults
+            for record in part.items:
+                try:
+                    flow_id, schedule = mapping.schedule(record)
+                except BadItem as bad:
+                    faults.append(Fault(kind="bad_item", detail=f"GET {SCHEDULES}: {bad}"))
+                else:
+                    found.setdefault(flow_id, {})[schedule.id] = schedule
+        if not complete:
+            detail = "the listing changed while it was read"
+            raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {SCHEDULES}", detail=detail)
+        return {flow: [own[key] for key in sorted(own)] for flow, own in found.items()}, faults
+
+    async def _settle_dead_letters(self, known: Known, listed: set[str]) -> AsyncIterator[Page]:
+        """Close the dead letters of flows that are gone for good: nothing is left that a retry could start."""
+        flows = {letter.workflow_id for letter in known.dead_letters.values()}
+        gone = sorted(flow for flow in flows if flow not in listed and flow not in known.workflows)
+        for flow_id in gone[:DETAILS_PER_SWEEP_MAX]:
+            try:
+                await self._api.get(FLOW, lane=Lane.DEAD_LETTERS, ids={"flow_id": flow_id})
+            except ApiError as error:
+                if stops(error):
+                    raise
+                if not_there(error):
+                    at = self._api.platform_now()
+                    letters = [letter for letter in known.dead_letters.values() if letter.workflow_id == flow_id]
+                    yield Page(observations=[resolve(one, by=ResolvedBy.MANUAL, at=at) for one in letters])
+                else:
+                    yield Page(faults=[fault(error, flow_id)])
+
+    # Runs.
+
+    async def _sweep_runs(self, known: Known, now: float) -> AsyncIterator[Page]:
+        open_runs: dict[str, list[Run]] = {}
+        for run in known.open_runs.values():
+            open_runs.setdefault(run.workflow_id, []).append(run)
+        flows = {*known.workflows, *open_runs}
+        stale = [key for key in known.cursors("runs") if key not in flows]
+        if stale:
+            yield Page(cursors=dict.fromkeys(stale))
+        chosen = self._plan(known, open_runs, now)
+        if not (chosen.due or chosen.idle):
+            await self._try_credential()
+        due, waiting = chosen.due[:FLOWS_PER_SWEEP_MAX], len(chosen.due) - FLOWS_PER_SWEEP_MAX
+        broken = 0
+        for flow_id in due if waiting > 0 else (*due, *chosen.idle):
+            page, error = await self._read_flow(flow_id, known, open_runs.get(flow_id, ()))
+            yield page
+            broken = 0 if error is None else broken + 1
+            if error is not None and broken == BROKEN_FLOWS_MAX:
+                raise error
+        if waiting > 0:
+            detail = f"GET {EXECUTION}: {waiting} more flows wait for the next sweep"
+            yield Page(faults=[Fault(kind="truncated", detail=detail)])
+
+    async def _try_credential(self) -> None:
+        """No flow is known: reading nothing must not pass for having read everything."""
+        try:
+            await self._api.get(SCHEDULES, lane=Lane.SWEEPS, params={"limit": 1, "offset": 0})
+        except ApiError as error:
+            if stops(error) or error.kind is not ErrorKind.AUTH:
+                raise
+
+    def _plan(self, known: Known, open_runs: Mapping[str, Sequence[Run]], now: float) -> Plan:
+        due: list[tuple[float, str]] = []
+        idle: list[tuple[float, str]] = []
+        workflows = known.workflows
+        read_at, every = _moment(known.cursor("workflows")), self._config.poll.interval
+        for flow_id in {*workflows, *open_runs}:
+            known_flow = workflows.get(flow_id)
+            if not self._watched(flow_id, known_flow.name if known_flow else None):
+                continue
+            if known_flow is not None and known_flow.at == 0.0 and flow_id not in open_runs:
+                continue  # only webhooks told of it: not listed yet, or left out by its name
+            state = _state(known, flow_id)
+            schedules = from_cursor(known.cursor("workflows", flow_id)) or ()
+            urgent = flow_id in open_runs or is_due(state, schedules, read_at=read_at, now=now, every=every)
+            (due if urgent else idle).append((state.tried, flow_id))
+        return plan(due, idle)
+
+    async def _read_flow(self, flow_id: str, known: Known, open_runs: Sequence[Run]) -> tuple[Page, ApiError | None]:
+        """Read the newest run of one flow, and what else has to be followed.
+
+        Returns the error if the flow could not be read at all.
+        """
+        reading = self._reading(flow_id, known, open_runs)
+        never_ran = reading.state.run is None and not open_runs
+        lane = Lane.RUNNING if open_runs else Lane.SWEEPS
+        faults: list[Fault] = []
+        try:
+            reading.take_newest(await self._execution(flow_id, lane=lane))
+        except BadItem as bad:
+            faults.append(Fault(kind="bad_item", detail=f"GET {EXECUTION}: {bad}", workflow_id=flow_id))
+        except ApiError as error:
+            if stops(error):
+                raise
+            if never_ran and not_there(error):
+                reading.take_nothing()
+            else:
+                faults.append(fault(error, flow_id))
+            if not not_there(error):
+                down = None if error.kind is ErrorKind.AUTH else error
+                return Page(cursors={flow_id: reading.cursor()}, faults=faults), down
+        for run_id in reading.to_follow():
+            faults += await self._follow(reading, flow_id, run_id)
+        if reading.may_hide_failure():
+            await self._look_for_failure(reading, flow_id)
+        at = self._api.platform_now()
+        rescheduled = reading.rescheduled(known.workflows.get(flow_id), at)
+        observations = reading.observations if rescheduled is None else [*reading.observations, rescheduled]
+        return Page(observations=observations, cursors={flow_id: reading.cursor()}, faults=faults), None
+
+    def _reading(self, flow_id: str, known: Known, open_runs: Sequence[Run]) -> FlowReading:
+        state = _state(known, flow_id)
+        state.tried = self._api.platform_now()
+        return FlowReading(
+            state=state,
+            open_runs=open_runs,
+            schedules=from_cursor(known.cursor("workflows", flow_id)),
+            schedules_read_at=_moment(known.cursor("workflows")),
+            now=state.tried,
+        )
+
+    async def _follow(self, reading: FlowReading, flow_id: str, run_id: str) -> list[Fault]:
+        """Read one run by its id."""
+        try:
+            reading.take(await self._execution(flow_id, lane=Lane.RUNNING, audit_id=run_id))
+        except BadItem as bad:
+            return [Fault(kind="bad_item", detail=f"GET {EXECUTION}: {bad}", workflow_id=flow_id)]
+        except ApiError as error:
+            if stops(error):
+                raise
+            if not_there(error):
+                reading.take_lost(run_id)
+            return [fault(error, flow_id)]
+        return []
+
+    async def _look_for_failure(self, reading: FlowReading, flow_id: str) -> None:
+        """Ask for the newest run that failed. Not every version knows the parameter: no answer is no fault."""
+        try:
+            reading.take_failure(await self._execution(flow_id, lane=Lane.SWEEPS, status="error"))
+        except BadItem:
+            pass
+        except ApiError as error:
+            if stops(error):
+                raise
+
+    async def _execution(self, flow_id: str, *, lane: Lane, audit_id: str = "", status: str = "") -> Execution:
+        """The newest run of a flow, the newest of a status, or the one with this id.
+
+        A finished run without its end is read once more. Raises ``ApiError``, ``BadItem``.
+        """
+        params = {key: value for key, value in (("auditId", audit_id), ("status", status)) if value}
+        answer = await self._api.get(EXECUTION, lane=lane, ids={"flow_id": flow_id}, params=params)
+        item = mapping.execution(answer.data, flow_id=flow_id)
+        if audit_id and item.run.id != audit_id:
+            raise BadItem("another execution than the one that was asked for")
+        if item.run.state is State.FINISHED and item.run.ended_at is None:
+            try:
+                again = await self._api.get(
+                    EXECUTION, lane=lane, ids={"flow_id": flow_id}, params={"auditId": item.run.id}
+                )
+                whole = mapping.execution(again.data, flow_id=flow_id)
+            except (ApiError, BadItem):
+                return item
+            return whole if whole.run.id == item.run.id and whole.run.ended_at is not None else item
+        return item
+
+    # Runs that webhooks named.
+
+    async def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncIterator[Page]:
+        """Read these runs. Errors of the connection are raised at the end, so that they are tried again."""
+        down: ApiError | None = None
+        for key in keys:
+            flow_id = key.workflow_id
+            if flow_id is None:
+                continue
+            known_flow = known.workflows.get(flow_id)
+            name = known_flow.name if known_flow else None
+            if not self._watched(flow_id, name):
+                continue
+            reading = self._reading(flow_id, known, ())
+            try:
+                item = await self._execution(flow_id, lane=Lane.RUNNING, audit_id=key.run_id)
+                reading.take(item)
+            except BadItem as bad:
+                yield Page(faults=[Fault(kind="bad_item", detail=f"GET {EXECUTION}: {bad}", workflow_id=flow_id)])
+                continue
+            except ApiError as error:
+                if stops(error):
+                    raise
+                if not not_there(error) and error.kind is not ErrorKind.AUTH:
+                    down = error
+                yield Page(faults=[fault(error, flow_id)])
+                continue
+            if not self._watched(flow_id, item.flow_name or name):
+                continue  # never listed, because of its name
+            before = _marks(known, flow_id)
+            marks = before | reading.state.cancelled
+            cursors = {flow_id: stops_to_cursor(marks)} if marks != before else {}
+            yield Page(observations=reading.observations, cursors=cursors)
+        old = [
+            flow_id
+            for flow_id in known.cursors("complete")
+            if all(stop.until + MARK_SECONDS < now for stop in _marks(known, flow_id).values())
+        ]
+        if old:
+            yield Page(cursors=dict.fromkeys(old))
+        if down is not None:
+            raise down
+
+    # Trying it out.
+
+    async def check(self) -> AsyncIterator[str]:
+        """Try the credential and each right that is needed."""
+        flows: list[str] = []
+        async for part in flow_parts(self._api, self._config.flows):
+            for one in part.faults:
+                yield f"problem: {one.detail}"
+            for record in part.items:
+                try:
+                    item = mapping.flow(record)
+                except BadItem as bad:
+                    yield f"problem: {bad}"
+                else:
+                    if self._watched(item.id, item.name) and item.id not in flows:
+                        flows.append(item.id)
+        yield "ok: credential accepted"
+        yield f"workflows: {len(flows)}"
+        try:
+            schedules, _ = await self._schedules()
+            yield f"ok: schedules can be read ({sum(map(len, schedules.values()))})"
+        except ApiError as error:
+            yield f"problem: {error}; dead letters of scheduled flows will not be seen"
+        if flows:
+            try:
+                await self._api.get(EXECUTION, lane=Lane.SWEEPS, ids={"flow_id": flows[0]})
+                yield "ok: executions can be read"
+            except ApiError as error:
+                if not_there(error):
+                    yield f"ok: flow {flows[0]} has no execution yet"
+                else:
+                    yield f"problem: {error}; runs of this source will not be seen"
+        try:
+            answer = await self._api.get(HEALTH, lane=Lane.SWEEPS)
+            status = answer.data.get("status") if isinstance(answer.data, dict) else None
+            yield f"ok: the node is {status}" if status == "UP" else "problem: the node does not say that it is UP"
+        except ApiError as error:
+            yield f"ok: the health of the node is not shown ({error.kind})"
+
+
+def _moment(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _marks(known: Known, flow_id: str) -> dict[str, Stop]:
+    return stops_from_cursor(known.cursor("complete", flow_id))
+
+
+def _state(known: Known, flow_id: str) -> FlowState:
+    """What is remembered of a flow, with the cancelled runs that webhooks led to."""
+    state = FlowState.from_cursor(known.cursor("runs", flow_id))
+    state.cancelled = _marks(known, flow_id) | state.cancelled
+    return state

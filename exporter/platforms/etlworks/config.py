@@ -1,0 +1,31 @@
+"""What a user writes for an Etlworks source."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from exporter.settings import Id, Secret, SourceConfig
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+FlowId = Annotated[Id, BeforeValidator(_as_text), StringConstraints(pattern=r"^\d{1,19}$")]
+
+
+class EtlworksConfig(SourceConfig):
+    """An API key, or the login and password of a user; a role that may see flows, schedules and executions."""
+
+    token: Secret | None = Field(default=None, description="API key of a user")
+    login: str | None = Field(default=None, min_length=1)
+    password: Secret | None = None
+    flows: list[FlowId] = Field(default=[], description="ids of the flows to watch; empty: all that are listed")
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "EtlworksConfig":
+        if self.token is not None and (self.login is not None or self.password is not None):
+            raise ValueError("give either token, or login and password, not both")
+        if self.token is None and (self.login is None or self.password is None):
+            raise ValueError("give token, or login and password")
+        return self

@@ -1,0 +1,84 @@
+"""Listings of flows and schedules, page by page, and how the errors of calls are to be taken."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.platform import Fault
+from exporter.platforms.etlworks.mapping import identity
+from exporter.polling.budget import Lane
+
+PAGE_ITEMS = 200
+PAGES_PER_SWEEP_MAX = 500
+
+FLOWS = "/rest/v1/flows"
+FLOW = "/rest/v1/flows/{flow_id}"
+SCHEDULES = "/rest/v1/schedules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A page of a listing. ``complete`` is True on the last one if nothing is missing."""
+
+    items: Sequence[Any] = ()
+    at: float = 0.0  # when it was read, on the platform's clock
+    faults: Sequence[Fault] = ()
+    complete: bool = False
+
+
+def flow_parts(api: Api, flows: Sequence[str]) -> AsyncIterator[Part]:
+    """All flows, or those a user named one by one: cheaper than everybody's definitions."""
+    return _pinned(api, flows) if flows else listing_parts(api, FLOWS)
+
+
+async def _pinned(api: Api, flows: Sequence[str]) -> AsyncIterator[Part]:
+    complete = True
+    for flow_id in flows:
+        try:
+            answer = await api.get(FLOW, lane=Lane.SWEEPS, ids={"flow_id": flow_id})
+        except ApiError as error:
+            if stops(error):
+                raise
+            complete = complete and error.kind is ErrorKind.NOT_FOUND
+            yield Part(faults=[fault(error, flow_id)])
+        else:
+            yield Part(items=[answer.data], at=answer.at)
+    yield Part(at=api.platform_now(), complete=complete)
+
+
+async def listing_parts(api: Api, path: str) -> AsyncIterator[Part]:
+    """A listing, page by page where the platform pages: it does where it tells the total in a header.
+
+    The next page begins after as many items as are known, so what is inserted meanwhile repeats some and hides none.
+    """
+    ids: set[str] = set()
+    for _ in range(PAGES_PER_SWEEP_MAX):
+        answer = await api.get(path, lane=Lane.SWEEPS, params={"limit": PAGE_ITEMS, "offset": len(ids)})
+        items = answer.data
+        if not isinstance(items, list):
+            raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {path}", detail="not a list")
+        named = {identity(item.get("id")) for item in items if isinstance(item, dict)}
+        fresh = {key for key in named if key is not None} - ids
+        ids |= fresh
+        total = answer.headers.get("X-Total-Count", "")
+        everything = not total.isdecimal() or len(ids) >= int(total) or not items
+        yield Part(items=items, at=answer.at, complete=everything)
+        if everything or not fresh:
+            return
+    yield Part(faults=[Fault(kind="truncated", detail=f"GET {path}: more than {PAGES_PER_SWEEP_MAX} pages")])
+
+
+def stops(error: ApiError) -> bool:
+    """Whether an error concerns the credential, and so every call of this source."""
+    refused = error.status == 401 or error.endpoint.startswith("POST ")  # the only calls that post fetch tokens
+    return error.kind is ErrorKind.RATE_LIMITED or (error.kind is ErrorKind.AUTH and refused)
+
+
+def not_there(error: ApiError) -> bool:
+    """Whether this is how the platform says that it has no such flow or execution: 404, or 500 without more."""
+    return error.kind is ErrorKind.NOT_FOUND or error.status == 500
+
+
+def fault(error: ApiError, flow_id: str | None = None) -> Fault:
+    return Fault(kind=error.kind, detail=str(error), workflow_id=flow_id)

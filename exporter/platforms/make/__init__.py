@@ -1,0 +1,44 @@
+"""Make (make.com, formerly Integromat): scenarios, their executions and their incomplete executions."""
+
+from exporter.model import ErrorClass, ResolvedBy, Result, Run
+from exporter.platform import Platform, Stream
+from exporter.platforms.make.calls import error_detail
+from exporter.platforms.make.client import MakeClient
+from exporter.platforms.make.config import MakeConfig, TokenAuth
+from exporter.platforms.make.webhooks import receive
+from exporter.polling.budget import Lane
+
+
+def _auth(config: MakeConfig) -> TokenAuth:
+    return TokenAuth(config.token.get_secret_value())
+
+
+def _run_url(config: MakeConfig, run: Run) -> str | None:
+    """The page of an execution. Its address has the team in it, which is known only where one team is watched."""
+    if len(config.team_ids) != 1:
+        return None
+    return f"{config.url}/{config.team_ids[0]}/scenarios/{run.workflow_id}/logs/{run.id}"
+
+
+PLATFORM = Platform(
+    name="make",
+    title="Make",
+    config=MakeConfig,
+    streams=(
+        Stream(name="quota", lane=Lane.DEAD_LETTERS, every=10.0, opening=True),
+        Stream(name="workflows", lane=Lane.SWEEPS, opening=True),
+        Stream(name="runs", lane=Lane.SWEEPS),
+        Stream(name="dead_letters", lane=Lane.DEAD_LETTERS),
+    ),
+    connect=MakeClient,
+    auth=_auth,
+    error_detail=error_detail,
+    requests_per_minute=60.0,
+    results=(Result.SUCCESS, Result.WARNING, Result.FAILURE),
+    error_classes=tuple(ErrorClass),
+    resolved_by=(ResolvedBy.RETRY, ResolvedBy.PLATFORM, ResolvedBy.MANUAL, ResolvedBy.EXPIRED),
+    holds_dead_letters=True,
+    measures=frozenset({"operations", "transfer", "queue"}),
+    receive=receive,
+    run_url=_run_url,
+)

@@ -1,0 +1,98 @@
+"""Trying a Make source before it runs: the token, its rights, the limit, what there is to watch."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.platform import selected
+from exporter.platforms.make import mapping
+from exporter.platforms.make.calls import find_organization, get, scenarios
+from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.mapping import BadItem, Scenario
+from exporter.polling.budget import Lane
+
+LANE = Lane.SWEEPS
+#: What a token needs, and what is missing without.
+RIGHTS = {
+    "scenarios:read": "nothing of this source will be seen",
+    "dlqs:read": "dead letters of this source will not be seen",
+    "organizations:read": "the limit of requests and the usage will not be known",
+    "hooks:read": "queues of webhooks will not be seen",
+}
+
+
+async def check(config: MakeConfig, api: Api) -> AsyncIterator[str]:
+    """One line for each thing tried. Raises ``ApiError`` if the token is refused."""
+    rights = await _rights(api)
+    yield "ok: credential accepted"
+    needed = RIGHTS if config.organization_id is not None else {**RIGHTS, "teams:read": RIGHTS["organizations:read"]}
+    missing = set[str]() if rights is None else needed.keys() - rights
+    for right in sorted(missing):
+        yield f"problem: right {right} is missing; {needed[right]}"
+    if not missing & {"organizations:read", "teams:read"}:
+        yield await _limit(config, api)
+    if "scenarios:read" in missing:
+        return
+    try:
+        found = await _watched(config, api)
+    except (ApiError, BadItem) as error:
+        yield f"problem: {error}"
+        return
+    yield f"workflows: {len(found)}"
+    if not found:
+        yield "problem: no scenario is watched; see organization_id, team_ids, include and exclude"
+    elif rights is None:
+        async for line in _tried(api, found[0]):
+            yield line
+    try:
+        await get(api, "/scenarios/logs", lane=LANE, query=[("pg[limit]", 1)])
+        yield "ok: runs are read from the feed across scenarios"
+    except ApiError:
+        yield "ok: no feed across scenarios here; the logs of scenarios that ran are read one by one"
+
+
+async def _rights(api: Api) -> set[str] | None:
+    """The scopes of the token, None where the platform does not say."""
+    try:
+        answer = await get(api, "/users/me/current-authorization", lane=LANE)
+    except ApiError as error:
+        if error.kind is not ErrorKind.NOT_FOUND:
+            raise
+        await get(api, "/users/me", lane=LANE)
+        return None
+    body = answer.data.get("authorization") if isinstance(answer.data, Mapping) else None
+    scope = body.get("scope") if isinstance(body, Mapping) else None
+    return {right for right in scope if isinstance(right, str)} if isinstance(scope, list) else None
+
+
+async def _limit(config: MakeConfig, api: Api) -> str:
+    try:
+        organization_id = await find_organization(config, api)
+        answer = await get(api, "/organizations/{id}", lane=LANE, ids={"id": organization_id})
+        limit = mapping.organization(answer.data, at=answer.at).requests_per_minute
+    except (ApiError, BadItem) as error:
+        return f"problem: {error}; the limit of requests and the usage will not be known"
+    if limit is None:
+        return "ok: the organization does not say its limit of requests"
+    if limit < 1:
+        return "problem: the organization's license allows no requests to the API"
+    return f"ok: limit {limit:g} requests a minute"
+
+
+async def _watched(config: MakeConfig, api: Api) -> list[Scenario]:
+    found = dict[str, Scenario]()
+    async for page in scenarios(api, config, lane=LANE):
+        items = [mapping.scenario(row, at=page.at, teams={}) for row in page.rows]
+        found |= {i.workflow.id: i for i in items if selected(config, i.workflow.id, i.workflow.name)}
+    return list(found.values())
+
+
+async def _tried(api: Api, scenario: Scenario) -> AsyncIterator[str]:
+    """Where the rights are not told, calls that need them."""
+    calls: list[tuple[str, str, tuple[str, str]]] = [("/dlqs", "dlqs:read", ("scenarioId", scenario.workflow.id))]
+    if scenario.team_id is not None:
+        calls.append(("/hooks", "hooks:read", ("teamId", scenario.team_id)))
+    for endpoint, right, query in calls:
+        try:
+            await get(api, endpoint, lane=LANE, query=[query, ("pg[limit]", 1)])
+        except ApiError as error:
+            yield f"problem: {error}; {RIGHTS[right]}"

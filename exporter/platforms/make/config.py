@@ -1,0 +1,55 @@
+"""What a user writes for a Make source, and how it proves who it is."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PositiveInt, SecretStr, model_validator
+
+from exporter.http import Api
+from exporter.settings import Secret, SourceConfig
+
+# API tokens look like this; anything else is taken for an access token of OAuth, as Make's own SDK does.
+_API_TOKEN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
+
+
+def _fits_a_header(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("a token has no spaces and no characters beyond ASCII")
+    return value
+
+
+class MakeConfig(SourceConfig):
+    """An API token of one zone, and whose scenarios are watched: an organization's, or those of some of its teams."""
+
+    token: Annotated[Secret, AfterValidator(_fits_a_header)]
+    organization_id: PositiveInt | None = Field(default=None, description="watch all teams of this organization")
+    team_ids: list[PositiveInt] = Field(default=[], description="or only these teams, of one organization")
+
+    @model_validator(mode="after")
+    def _one_scope(self) -> "MakeConfig":
+        if (self.organization_id is None) == (not self.team_ids):
+            raise ValueError("give either organization_id or team_ids")
+        if len(set(self.team_ids)) < len(self.team_ids):
+            raise ValueError("a team is named twice in team_ids")
+        return self
+
+    @property
+    def scopes(self) -> list[tuple[str, int]]:
+        """The query parameters of the calls that together list everything watched."""
+        if self.organization_id is not None:
+            return [("organizationId", self.organization_id)]
+        return [("teamId", team_id) for team_id in self.team_ids]
+
+
+class TokenAuth:
+    """A token that somebody issued by hand. There is nothing to renew."""
+
+    def __init__(self, token: str) -> None:
+        scheme = "Token" if _API_TOKEN.fullmatch(token) else "Bearer"
+        self._headers = {"Authorization": f"{scheme} {token}"}
+
+    async def headers(self, api: Api) -> dict[str, str]:
+        return self._headers
+
+    async def renew(self, api: Api) -> bool:
+        return False

@@ -1,0 +1,304 @@
+"""Dead letters: which scenarios to ask, what to ask of a new one, and how one is known to be closed.
+
+There is no list across scenarios, but GET /scenarios tells how many each has. A scenario's list is read when that
+number has changed since it was last read, when one of its dead letters is still without a cause, and in turn after some
+minutes, because one that closes and one that opens leave the number as it is. A list tells neither the error's type nor
+the execution; these take two calls for each new item, once.
+
+Missing from a list is not closed: what is missing is read directly. What is listed as resolved and was never known open
+is told if it opened after the list was last read.
+
+The cursor of a scenario holds ``count``, the number when its list was last read, and ``read``, when that was.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.model import DeadLetter, ResolvedBy
+from exporter.platform import Fault, Known, Page, selected
+from exporter.platforms.make import letters
+from exporter.platforms.make.blueprints import Blueprints
+from exporter.platforms.make.calls import Losses, Rows, get, pages, scenarios
+from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.letters import Listed
+from exporter.platforms.make.mapping import BadItem, Scenario, scenario
+from exporter.platforms.make.watch import Watch
+from exporter.polling.budget import Lane
+
+LANE = Lane.DEAD_LETTERS
+STREAM = "dead_letters"
+COLUMNS = ("id", "name", "dlqCount", "lastEdit")
+ITEMS_PER_PAGE = 50
+ITEM_PAGES_PER_SCENARIO_MAX = 40
+SCENARIOS_PER_SWEEP_MAX = 200
+#: New items asked about, and closed ones confirmed, in one sweep.
+DETAILS_PER_SWEEP_MAX = 100
+#: A list whose number has not changed is read again after so many seconds, …
+REFRESH_SECONDS = 300.0
+#: … at least so many a sweep, and one of so many scenarios.
+TURNS_MIN = 2
+TURN_SHARE = 200
+#: An item may show in its list this many seconds after it was stored.
+OVERLAP_SECONDS = 120.0
+#: A detail that fails for no reason of its own is asked for so often.
+TRIES_MAX = 3
+TRIED_MAX = 2000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sweep:
+    known: Known
+    now: float
+    details_left: int
+    losses: Losses = field(default_factory=Losses)
+    left_over: bool = False
+
+    def may_ask(self) -> bool:
+        """Whether one more item may be asked about in this sweep."""
+        self.details_left -= 1
+        self.left_over = self.left_over or self.details_left < 0
+        return self.details_left >= 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Task:
+    """One scenario's list, as it is worked through."""
+
+    workflow_id: str
+    edited: str | None
+    count: int
+    opened: dict[str, DeadLetter]  # known to be open, by id
+    told_since: float  # resolved items that opened before were told of earlier, or never counted
+    seen: set[str] = field(default_factory=set)
+    unclear: list[Listed] = field(default_factory=list)  # cause not known
+    closed: list[Listed] = field(default_factory=list)
+    complete: bool = True  # everything that had to be asked was
+
+
+class DeadLetters:
+    """The dead letters of one source."""
+
+    def __init__(self, config: MakeConfig, api: Api, watch: Watch, blueprints: Blueprints) -> None:
+        self._config = config
+        self._api = api
+        self._watch = watch
+        self._blueprints = blueprints
+        self._tried: dict[str, int] = {}
+
+    async def sweep(self, known: Known, now: float) -> AsyncIterator[Page]:
+        """All dead letters that opened or changed. Raises ``ApiError``."""
+        sweep = _Sweep(known=known, now=now, details_left=DETAILS_PER_SWEEP_MAX)
+        listed, complete = await self._listed()
+        due, resting, forgotten = self._sort(sweep, listed, complete=complete)
+        if forgotten:
+            yield Page(cursors=dict.fromkeys(forgotten))
+        for task in due[:SCENARIOS_PER_SWEEP_MAX] + resting[: max(TURNS_MIN, len(listed) // TURN_SHARE)]:
+            try:
+                async for page in self._scenario(sweep, task):
+                    yield page
+                sweep.losses.passed()
+            except ApiError as error:
+                yield Page(faults=[sweep.losses.fault(error, task.workflow_id)])
+        if sweep.left_over or len(due) > SCENARIOS_PER_SWEEP_MAX:
+            detail = "not all dead letters could be asked about; the rest is left for the next sweep"
+            yield Page(faults=[Fault(kind="truncated", detail=detail)])
+
+    # Which scenarios
+
+    async def _listed(self) -> tuple[dict[str, Scenario], bool]:
+        """All scenarios with the numbers of their dead letters, and whether every row could be used."""
+        found, complete = dict[str, Scenario](), True
+        async for page in scenarios(self._api, self._config, lane=LANE, columns=COLUMNS):
+            for row in page.rows:
+                try:
+                    item = scenario(row, at=page.at, teams={})
+                except BadItem:  # the workflows stream says so
+                    complete = False
+                else:
+                    found[item.workflow.id] = item
+        return found, complete
+
+    def _sort(
+        self, sweep: _Sweep, listed: Mapping[str, Scenario], *, complete: bool
+    ) -> tuple[list[_Task], list[_Task], list[str]]:
+        """Lists to be read now; those whose turn has come, the longest unread first; cursors no longer needed."""
+        known, opened = sweep.known, dict[str, dict[str, DeadLetter]]()
+        for letter in known.dead_letters.values():
+            opened.setdefault(letter.workflow_id, {})[letter.id] = letter
+        due, resting, forgotten = list[_Task](), list[tuple[float, _Task]](), list[str]()
+        for workflow_id in [*listed, *(i for i in opened if complete and i not in listed)]:
+            item, cursor = listed.get(workflow_id), known.cursor(STREAM, workflow_id)
+            if item is not None and not selected(self._config, workflow_id, item.workflow.name):
+                continue
+            count = 0 if item is None else item.dead_letters
+            if count is None:  # not told this time
+                continue
+            of_scenario = opened.get(workflow_id, {})
+            if not count and not of_scenario and (cursor is None or not cursor["count"]):
+                continue
+            task = _Task(
+                workflow_id=workflow_id,
+                edited=None if item is None else item.edited,
+                count=count,
+                opened=of_scenario,
+                told_since=self._watch.counted_from(known, sweep.now)
+                if cursor is None
+                else cursor["read"] - OVERLAP_SECONDS,
+            )
+            unclear = any(letter.error is None for letter in of_scenario.values())
+            if cursor is None or cursor["count"] != count or unclear:
+                due.append(task)
+            elif sweep.now - cursor["read"] >= REFRESH_SECONDS:
+                resting.append((cursor["read"], task))
+        resting.sort(key=lambda turn: turn[0])
+        forgotten += [i for i in known.cursors(STREAM) if complete and i not in listed and i not in opened]
+        return due, [task for _, task in resting], forgotten
+
+    # One scenario
+
+    async def _scenario(self, sweep: _Sweep, task: _Task) -> AsyncIterator[Page]:
+        read_to_the_end = False
+        try:
+            async for items in pages(
+                self._api,
+                "/dlqs",
+                "dlqs",
+                lane=LANE,
+                limit=ITEMS_PER_PAGE,
+                pages_max=ITEM_PAGES_PER_SCENARIO_MAX,
+                query=[("scenarioId", task.workflow_id)],
+            ):
+                yield self._sorted(task, items)
+                read_to_the_end = not items.full
+        except ApiError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            read_to_the_end = True  # the scenario is gone, and its dead letters are looked for one by one
+        async for page in self._details(sweep, task):
+            yield page
+        if read_to_the_end:
+            missing = [letter for letter_id, letter in task.opened.items() if letter_id not in task.seen]
+            for letter in missing:
+                async for page in self._missing(sweep, task, letter):
+                    yield page
+        else:
+            detail = f"more than {ITEM_PAGES_PER_SCENARIO_MAX} pages of dead letters"
+            yield Page(faults=[Fault(kind="truncated", detail=detail, workflow_id=task.workflow_id)])
+        if task.complete:
+            yield Page(cursors={task.workflow_id: {"count": task.count, "read": sweep.now}})
+
+    def _sorted(self, task: _Task, items: Rows) -> Page:
+        """Tell the open ones of a page at once, and note what has to be asked about the others."""
+        open_now, faults = list[DeadLetter](), list[Fault]()
+        for row in items.rows:
+            known = task.opened.get(letters.letter_id(row) or "")
+            try:
+                item = letters.listed(row, workflow_id=task.workflow_id, at=items.at, known=known)
+            except BadItem as bad:
+                faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=task.workflow_id))
+                if known is not None:
+                    task.seen.add(known.id)
+                continue
+            again, letter = item.letter.id in task.seen, item.letter
+            task.seen.add(letter.id)
+            if not item.resolved:
+                open_now.append(letter)
+                if not again and (known is None or known.error is None):
+                    task.unclear.append(item)
+            elif not again and (known is not None or letter.opened_at >= task.told_since):
+                task.closed.append(item)
+        return Page(observations=open_now, faults=faults)
+
+    async def _details(self, sweep: _Sweep, task: _Task) -> AsyncIterator[Page]:
+        """Causes of the new ones, and how those listed as resolved were."""
+        modules = dict[str, str]()
+        if task.unclear or any(item.letter.id not in task.opened for item in task.closed):
+            try:
+                blueprint = await self._blueprints.read(task.workflow_id, task.edited, lane=LANE)
+                modules.update(blueprint.modules)
+            except ApiError as error:  # the steps that failed keep their numbers only
+                yield self._lost(sweep, task, error, complete=True)
+        for item in [*task.unclear, *task.closed]:
+            if not sweep.may_ask():
+                task.complete = False
+                return
+            letter, known = item.letter, task.opened.get(item.letter.id)
+            try:
+                if known is None or known.error is None:
+                    letter = await self._described(item, modules)
+                if item.resolved:
+                    letter = await self._closed(letter)
+                sweep.losses.passed()
+            except ApiError as error:
+                yield self._lost(sweep, task, error, complete=False)
+                continue
+            yield Page(observations=[letter])
+
+    async def _described(self, item: Listed, modules: Mapping[str, str]) -> DeadLetter:
+        """The letter with its run and its cause. Raises ``ApiError`` if it is worth trying again."""
+        letter = item.letter
+        ids = {"id": letter.id}
+        try:
+            run_id = letters.detail((await get(self._api, "/dlqs/{id}", lane=LANE, ids=ids)).data).run_id
+        except BadItem:
+            run_id = None
+        try:
+            bundle = (await get(self._api, "/dlqs/{id}/bundle", lane=LANE, ids=ids)).data
+        except ApiError as error:
+            if error.kind is ErrorKind.RATE_LIMITED or (self._is_passing(error) and self._try_again(letter.id)):
+                raise
+            bundle = None
+        self._tried.pop(letter.id, None)
+        return replace(letter, run_id=run_id, error=letters.error(bundle, reason=item.reason, modules=modules))
+
+    async def _missing(self, sweep: _Sweep, task: _Task, letter: DeadLetter) -> AsyncIterator[Page]:
+        """A known dead letter that its list lacks: closed only if it says so itself, or is gone."""
+        if not sweep.may_ask():
+            task.complete = False
+            return
+        try:
+            answer = await get(self._api, "/dlqs/{id}", lane=LANE, ids={"id": letter.id})
+            detail = letters.detail(answer.data)
+            if detail.deleted:
+                yield Page(observations=[letters.resolve(letter, at=answer.at, by=ResolvedBy.MANUAL)])
+            elif detail.resolved:
+                yield Page(observations=[await self._closed(letter)])
+            sweep.losses.passed()
+        except BadItem as bad:
+            task.complete = False
+            yield Page(faults=[Fault(kind="bad_item", detail=str(bad), workflow_id=task.workflow_id)])
+        except ApiError as error:
+            if error.kind is ErrorKind.NOT_FOUND:
+                at = self._api.platform_now()
+                yield Page(observations=[letters.resolve(letter, at=at, by=ResolvedBy.MANUAL)])
+            else:
+                yield self._lost(sweep, task, error, complete=False)
+
+    async def _closed(self, letter: DeadLetter) -> DeadLetter:
+        """The letter as resolved: when, and by whom, as the attempts at it tell."""
+        at, by = self._api.platform_now(), ResolvedBy.MANUAL
+        try:
+            answer = await get(self._api, "/dlqs/{id}/logs", lane=LANE, ids={"id": letter.id})
+            attempts = answer.data.get("dlqLogs") if isinstance(answer.data, Mapping) else None
+            at, by = letters.resolution(attempts if isinstance(attempts, list) else []) or (answer.at, by)
+        except ApiError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+        return letters.resolve(letter, at=at, by=by)
+
+    # What fails
+
+    def _lost(self, sweep: _Sweep, task: _Task, error: ApiError, *, complete: bool) -> Page:
+        task.complete = task.complete and complete
+        return Page(faults=[sweep.losses.fault(error, task.workflow_id)])
+
+    def _is_passing(self, error: ApiError) -> bool:
+        return error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.BAD_PAYLOAD)
+
+    def _try_again(self, letter_id: str) -> bool:
+        """Count a failed try; False when it was the last."""
+        self._tried[letter_id] = self._tried.get(letter_id, 0) + 1
+        while len(self._tried) > TRIED_MAX:
+            del self._tried[next(iter(self._tried))]
+        return self._tried.get(letter_id, 0) < TRIES_MAX

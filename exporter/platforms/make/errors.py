@@ -1,0 +1,152 @@
+"""What stopped a scenario: from Make's names of errors to the twelve error classes. Pure.
+
+The names are those of the Make API documentation (custom app error types) and help centre ("Types of errors"). The name
+decides, with two exceptions: names that say only that something failed leave it to the message, and an error that
+carries the status a service answered with (``[404] …``) is told apart by it where the name allows.
+
+| Make | class |
+| --- | --- |
+| ConnectionError | network |
+| ModuleTimeoutError | timeout |
+| RateLimitError | throttled |
+| DataError, BundleValidationError, IncompleteDataError | validation; |
+| InvalidConfigurationError, MaxFileSizeExceededError | with [401], [403], [404], [409]: auth, permission, … |
+| DuplicateDataError, InconsistencyError | conflict |
+| InvalidAccessTokenError, AccountValidationError | auth |
+| OperationsLimitExceededError, DataSizeLimitExceededError, OutOfSpaceError | quota |
+| RuntimeError, Error, any other name, none | by status and words of the message, else unknown |
+"""
+
+import re
+from collections.abc import Mapping
+
+from exporter.model import Error, ErrorClass
+from exporter.redact import redact
+
+#: No more of a text is looked at for its class.
+TEXT_CHARS_MAX = 4096
+NAME_CHARS_MAX = 100
+
+NAMES = {
+    "ConnectionError": ErrorClass.NETWORK,
+    "ModuleTimeoutError": ErrorClass.TIMEOUT,
+    "RateLimitError": ErrorClass.THROTTLED,
+    "DataError": ErrorClass.VALIDATION,
+    "BundleValidationError": ErrorClass.VALIDATION,
+    "InvalidConfigurationError": ErrorClass.VALIDATION,
+    "IncompleteDataError": ErrorClass.VALIDATION,
+    "MaxFileSizeExceededError": ErrorClass.VALIDATION,
+    "DuplicateDataError": ErrorClass.CONFLICT,
+    "InconsistencyError": ErrorClass.CONFLICT,
+    "InvalidAccessTokenError": ErrorClass.AUTH,
+    "AccountValidationError": ErrorClass.AUTH,
+    "OperationsLimitExceededError": ErrorClass.QUOTA,
+    "DataSizeLimitExceededError": ErrorClass.QUOTA,
+    "OutOfSpaceError": ErrorClass.QUOTA,
+}
+STATUSES = {
+    401: ErrorClass.AUTH,
+    402: ErrorClass.QUOTA,
+    403: ErrorClass.PERMISSION,
+    404: ErrorClass.NOT_FOUND,
+    408: ErrorClass.TIMEOUT,
+    409: ErrorClass.CONFLICT,
+    410: ErrorClass.NOT_FOUND,
+    412: ErrorClass.CONFLICT,
+    423: ErrorClass.CONFLICT,
+    429: ErrorClass.THROTTLED,
+    504: ErrorClass.TIMEOUT,
+}
+#: What the status of a service may make of an error that Make calls one of data.
+_FINER = frozenset({ErrorClass.AUTH, ErrorClass.PERMISSION, ErrorClass.NOT_FOUND, ErrorClass.CONFLICT})
+
+_STATUS = re.compile(r"\[([45]\d\d)\]|\b(?:HTTP|status(?:\s+code)?)[ :]{1,3}([45]\d\d)\b", re.I)
+#: The first that matches holds.
+_WORDS = tuple(
+    (error_class, re.compile(words, re.I))
+    for error_class, words in (
+        (ErrorClass.THROTTLED, r"too many requests|rate.?limit|throttl"),
+        (
+            ErrorClass.NETWORK,
+            r"E(?:CONN(?:RESET|REFUSED|ABORTED)|NOTFOUND|AI_AGAIN|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|PROTO)\b"
+            r"|socket hang up|socket disconnected|\bDNS\b|certificate"
+            r"|connection (?:was )?(?:reset|refused|closed|lost)",
+        ),
+        (ErrorClass.TIMEOUT, r"timed?[ -]?out|ESOCKETTIMEDOUT|deadline exceeded"),
+        (ErrorClass.QUOTA, r"quota|(?:operations|credits?|transfer|storage|size) limit|not enough (?:space|credits)"),
+        (
+            ErrorClass.AUTH,
+            r"unauthori[sz]ed|unauthenticated|authentication|invalid_grant"
+            r"|(?:invalid|expired|revoked) (?:access )?(?:token|credential)"
+            r"|token (?:is |was |has )?(?:been )?(?:invalid|expired|revoked)",
+        ),
+        (ErrorClass.PERMISSION, r"forbidden|permission|access denied|not allowed"),
+        (ErrorClass.NOT_FOUND, r"not found|does(?: not|n't) exist|no such"),
+        (ErrorClass.CONFLICT, r"conflict|already exists|duplicate|is locked"),
+        (
+            ErrorClass.KILLED,
+            r"out of memory|(?:execution|scenario|run) (?:was |has been )?(?:interrupted|stopped|aborted)",
+        ),
+        (ErrorClass.PLATFORM, r"bad gateway|service unavailable|internal server error"),
+        (
+            ErrorClass.VALIDATION,
+            r"validation failed|missing value|required parameter|bad request|invalid (?:value|json)",
+        ),
+    )
+)
+
+
+def classify(name: str | None, message: str | None) -> ErrorClass:
+    """The class of an error by Make's name of it and its message, either of which may be missing."""
+    named = NAMES.get(name or "", ErrorClass.UNKNOWN)
+    text = (message or "")[:TEXT_CHARS_MAX]
+    told = _by_status(text)
+    if named is ErrorClass.VALIDATION and told in _FINER:
+        return told
+    if named is not ErrorClass.UNKNOWN:
+        return named
+    if told is not ErrorClass.UNKNOWN:
+        return told
+    return next((error_class for error_class, words in _WORDS if words.search(text)), ErrorClass.UNKNOWN)
+
+
+def make_error(name: object, message: object, *, step_type: str | None = None) -> Error:
+    """An error from its raw parts, redacted and capped. What is not text is not known."""
+    name = name.strip() if isinstance(name, str) else ""
+    message = message.strip() if isinstance(message, str) else ""
+    return Error(
+        error_class=classify(name, message),
+        type=redact(name, limit=NAME_CHARS_MAX) or None,
+        message=redact(message) or None,
+        step_type=step_type,
+    )
+
+
+def read_error(value: object) -> Error | None:
+    """The error of a log row or an execution: ``{"name", "message", "causeModule": {"name", "appName"}}``, or a text.
+
+    None if nothing there says anything (Make API documentation, 'Get execution').
+    """
+    if isinstance(value, str):
+        return make_error(None, value) if value.strip() else None
+    if not isinstance(value, Mapping):
+        return None
+    name = value.get("name") or value.get("type")
+    error = make_error(name, value.get("message"), step_type=_step_type(value.get("causeModule")))
+    return None if error == Error() else error
+
+
+def _by_status(text: str) -> ErrorClass:
+    found = _STATUS.search(text)
+    if found is None:
+        return ErrorClass.UNKNOWN
+    status = int(found[1] or found[2])
+    return STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
+
+
+def _step_type(module: object) -> str | None:
+    """``http:MakeRequest``, as blueprints write it; without the app where only the module is named."""
+    if not isinstance(module, Mapping):
+        return None
+    parts = [part for key in ("appName", "name") if isinstance(part := module.get(key), str) and part]
+    return redact(":".join(parts), limit=NAME_CHARS_MAX) or None

@@ -1,0 +1,144 @@
+"""Runs by the feed across scenarios: one call instead of one per scenario that ran, in zones that have it.
+
+GET /scenarios/logs?since=&until= is an integration endpoint outside the public documents: rows of all scenarios in the
+order of their completion, ``since`` exclusive, at most 200 a page, the next page from the newest timestamp on. Whether
+a zone has it and a token may read it shows when it is asked; where it refuses, the logs of scenarios are read instead
+(``logs``), and it is tried again after an hour.
+
+The cursor ``feed`` holds ``until``: every run that ended up to then has been read. It stays some time behind, since a
+run may show late; so each sweep reads the newest part again.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.model import Run
+from exporter.platform import Fault, Known, Page
+from exporter.platforms.make import mapping
+from exporter.platforms.make.calls import Rows, bad_payload, rows
+from exporter.platforms.make.causes import Noted
+from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.watch import Watch
+from exporter.polling.budget import Lane
+
+CURSOR = "feed"
+ENDPOINT = "/scenarios/logs"
+ROWS_PER_PAGE = 200  # the most there is
+PAGES_PER_SWEEP_MAX = 100
+#: A run is in the feed this many seconds after its end at the latest.
+SETTLED_SECONDS = 120.0
+#: The first sweep looks this far behind the baseline (seconds), to learn when scenarios last ran.
+BASELINE_REACH_SECONDS = 600.0
+#: Where logs were read instead, what they covered is read again from so many seconds before.
+LOGS_REACH_SECONDS = 3600.0
+#: A feed that refused, or failed so often in a row, is left alone for an hour.
+REFUSED_SECONDS = 3600.0
+FAILURES_MAX = 3
+#: What a zone without the feed answers: there is no such path, or ``logs`` is no scenario's number.
+REFUSALS = frozenset({400, 401, 403, 404, 405, 410, 422, 501})
+
+
+class NoFeed(Exception):
+    """There is no feed to read, for now."""
+
+
+class Feed:
+    """The feed of one source."""
+
+    def __init__(self, config: MakeConfig, api: Api, watch: Watch) -> None:
+        self._config = config
+        self._api = api
+        self._watch = watch
+        self._refused_until = 0.0
+        self._failures = 0
+
+    async def read(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
+        """All runs that ended since the last sweep, oldest first. Raises ``NoFeed``, or ``ApiError``."""
+        if now < self._refused_until:
+            raise NoFeed
+        try:
+            async for page in self._read(known, _since(known, self._watch.counted_from(known, now)), noted):
+                yield page
+        except ApiError as error:
+            if error.kind is ErrorKind.RATE_LIMITED:
+                raise
+            self._failures += 1
+            if error.status not in REFUSALS and self._failures < FAILURES_MAX:
+                raise
+            self._refused_until, self._failures = now + REFUSED_SECONDS, 0
+            raise NoFeed from None
+        self._failures = 0
+
+    def try_again(self) -> None:
+        """The refusal was not the feed's."""
+        self._refused_until = 0.0
+
+    async def _read(self, known: Known, since: int, noted: Noted) -> AsyncIterator[Page]:
+        until = covered_until(known)
+        for _ in range(PAGES_PER_SWEEP_MAX):
+            page = await rows(
+                self._api,
+                ENDPOINT,
+                "scenarioLogs",
+                lane=Lane.SWEEPS,
+                limit=ROWS_PER_PAGE,
+                query=[("since", _iso(since))],
+            )
+            last = _last(page)
+            runs, faults = await self._runs(page.rows, known)
+            if last is not None:
+                settled = min((last - 1) / 1000, page.at - SETTLED_SECONDS)  # its millisecond may have more
+                until = settled if until is None else max(until, settled)
+            cursors = {} if until is None else {CURSOR: {"until": until}}
+            yield Page(observations=[noted.note(run) for run in runs], cursors=cursors | noted.cursor(), faults=faults)
+            if not page.full or last is None:
+                return
+            since = last - 1 if last - 1 > since else last
+        detail = f"more than {PAGES_PER_SWEEP_MAX} pages of runs; the rest is left for the next sweep"
+        yield Page(faults=[Fault(kind="truncated", detail=detail)])
+
+    async def _runs(self, found: Sequence[object], known: Known) -> tuple[list[Run], list[Fault]]:
+        runs, faults = list[Run](), list[Fault]()
+        for row in found:
+            try:
+                run = mapping.feed_run(row)
+                mine = mapping.in_scope(
+                    row, organization_id=self._config.organization_id, team_ids=self._config.team_ids
+                )
+            except BadItem as bad:
+                faults.append(Fault(kind="bad_item", detail=str(bad)))
+                continue
+            if run is not None and mine and await self._watch.find_out(run.workflow_id, known):
+                runs.append(run)
+        return runs, faults
+
+
+def covered_until(known: Known) -> float | None:
+    """Up to when the feed has been read."""
+    cursor = known.cursor("runs", CURSOR)
+    return cursor["until"] if cursor else None
+
+
+def _since(known: Known, counted_from: float) -> int:
+    """From when on to read, in milliseconds."""
+    feed, logs = covered_until(known), known.cursor("runs", "logs")
+    covered = [counted_from - BASELINE_REACH_SECONDS]
+    if feed is not None:
+        covered.append(feed)
+    if logs is not None:
+        covered.append(logs["until"] - LOGS_REACH_SECONDS)
+    return round(max(covered) * 1000)
+
+
+def _last(page: Rows) -> int | None:
+    """The newest completion on a page. A feed that begins with it cannot be followed."""
+    stamps = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+    if page.full and (not stamps or stamps[0] > stamps[-1]):
+        raise bad_payload(ENDPOINT, "the feed does not go by time of completion")
+    return max(stamps, default=None)
+
+
+def _iso(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

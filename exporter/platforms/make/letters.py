@@ -1,0 +1,171 @@
+"""Make's incomplete executions as dead letters. Pure: decoded JSON in, observations out.
+
+Source: Make API documentation ('Incomplete executions') and help centre. Make keeps a failed execution, where its
+scenario is set so, until somebody or Make itself resolves it; a retry that fails leaves it in place, one that breaks at
+a later module resolves it and stores another.
+
+| Make | here |
+| --- | --- |
+| incomplete execution ("dlq") | dead letter, its executionId (dashes stripped): the run that failed |
+| created; attempts | opened; tries |
+| retry | whether the platform will retry it itself |
+| reason; the error in its bundle | message; type, class and failing module |
+| resolved, after an attempt of type auto; of another type; after none | resolved by the platform; manually; manually |
+| deleted, or no longer there | resolved manually |
+
+Of a bundle only the error and the number of its module are read: the rest is customers' data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from exporter.model import DeadLetter, Error, ResolvedBy
+from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
+from exporter.platforms.make.mapping import BadItem, as_object, execution_id, milliseconds, number, seconds, whole
+from exporter.redact import redact
+
+#: Blueprints nest; no more modules than this are looked at.
+MODULES_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A dead letter as listed: open or resolved, its cause not known yet."""
+
+    letter: DeadLetter
+    resolved: bool
+    reason: str | None  # the raw message, only to be made an Error of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """What the list does not say."""
+
+    run_id: str | None
+    resolved: bool
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """What of a scenario's blueprint matters here."""
+
+    ordered: bool = False  # "sequential": nothing new runs while a dead letter is open
+    modules: Mapping[str, str]  # id -> "http:MakeRequest"
+
+
+def letter_id(row: object) -> str | None:
+    """The id of a row, if it has a usable one."""
+    return execution_id(row.get("id")) if isinstance(row, Mapping) else None
+
+
+def listed(row: object, *, workflow_id: str, at: float, known: DeadLetter | None) -> Listed:
+    """A row of GET /dlqs?scenarioId=. Raises ``BadItem`` without an id, or without a date if ``known`` has none."""
+    place = f"an incomplete execution of scenario {workflow_id}"
+    fields = as_object(row, place)
+    item_id = letter_id(fields)
+    if item_id is None:
+        raise BadItem(f"{place} has no usable id")
+    opened_at = seconds(milliseconds(fields.get("created")))
+    if opened_at is None and known is not None:
+        opened_at = known.opened_at
+    if opened_at is None:
+        raise BadItem(f"{place} has no date")
+    resolved, reason = fields.get("resolved") is True, fields.get("reason")
+    retried, said = fields.get("retry"), None if known is None else known.native_retry
+    if isinstance(retried, bool) and (said is None or said[1] != (retried and not resolved)):
+        said = (at, retried and not resolved)
+    return Listed(
+        letter=DeadLetter(
+            id=item_id,
+            workflow_id=workflow_id,
+            opened_at=opened_at,
+            tries=whole(fields.get("attempts")) or 0,
+            native_retry=said,  # as long as it says the same, since it first did
+        ),
+        resolved=resolved,
+        reason=reason if isinstance(reason, str) else None,
+    )
+
+
+def detail(data: object) -> Detail:
+    """The answer of GET /dlqs/{id}: ``{"dlq": {…}}``. Raises ``BadItem``."""
+    fields = as_object(as_object(data, "the answer").get("dlq"), "an incomplete execution")
+    return Detail(
+        run_id=execution_id(fields.get("executionId")),
+        resolved=fields.get("resolved") is True,
+        deleted=fields.get("deleted") is True,
+    )
+
+
+def error(data: object, *, reason: str | None, modules: Mapping[str, str]) -> Error:
+    """Why it failed, by GET /dlqs/{id}/bundle: ``{"response": {"<module>": {"error": {"type", "message"}}}}``.
+
+    By ``reason`` alone where the bundle does not tell (``data`` may be None). ``modules`` names modules by id.
+    """
+    for module_id, held in _unwrapped(data).items():
+        found = held.get("error") if isinstance(held, Mapping) else None
+        if isinstance(found, Mapping):
+            name, message = found.get("type") or found.get("name"), found.get("message")
+            step_type = modules.get(module_id)
+            return make_error(name, message or reason, step_type=step_type)
+    return make_error(None, reason)
+
+
+def resolution(rows: Sequence[object]) -> tuple[float, ResolvedBy] | None:
+    """When an item that is resolved was, and by whom, by GET /dlqs/{id}/logs; None if there was no attempt.
+
+    The last attempt that succeeded did it; where none did, the last one, having passed the module that had failed.
+    """
+    attempts = []
+    for row in rows:
+        fields = row if isinstance(row, Mapping) else {}
+        started = milliseconds(fields.get("timestamp"))
+        if started is not None:
+            ended = started + round(number(fields.get("duration")) or 0.0)
+            attempts.append((whole(fields.get("status")) == 1, ended, fields.get("type")))
+    if not attempts:
+        return None
+    _, ended, kind = max(attempts, key=lambda attempt: attempt[:2])
+    return ended / 1000, ResolvedBy.PLATFORM if kind == "auto" else ResolvedBy.MANUAL
+
+
+def resolve(letter: DeadLetter, *, at: float, by: ResolvedBy) -> DeadLetter:
+    """The claim that a dead letter was closed."""
+    return replace(letter, resolved_at=max(at, letter.opened_at), resolved_by=by)
+
+
+def blueprint(data: object) -> Blueprint:
+    """The answer of GET /scenarios/{id}/blueprint, bare or wrapped in ``{"code", "response"}``."""
+    found = _unwrapped(data).get("blueprint")
+    fields: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    metadata = fields.get("metadata")
+    settings = metadata.get("scenario") if isinstance(metadata, Mapping) else None
+    ordered = isinstance(settings, Mapping) and settings.get("sequential") is True
+    return Blueprint(ordered=ordered, modules=_modules(fields.get("flow")))
+
+
+def _modules(flow: object) -> dict[str, str]:
+    """The modules of a flow, of the routes of its routers and of its error handlers."""
+    found: dict[str, str] = {}
+    waiting = [flow]
+    while waiting and len(found) < MODULES_MAX:
+        part = waiting.pop()
+        for module in part if isinstance(part, list) else []:
+            if not isinstance(module, Mapping):
+                continue
+            name, module_id = module.get("module"), module.get("id")
+            if isinstance(name, str) and isinstance(module_id, int):
+                found[str(module_id)] = redact(name, limit=NAME_CHARS_MAX)
+            routes = module.get("routes")
+            waiting += [r.get("flow") for r in routes if isinstance(r, Mapping)] if isinstance(routes, list) else []
+            waiting.append(module.get("onerror"))
+    return found
+
+
+def _unwrapped(data: object) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        return {}
+    inner = data.get("response")
+    return inner if isinstance(inner, Mapping) else data

@@ -1,0 +1,376 @@
+"""Runs by the logs of scenarios, where there is no feed: which of them to read, and how far back.
+
+A call for each scenario would soon use up the limit, so a scenario's log is read when something says that it ran:
+
+- its totals in GET /scenarios/consumptions (one call for all) differ from when its log was last read. After the monthly
+  reset they fall: that is a difference too, and so is a reset that left the same numbers;
+- it was switched on or off, became invalid, or its next run was set to another time, as the workflows stream last read
+  it. So runs that use no operations are found, such as those that fail before their first module;
+- it has an open run;
+- nothing of this, but its turn has come: a few scenarios a sweep, those not read for longest.
+
+A run shows in the log when it ends, at the place of its start. So a log is read from well before what was read last:
+as long as a run may take. Of what is met again, only what ended a short while ago is told again. A scenario that runs
+so often that this alone fills pages is asked in two steps: for long runs that began earlier, then for all later ones.
+
+The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
+``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often totals
+had changed and no run showed; and while a long reading is under way ``from``, where to go on, and ``began``. ``logs``
+holds ``until``: then every scenario that had anything to tell had been read.
+"""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from exporter.http import Api, ApiError
+from exporter.model import Run, State, Workflow
+from exporter.platform import Fault, Known, Page
+from exporter.platforms.make import feed, mapping
+from exporter.platforms.make.calls import Losses, Query, Rows, bad_payload, rows
+from exporter.platforms.make.causes import Noted
+from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.mapping import BadItem, Used
+from exporter.platforms.make.watch import Watch
+from exporter.polling.budget import Lane
+
+CURSOR = "logs"
+ENDPOINT = "/scenarios/{id}/logs"
+ROWS_PER_PAGE = 100
+PAGES_PER_SCENARIO_MAX = 50
+SCENARIOS_PER_SWEEP_MAX = 200
+#: What a scenario met for the first time is asked for: enough to know when it last ran and what it is doing.
+NEWEST_ROWS = 20
+#: How long a run may take, where the license does not say (seconds).
+RUN_SECONDS_DEFAULT = 2700.0
+RUN_SECONDS_MARGIN = 60.0
+#: A run is in the log this long after its end at the latest (seconds).
+SETTLED_SECONDS = 120.0
+#: A scenario that was not there at the last complete sweep has its runs read from so many seconds before that sweep.
+NEWCOMER_SECONDS = 3600.0
+#: Totals that changed while no run showed: read again so often. Retries of dead letters use operations, too.
+MISSES_MAX = 2
+#: An open run whose end nobody saw within so many seconds no longer has its log read.
+OPEN_RUN_SECONDS_MAX = 86_400.0
+#: Scenarios read in turn: at least so many a sweep, and one of so many.
+TURNS_MIN = 2
+TURN_SHARE = 500
+INTRODUCED_SHARE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mark:
+    """A scenario's cursor."""
+
+    used: Used | None
+    reset: str | None
+    seen: list[Any]
+    since: float
+    resume: float | None = None
+    began: float | None = None
+    misses: int = 0
+
+    @classmethod
+    def load(cls, cursor: Any) -> "_Mark | None":
+        if not isinstance(cursor, Mapping):
+            return None
+        used = cursor["used"]
+        return cls(
+            used=None if used is None else (used[0], used[1], used[2]),
+            reset=cursor.get("reset"),
+            seen=cursor["seen"],
+            since=cursor["since"],
+            resume=cursor.get("from"),
+            began=cursor.get("began"),
+            misses=cursor.get("misses", 0),
+        )
+
+    def dump(self) -> dict[str, Any]:
+        told = {"reset": self.reset, "from": self.resume, "began": self.began, "misses": self.misses or None}
+        kept = {key: value for key, value in told.items() if value is not None}
+        return {"used": self.used, "seen": self.seen, "since": self.since, **kept}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Totals:
+    """What all scenarios have used, and when that was so."""
+
+    at: float
+    reset: str | None
+    used: Mapping[str, Used]
+
+    def of(self, workflow_id: str) -> Used:
+        return self.used.get(workflow_id, (None, None, None))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sweep:
+    """What one sweep goes by."""
+
+    known: Known
+    now: float
+    noted: Noted
+    totals: _Totals
+    overlap: float
+    counted_from: float  # runs that ended before it do not count
+    base: float  # from where on scenarios without a cursor are read
+    feed_until: float | None
+    open_since: dict[str, float] = field(default_factory=dict)  # scenario -> start of its oldest open run
+
+
+class Logs:
+    """The logs of one source's scenarios."""
+
+    def __init__(self, config: MakeConfig, api: Api, watch: Watch) -> None:
+        self._config = config
+        self._api = api
+        self._watch = watch
+
+    async def read(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
+        """The runs of all scenarios that ran since they were last read. Raises ``ApiError``."""
+        sweep = self._begin(known, now, noted, await self._totals())
+        due, idle, resting = self._sort(sweep)
+        yield Page(cursors=idle | self._forgotten(known))
+        random.Random(now).shuffle(due)  # so that none is always behind those that fail or take long
+        left, due = due[SCENARIOS_PER_SWEEP_MAX:], due[:SCENARIOS_PER_SWEEP_MAX]
+        losses, faults = Losses(), 0
+        for workflow_id in due + resting[: max(TURNS_MIN, len(known.workflows) // TURN_SHARE)]:
+            try:
+                async for page in self._scenario(sweep, workflow_id):
+                    faults += len(page.faults)
+                    yield page
+                losses.passed()
+            except ApiError as error:
+                yield Page(faults=[losses.fault(error, workflow_id)])
+        if left:
+            detail = f"{len(left)} scenarios that may have run are left for the next sweep"
+            yield Page(faults=[Fault(kind="truncated", detail=detail)])
+        elif not losses.count and not faults:
+            yield Page(cursors={CURSOR: {"until": sweep.totals.at}})
+
+    async def introduce(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
+        """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
+        cursors = known.cursors("runs")
+        strange = sorted(i for i in known.workflows if i not in cursors and self._watch.watches(i, known))
+        sweep = self._begin(known, now, noted, _Totals(at=now, reset=None, used={}))
+        losses = Losses()
+        for workflow_id in strange[: max(TURNS_MIN, len(known.workflows) // INTRODUCED_SHARE)]:
+            try:
+                _, page = await self._introduce(sweep, workflow_id)
+                yield replace(page, cursors={workflow_id: self._mark(sweep, workflow_id, sweep.base).dump()})
+                losses.passed()
+            except ApiError as error:
+                yield Page(faults=[losses.fault(error, workflow_id)])
+
+    # What to read
+
+    async def _totals(self) -> _Totals:
+        at, reset, used = None, None, dict[str, Used]()
+        for scope in self._config.scopes:
+            page = await rows(
+                self._api,
+                "/scenarios/consumptions",
+                "scenarioConsumptions",
+                lane=Lane.SWEEPS,
+                query=[scope],
+            )
+            at = page.at if at is None else min(at, page.at)
+            told = page.body.get("lastReset")
+            reset = told if isinstance(told, str) else reset
+            for row in page.rows:
+                try:
+                    workflow_id, amounts = mapping.consumption(row)
+                except BadItem:  # what it has used is not known
+                    continue
+                used[workflow_id] = amounts
+        return _Totals(at=at or 0.0, reset=reset, used=used)
+
+    def _begin(self, known: Known, now: float, noted: Noted, totals: _Totals) -> _Sweep:
+        counted_from = self._watch.counted_from(known, now)
+        feed_until, complete = feed.covered_until(known), known.cursor("runs", CURSOR)
+        told = [counted_from]
+        if feed_until is not None:
+            told.append(feed_until)
+        if complete is not None:
+            told.append(complete["until"] - NEWCOMER_SECONDS)
+        organization = known.cursor("quota", "organization") or {}
+        sweep = _Sweep(
+            known=known,
+            now=now,
+            noted=noted,
+            totals=totals,
+            overlap=(organization.get("run_seconds") or RUN_SECONDS_DEFAULT) + RUN_SECONDS_MARGIN,
+            counted_from=counted_from,
+            base=max(told),
+            feed_until=feed_until,
+        )
+        for run in known.open_runs.values():
+            began = now if run.started_at is None else run.started_at
+            if now - began <= OPEN_RUN_SECONDS_MAX:
+                sweep.open_since[run.workflow_id] = min(began, sweep.open_since.get(run.workflow_id, began))
+        return sweep
+
+    def _sort(self, sweep: _Sweep) -> tuple[list[str], dict[str, Any], list[str]]:
+        """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
+        due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
+        for workflow_id, workflow in sweep.known.workflows.items():
+            if self._watch.watches(workflow_id, sweep.known) is False:
+                continue
+            mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id)), sweep.totals.of(workflow_id)
+            if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
+                idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
+            elif (
+                mark is None
+                or mark.resume is not None
+                or workflow_id in sweep.open_since
+                or mark.seen != _seen(workflow)
+                or _ran(mark, sweep.totals, workflow_id)
+            ):
+                due.append(workflow_id)
+            else:
+                resting.append((mark.since, workflow_id))
+        return due, idle, [workflow_id for _, workflow_id in sorted(resting)]
+
+    def _forgotten(self, known: Known) -> dict[str, None]:
+        """Cursors of scenarios that are gone."""
+        return {key: None for key in known.cursors("runs") if key.isdigit() and key not in known.workflows}
+
+    def _mark(self, sweep: _Sweep, workflow_id: str, since: float) -> _Mark:
+        used = sweep.totals.used.get(workflow_id)
+        seen = _seen(sweep.known.workflows[workflow_id])
+        return _Mark(used=used, reset=sweep.totals.reset, seen=seen, since=since)
+
+    # Reading
+
+    async def _scenario(self, sweep: _Sweep, workflow_id: str) -> AsyncIterator[Page]:
+        mark = _Mark.load(sweep.known.cursor("runs", workflow_id))
+        if mark is None and sweep.feed_until is None:
+            covered, page = await self._introduce(sweep, workflow_id)
+            if covered:
+                done = self._mark(sweep, workflow_id, sweep.totals.at)
+                yield replace(page, cursors={**page.cursors, workflow_id: done.dump()})
+                return
+            yield page
+        if mark is None:
+            mark = replace(self._mark(sweep, workflow_id, sweep.base), used=None)
+        if sweep.feed_until is not None:
+            mark = replace(mark, since=max(mark.since, sweep.feed_until))
+        async for page in self._follow(sweep, workflow_id, mark):
+            yield page
+
+    async def _introduce(self, sweep: _Sweep, workflow_id: str) -> tuple[bool, Page]:
+        """The newest runs of a scenario met for the first time, and whether they are all that has to be read."""
+        page = await self._rows(workflow_id, limit=NEWEST_ROWS, query=[("pg[sortDir]", "desc")])
+        runs, faults = _runs(page.rows, workflow_id)
+        # Runs from before it was watched would be counted as if they were new.
+        kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
+        oldest = min(_stamps(page), default=0)
+        covered = not page.full or oldest < (sweep.base - sweep.overlap) * 1000
+        observations = [sweep.noted.note(run) for run in kept]
+        return covered, Page(observations=observations, cursors=sweep.noted.cursor(), faults=faults)
+
+    async def _follow(self, sweep: _Sweep, workflow_id: str, mark: _Mark) -> AsyncIterator[Page]:
+        """What ended after ``mark.since``, oldest start first; the cursor with the last page."""
+        earliest = min(mark.since - sweep.overlap, sweep.open_since.get(workflow_id, mark.since) - 1.0)
+        start = max(earliest, mark.resume or 0.0)
+        ran, on = False, None
+        async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
+            runs, faults = _runs(page.rows, workflow_id)
+            fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
+            over = (run.finished_at for run in fresh if run.state is State.FINISHED)
+            ran = ran or any(at is not None and at > mark.since for at in over)
+            cursors = (
+                {} if on is not None else {workflow_id: self._read_to_the_end(sweep, workflow_id, mark, ran).dump()}
+            )
+            observations = [sweep.noted.note(run) for run in fresh]
+            yield Page(observations=observations, cursors=cursors | sweep.noted.cursor(), faults=faults)
+        if on is not None:
+            began = sweep.totals.at if mark.began is None else mark.began
+            detail = f"more than {PAGES_PER_SCENARIO_MAX} pages of runs; the rest is left for the next sweep"
+            yield Page(
+                cursors={workflow_id: replace(mark, resume=on / 1000, began=began).dump()},
+                faults=[Fault(kind="truncated", detail=detail, workflow_id=workflow_id)],
+            )
+
+    def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: _Mark, ran: bool) -> _Mark:
+        """The cursor after all pages. Where totals had changed and no run shows yet, they are kept as they were."""
+        totals = sweep.totals
+        done = self._mark(sweep, workflow_id, totals.at if mark.began is None else mark.began)
+        if mark.used is None:
+            return done
+        if not ran and _ran(mark, totals, workflow_id) and mark.misses < MISSES_MAX:
+            return replace(done, used=mark.used, reset=mark.reset, misses=mark.misses + 1)
+        operations, transfer, credits = (
+            old if new is None else new for old, new in zip(mark.used, totals.of(workflow_id), strict=True)
+        )
+        return replace(done, used=(operations, transfer, credits))
+
+    async def _walk(self, workflow_id: str, *, start: float, settled: float) -> AsyncIterator[tuple[Rows, int | None]]:
+        """Pages by start, oldest first, each with the time to go on from, None after the last.
+
+        What began before ``settled`` matters only if it took long; that is asked for where a page could not hold all.
+        """
+        at, long_until, settled_ms = round(start * 1000), None, round(settled * 1000)
+        for _ in range(PAGES_PER_SCENARIO_MAX):
+            query: list[tuple[str, str | int]] = [("from", at), ("pg[sortDir]", "asc")]
+            if long_until is not None:
+                query += [("to", long_until), ("durationFrom", round(SETTLED_SECONDS * 1000))]
+            page = await self._rows(workflow_id, limit=ROWS_PER_PAGE, query=query)
+            if not page.full:
+                if long_until is None:
+                    yield page, None
+                    return
+                at, long_until = long_until, None
+            else:
+                last = _last(page)
+                at = max(last, at + 1)
+                if long_until is None and at < settled_ms:
+                    long_until = settled_ms
+            yield page, at
+
+    async def _rows(self, workflow_id: str, *, limit: int, query: Query) -> Rows:
+        ids = {"id": workflow_id}
+        return await rows(self._api, ENDPOINT, "scenarioLogs", lane=Lane.SWEEPS, limit=limit, query=query, ids=ids)
+
+
+def _seen(workflow: Workflow) -> list[Any]:
+    """What of a scenario changes when it runs, or stops running."""
+    return [workflow.enabled, workflow.blocked, workflow.next_run_at]
+
+
+def _ran(mark: _Mark, totals: _Totals, workflow_id: str) -> bool:
+    """Whether its totals say that a scenario ran since its log was read. What has no number says nothing."""
+    used = totals.of(workflow_id)
+    if mark.used is None or any(new is not None and new != old for old, new in zip(mark.used, used, strict=True)):
+        return True
+    return any(used) and totals.reset is not None and totals.reset != mark.reset
+
+
+def _runs(found: Any, workflow_id: str) -> tuple[list[Run], list[Fault]]:
+    runs, faults = list[Run](), list[Fault]()
+    for row in found:
+        try:
+            run = mapping.run(row, workflow_id=workflow_id)
+        except BadItem as bad:
+            faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
+        else:
+            runs += [] if run is None else [run]
+    return runs, faults
+
+
+def _end(run: Run) -> float | None:
+    """When a run ended; None while it runs, and where nobody can say."""
+    return run.ended_at if run.state is State.FINISHED else None
+
+
+def _stamps(page: Rows) -> list[int]:
+    return [at for row in page.rows if (at := mapping.stamp(row)) is not None]
+
+
+def _last(page: Rows) -> int:
+    """The time the next page begins with."""
+    stamps = _stamps(page)
+    if not stamps or stamps[0] > stamps[-1]:
+        raise bad_payload(ENDPOINT, "the log does not go by time, oldest first, as asked")
+    return max(stamps)

@@ -1,0 +1,40 @@
+"""Qlik Automate: automations of a Qlik Cloud tenant, read through the Automations API."""
+
+from urllib.parse import quote
+
+from exporter.model import ErrorClass, ResolvedBy, Result, Run
+from exporter.platform import Platform, Stream
+from exporter.platforms.qlik.auth import auth
+from exporter.platforms.qlik.client import REQUESTS_PER_MINUTE, QlikClient
+from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.webhooks import receive
+from exporter.platforms.qlik.wire import error_detail
+from exporter.polling.budget import Lane
+
+
+def run_url(config: QlikConfig, run: Run) -> str:
+    """The history of the run's automation, in the tenant's own pages."""
+    return f"{config.url}/automations/{quote(run.workflow_id, safe='')}/history"
+
+
+PLATFORM = Platform(
+    name="qlik",
+    title="Qlik Automate",
+    config=QlikConfig,
+    streams=(
+        Stream(name="workflows", lane=Lane.SWEEPS, opening=True),
+        Stream(name="runs", lane=Lane.RUNNING),
+        Stream(name="quota", lane=Lane.SWEEPS, every=15.0),
+    ),
+    connect=QlikClient,
+    auth=auth,
+    error_detail=error_detail,
+    requests_per_minute=REQUESTS_PER_MINUTE,
+    results=(Result.SUCCESS, Result.WARNING, Result.FAILURE, Result.CANCELLED, Result.QUOTA, Result.UNKNOWN),
+    error_classes=tuple(ErrorClass),
+    resolved_by=(ResolvedBy.RETRY, ResolvedBy.SUPERSEDED, ResolvedBy.EXPIRED),
+    superseded_by_success=True,
+    measures=frozenset({"transfer", "queue"}),
+    receive=receive,
+    run_url=run_url,
+)

@@ -1,0 +1,265 @@
+"""From Qlik's words to ours. Pure: decoded JSON in, observations out.
+
+Source: Automations API reference ('Automations', 'List runs', 'Retrieves a specific run', 'Usage'), and for events
+the AsyncAPI description of ``com.qlik.v1.automation.run.ended``. Times there are RFC 3339 in UTC with six fraction
+digits, durations seconds as numbers or as text, sizes bytes.
+
+| Qlik | here |
+| --- | --- |
+| automation | workflow; ``runMode``: manual, scheduled, triggered, webhook -> trigger manual, schedule, api, webhook |
+| state: available; disabled; unavailable | enabled; not enabled; enabled, but blocked: unavailable |
+| spaceId | workspace; empty: private, none |
+| status: not started, queued | pending |
+| starting, running, paused, must stop | running; "must stop" that has stopped: cancelled |
+| finished; finished with warnings | success; warning |
+| failed; stopped; exceeded limit | failure; cancelled; quota |
+| any other status | finished with result unknown if it has stopped, else running |
+| createdAt, or scheduledStartTime if later | queued |
+| stopTime, or startTime + duration | ended |
+| context: webhook; api_sync, api_async, api; test_run, editor, detail, interactive | trigger webhook; api; manual |
+| metrics.network.rxBytes, txBytes | bytes in, out; blocks carry no times, so they are no steps |
+| error[] | see ``errors`` |
+| a run that failed or exceeded a limit, unless a test run | is a dead letter under its own id as well |
+
+Qlik's retry makes a new run that does not name the old one, so every run is attempt 1, and a dead letter is closed by
+a later success of its automation. Never read: owners, users, titles (often a business key), the workspace and the
+execution token.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from exporter.model import (
+    FAILED,
+    Blocked,
+    DeadLetter,
+    Error,
+    ErrorClass,
+    Result,
+    Run,
+    State,
+    Usage,
+    Workflow,
+)
+from exporter.platforms.qlik.errors import read_error
+from exporter.webhooks.cloudevents import parse_time
+
+ID_CHARS_MAX = 200
+NAME_CHARS_MAX = 200
+
+STATUSES: dict[str, tuple[State, Result | None]] = {
+    "not started": (State.PENDING, None),
+    "queued": (State.PENDING, None),
+    "starting": (State.RUNNING, None),
+    "running": (State.RUNNING, None),
+    "paused": (State.RUNNING, None),
+    "must stop": (State.RUNNING, None),
+    "finished": (State.FINISHED, Result.SUCCESS),
+    "finished with warnings": (State.FINISHED, Result.WARNING),
+    "failed": (State.FINISHED, Result.FAILURE),
+    "stopped": (State.FINISHED, Result.CANCELLED),
+    "exceeded limit": (State.FINISHED, Result.QUOTA),
+}
+STATES = {"available": True, "unavailable": True, "disabled": False}
+RUN_MODES = {"manual": "manual", "scheduled": "schedule", "triggered": "api", "webhook": "webhook"}
+CONTEXTS = {
+    "webhook": "webhook",
+    "api": "api",
+    "api_sync": "api",
+    "api_async": "api",
+    "test_run": "manual",
+    "editor": "manual",
+    "detail": "manual",
+    "interactive": "manual",
+}
+#: What usage is asked for, and the kind it is shown as; the unit is in the kind where the platform says it.
+USAGE_KINDS = {
+    "runs": "runs",
+    "duration": "duration_seconds",
+    "bandwidthIn": "bandwidth_in_bytes",
+    "bandwidthOut": "bandwidth_out_bytes",
+}
+
+#: What is told of one run: the run itself and, where it failed, its dead letter.
+Claims = tuple[Run] | tuple[Run, DeadLetter]
+#: Last run, how far it is, when a run of the automation last ended: changes whenever something happened to it.
+Signature = list[Any]
+
+
+class BadItem(Exception):
+    """One item that cannot be used: one line that names the place, never what is in it."""
+
+
+def workflow(item: object, *, at: float) -> Workflow:
+    """An automation as listed at ``at``. Raises ``BadItem`` if it has no id."""
+    fields = _object(item, "an automation")
+    state = fields.get("state")
+    return Workflow(
+        id=_id(fields.get("id"), "an automation"),
+        at=at,
+        name=_text(fields.get("name")),
+        workspace=_text(fields.get("spaceId")),
+        trigger=_word(fields.get("runMode"), RUN_MODES),
+        enabled=STATES.get(state) if isinstance(state, str) else None,
+        blocked=Blocked.UNAVAILABLE if state == "unavailable" else None,
+    )
+
+
+def last_run(item: object) -> Mapping[str, Any] | None:
+    """The run embedded in a listed automation: the whole run, with its errors and metrics but without its duration."""
+    embedded = _object(item, "an automation").get("lastRun")
+    return embedded if isinstance(embedded, Mapping) and embedded.get("id") is not None else None
+
+
+def signature(item: object) -> Signature:
+    """What tells, from the automation as listed, whether anything has happened to its runs: id and state of its last
+    run, and when a run of it last ended (seconds, as far as known).
+    """
+    fields, embedded = _object(item, "an automation"), last_run(item) or {}
+    stopped_at = parse_time(embedded.get("stopTime"))
+    ends = [end for end in (stopped_at, parse_time(fields.get("lastRunAt"))) if end is not None]
+    state, _ = _outcome(embedded.get("status"), stopped_at) if embedded else (None, None)
+    run_id = embedded.get("id")
+    return [run_id if isinstance(run_id, str) else None, state, max(ends, default=None)]
+
+
+def claims(item: object, *, workflow_id: str) -> Claims:
+    """A run as listed, read alone, embedded or in an event; then its dead letter, if it is one. Raises ``BadItem``."""
+    fields = _object(item, f"a run of automation {workflow_id}")
+    run = _run(fields, workflow_id)
+    opened_at = run.finished_at
+    tested = fields.get("testRun") is True or fields.get("isTestRun") is True
+    if run.result not in FAILED or tested or opened_at is None:
+        return (run,)
+    return run, DeadLetter(id=run.id, workflow_id=workflow_id, run_id=run.id, opened_at=opened_at, error=run.error)
+
+
+def with_error(told: Claims, error: Error) -> Claims:
+    """The same claims, with the cause of the failure."""
+    run = replace(told[0], error=error)
+    return (run,) if len(told) == 1 else (run, replace(told[1], error=error))
+
+
+def vanished(run: Run) -> Run:
+    """The claim that an open run the platform no longer has is over; how it ended, and when, nobody can say."""
+    return Run(workflow_id=run.workflow_id, id=run.id, state=State.FINISHED, result=Result.UNKNOWN)
+
+
+def usage(items: Sequence[object], *, name: str, at: float) -> Usage:
+    """What the tenant has used of one metric: the sum over the days listed. Raises ``BadItem`` if one has no number,
+    since the sum would be wrong.
+
+    Items are ``{"date": "2026-01-02", "name": …, "value": 12}``; names come back spelt differently (Automations API
+    reference, 'Usage'), so what was asked for is believed.
+    """
+    used = 0.0
+    for item in items:
+        value = _number(_object(item, f"usage of {name}").get("value"))
+        if value is None:
+            raise BadItem(f"usage of {name}: a day without a number")
+        used += value
+    return Usage(kind=USAGE_KINDS[name], at=at, used=used)
+
+
+def settings(data: object, *, at: float) -> Usage:
+    """How many runs of one automation may run at the same time."""
+    limit = _number(_object(data, "the settings").get("maxConcurrentRunsPerAutomation"))
+    if limit is None:
+        raise BadItem("the settings say no maxConcurrentRunsPerAutomation")
+    return Usage(kind="concurrent_runs_per_automation", at=at, limit=limit)
+
+
+def month_start(now: float) -> str:
+    """The first day of the month of ``now``, as usage filters want it: usage is shown since then."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-01")
+
+
+def started_at(item: object) -> float | None:
+    """When a listed run started; None while it has not."""
+    return parse_time(item.get("startTime")) if isinstance(item, Mapping) else None
+
+
+def _run(fields: Mapping[str, Any], workflow_id: str) -> Run:
+    run_id = _id(fields.get("id"), f"a run of automation {workflow_id}")
+    began, stopped = parse_time(fields.get("startTime")), parse_time(fields.get("stopTime"))
+    state, result = _outcome(fields.get("status"), stopped)
+    seconds = _number(fields.get("duration"))
+    ended = stopped
+    if ended is None and began is not None and seconds is not None:
+        ended = began + seconds
+    waiting = [at for name in ("createdAt", "scheduledStartTime") if (at := parse_time(fields.get(name))) is not None]
+    bytes_in, bytes_out = _transfer(fields)
+    return Run(
+        workflow_id=workflow_id,
+        id=run_id,
+        state=state,
+        result=result,
+        started_at=began,
+        ended_at=ended if state is State.FINISHED else None,
+        error=_cause(fields, result),
+        bytes_in=bytes_in,
+        bytes_out=bytes_out,
+        queued_at=max(waiting, default=None),
+        trigger=_word(fields.get("context"), CONTEXTS),
+    )
+
+
+def _outcome(status: object, stopped_at: float | None) -> tuple[State, Result | None]:
+    word = status.strip().lower().replace("_", " ") if isinstance(status, str) else ""
+    if word == "must stop" and stopped_at is not None:
+        return State.FINISHED, Result.CANCELLED
+    unlisted = (State.RUNNING, None) if stopped_at is None else (State.FINISHED, Result.UNKNOWN)
+    return STATUSES.get(word, unlisted)
+
+
+def _cause(fields: Mapping[str, Any], result: Result | None) -> Error | None:
+    if result not in FAILED:
+        return None
+    found = read_error(fields.get("error"))
+    if result is Result.QUOTA:
+        return replace(found or Error(), error_class=ErrorClass.QUOTA)
+    return found
+
+
+def _transfer(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    metrics = fields.get("metrics")
+    network = metrics.get("network") if isinstance(metrics, Mapping) else fields.get("network")
+    if not isinstance(network, Mapping):
+        return None, None
+    return _number(network.get("rxBytes")), _number(network.get("txBytes"))
+
+
+def _object(item: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(item, Mapping):
+        raise BadItem(f"{what} is not an object")
+    return item
+
+
+def _id(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > ID_CHARS_MAX or not value.isprintable():
+        raise BadItem(f"{what} has no usable id")
+    return value
+
+
+def _text(value: object) -> str | None:
+    text = value.strip()[:NAME_CHARS_MAX] if isinstance(value, str) else ""
+    return text or None
+
+
+def _word(value: object, words: Mapping[str, str]) -> str | None:
+    return words.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    """A number, or one written as text; never negative, never a truth value."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return None
+    return float(value)

@@ -1,0 +1,108 @@
+"""The calls this platform is read with, and how its listings are paged.
+
+A listing is ``{"data": [...], "links": {"next": {"href": ...}}}``; the link is followed as it is, and it ends where the
+link is missing, null or empty (Qlik's guide to paging). All calls are reads of tier 1.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+
+from exporter.http import Answer, Api, ApiError, ErrorKind, Ids, Params
+from exporter.platforms.qlik.config import QlikConfig
+from exporter.polling.budget import Lane
+
+AUTOMATIONS_PER_PAGE = 200  # the most there is
+RUNS_PER_PAGE = 100
+#: A tenant has at most 10,000 automations, which are 50 pages; runs of a long downtime may be more.
+PAGES_PER_SWEEP_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPage:
+    """One page of a listing, when it was read (platform's clock), and the link to the next one."""
+
+    items: Sequence[object]
+    at: float
+    next: str | None
+
+
+class Wire:
+    """One tenant's API."""
+
+    def __init__(self, config: QlikConfig, api: Api) -> None:
+        self._api = api
+        self._automations = config.api_prefix
+        self._runs = f"{config.api_prefix}/{{id}}/runs"
+        self._run = f"{config.api_prefix}/{{id}}/runs/{{runId}}"
+        self._settings = f"{config.api_prefix}/settings"
+        self._usage = f"{config.api_prefix}/usage"
+
+    def automations(self) -> AsyncGenerator[ListPage, None]:
+        """Every automation the credential may see. Admins see all: it is the default, and said here all the same."""
+        params: Params = {"limit": AUTOMATIONS_PER_PAGE, "sort": "id", "listAll": "true"}
+        return self._pages(self._automations, lane=Lane.SWEEPS, params=params)
+
+    def runs(
+        self, workflow_id: str, *, lane: Lane, link: str | None = None, limit: int = RUNS_PER_PAGE
+    ) -> AsyncGenerator[ListPage, None]:
+        """The runs of an automation, the latest start first, or from where an earlier listing was left at ``link``.
+
+        Runs that have not started come first or last, depending on how the platform sorts nothing.
+        """
+        params: Params = {"limit": limit, "sort": "-startTime"}
+        return self._pages(self._runs, lane=lane, params=params, ids={"id": workflow_id}, link=link)
+
+    async def run(self, workflow_id: str, run_id: str, *, lane: Lane) -> object:
+        """One run with its metrics. Takes more rights than listing runs does."""
+        answer = await self._api.get(self._run, lane=lane, ids={"id": workflow_id, "runId": run_id})
+        data: object = answer.data
+        return data
+
+    async def settings(self) -> Answer:
+        return await self._api.get(self._settings, lane=Lane.SWEEPS)
+
+    def usage(self, name: str, *, since: str) -> AsyncGenerator[ListPage, None]:
+        """The values of one metric by day, from the day ``since`` on. For admins."""
+        params: Params = {"filter": f'name eq "{name}" and date ge "{since}"'}
+        return self._pages(self._usage, lane=Lane.SWEEPS, params=params)
+
+    async def _pages(
+        self, endpoint: str, *, lane: Lane, params: Params, ids: Ids | None = None, link: str | None = None
+    ) -> AsyncGenerator[ListPage, None]:
+        for _ in range(PAGES_PER_SWEEP_MAX):
+            if link is None:
+                answer = await self._api.get(endpoint, lane=lane, params=params, ids=ids)
+            else:
+                answer = await self._api.get_url(link, endpoint=endpoint, lane=lane)
+            page = _page(answer, endpoint)
+            if page.next is not None and page.next == link:
+                raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail="a page that leads to itself")
+            yield page
+            if page.next is None:
+                return
+            link = page.next
+        raise ApiError(
+            ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail=f"more than {PAGES_PER_SWEEP_MAX} pages"
+        )
+
+
+def error_detail(body: object) -> str | None:
+    """How Qlik words an error: ``{"errors": [{"code", "title", "detail"?}], "traceId"?}``."""
+    errors = body.get("errors") if isinstance(body, Mapping) else None
+    first = errors[0] if isinstance(errors, list) and errors else None
+    if not isinstance(first, Mapping):
+        return None
+    words = [word for name in ("title", "detail") if isinstance(word := first.get(name), str) and word]
+    return ": ".join(words) or None
+
+
+def _page(answer: Answer, endpoint: str) -> ListPage:
+    items = answer.data.get("data") if isinstance(answer.data, Mapping) else None
+    if not isinstance(items, list):
+        raise ApiError(
+            ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail="not a listing: there is no data", status=200
+        )
+    links = answer.data.get("links")
+    following = links.get("next") if isinstance(links, Mapping) else None
+    href = following.get("href") if isinstance(following, Mapping) else None
+    return ListPage(items=items, at=answer.at, next=href if isinstance(href, str) and href else None)

@@ -1,0 +1,74 @@
+"""Runs as traces, end to end: every counted attempt once, an outage loses nothing, and the metrics point to them."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.e2e.deployment import Deployment, deployment
+from tests.e2e.test_truth import ROOMY
+from tests.otlp import otlp_receiver
+from tests.servers import eventually, prometheus, real
+
+
+async def export(made: Deployment, *, rounds: int = 20) -> None:
+    """Empty the outbox, as far as the collector takes it."""
+    assert made.service.traces is not None
+    for _ in range(rounds):
+        report = await made.service.traces.export_once(made.clock.now())
+        if not report.exported:
+            return
+
+
+async def test_after_an_hours_outage_of_the_collector_every_trace_arrives_exactly_once(tmp_path: Path) -> None:
+    async with otlp_receiver() as receiver:
+        traces = {"traces": {"enabled": True, "endpoint": receiver.url}}
+        async with deployment(tmp_path, options=ROOMY, changes=traces, workflows=3) as made:
+            await made.sweep()
+            receiver.status = 400
+            for _ in range(60):
+                await made.live(60, step=20, deliver=True)
+                await export(made, rounds=1)
+            assert receiver.spans == []
+            await made.restart()
+            receiver.status = 200
+            await made.settle()
+            await made.clock.advance(61)
+            await export(made)
+            counted = {source: await made.counted(source) for source in made.fleet.simulators}
+            roots = [span for span in receiver.spans if not span.parent_id]
+            told = Counter(span.resource["service.name"] for span in roots)
+            assert told == {source: sum(runs.values()) for source, runs in counted.items()}
+            assert len({span.trace_id for span in roots}) == len(roots)
+            assert made.service.own.registry.get_sample_value("automation_exporter_traces_pending") == 0.0
+            failed = [s for s in roots if s.attributes["automation.run.result"] == "failure"]
+            assert failed
+            assert all(s.attributes["cicd.pipeline.result"] == "failure" and s.attributes["error.type"] for s in failed)
+            steps = [span for span in receiver.spans if span.parent_id]
+            assert {"cognaize"} <= {span.resource["service.name"] for span in steps}
+
+
+@real("prometheus")
+async def test_a_real_prometheus_returns_exemplars_that_name_exported_traces(tmp_path: Path) -> None:
+    async with otlp_receiver() as receiver:
+        traces = {"traces": {"enabled": True, "endpoint": receiver.url}}
+        async with deployment(tmp_path, platforms=["qlik", "etlworks"], options=ROOMY, changes=traces) as made:
+            made.clock._now = time.time()  # exemplars older than Prometheus's own time are not kept
+            await made.restart()
+            await made.sweep()
+            await made.live(900, step=15, deliver=True)
+            await made.clock.advance(61)
+            await export(made)
+            known = {span.trace_id for span in receiver.spans}
+            assert known
+            assert " # {" not in await made.scrape()
+            openmetrics = await made.scrape(Accept="application/openmetrics-text;version=1.0.0")
+            assert openmetrics.count(' # {trace_id="') >= 2
+            async with prometheus(tmp_path / "prometheus", [made.url.removeprefix("http://")]) as server:
+
+                async def found() -> set[str]:
+                    now = time.time()
+                    names = '{__name__=~"automation_runs_total|automation_run_duration_seconds_bucket"}'
+                    exemplars = await server.query_exemplars(names, now - 3600, now + 3600)
+                    return {exemplar.labels["trace_id"] for exemplar in exemplars}
+
+                assert await eventually(found) <= known

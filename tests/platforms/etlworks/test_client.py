@@ -1,0 +1,592 @@
+"""The Etlworks client against the simulated account: what it counts is what really happened, at few requests."""
+
+from collections import Counter
+from typing import Any, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from exporter.http import ApiError, ErrorKind
+from exporter.model import DeadLetterResolved, ResolvedBy, Result, State
+from exporter.platform import RunKey
+from exporter.platforms.etlworks import PLATFORM, client
+from exporter.platforms.etlworks.config import EtlworksConfig
+from exporter.simulator.core import Faults
+from exporter.simulator.etlworks import WebhookMode
+from tests.platforms.etlworks.account import ISSUE, NOW, Account, account, as_request, letter_ids
+
+LOGIN = {"token": None, "login": "demo", "password": "demo-password"}
+
+
+def busy_flows(made: Account) -> None:
+    """Flows of several rhythms that fail, are repeated, are stopped; none starts twice between two sweeps."""
+    sim = made.sim
+    sim.add_workflow(every=300, failing=0.4, errors=["auth", "network"], typical=30)
+    sim.add_workflow(every=300, failing=0.5, retries=1, retry_minutes=1, typical=20)
+    sim.add_workflow(every=600, failing=0.6, retries=2, retry_minutes=2, errors=["validation"], typical=15)
+    sim.add_workflow(every=900, streaming=True, typical=100)
+    sim.add_workflow(every=420, failing=0.2, typical=150)  # an interval as text, not a cron line
+    sim.add_workflow(every=120, typical=5)
+
+
+# --- What is counted is what happened -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_hours_of_sweeps_count_every_run_once_and_open_every_dead_letter(restarts: bool) -> None:
+    async with account(cancel_seconds=200) as made:
+        busy_flows(made)
+        assert await made.live(6 * 60, restarts=restarts) == []
+        counted, truth = made.run_counts()
+        assert counted == truth
+        assert {result for _, result in truth} == {"success", "warning", "failure", "cancelled"}
+        since = made.known.first_sweep_at or 0.0
+        errors = [r for r in made.sim.truth().runs if r.ended_at >= since and r.result == "failure"]
+        assert made.known.errors() == Counter((r.workflow_id, r.error_class) for r in errors)
+        assert sorted(made.known.opened_dead_letters()) == letter_ids(made.true_letters())
+        assert made.known.open_dead_letters() == made.sim.truth().open_dead_letters()
+        assert len(made.true_letters()) > 20
+        assert made.known.corrections() == []
+
+
+async def test_a_wire_in_trouble_costs_time_but_never_a_wrong_number() -> None:
+    trouble = Faults(
+        rate_limited=0.03,
+        rate_limited_text=0.02,
+        unavailable=0.05,
+        server_error_html=0.03,
+        ok_html=0.05,
+        truncated=0.05,
+        missing_fields=0.3,
+        null_numbers=0.1,
+        duplicates=0.2,
+    )
+    async with account(cancel_seconds=900, faults=trouble) as made:
+        for _ in range(4):
+            made.sim.add_workflow(every=600, failing=0.3, typical=60)
+        faults = await made.live(300)
+        for name in ("rate_limited", "rate_limited_text", "unavailable", "server_error_html", "ok_html", "truncated"):
+            setattr(trouble, name, 0.0)
+        await made.live(3)
+        counted, truth = made.run_counts()
+        assert counted == truth
+        assert sum(truth.values()) > 100
+        assert {fault.kind for fault in faults} >= {"bad_payload"}
+
+
+async def test_a_status_nobody_knows_is_counted_as_unknown_and_never_twice() -> None:
+    async with account(faults=Faults(unknown_status=0.4), cancel_seconds=900) as made:
+        made.sim.add_workflow(every=300, failing=0.3, typical=60)
+        await made.live(200)
+        made.sim.faults.unknown_status = 0.0
+        await made.live(3)
+        counted, truth = made.run_counts()
+        assert sum(counted.values()) == sum(truth.values())
+        assert counted["1001", "unknown"] > 5
+
+
+@pytest.mark.parametrize("mode", ["entity", "bare", "get"])
+async def test_with_webhooks_even_runs_between_two_sweeps_are_counted(mode: WebhookMode) -> None:
+    """Generated flows start up to twice a minute, some by messages; sweeps come every five minutes."""
+    async with account(workflows=20, webhook_mode=mode, cancel_seconds=100, history=0) as made:
+        await made.sweep("workflows")
+        await made.sweep()
+        for number in range(120):
+            await made.clock.advance(20)
+            await made.deliver()
+            if number % 15 == 0:
+                await made.sweep()
+        await made.deliver()
+        await made.sweep()
+        counted, truth = made.run_counts()
+        assert counted == truth
+        assert sum(truth.values()) > 150
+        assert {result for _, result in truth} == {"success", "warning", "failure", "cancelled"}
+        assert sorted(made.known.opened_dead_letters()) == letter_ids(made.true_letters())
+
+
+async def test_webhooks_lost_doubled_and_shuffled_change_no_count() -> None:
+    disturbed = Faults(webhook_lost=0.3, webhook_duplicated=0.5, webhook_shuffled=0.5)
+    async with account(faults=disturbed, cancel_seconds=200) as made:
+        busy_flows(made)
+        for _ in range(30):
+            await made.live(5)
+            await made.deliver()
+        counted, truth = made.run_counts()
+        assert counted == truth
+        assert sorted(made.known.opened_dead_letters()) == letter_ids(made.true_letters())
+
+
+# --- Runs -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_sweep_is_a_baseline_that_still_knows_when_each_flow_last_ran() -> None:
+    async with account(workflows=5) as made:
+        await made.sweep("workflows")
+        assert await made.sweep() == []
+        assert made.known.counts() == Counter()
+        newest = {entry.run.workflow_id for entry in made.known.runs.values()}
+        assert newest == set(made.known.workflows)
+        assert made.known.opened_dead_letters() == []
+
+
+async def test_a_run_is_followed_while_newer_ones_begin() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None)
+        await made.sweep("workflows")
+        long = made.sim.add_run(flow, started_at=NOW + 10, ended_at=NOW + 400, result="failure", error="killed")
+        made.sim.add_run(flow, started_at=NOW + 100, ended_at=NOW + 110)
+        made.sim.add_run(flow, started_at=NOW + 200, ended_at=NOW + 210, result="warning")
+        await made.live(8)
+        assert made.known.counts() == made.run_counts()[1] == {
+            (flow, "success"): 1, (flow, "warning"): 1, (flow, "failure"): 1,
+        }  # fmt: skip
+        assert made.known.runs[long].run.ended_at == NOW + 400
+        assert made.known.open_runs == {}
+
+
+async def test_a_queued_run_is_pending_then_running_then_finished() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None)
+        made.sim.add_run(flow, queued_at=NOW + 50, started_at=NOW + 70, ended_at=NOW + 130, run_id=5)
+        await made.sweep("workflows")
+        states = []
+        for _ in range(3):
+            await made.live(1)
+            states.append(made.known.runs["5"].run.state)
+        assert states == [State.PENDING, State.RUNNING, State.FINISHED]
+        assert made.known.runs["5"].run.duration == 60
+
+
+async def test_a_stopped_run_counts_once_as_cancelled_and_is_never_a_dead_letter() -> None:
+    async with account(cancel_seconds=90) as made:
+        flow, streaming = made.sim.add_workflow(every=None), made.sim.add_workflow(every=None, streaming=True)
+        await made.sweep("workflows")
+        for workflow_id in (flow, streaming):
+            made.sim.add_run(workflow_id, started_at=NOW + 10, ended_at=NOW + 115, result="cancelled")
+        await made.live(60)
+        await made.live(50, every=7_200)  # long after, the newest run of each flow is read again and again
+        assert made.known.counts() == {(flow, "cancelled"): 1, (streaming, "cancelled"): 1}
+        assert made.known.dead_letters == {}
+        assert made.known.corrections() == []
+        assert {entry.run.ended_at for entry in made.known.runs.values()} == {NOW + 115}
+
+
+async def test_a_poller_that_sees_only_what_follows_a_stop_sees_an_error() -> None:
+    async with account(cancel_seconds=20) as made:
+        flow = made.sim.add_workflow(every=None)
+        await made.sweep("workflows")
+        made.sim.add_run(flow, started_at=NOW + 10, ended_at=NOW + 20, result="cancelled")
+        await made.live(2)
+        assert made.known.counts() == {(flow, "failure"): 1}
+
+
+@pytest.mark.parametrize("mode", ["entity", "bare"])
+async def test_a_stop_told_by_webhook_only_is_remembered_by_the_sweeps(mode: WebhookMode) -> None:
+    async with account(cancel_seconds=20, webhook_mode=mode) as made:
+        flow = made.sim.add_workflow(every=None)
+        await made.sweep("workflows")
+        made.sim.add_run(flow, started_at=NOW + 10, ended_at=NOW + 20, result="cancelled")
+        await made.clock.advance(25)
+        await made.deliver()
+        await made.live(60, restarts=True)
+        await made.deliver()
+        await made.live(60)
+        assert made.known.counts() == {(flow, "cancelled"): 1}
+        assert made.known.dead_letters == {}
+        assert made.known.corrections() == []
+
+
+async def test_marks_of_cancelled_runs_are_forgotten_in_the_end() -> None:
+    async with account(cancel_seconds=20) as made:
+        flow = made.sim.add_workflow(every=None)
+        await made.sweep("workflows")
+        run = made.sim.add_run(flow, started_at=NOW + 10, ended_at=NOW + 20, result="cancelled")
+        await made.clock.advance(25)
+        await made.deliver()
+        assert set(made.known.cursors("complete")) == {flow}
+        await made.clock.advance(client.MARK_SECONDS + 700)
+        await made.known.complete(made.client, [RunKey(run_id=run, workflow_id=flow)], made.clock.now())
+        assert made.known.cursors("complete") == {}
+
+
+async def test_a_failure_hidden_behind_a_later_success_is_found() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None, scheduled=False)
+        made.sim.add_run(flow, started_at=NOW - 90, ended_at=NOW - 80)
+        await made.sweep("workflows")
+        await made.sweep()
+        failed = made.sim.add_run(flow, started_at=NOW + 5, ended_at=NOW + 9, result="failure", error="timeout")
+        made.sim.add_run(flow, started_at=NOW + 30, ended_at=NOW + 40)
+        await made.live(1)
+        assert made.known.counts() == {(flow, "success"): 1, (flow, "failure"): 1}
+        assert made.known.errors() == {(flow, "timeout"): 1}
+        assert made.known.opened_dead_letters() == [failed]
+        assert made.known.dead_letters == {}  # the success that hid it has superseded it
+
+
+async def test_the_first_of_a_chain_that_ended_between_two_sweeps_is_read() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None, retries=2)
+        made.sim.add_run(flow, started_at=NOW - 90, ended_at=NOW - 80)
+        await made.sweep("workflows")
+        await made.sweep()
+        chain: dict[str, Any] = {"result": "failure", "error": "network"}
+        first = made.sim.add_run(flow, started_at=NOW + 5, ended_at=NOW + 9, **chain)
+        made.sim.add_run(flow, started_at=NOW + 15, ended_at=NOW + 19, parent_id=first, retries=1, **chain)
+        last = made.sim.add_run(flow, started_at=NOW + 25, ended_at=NOW + 29, parent_id=first, retries=2)
+        await made.live(1)
+        assert made.known.counts() == made.run_counts()[1] == {(flow, "success"): 1, (flow, "failure"): 2}
+        assert made.known.runs[last].run.parent_id == first
+        assert made.known.opened_dead_letters() == []
+
+
+async def test_the_last_repetition_that_fails_is_the_dead_letter_of_its_chain() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=3_600, retries=1, retry_minutes=3, failing=1.0, errors=["quota"])
+        await made.live(150)
+        counted, truth = made.run_counts()
+        assert counted == truth
+        assert truth[flow, "failure"] >= 4
+        letters = made.known.dead_letters
+        assert sorted(letters) == letter_ids(made.true_letters())
+        assert all(letter.tries == 1 for letter in letters.values())
+
+
+async def test_a_failure_of_a_schedule_made_since_the_last_listing_is_decided_after_the_next() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None, scheduled=False)
+        await made.sweep("workflows")
+        made.sim.world.workflows[int(flow)].event_id = 99
+        failed = made.sim.add_run(flow, started_at=NOW + 5, ended_at=NOW + 9, result="failure", error="auth")
+        await made.clock.advance(60)
+        await made.sweep()
+        assert made.known.counts() == {(flow, "failure"): 1}
+        assert made.known.dead_letters == {}
+        await made.clock.advance(60)
+        await made.sweep("workflows")
+        await made.sweep()
+        assert set(made.known.dead_letters) == {failed}
+
+
+async def test_an_open_run_whose_flow_is_deleted_ends_as_unknown_after_a_while() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None)
+        made.sim.add_run(flow, started_at=NOW - 10, ended_at=None, run_id=5)
+        await made.sweep("workflows")
+        await made.sweep()
+        assert set(made.known.open_runs) == {"5"}
+        made.sim.delete_workflow(flow)
+        faults = await made.live(10)
+        assert {fault.workflow_id for fault in faults} == {flow}
+        assert set(made.known.open_runs) == {"5"}
+        await made.live(2)
+        assert made.known.open_runs == {}
+        assert made.known.runs["5"].run.result is Result.UNKNOWN
+
+
+@pytest.mark.parametrize("status", [500, 404])
+async def test_a_flow_that_never_ran_is_no_fault(status: Literal[500, 404]) -> None:
+    async with account(unknown_flow=status) as made:
+        made.sim.add_workflow(every=None)
+        assert await made.live(3) == []
+        assert made.known.runs == {}
+
+
+async def test_a_flow_that_cannot_be_read_costs_only_itself() -> None:
+    async with account() as made:
+        flows = [made.sim.add_workflow(every=None) for _ in range(3)]
+        await made.sweep("workflows")
+        for flow in flows:
+            made.sim.add_run(flow, started_at=NOW + 5, ended_at=NOW + 9)
+        await made.clock.advance(60)
+        made.sim.fail_next("ok_html")
+        (fault,) = await made.sweep()
+        assert (fault.kind, fault.workflow_id) == ("bad_payload", flows[0])
+        assert sum(made.known.counts().values()) == 2
+        assert await made.live(1) == []
+        assert sum(made.known.counts().values()) == 3
+
+
+async def test_a_platform_that_is_down_is_not_asked_for_every_flow() -> None:
+    async with account(workflows=40) as made:
+        await made.sweep("workflows")
+        made.sim.faults.unavailable = 1.0
+        made.asked()
+        with pytest.raises(ApiError) as caught:
+            await made.sweep()
+        assert caught.value.kind is ErrorKind.UNAVAILABLE
+        assert made.asked() == 3 * client.BROKEN_FLOWS_MAX
+        made.sim.faults.unavailable = 0.0
+        assert await made.sweep() == []
+        assert {entry.run.workflow_id for entry in made.known.runs.values()} == set(made.known.workflows)
+
+
+async def test_a_rate_limit_ends_the_sweep_and_keeps_what_was_read() -> None:
+    async with account() as made:
+        flows = [made.sim.add_workflow(every=None) for _ in range(3)]
+        await made.sweep("workflows")
+        for flow in flows:
+            made.sim.add_run(flow, started_at=NOW + 5, ended_at=NOW + 9)
+        await made.clock.advance(60)
+        made.sim.faults.retry_after = 1
+        made.sim.fail_next("slow", "rate_limited", "rate_limited", "rate_limited")
+        with pytest.raises(ApiError) as caught:
+            await made.sweep()
+        assert caught.value.kind is ErrorKind.RATE_LIMITED
+        assert made.known.counts() == {(flows[0], "success"): 1}
+        assert await made.sweep() == []
+        assert made.known.counts() == {(flow, "success"): 1 for flow in flows}
+
+
+async def test_more_due_flows_than_fit_a_sweep_are_said_and_read_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FLOWS_PER_SWEEP_MAX", 5)
+    async with account(workflows=12, history=7_200) as made:
+        await made.sweep("workflows")
+        kinds = [[fault.kind for fault in await made.sweep()] for _ in range(3)]
+        assert kinds[:2] == [["truncated"], ["truncated"]]
+        assert len({entry.run.workflow_id for entry in made.known.runs.values()}) == 12
+
+
+# --- Flows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paging", [False, True])
+async def test_flows_are_listed_whole_and_a_deleted_one_is_gone_after_two_listings(paging: bool) -> None:
+    async with account(workflows=450, paging=paging, history=0) as made:
+        assert await made.sweep("workflows") == []
+        assert made.asked() == (3 + 2 if paging else 2)
+        assert len(made.known.workflows) == 450
+        listener, scheduled = made.known.workflows["1005"], made.known.workflows["1001"]
+        assert (listener.trigger, listener.enabled) == (None, None)
+        assert (scheduled.trigger, scheduled.enabled) == ("schedule", True)
+        made.sim.delete_workflow("1007")
+        made.sim.rename_workflow("1001", "other name")
+        made.sim.set_enabled("1002", False)
+        for _ in range(2):
+            await made.clock.advance(1_000)
+            assert await made.sweep("workflows") == []
+        assert set(made.known.workflows) == {str(n) for n in range(1001, 1451)} - {"1007"}
+        assert made.known.workflows["1001"].name == "other name"
+        assert made.known.workflows["1002"].enabled is False
+        assert made.known.cursor("workflows", "1007") is None
+
+
+async def test_pages_that_shift_or_repeat_hide_no_flow_and_make_none_gone() -> None:
+    faults = Faults(shifting_pages=1.0, duplicates=0.3)
+    async with account(workflows=450, paging=True, history=0, faults=faults) as made:
+        for _ in range(5):
+            await made.sweep("workflows")
+            await made.clock.advance(1_000)
+        assert len(made.known.workflows) == 450
+
+
+async def test_a_flow_that_cannot_be_read_in_a_listing_costs_itself_only() -> None:
+    async with account(workflows=3) as made:
+        made.sim.fail_next("slow", "missing_fields")
+        assert await made.sweep("workflows") == []
+        assert len(made.known.workflows) == 3
+
+
+async def test_without_the_schedules_what_was_known_of_them_goes_on_to_hold() -> None:
+    async with account(workflows=3) as made:
+        await made.sweep("workflows")
+        before = {key: (w.enabled, w.trigger) for key, w in made.known.workflows.items()}
+        await made.clock.advance(600)
+        made.sim.fail_next("ok_html")
+        (fault,) = await made.sweep("workflows")
+        assert (fault.kind, fault.workflow_id) == ("bad_payload", None)
+        assert {key: (w.enabled, w.trigger) for key, w in made.known.workflows.items()} == before
+
+
+async def test_the_next_start_is_kept_current_by_the_sweeps_of_the_runs() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=300, typical=5)
+        await made.sweep("workflows")
+        told = set()
+        for _ in range(20):
+            await made.clock.advance(60)
+            await made.sweep()
+            next_run_at = made.known.workflows[flow].next_run_at
+            assert next_run_at is not None
+            assert 0 < next_run_at - made.clock.now() <= 300
+            told.add(next_run_at)
+        starts = {run.queued_at for run in made.sim.world.runs.values()}
+        assert starts - told <= {min(starts)}
+
+
+async def test_only_the_flows_that_are_wanted_are_read() -> None:
+    for config, expected in (
+        ({"include": ["a*", "3"]}, {"1", "3"}),
+        ({"exclude": ["a*"]}, {"2", "3"}),
+        ({"flows": [1, "2"]}, {"1", "2"}),
+        ({"flows": [1, 2], "exclude": ["2"]}, {"1"}),
+    ):
+        async with account(config=config) as made:
+            for number, name in ((1, "a one"), (2, "b two"), (3, "b three")):
+                made.sim.add_workflow(number, name, every=None)
+                made.sim.add_run(number, started_at=NOW - 9, ended_at=NOW - 5)
+            assert await made.live(2) == []
+            assert set(made.known.workflows) == expected
+            assert {entry.run.workflow_id for entry in made.known.runs.values()} == expected
+            keys = [RunKey(run_id="80001", workflow_id="1"), RunKey(run_id="80003", workflow_id="3")]
+            await made.known.complete(made.client, keys, made.clock.now())
+            assert {entry.run.workflow_id for entry in made.known.runs.values()} == expected
+
+
+async def test_a_flow_that_was_named_and_does_not_exist_is_a_fault() -> None:
+    async with account(config={"flows": [1, 77]}, unknown_flow=404) as made:
+        made.sim.add_workflow(1, every=None)
+        (fault,) = await made.sweep("workflows")
+        assert (fault.kind, fault.workflow_id) == ("not_found", "77")
+        assert set(made.known.workflows) == {"1"}
+
+
+async def test_dead_letters_of_a_flow_that_is_gone_are_closed_after_a_look() -> None:
+    async with account() as made:
+        flow, other = made.sim.add_workflow(every=None), made.sim.add_workflow(every=None)
+        await made.sweep("workflows")
+        for workflow_id in (flow, other):
+            made.sim.add_run(workflow_id, started_at=NOW + 5, ended_at=NOW + 9, result="failure")
+        await made.live(2)
+        made.sim.delete_workflow(flow)
+        assert made.known.open_dead_letters() == {flow: 1, other: 1}
+        await made.live(35)
+        assert made.known.open_dead_letters() == {other: 1} == made.sim.truth().open_dead_letters()
+        (resolved,) = [c for c in made.known.changes if isinstance(c, DeadLetterResolved)]
+        assert resolved.by is ResolvedBy.MANUAL
+
+
+# --- Few requests ---------------------------------------------------------------------------------------------------
+
+
+async def test_of_a_thousand_flows_only_those_that_ran_are_asked_for() -> None:
+    async with account(paging=True, cancel_seconds=200) as made:
+        for _ in range(1_000):
+            made.sim.add_workflow(every=3_000, typical=20, failing=0.1)
+        await made.clock.advance(3_100)
+        await made.sweep("workflows")
+        assert made.asked() <= 30
+        while any(fault.kind == "truncated" for fault in await made.sweep()):
+            pass
+        await made.live(2)
+        active_in_all = 0
+        for _ in range(20):
+            since = made.clock.now()
+            await made.clock.advance(60)
+            made.asked()
+            assert await made.sweep() == []
+            now = made.clock.now()
+            active = {
+                r.workflow.id
+                for r in made.sim.world.runs.values()
+                if r.queued_at <= now and (r.ended_at or now) > since
+            }
+            assert made.asked() <= len(active) + 10
+            active_in_all += len(active)
+        assert 15 <= active_in_all / 20 <= 40
+        counted, truth = made.run_counts()
+        assert counted == truth
+        assert sum(truth.values()) > 400
+
+
+async def test_flows_without_a_schedule_take_turns_and_each_gets_its_own() -> None:
+    async with account() as made:
+        flows = {made.sim.add_workflow(every=None, scheduled=False) for _ in range(23)}
+        await made.live(2)
+        for flow in flows:
+            made.sim.add_run(flow, started_at=made.clock.now() + 1, ended_at=made.clock.now() + 2)
+        made.asked()
+        await made.live(5)
+        assert made.asked() <= 5 * 6 + 2
+        assert made.known.counts() == {(flow, "success"): 1 for flow in flows}
+
+
+# --- Credentials ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("credential", [{"token": "wrong"}, {**LOGIN, "password": "wrong"}])
+async def test_a_refused_credential_fails_every_sweep(credential: dict[str, Any]) -> None:
+    async with account(workflows=3, config=credential) as made:
+        for stream in ("workflows", "runs"):
+            with pytest.raises(ApiError) as caught:
+                await made.sweep(stream)
+            assert caught.value.kind is ErrorKind.AUTH
+            assert "wrong" not in str(caught.value)
+        with pytest.raises(ApiError, match="auth"):
+            [line async for line in made.client.check()]
+    async with account(workflows=3) as made:
+        await made.sweep("workflows")
+        made.config = made.config.model_copy(update={"token": EtlworksConfig.model_validate(
+            {"platform": "etlworks", "url": "http://a", "token": "wrong"}).token})  # fmt: skip
+        await made.restart()
+        with pytest.raises(ApiError) as caught:
+            await made.sweep()
+        assert (caught.value.kind, made.codes["401"]) == (ErrorKind.AUTH, 1)
+
+
+async def test_a_login_buys_a_token_anew_before_it_expires() -> None:
+    async with account(workflows=3, config=LOGIN, token_seconds=600) as made:
+        assert await made.live(60) == []
+        assert made.codes["401"] == 0
+        assert 7 <= made.sim.requests[ISSUE] <= 9
+
+
+async def test_a_token_that_is_refused_early_is_replaced_once() -> None:
+    async with account(workflows=3, config=LOGIN) as made:
+        await made.sweep("workflows")
+        made.sim._api._tokens._secret = b"another secret"  # every token issued so far is worthless now
+        assert await made.sweep() == []
+        assert (made.codes["401"], made.sim.requests[ISSUE]) == (1, 2)
+
+
+async def test_check_tells_what_works() -> None:
+    async with account(workflows=3, config=LOGIN) as made:
+        lines = [line async for line in made.client.check()]
+    assert lines == [
+        "ok: credential accepted",
+        "workflows: 3",
+        "ok: schedules can be read (3)",
+        "ok: executions can be read",
+        "ok: the node is UP",
+    ]
+
+
+async def test_check_names_what_does_not_work() -> None:
+    async with account(workflows=3) as made:
+        made.sim.fail_next("slow", "ok_html", "ok_html")
+        lines = [line async for line in made.client.check()]
+    problems = [line for line in lines if line.startswith("problem:")]
+    assert [problem.split(";")[1].strip() for problem in problems] == [
+        "dead letters of scheduled flows will not be seen",
+        "runs of this source will not be seen",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, "give token, or login and password"),
+        ({"login": "a"}, "give token, or login and password"),
+        ({"token": "t", "login": "a", "password": "p"}, "not both"),
+        ({"token": "t", "flows": ["12x"]}, "flows"),
+        ({"token": "t", "colour": "red"}, "colour"),
+    ],
+)
+def test_a_section_needs_exactly_one_credential_and_ids_of_flows(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        EtlworksConfig.model_validate({"platform": "etlworks", "url": "https://app.etlworks.com", **fields})
+
+
+def test_ids_of_flows_may_be_written_as_numbers() -> None:
+    section = {"platform": "etlworks", "url": "https://app.etlworks.com", "token": "t", "flows": [1234, "1235"]}
+    assert EtlworksConfig.model_validate(section).flows == ["1234", "1235"]
+
+
+async def test_every_webhook_the_simulator_sends_is_understood() -> None:
+    async with account(workflows=6, webhook_events=("Flow.Executed", "Flow.Created")) as made:
+        made.sim.add_workflow()
+        await made.clock.advance(1_800)
+        told = [PLATFORM.receive(as_request(d, made.clock.now())) for d in made.sim.take_deliveries()]
+    assert sum(len(events.observations) for events in told) > 20
+    assert [name for events in told for name in events.unknown_types] == ["Flow.Created"]

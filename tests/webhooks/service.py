@@ -1,0 +1,159 @@
+"""The receiver on a port of its own: a real ledger on a file, a real picture of it, a platform that takes the
+documented event, and a poller that only remembers what it was asked for.
+
+Tests use ``receiving``. As a program (``python -m tests.webhooks.service DATABASE PORT``) it is what the crash test
+kills.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, cast
+
+from aiohttp import web
+
+from exporter.clock import Clock, SystemClock
+from exporter.metrics.own import OwnMetrics
+from exporter.metrics.projection import Projection
+from exporter.model import ErrorClass, ResolvedBy, Result
+from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
+from exporter.polling.poller import Poller
+from exporter.settings import SourceConfig
+from exporter.store.ingest import Committed, SourceRules
+from exporter.store.ledger import Ledger, open_engine
+from exporter.store.script import Engine
+from exporter.webhooks import schemes
+from exporter.webhooks.events import receive_generic
+from exporter.webhooks.receiver import Receiver
+from exporter.world import World
+
+SOURCE = "hooks"
+SECRET = "correct-horse-battery-staple"
+BODY_BYTES_MAX = 65_536
+SCHEME = schemes.HmacSha256(header="X-Signature", secrets=(SECRET,))
+
+Receive = Callable[[WebhookRequest], WebhookEvents]
+
+
+class Asked:
+    """In the place of a poller: the runs and streams it was asked for."""
+
+    def __init__(self) -> None:
+        self.runs: list[RunKey] = []
+        self.streams: list[str] = []
+
+    def wake(self, keys: list[RunKey], streams: list[str]) -> None:
+        self.runs += keys
+        self.streams += streams
+
+
+def classify(kind: str | None, message: str | None) -> ErrorClass:
+    return ErrorClass.NETWORK if kind == "ConnectionError" else ErrorClass.UNKNOWN
+
+
+def receive_documented(request: WebhookRequest) -> WebhookEvents:
+    return receive_generic(request, classify=classify)
+
+
+def platform(receive: Receive = receive_documented) -> Platform:
+    return Platform(
+        name="generic",
+        title="Generic",
+        config=SourceConfig,
+        streams=(),
+        connect=_not_here,
+        auth=_not_here,
+        error_detail=_not_here,
+        requests_per_minute=60.0,
+        results=(Result.SUCCESS, Result.FAILURE),
+        error_classes=(ErrorClass.NETWORK, ErrorClass.UNKNOWN),
+        resolved_by=(ResolvedBy.MANUAL,),
+        receive=receive,
+        run_url=_not_here,
+    )
+
+
+def _not_here(*anything: object) -> NoReturn:
+    raise AssertionError("nothing is polled here")
+
+
+@dataclass(slots=True, kw_only=True)
+class Receiving:
+    """What ``receiving`` runs."""
+
+    port: int
+    ledger: Ledger
+    receiver: Receiver
+    projection: Projection
+    own: OwnMetrics
+    asked: Asked
+
+    def outcomes(self) -> dict[str, float]:
+        """Webhooks counted so far, by outcome; those that never occurred are left out."""
+        samples = [s for family in self.own.webhook_events.collect() for s in family.samples]
+        return {s.labels["outcome"]: s.value for s in samples if s.value and s.name.endswith("_total")}
+
+
+@asynccontextmanager
+async def receiving(
+    database: Path,
+    *,
+    scheme: schemes.Scheme = SCHEME,
+    receive: Receive = receive_documented,
+    clock: Clock | None = None,
+    requests_max: int = 256,
+    engine: Callable[[Engine], Engine] = lambda engine: engine,
+    port: int = 0,
+) -> AsyncIterator[Receiving]:
+    """``engine`` may put something in front of the store, to see it fail or wait."""
+    ledger = Ledger(engine(await open_engine(f"sqlite:///{database}")), {SOURCE: SourceRules(backfill=1e10)})
+    loaded = await ledger.load()
+    world, projection = World([SOURCE]), Projection({SOURCE: platform()}, series_max=200_000)
+    world.load(loaded)
+    projection.load(world, loaded.tallies)
+
+    def follow(committed: Committed) -> None:
+        projection.apply(world.apply(committed), committed.tallies, world)
+
+    ledger.on_commit = follow
+    own, asked = OwnMetrics(), Asked()
+    receiver = Receiver(
+        source=SOURCE,
+        platform=platform(receive),
+        scheme=scheme,
+        base_url="https://platform.example",
+        ledger=ledger,
+        poller=cast(Poller, asked),
+        clock=clock or SystemClock(),
+        own=own,
+        requests_max=requests_max,
+    )
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
+    app.router.add_route("*", f"/webhooks/{SOURCE}", receiver.receive)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        yield Receiving(
+            port=runner.addresses[0][1],
+            ledger=ledger,
+            receiver=receiver,
+            projection=projection,
+            own=own,
+            asked=asked,
+        )
+    finally:
+        await runner.cleanup()
+        await ledger.close()
+
+
+async def _serve(database: Path, port: int) -> None:
+    async with receiving(database, port=port):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Path(sys.argv[1]), int(sys.argv[2])))
