@@ -7,6 +7,7 @@ on a signal and, when asked to reload, takes a new config whole or keeps the old
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from exporter import __version__
 from exporter.clock import Clock, SystemClock, stopwatch
 from exporter.config import Config, ConfigError
-from exporter.log import get_logger, register_secrets
+from exporter.log import configure, get_logger, register_secrets
 from exporter.metrics.own import OwnMetrics
 from exporter.metrics.projection import Projection
 from exporter.platform import Platform
@@ -342,6 +343,7 @@ async def run(
 
     previous: Config | None = None
     while not stop.is_set():
+        configure(config.log.level, config.log.format, sys.stderr)
         try:
             async with service(config, clock=clock, own=own, reload=take) as running:
                 if previous is not None:

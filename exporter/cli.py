@@ -15,13 +15,15 @@ import orjson
 from exporter import __version__, app, log
 from exporter.check import check
 from exporter.clock import SystemClock
-from exporter.config import Config, ConfigError, load, masked, schema
+from exporter.config import ConfigError, load, masked, schema
 from exporter.simulator import SIMULATORS
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.store.script import StoreError
 from exporter.traces.export import ExporterUnavailable
 
+#: Workflows of each platform in the demo: enough for something to happen all the time.
+DEMO_WORKFLOWS = 15
 #: The demo prints one line about what it sees this often (seconds).
 DEMO_REPORT_INTERVAL = 5.0
 
@@ -90,21 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     config = load(options.config)
-    _prepare(config)
     return _until_stopped(
         lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: load(options.config))
     )
-
-
-def _prepare(config: Config) -> None:
-    """Log as the config says; refuse what only a missing extra prevents."""
-    log.configure(config.log.level, config.log.format, sys.stderr)
-    if config.server.basic_auth is not None:
-        try:
-            import bcrypt  # noqa: F401
-        except ImportError:
-            place = "server.basic_auth: needs the extra auth: pip install 'automation-exporter[auth]'"
-            raise ConfigError([place]) from None
 
 
 def _until_stopped(serve: Callable[[asyncio.Event, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
@@ -129,7 +119,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     log.configure("info", "logfmt", sys.stderr)
-    async with Fleet.open(clock=SystemClock(), seed=options.seed) as fleet:
+    async with Fleet.open(clock=SystemClock(), seed=options.seed, workflows=DEMO_WORKFLOWS) as fleet:
         config = demo_config(fleet, listen=f"127.0.0.1:{options.port}", database=folder / "demo.db")
 
         def announce(running: app.Service) -> None:

@@ -5,6 +5,7 @@ place.
 import os
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ class BasicAuthConfig(Section):
         for name, digest in users.items():
             if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", digest):
                 raise ValueError(f"the password of {name!r} is not a bcrypt hash; make one with: htpasswd -nBC 10 ''")
+        if find_spec("bcrypt") is None:
+            raise ValueError("passwords need the extra auth: pip install 'automation-exporter[auth]'")
         return users
 
 
@@ -182,7 +185,7 @@ def parse(text: str, environment: Mapping[str, str] = os.environ) -> Config:
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ConfigError([f"{where}not valid YAML: {getattr(exc, 'problem', None) or 'cannot be read'}"]) from None
+        raise ConfigError([f"{where}{getattr(exc, 'problem', None) or 'not valid YAML'}"]) from None
     if not isinstance(raw, dict):
         raise ConfigError(["the config must be a mapping with at least the key sources"])
     problems: list[str] = []
@@ -308,8 +311,8 @@ def schema() -> dict[str, Any]:
         own = platform.config.model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(own.pop("$defs", {}))
         own["properties"]["platform"] = {"const": platform.name}
-        definitions[platform.config.__name__] = own
-        variants.append({"$ref": f"#/$defs/{platform.config.__name__}"})
+        definitions[f"source_{platform.name}"] = own
+        variants.append({"$ref": f"#/$defs/source_{platform.name}"})
     definitions.pop("SourceConfig", None)
     out["properties"]["sources"]["additionalProperties"] = {"oneOf": variants}
     out["properties"]["sources"].pop("patternProperties", None)
@@ -319,9 +322,24 @@ def schema() -> dict[str, Any]:
 
 
 def _offer_files(definition: dict[str, Any]) -> None:
+    """Offer ``x_file`` beside every secret ``x``, and a list of files where a list of secrets may stand."""
     properties = definition.get("properties", {})
     for name, shape in list(properties.items()):
-        if '"writeOnly": true' in str(shape).replace("'", '"').replace("True", "true"):
-            properties[f"{name}_file"] = {"type": "string", "description": f"file that holds {name}"}
-            if name in definition.get("required", []):
-                definition["required"] = [key for key in definition["required"] if key != name]
+        if "additionalProperties" in shape or not _holds_secret(shape):
+            continue
+        file: dict[str, Any] = {"type": "string", "description": f"file that holds {name}"}
+        if _may_be_list(shape):
+            file = {"anyOf": [file, {"type": "array", "items": {"type": "string"}}]}
+        properties[f"{name}_file"] = file
+        if name in definition.get("required", []):
+            definition["required"] = [key for key in definition["required"] if key != name]
+
+
+def _holds_secret(shape: Any) -> bool:
+    if isinstance(shape, dict):
+        return shape.get("writeOnly") is True or any(_holds_secret(part) for part in shape.values())
+    return isinstance(shape, list) and any(_holds_secret(part) for part in shape)
+
+
+def _may_be_list(shape: dict[str, Any]) -> bool:
+    return shape.get("type") == "array" or any(part.get("type") == "array" for part in shape.get("anyOf", []))

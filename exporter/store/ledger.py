@@ -59,6 +59,7 @@ class Ledger:
         self._timer = timer
         self._pending: list[tuple[Batch, asyncio.Future[Outcome]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._closed = False
         self.error: str | None = None  # why the last operation failed, None once one succeeds again
 
     @property
@@ -164,6 +165,10 @@ class Ledger:
         await self._run("mark_folded", maintenance.mark_folded(keys))
 
     async def close(self) -> None:
+        """Finish what is being written and let go of the store; once more does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         if self._writer is not None:
             with suppress(asyncio.CancelledError):
                 await self._writer

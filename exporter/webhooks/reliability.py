@@ -22,7 +22,7 @@ class Reliability:
     def __init__(self, *, source: str, platform: str, ledger: Ledger, own: OwnMetrics) -> None:
         self._source = source
         self._ledger = ledger
-        self._ratio = own.webhook_reliability.labels(platform, source)
+        self._own, self._labels = own, (platform, source)
         self._slowdown = own.poll_slowdown.labels(platform, source)
         self._slowdown.set(1.0)
         self._judged: deque[tuple[float, int, int]] = deque()  # when, told of, missed
@@ -36,7 +36,7 @@ class Reliability:
             self._judged.popleft()
         all_told, all_missed = self._totals()
         if all_told + all_missed:
-            self._ratio.set(all_told / (all_told + all_missed))
+            self._own.webhook_reliability.labels(*self._labels).set(all_told / (all_told + all_missed))
         self._slowdown.set(self.slowdown())
         return told, missed
 

@@ -126,9 +126,10 @@ async def deployment(
     faults: Mapping[str, Any] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     changes: Mapping[str, Any] | None = None,
+    start: float = 1_700_000_000.0,
 ) -> AsyncIterator[Deployment]:
     """A running deployment; closed in the end."""
-    clock = ManualClock()
+    clock = ManualClock(start)
     async with Fleet.open(
         clock=clock, seed=seed, platforms=platforms, workflows=workflows, faults=faults, options=options
     ) as fleet:

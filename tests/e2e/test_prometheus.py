@@ -13,7 +13,7 @@ from tests.servers import eventually, prometheus, promtool_check_metrics, real
 async def test_promql_answers_match_what_the_simulators_know(tmp_path: Path) -> None:
     async with deployment(tmp_path, options=ROOMY) as made:
         await made.sweep()
-        async with prometheus(tmp_path / "prometheus", [made.url.removeprefix("http://")]) as server:
+        async with prometheus(tmp_path, [made.url.removeprefix("http://")]) as server:
             await made.live(600, step=20, deliver=True)
             await made.settle()
             for source in made.fleet.simulators:
@@ -55,10 +55,6 @@ async def test_a_scrape_touches_neither_a_platform_nor_the_database(tmp_path: Pa
                 assert "automation_runs_total" in text
                 assert text.endswith("# EOF\n") == ("openmetrics" in accept)
         assert {name: sum(s.requests.values()) for name, s in made.fleet.simulators.items()} == asked
-
-        async def reopened() -> None: ...
-
-        made.service.ledger.close = reopened  # type: ignore[method-assign]
 
 
 async def test_health_and_readiness_say_what_is_wrong(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ BASELINE_SECONDS = 86_400.0
 BASELINE_ROWS_MAX = 500
 #: Without an order, everything is read this often even if the number of rows stays the same.
 FULL_SCAN_SECONDS = 600.0
+#: Pages in a row that bring nothing before a sweep leaves the rest to the next one: the listing moves too much.
+STUCK_MAX = 3
 
 Step = tuple[Rows, dict[str, Any] | None]
 
@@ -54,6 +56,7 @@ class Walk:
         self._seen_total: int | None = None  # rows, as the last answer said
         self._shrunk = False  # rows went away while we read: ranks are not what they were
         self._bottom: int | None = None  # the lowest rank read
+        self._taken: list[tuple[int, int, float | None]] = []  # ranks handed out: from, to, the newest creation time
         self.truncated = False
 
     async def pages(self) -> AsyncIterator[Step]:
@@ -66,7 +69,7 @@ class Walk:
                 self._order = order_of([*top.moments, *last.moments])
                 top = last if self._order == "oldest_first" else top
             else:
-                yield top, self._mark(total=top.total, rows=top)
+                yield top, self._mark(total=top.total, newest=max(top.moments, default=None))
                 return
         steps = self._scan() if self.scanning else self._follow(top)
         async for step in steps:
@@ -87,11 +90,8 @@ class Walk:
     async def older(self) -> AsyncIterator[Rows]:
         """After ``pages``: the pages below what was read, from newer to older, if there is such a thing."""
         while self._bottom and self._left > 0:
-            rows = await self._covering(self._bottom - 1)
-            low = rows.ranks(self._known_order)[0]
-            if low >= self._bottom:
-                return
-            self._bottom = low
+            rows = await self._find(self._number_of(self._bottom - 1))
+            self._bottom = min(self._bottom, self._low(rows))
             yield rows
 
     # With an order.
@@ -105,35 +105,30 @@ class Walk:
                 yield step
             return
         lowest = 0 if self._rows_max is None else max(0, top.total - self._rows_max)
-        if near is top and self._settles(top, lowest):
-            self._bottom = self._low(top)
-            yield top, self._mark(total=top.total, rows=top)
-            return
-        yield top, None
+        if near is not top:
+            yield self._took(top), None
         leap = 1
         while not self._settles(near, lowest) and self._left > 0:
-            if near is not top:
-                yield near, None
-            near, leap = await self._covering(max(lowest, self._low(near) - leap * near.size)), leap * 2
+            yield self._took(near), None
+            rank = max(lowest, self._low(near) - leap * near.size)
+            near, leap = await self._find(self._number_of(rank)), leap * 2
         self._bottom = self._low(near)
         if not self._settles(near, lowest):
             self.truncated = True
             yield near, None
             return
-        edge = near.ranks(self._known_order)[1]
-        while edge < self._low(top):
-            yield near, self._mark(total=edge, rows=near)
-            if self._left <= 0:
+        goal = top.ranks(self._known_order)[1]
+        edge = self._through(self._low(self._took(near)))
+        yield near, self._mark_up_to(edge)
+        stuck = 0
+        while edge < goal:
+            if self._left <= 0 or stuck == STUCK_MAX:
                 self.truncated = True
                 return
-            near = await self._covering(edge)
-            low, high = near.ranks(self._known_order)
-            if not low <= edge < high:
-                self._shrunk = True  # the next sweep finds its place again
-                edge = self._low(top)
-            else:
-                edge = high
-        yield near, self._mark(total=top.total, rows=top)
+            rows = self._took(await self._find(self._number_of(edge)))
+            before, edge = edge, self._through(edge)
+            stuck = stuck + 1 if edge == before else 0
+            yield rows, None if stuck else self._mark_up_to(edge)
 
     async def _ends(self, top: Rows | None) -> tuple[Rows, Rows]:
         """The page where the unknown begins, as far as the number of rows tells, and the page of the newest."""
@@ -142,7 +137,7 @@ class Walk:
         rank = max(0, (self._total or 0) - 1)
         if self._order == "newest_first":
             top = await self._find(0)
-            return (await self._covering(rank) if rank < self._low(top) else top), top
+            return (await self._find(self._number_of(rank)) if rank < self._low(top) else top), top
         near = await self._find(rank // self._size)
         top = near if near.number == near.pages - 1 else await self._find(near.pages - 1)
         return (near if near.number < top.number else top), top
@@ -151,6 +146,27 @@ class Walk:
         """Whether a sweep need not look below this page: what is there is known, or too old to be asked for."""
         return self._low(rows) <= lowest or (bool(rows.moments) and min(rows.moments) <= self._floor)
 
+    def _took(self, rows: Rows) -> Rows:
+        """Remember which ranks are on a page that is handed out."""
+        low, high = rows.ranks(self._known_order)
+        self._taken.append((low, high, max(rows.moments, default=None)))
+        return rows
+
+    def _through(self, rank: int) -> int:
+        """The first rank from this one on that is on no page handed out.
+
+        A new row pushes others on to the next page of a listing that is sorted newest first. So between two pages read
+        one after the other some are missing, and found when the page below is read again.
+        """
+        while (beyond := max((high for low, high, _ in self._taken if low <= rank), default=rank)) > rank:
+            rank = beyond
+        return rank
+
+    def _mark_up_to(self, edge: int) -> dict[str, Any] | None:
+        """The cursor that says: everything below this rank has been read."""
+        moments = [newest for _, high, newest in self._taken if high <= edge and newest is not None]
+        return None if self._shrunk else self._mark(total=edge, newest=max(moments, default=None))
+
     @property
     def _known_order(self) -> Order:
         return self._order or "unordered"
@@ -158,16 +174,10 @@ class Walk:
     def _low(self, rows: Rows) -> int:
         return rows.ranks(self._known_order)[0]
 
-    async def _covering(self, rank: int) -> Rows:
-        """The page with this rank on it. New rows may push it to the next page while we ask."""
-        for _ in range(3):
-            total = self._seen_total or 0
-            number = rank // self._size if self._order == "oldest_first" else max(0, total - 1 - rank) // self._size
-            rows = await self._find(number)
-            low, high = rows.ranks(self._known_order)
-            if low <= rank < high or self._left <= 0:
-                break
-        return rows
+    def _number_of(self, rank: int) -> int:
+        """The page with this rank on it, by the number of rows the last answer told."""
+        newer = max(0, (self._seen_total or 0) - 1 - rank)
+        return (newer if self._order == "newest_first" else rank) // self._size
 
     # Without one.
 
@@ -183,7 +193,7 @@ class Walk:
         number = max(1, self._resume or 1)
         moments = list(rows.moments)
         while number < rows.pages:
-            yield rows, self._mark(total=None, rows=rows, page=number, began_total=began_total)
+            yield rows, self._mark(total=None, page=number, began_total=began_total)
             if self._left <= 0:
                 self.truncated = True
                 return
@@ -196,8 +206,7 @@ class Walk:
             self._order = order_of(moments)
         if not self.scanning and (total_after is None or not moments):
             self._order = "unordered"  # not while it moves
-        self._since = max(moments, default=self._since)
-        yield rows, self._mark(total=total_after, rows=rows, scanned_at=self._now)
+        yield rows, self._mark(total=total_after, newest=max(moments, default=None), scanned_at=self._now)
 
     # Both.
 
@@ -212,19 +221,15 @@ class Walk:
         self,
         *,
         total: int | None,
-        rows: Rows,
+        newest: float | None = None,
         page: int | None = None,
         began_total: int | None = None,
         scanned_at: float | None = None,
-    ) -> dict[str, Any] | None:
-        """The cursor that says: everything created up to the newest of ``rows`` has been read."""
-        if self._shrunk and not self.scanning:
-            return None
+    ) -> dict[str, Any]:
+        """The cursor that says: everything created up to ``newest`` has been read, or all pages before ``page``."""
         if page is None:
-            newest = max(rows.moments, default=None)
-            self._since = max(
-                self._since or 0.0, self._now if newest is None and self._since is None else newest or 0.0
-            )
+            nothing = self._now if self._since is None else self._since
+            self._since = max(self._since or 0.0, nothing if newest is None else newest)
         return {
             "order": self._order,
             "size": self._size,

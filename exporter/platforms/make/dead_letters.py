@@ -2,17 +2,20 @@
 
 There is no list across scenarios, but GET /scenarios tells how many each has. A scenario's list is read when that
 number has changed since it was last read, when one of its dead letters is still without a cause, and in turn after some
-minutes, because one that closes and one that opens leave the number as it is. A list tells neither the error's type nor
-the execution; these take two calls for each new item, once.
+minutes, because one that closes and one that opens leave the number as it is. A long list is read less often: in an
+outage it grows with every sweep. A list tells neither the error's type nor the execution; these take two calls for each
+new item, once.
 
 Missing from a list is not closed: what is missing is read directly. What is listed as resolved and was never known open
 is told if it opened after the list was last read.
 
-The cursor of a scenario holds ``count``, the number when its list was last read, and ``read``, when that was.
+The cursor of a scenario holds ``read``, when its list was last read; ``count``, the number then, or null if something
+was left to be asked; ``told``, when everything on it had been told.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, ResolvedBy
@@ -32,10 +35,15 @@ COLUMNS = ("id", "name", "dlqCount", "lastEdit")
 ITEMS_PER_PAGE = 50
 ITEM_PAGES_PER_SCENARIO_MAX = 40
 SCENARIOS_PER_SWEEP_MAX = 200
-#: New items asked about, and closed ones confirmed, in one sweep.
+#: New items asked about, and closed ones confirmed, in one sweep: at most so many, and at most a quarter of the calls
+#: of a minute, two for each, so that they do not hold up everything else. But some, however small the limit.
 DETAILS_PER_SWEEP_MAX = 100
+DETAILS_PER_SWEEP_MIN = 10
 #: A list whose number has not changed is read again after so many seconds, …
 REFRESH_SECONDS = 300.0
+REFRESH_SECONDS_PER_PAGE = 60.0
+#: One whose number has changed, so many seconds after the last time for each page beyond the first.
+SECONDS_PER_PAGE = 6.0
 #: … at least so many a sweep, and one of so many scenarios.
 TURNS_MIN = 2
 TURN_SHARE = 200
@@ -44,6 +52,22 @@ OVERLAP_SECONDS = 120.0
 #: A detail that fails for no reason of its own is asked for so often.
 TRIES_MAX = 3
 TRIED_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mark:
+    """A scenario's cursor."""
+
+    read: float
+    count: int | None
+    told: float
+
+    @classmethod
+    def load(cls, cursor: Any) -> "_Mark | None":
+        return cls(read=cursor["read"], count=cursor["count"], told=cursor["told"]) if cursor else None
+
+    def dump(self) -> dict[str, Any]:
+        return {"read": self.read, "count": self.count, "told": self.told}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +93,7 @@ class _Task:
     edited: str | None
     count: int
     opened: dict[str, DeadLetter]  # known to be open, by id
-    told_since: float  # resolved items that opened before were told of earlier, or never counted
+    told_since: float  # resolved items stored before were told of earlier, or never counted
     seen: set[str] = field(default_factory=set)
     unclear: list[Listed] = field(default_factory=list)  # cause not known
     closed: list[Listed] = field(default_factory=list)
@@ -88,7 +112,7 @@ class DeadLetters:
 
     async def sweep(self, known: Known, now: float) -> AsyncIterator[Page]:
         """All dead letters that opened or changed. Raises ``ApiError``."""
-        sweep = _Sweep(known=known, now=now, details_left=DETAILS_PER_SWEEP_MAX)
+        sweep = _Sweep(known=known, now=now, details_left=self._details_max())
         listed, complete = await self._listed()
         due, resting, forgotten = self._sort(sweep, listed, complete=complete)
         if forgotten:
@@ -128,29 +152,28 @@ class DeadLetters:
             opened.setdefault(letter.workflow_id, {})[letter.id] = letter
         due, resting, forgotten = list[_Task](), list[tuple[float, _Task]](), list[str]()
         for workflow_id in [*listed, *(i for i in opened if complete and i not in listed)]:
-            item, cursor = listed.get(workflow_id), known.cursor(STREAM, workflow_id)
+            item, mark = listed.get(workflow_id), _Mark.load(known.cursor(STREAM, workflow_id))
             if item is not None and not selected(self._config, workflow_id, item.workflow.name):
                 continue
-            count = 0 if item is None else item.dead_letters
+            count, of_scenario = 0 if item is None else item.dead_letters, opened.get(workflow_id, {})
             if count is None:  # not told this time
                 continue
-            of_scenario = opened.get(workflow_id, {})
-            if not count and not of_scenario and (cursor is None or not cursor["count"]):
+            if not count and not of_scenario and (mark is None or mark.count == 0):
                 continue
             task = _Task(
                 workflow_id=workflow_id,
                 edited=None if item is None else item.edited,
                 count=count,
                 opened=of_scenario,
-                told_since=self._watch.counted_from(known, sweep.now)
-                if cursor is None
-                else cursor["read"] - OVERLAP_SECONDS,
+                told_since=mark.told if mark else self._watch.counted_from(known, sweep.now) + OVERLAP_SECONDS,
             )
+            pages_before = (max(count, len(of_scenario)) - 1) // ITEMS_PER_PAGE
+            waited = 0.0 if mark is None else sweep.now - mark.read
             unclear = any(letter.error is None for letter in of_scenario.values())
-            if cursor is None or cursor["count"] != count or unclear:
+            if mark is None or ((mark.count != count or unclear) and waited >= SECONDS_PER_PAGE * pages_before):
                 due.append(task)
-            elif sweep.now - cursor["read"] >= REFRESH_SECONDS:
-                resting.append((cursor["read"], task))
+            elif waited >= max(REFRESH_SECONDS, REFRESH_SECONDS_PER_PAGE * pages_before):
+                resting.append((mark.read, task))
         resting.sort(key=lambda turn: turn[0])
         forgotten += [i for i in known.cursors(STREAM) if complete and i not in listed and i not in opened]
         return due, [task for _, task in resting], forgotten
@@ -185,8 +208,12 @@ class DeadLetters:
         else:
             detail = f"more than {ITEM_PAGES_PER_SCENARIO_MAX} pages of dead letters"
             yield Page(faults=[Fault(kind="truncated", detail=detail, workflow_id=task.workflow_id)])
-        if task.complete:
-            yield Page(cursors={task.workflow_id: {"count": task.count, "read": sweep.now}})
+        done = _Mark(
+            read=sweep.now,
+            count=task.count if task.complete else None,
+            told=sweep.now if task.complete else task.told_since,
+        )
+        yield Page(cursors={task.workflow_id: done.dump()})
 
     def _sorted(self, task: _Task, items: Rows) -> Page:
         """Tell the open ones of a page at once, and note what has to be asked about the others."""
@@ -206,7 +233,7 @@ class DeadLetters:
                 open_now.append(letter)
                 if not again and (known is None or known.error is None):
                     task.unclear.append(item)
-            elif not again and (known is not None or letter.opened_at >= task.told_since):
+            elif not again and (known is not None or letter.opened_at >= task.told_since - OVERLAP_SECONDS):
                 task.closed.append(item)
         return Page(observations=open_now, faults=faults)
 
@@ -286,6 +313,10 @@ class DeadLetters:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
         return letters.resolve(letter, at=at, by=by)
+
+    def _details_max(self) -> int:
+        affordable = max(DETAILS_PER_SWEEP_MIN, int(self._api.budget.rate / 8))
+        return min(DETAILS_PER_SWEEP_MAX, affordable)
 
     # What fails
 

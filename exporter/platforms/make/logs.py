@@ -152,7 +152,8 @@ class Logs:
     async def introduce(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
         """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
         cursors = known.cursors("runs")
-        strange = sorted(i for i in known.workflows if i not in cursors and self._watch.watches(i, known))
+        listed = (i for i, workflow in known.workflows.items() if workflow.at > 0 and self._watch.watches(i, known))
+        strange = sorted(i for i in listed if i not in cursors)
         sweep = self._begin(known, now, noted, _Totals(at=now, reset=None, used={}))
         losses = Losses()
         for workflow_id in strange[: max(TURNS_MIN, len(known.workflows) // INTRODUCED_SHARE)]:
@@ -215,8 +216,8 @@ class Logs:
         """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
         due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
         for workflow_id, workflow in sweep.known.workflows.items():
-            if self._watch.watches(workflow_id, sweep.known) is False:
-                continue
+            if workflow.at <= 0 or not self._watch.watches(workflow_id, sweep.known):
+                continue  # one that only a webhook has named may not exist
             mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id)), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()

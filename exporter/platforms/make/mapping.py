@@ -177,14 +177,15 @@ def run(row: object, *, workflow_id: str) -> Run | None:
 
 
 def feed_run(row: object) -> Run | None:
-    """A row of the feed across scenarios, GET /scenarios/logs; None for what is no execution. Raises ``BadItem``."""
+    """A row of the feed across scenarios, GET /scenarios/logs; None for what has not ended. Raises ``BadItem``."""
     fields = as_object(row, "a row of the feed")
     if not _is_execution(fields):
         return None
     workflow_id = scenario_id(fields.get("scenarioId"), "a row of the feed")
     took, ended = whole(fields.get("duration")), milliseconds(fields.get("timestamp"))
     started = None if ended is None or took is None else ended - took
-    return _run(fields, workflow_id, started, ended)
+    found = _run(fields, workflow_id, started, ended)
+    return found if found.state is State.FINISHED else None
 
 
 def in_scope(row: object, *, organization_id: int | None, team_ids: Iterable[int]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.platforms.cognaize.listing import PAGE_ROWS, PAGES_PER_SWEEP_MAX, Walk
+from exporter.platforms.cognaize.listing import FULL_SCAN_SECONDS, PAGE_ROWS, PAGES_PER_SWEEP_MAX, Walk
 from exporter.platforms.cognaize.mapping import Order, Rows
 
 NOW = 1_768_456_800.0
@@ -23,9 +23,10 @@ class Shelf:
         self.disturb: Callable[[], None] = lambda: None
         self.asked: list[int] = []
 
-    def add(self, count: int, *, gap: float = 10.0) -> None:
-        newest = self.moments[-1] if self.moments else NOW - 86_400
-        self.moments += [newest + gap * (number + 1) for number in range(count)]
+    def add(self, count: int) -> None:
+        """Processes created after all others; the first ones ever while the first sweep is still to come."""
+        newest = self.moments[-1] if self.moments else NOW if self.asked else NOW - 20_000
+        self.moments += [newest + 10.0 * (number + 1) for number in range(count)]
 
     def forget(self, count: int) -> None:
         del self.moments[:count]
@@ -95,8 +96,8 @@ async def test_what_is_added_after_the_first_sweep_is_read_however_the_listing_g
         if order != "unordered":
             assert before <= read
         assert len(shelf.asked) <= PAGES_PER_SWEEP_MAX * (len(sweeps) + 1)
-    for _ in range(2):  # where nothing is sorted, what moved is found by the next sweep
-        cursor, _ = await walk(shelf, cursor, read)
+    for turn in (1, 2):  # where nothing is sorted, as many may come as go: the next full scan finds them
+        cursor, _ = await walk(shelf, cursor, read, now=NOW + turn * (FULL_SCAN_SECONDS + 1))
     assert set(added) <= read
 
 

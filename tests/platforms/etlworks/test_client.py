@@ -293,6 +293,49 @@ async def test_a_flow_that_never_ran_is_no_fault(status: Literal[500, 404]) -> N
         assert made.known.runs == {}
 
 
+async def test_a_flow_that_ran_before_and_is_not_found_is_a_fault() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=300, typical=5)
+        await made.live(6)
+        assert made.known.counts() != {}
+        made.sim.delete_workflow(flow)
+        faults = []
+        for _ in range(6):
+            await made.clock.advance(60)
+            faults += await made.sweep()
+        assert {(fault.kind, fault.workflow_id) for fault in faults} == {("unavailable", flow)}
+        assert made.known.open_runs == {}
+
+
+async def test_another_run_than_the_one_asked_for_is_not_taken_for_it() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None)
+        wanted, other = (made.sim.add_run(flow, started_at=NOW - 9 + n, ended_at=NOW - 5 + n) for n in range(2))
+        await made.sweep("workflows")
+        find, world = made.sim.world.find_run, made.sim.world
+        newest = find(world.workflows[int(flow)], NOW, run_id=None, message_id=None, status=None)
+        world.find_run = lambda *args, **kwargs: newest  # type: ignore[method-assign]
+        (fault,) = await made.known.complete(made.client, [RunKey(run_id=wanted, workflow_id=flow)], NOW)
+        assert (fault.kind, fault.workflow_id) == ("bad_item", flow)
+        assert made.known.runs == {}
+        await made.known.complete(made.client, [RunKey(run_id=other, workflow_id=flow)], NOW)
+        assert set(made.known.runs) == {other}
+
+
+async def test_a_flow_left_out_by_its_name_is_not_asked_for_because_a_webhook_told_of_it() -> None:
+    async with account(config={"exclude": ["secret*"]}) as made:
+        flow = made.sim.add_workflow(name="secret one", every=None)
+        await made.sweep("workflows")
+        made.sim.add_run(flow, started_at=NOW + 5, ended_at=NOW + 9)
+        await made.clock.advance(20)
+        await made.deliver()
+        assert set(made.known.workflows) == {flow}
+        made.asked()
+        await made.clock.advance(60)
+        await made.sweep()
+        assert made.sim.requests["GET /rest/v1/executions/{flowId}"] == 0
+
+
 async def test_a_flow_that_cannot_be_read_costs_only_itself() -> None:
     async with account() as made:
         flows = [made.sim.add_workflow(every=None) for _ in range(3)]

@@ -127,6 +127,21 @@ async def test_where_nothing_changed_only_the_numbers_are_read() -> None:
         assert (asked[LIST], asked[DETAIL], asked[BUNDLE]) == (1, 1, 1)
 
 
+async def test_a_long_list_that_grows_with_every_sweep_is_not_read_with_every_sweep() -> None:
+    async with source() as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        for _ in range(1000):
+            made.sim.add_dead_letter(workflow, native=False)
+        await made.rounds(1)
+        made.asked()
+        for _ in range(20):
+            made.sim.add_dead_letter(workflow, native=False)
+            await made.rounds(1)
+        assert made.asked()[LIST] <= 10 * 21
+        assert len(made.known.dead_letters) >= 1017
+
+
 async def test_lists_are_read_again_in_turn_even_if_their_number_stays_the_same() -> None:
     async with source() as made:
         workflow = made.sim.add_workflow()

@@ -133,6 +133,10 @@ def test_the_feed_dates_runs_by_their_end(name: str, expected: Run) -> None:
     assert mapping.feed_run(load(name)) == expected
 
 
+def test_the_feed_has_no_use_for_what_has_not_ended() -> None:
+    assert mapping.feed_run(load("pending") | {"scenarioId": 5012}) is None
+
+
 def test_a_feed_row_that_names_no_scenario_is_a_bad_item() -> None:
     with pytest.raises(BadItem, match="no usable scenario id"):
         mapping.feed_run(load("feed_row_without_scenario"))

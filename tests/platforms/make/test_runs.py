@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from exporter.http import ApiError, ErrorKind
-from exporter.model import Result, RunFinished, State
-from exporter.platform import RunKey
+from exporter.model import Result, Run, RunFinished, State, Via
+from exporter.platform import Page, RunKey
 from exporter.platforms.make import causes, feed, logs
 from tests.platforms.make.source import T0, Source, source
 
@@ -354,6 +354,15 @@ async def test_a_scenario_that_is_gone_is_forgotten() -> None:
         made.sim.delete_workflow(workflow)
         await made.rounds(4, every=10 * MINUTE)
         assert made.known.cursor("runs", workflow) is None
+
+
+async def test_a_scenario_that_only_a_webhook_has_named_is_not_asked_for() -> None:
+    async with source(feed=False) as made:
+        made.sim.add_workflow()
+        await made.sweep()
+        stray = Run(workflow_id="4711", id="f" * 32, state=State.FINISHED, result=Result.SUCCESS, ended_at=T0)
+        made.known.apply(Page(observations=[stray]), stream="webhook", now=T0, via=Via.WEBHOOK)
+        assert await made.rounds(3) == []
 
 
 # By the feed
