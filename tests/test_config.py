@@ -75,29 +75,49 @@ def test_the_effective_config_is_printed_without_a_single_secret() -> None:
     assert yaml.safe_load(printed)["sources"]["make-eu"]["poll"]["interval"] == 90.0
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        (lambda d: d["sources"]["qlik"].update(plattform="x"), "sources.qlik.plattform: unknown key"),
-        (lambda d: d["sources"]["qlik"].pop("url"), "sources.qlik.url: missing"),
-        (lambda d: d["sources"]["qlik"].update(url="tenant"), "sources.qlik.url: must be a URL such as https://example.com"),
-        (lambda d: d["sources"]["qlik"].update(platform="zapier"), "sources.qlik.platform: unknown; one of make, qlik, etlworks, cognaize"),
-        (lambda d: d["sources"]["qlik"].pop("platform"), "sources.qlik.platform: missing; one of make, qlik, etlworks, cognaize"),
-        (lambda d: d["sources"].update({"a b": {"platform": "make"}}), "sources.a b: a source name has letters, digits, dot, dash and underscore only"),
-        (lambda d: d["sources"]["make-eu"]["poll"].update(interval=60), "sources.make-eu.poll.interval: write a duration with its unit, for example 30s, 5m, 2h or 14d"),
-        (lambda d: d["sources"]["make-eu"]["poll"].update(interval="5 parsecs"), "sources.make-eu.poll.interval: not a duration; write for example 30s, 5m, 2h or 14d"),
-        (lambda d: d["sources"]["make-eu"].update(token="${NOPE}"), "sources.make-eu.token: the environment variable NOPE is not set"),
-        (lambda d: d["sources"]["make-eu"].update(token_file="/nope"), "sources.make-eu.token_file: give either token or token_file, not both"),
-        (lambda d: d["server"].update(listen="10870"), "server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870"),
-        (lambda d: d["store"].update(url="mysql://x"), "store.url: use sqlite:///FILE (PostgreSQL is not supported by this version)"),
-        (lambda d: d["store"].update(retention="1h"), "store.retention: the shortest retention is 1d: runs are recognised by the ledger for that long"),
-        (lambda d: d.update(retries={"policies": [{"name": "x"}]}), "retries: this version observes only: retry policies are not supported yet, remove them"),
-        (lambda d: d.update(nonsense=1), "nonsense: unknown key"),
-        (lambda d: d.pop("sources"), "sources: missing"),
-        (lambda d: d["server"].update(basic_auth={"users": {"me": "plain"}}), "server.basic_auth.users: the password of 'me' is not a bcrypt hash; make one with: htpasswd -nBC 10 ''"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_that_names_its_place_and_the_way_out(change: Any, line: str) -> None:
+MISTAKES = """
+sources.qlik.plattform=x                  | sources.qlik.plattform: unknown key
+sources.qlik.url=                         | sources.qlik.url: missing
+sources.qlik.url=tenant                   | sources.qlik.url: must be a URL such as https://example.com
+sources.qlik.platform=zapier              | sources.qlik.platform: unknown; one of make, qlik, etlworks, cognaize
+sources.qlik.platform=                    | sources.qlik.platform: missing; one of make, qlik, etlworks, cognaize
+sources.a b.platform=make                 | sources.a b: a source name has letters, digits, dot, dash and underscore only
+sources.make-eu.poll.interval=60          | sources.make-eu.poll.interval: write a duration with its unit, for example 30s, 5m, 2h or 14d
+sources.make-eu.poll.interval=5 parsecs   | sources.make-eu.poll.interval: not a duration; write for example 30s, 5m, 2h or 14d
+sources.make-eu.token=${NOPE}             | sources.make-eu.token: the environment variable NOPE is not set
+sources.make-eu.token_file=/nope          | sources.make-eu.token_file: give either token or token_file, not both
+server.listen=10870                       | server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870
+store.url=mysql://x                       | store.url: use sqlite:///FILE (PostgreSQL is not supported by this version)
+store.retention=1h                        | store.retention: the shortest retention is 1d: runs are recognised by the ledger for that long
+retries.policies=[x]                      | retries: this version observes only: retry policies are not supported yet, remove them
+nonsense=1                                | nonsense: unknown key
+sources=                                  | sources: missing
+server.basic_auth.users.me=plain          | server.basic_auth.users: the password of 'me' is not a bcrypt hash; make one with: htpasswd -nBC 10 ''
+"""  # noqa: E501 (a table)
+
+
+def mistakes() -> list[tuple[str, Any, str]]:
+    """Key, what is written there (None: nothing), what is said."""
+    rows = [[part.strip() for part in row.split(" | ")] for row in MISTAKES.strip().splitlines()]
+    return [(*_set(row[0]), row[1]) for row in rows]
+
+
+def _set(written: str) -> tuple[str, Any]:
+    key, _, value = written.partition("=")
+    return key, None if value == "" else value if key.endswith("listen") else yaml.safe_load(value)
+
+
+@pytest.mark.parametrize(("key", "value", "line"), mistakes())
+def test_a_mistake_is_one_line_that_names_its_place_and_the_way_out(key: str, value: Any, line: str) -> None:
+    def change(data: Any) -> None:
+        *path, last = key.split(".")
+        for part in path:
+            data = data.setdefault(part, {})
+        if value is None:
+            del data[last]
+        else:
+            data[last] = value
+
     assert line in problems(change)
 
 

@@ -112,7 +112,8 @@ class OwnMetrics:
         self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
 
     def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
-        """A gauge computed from memory when it is read, for values that change as time passes; returns how to end it."""
+        """A gauge computed from memory when it is read, for values that change as time passes; returns how to end it.
+        """
         collector = _AtScrape(_P + name, help, labels, read)
         self.registry.register(collector)
         return lambda: self.registry.unregister(collector)
@@ -120,9 +121,9 @@ class OwnMetrics:
     def render(self, *, openmetrics: bool) -> bytes:
         """The text of all of them, without the end mark."""
         if openmetrics:
-            return openmetrics_exposition.generate_latest(self.registry).removesuffix(EOF)
-        text: bytes = exposition.generate_latest(self.registry)
-        return text
+            text: bytes = openmetrics_exposition.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return text.removesuffix(EOF)
+        return bytes(exposition.generate_latest(self.registry))
 
 
 class _AtScrape(Collector):

@@ -75,7 +75,7 @@ class Poller:
         own: OwnMetrics,
         on_up: Callable[[bool], None] = lambda up: None,
         slowdown: Callable[[], float] = lambda: 1.0,
-        span: Callable[[str], AbstractContextManager[None]] = nullcontext,
+        span: Callable[[str], AbstractContextManager[object]] = nullcontext,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.source = source

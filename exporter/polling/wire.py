@@ -19,7 +19,7 @@ def make_api(
     *,
     on_wait: Callable[[str, float], None] = lambda cause, seconds: None,
     on_request: Callable[[str, str], None] = lambda endpoint, code: None,
-    span: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    span: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Api:
     """The wire to one source, under its budget."""
     budget = Budget(

@@ -1,4 +1,6 @@
-"""How many requests a sweep costs: printed, and held to the promise that it depends on what changed, not on what exists."""
+"""How many requests a sweep costs: printed, and held to the promise that it depends on what changed, not on what
+exists.
+"""
 
 from pathlib import Path
 from typing import Any

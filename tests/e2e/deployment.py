@@ -108,7 +108,7 @@ class Deployment:
     async def counted(self, source: str) -> Counter[tuple[str, str]]:
         """(workflow, result) to finished runs counted of one source, where any were."""
         runs = await self.samples("automation_runs_total")
-        return Counter({key[1:]: int(value) for key, value in runs.items() if key[0] == source and value})
+        return Counter({(key[1], key[2]): int(value) for key, value in runs.items() if key[0] == source and value})
 
     def truth(self, source: str) -> Counter[tuple[str, str]]:
         """The same, as it really was: what ended from the baseline to the last complete sweep of the runs."""

@@ -29,9 +29,8 @@ async def test_promql_answers_match_what_the_simulators_know(tmp_path: Path) -> 
                 assert await eventually(answered), source
             rows = await server.query("sum(automation_runs_total) - sum(automation_exporter_runs_observed_total)")
             assert [value for _, value in rows] == [0.0]
-            names = await server.query(
-                "count by (workflow) (automation_runs_total * on (workflow_id, source) group_left(workflow) automation_workflow_info)"
-            )  # noqa: E501
+            info = "on (workflow_id, source) group_left (workflow) automation_workflow_info"
+            names = await server.query(f"count by (workflow) (automation_runs_total * {info})")
             assert len(names) > 4
 
 

@@ -16,7 +16,7 @@ from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, Webh
 from exporter.polling.budget import Lane
 from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
 from exporter.settings import SourceConfig
-from exporter.store.ingest import SourceRules
+from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.world import World
 
@@ -85,7 +85,12 @@ class Setup:
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     clock, client = ManualClock(), ScriptedClient()
     world = World(["s"])
-    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": SourceRules()}, on_commit=world.apply)
+    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": SourceRules()})
+
+    def follow(committed: Committed) -> None:
+        world.apply(committed)
+
+    ledger.on_commit = follow
     platform = Platform(
         name="stand-in",
         title="Stand-in",

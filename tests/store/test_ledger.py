@@ -45,12 +45,16 @@ def batch(*observations: Observation, source: str = "held", via: Via = Via.POLL,
     return Batch(source=source, observations=observations, via=via, now=now, started_at=NOW - DAY)
 
 
-def run(run_id: str, result: Result | None, at: float, workflow: str = "w", **more: object) -> Run:
-    state = State.RUNNING if result is None else State.FINISHED
-    ended = None if result is None else at
+def run(run_id: str, result: Result | None, at: float, *, error: Error | None = None) -> Run:
     return Run(
-        workflow_id=workflow, id=run_id, state=state, result=result, started_at=at - 10.0, ended_at=ended, **more
-    )  # type: ignore[arg-type]
+        workflow_id="w",
+        id=run_id,
+        state=State.RUNNING if result is None else State.FINISHED,
+        result=result,
+        started_at=at - 10.0,
+        ended_at=None if result is None else at,
+        error=error,
+    )
 
 
 async def totals(ledger: Ledger, metric: str) -> dict[tuple[str, ...], float]:
@@ -173,7 +177,10 @@ async def test_a_later_success_closes_the_dead_letters_of_its_workflow_whatever_
     assert len((await ledger.load()).open_dead_letters) == 1
     await ledger.ingest(batch(success, source="derived"))
     assert (await ledger.load()).open_dead_letters == {}
-    other = [run("f2", Result.FAILURE, NOW - 90), DeadLetter(id="f2", workflow_id="w", run_id="f2", opened_at=NOW - 90)]
+    other: list[Observation] = [
+        run("f2", Result.FAILURE, NOW - 90),
+        DeadLetter(id="f2", workflow_id="w", run_id="f2", opened_at=NOW - 90),
+    ]
     await ledger.ingest(batch(*other, source="derived"))
     assert (await ledger.load()).open_dead_letters == {}
     assert await totals(ledger, "automation_dead_letters_resolved_total") == {("derived", "w", "superseded"): 2.0}

@@ -16,7 +16,7 @@ from exporter.model import DeadLetter, Observation, Workflow
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.platforms.cognaize.listing import BASELINE_SECONDS, PAGE_ROWS, Walk
+from exporter.platforms.cognaize.listing import BASELINE_ROWS_MAX, BASELINE_SECONDS, PAGE_ROWS, Walk
 from exporter.polling.budget import Lane
 
 WORKFLOWS, RUNS = "workflows", "runs"
@@ -55,7 +55,8 @@ class CognaizeClient:
             return
         walk = self._walk(known, now, Lane.SWEEPS)
         async for rows, cursor in walk.pages():
-            yield sweep.page(rows.items, cursor=cursor, deep=walk.scanning)
+            deep = walk.scanning and rows.total > BASELINE_ROWS_MAX
+            yield sweep.page(rows.items, cursor=cursor, deep=deep)
         if walk.truncated:
             detail = f"POST {FIND}: more pages than one sweep may read; the next one goes on there"
             yield Page(faults=[Fault(kind="truncated", detail=detail)])

@@ -272,6 +272,19 @@ async def test_a_first_sweep_reads_what_is_new_and_counts_nothing_of_it() -> Non
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("count", "kept"), [(90, True), (1200, False)])
+async def test_what_ended_long_ago_is_kept_only_where_the_listing_is_short(
+    order: Order, count: int, kept: bool
+) -> None:
+    async with source(order=order) as made:
+        made.simulator.add_workflow("wf-1")
+        add_runs(made, count, begin=START - 10 * 86_400, gap=1)
+        await made.sweep()
+        assert made.known.counts() == {}
+        assert len(made.known.runs) == count if kept else len(made.known.runs) <= 600
+
+
+@pytest.mark.parametrize("order", ORDERS)
 async def test_a_backfill_reads_and_counts_what_ended_within_it(order: Order) -> None:
     async with source(config={"backfill": "3d"}, order=order) as made:
         made.simulator.add_workflow("wf-1")
