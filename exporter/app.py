@@ -18,7 +18,7 @@ from exporter.config import Config, ConfigError
 from exporter.log import configure, get_logger, register_secrets
 from exporter.metrics.own import OwnMetrics
 from exporter.metrics.projection import Projection
-from exporter.platform import Platform
+from exporter.platform import Platform, selected
 from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
 from exporter.polling.wire import make_api
@@ -32,7 +32,7 @@ from exporter.traces.own import OwnTracer
 from exporter.web.server import Site, listen
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
-from exporter.world import World
+from exporter.world import SourceWorld, World
 
 log = get_logger(__name__)
 
@@ -211,7 +211,13 @@ async def _open_source(
             clock=clock,
             own=own,
             requests_max=config.limits.webhook_requests_max,
+            selects=lambda workflow_id: _selects(section, running.world.sources[source], workflow_id),
         )
+
+
+def _selects(section: SourceConfig, world: SourceWorld, workflow_id: str) -> bool:
+    known = world.workflows.get(workflow_id)
+    return selected(section, workflow_id, None if known is None else known.name)
 
 
 def _traces(running: Service, config: Config, platforms: dict[str, Platform], clock: Clock) -> TraceExporter:

@@ -5,6 +5,8 @@ Nothing is acknowledged before it is durable. What a sender gets wrong is its ow
 """
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 from aiohttp import ClientPayloadError, web
@@ -13,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
-from exporter.model import Run, Via
+from exporter.model import Observation, Run, Via
 from exporter.platform import MalformedEvent, Platform, WebhookEvents, WebhookRequest
 from exporter.polling.poller import Poller
 from exporter.redact import redact
@@ -55,7 +57,9 @@ class Receiver:
         clock: Clock,
         own: OwnMetrics,
         requests_max: int,
+        selects: Callable[[str], bool] = lambda workflow_id: True,
     ) -> None:
+        """``selects`` says whether the source watches a workflow: what others are told of is ignored."""
         self._source = source
         self._platform = platform
         self._scheme = scheme
@@ -64,6 +68,7 @@ class Receiver:
         self._poller = poller
         self._clock = clock
         self._requests_max = requests_max
+        self._selects = selects
         self._requests = 0
         labels = (platform.name, source)
         self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
@@ -117,7 +122,15 @@ class Receiver:
         except Exception as bug:  # in a mapping: costs this webhook, and sending it again would not help
             log.error("reading a webhook broke", source=self._source, error=bug)
             return self._answer("malformed", 400, "the event cannot be read")
-        return await self._take(events, now)
+        return await self._take(self._watched(events), now)
+
+    def _watched(self, events: WebhookEvents) -> WebhookEvents:
+        """The events without what they say of workflows the source leaves out."""
+        return replace(
+            events,
+            observations=[o for o in events.observations if self._selects(_workflow_id(o))],
+            wake=[key for key in events.wake if key.workflow_id is None or self._selects(key.workflow_id)],
+        )
 
     async def _take(self, events: WebhookEvents, now: float) -> web.Response:
         if events.unknown_types:
@@ -160,6 +173,10 @@ async def _read(request: web.Request) -> bytes:
         return await request.read()
     async with asyncio.timeout(READ_SECONDS_MAX):
         return await request.read()
+
+
+def _workflow_id(item: Observation) -> str:
+    return getattr(item, "workflow_id", "")
 
 
 def _baseline(events: WebhookEvents, now: float) -> float:

@@ -2,16 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from exporter.settings import Id, Secret, SourceConfig
 
-
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-FlowId = Annotated[Id, BeforeValidator(_as_text), StringConstraints(pattern=r"^\d{1,19}$")]
+FlowId = Annotated[Id, StringConstraints(pattern=r"^\d{1,19}$")]
 
 
 class EtlworksConfig(SourceConfig):

@@ -14,7 +14,7 @@ as long as a run may take. Of what is met again, only what ended a short while a
 so often that this alone fills pages is asked in two steps: for long runs that began earlier, then for all later ones.
 
 The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
-``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often totals
+``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often these
 had changed and no run showed; and while a long reading is under way ``from``, where to go on, and ``began``. ``logs``
 holds ``until``: then every scenario that had anything to tell had been read.
 """
@@ -49,7 +49,8 @@ RUN_SECONDS_MARGIN = 60.0
 SETTLED_SECONDS = 120.0
 #: A scenario that was not there at the last complete sweep has its runs read from so many seconds before that sweep.
 NEWCOMER_SECONDS = 3600.0
-#: Totals that changed while no run showed: read again so often. Retries of dead letters use operations, too.
+#: Where something changed while no run showed, the log is read again so often, since the run may show later.
+#: Or there is none: retries of dead letters use operations, too.
 MISSES_MAX = 2
 #: An open run whose end nobody saw within so many seconds no longer has its log read.
 OPEN_RUN_SECONDS_MAX = 86_400.0
@@ -117,6 +118,7 @@ class _Sweep:
     base: float  # from where on scenarios without a cursor are read
     feed_until: float | None
     open_since: dict[str, float] = field(default_factory=dict)  # scenario -> start of its oldest open run
+    seen: dict[str, list[Any]] = field(default_factory=dict)  # scenario -> how it stood when the sweep began
 
 
 class Logs:
@@ -135,7 +137,7 @@ class Logs:
         random.Random(now).shuffle(due)  # so that none is always behind those that fail or take long
         left, due = due[SCENARIOS_PER_SWEEP_MAX:], due[:SCENARIOS_PER_SWEEP_MAX]
         losses, faults = Losses(), 0
-        for workflow_id in due + resting[: max(TURNS_MIN, len(known.workflows) // TURN_SHARE)]:
+        for workflow_id in due + resting[: max(TURNS_MIN, len(sweep.seen) // TURN_SHARE)]:
             try:
                 async for page in self._scenario(sweep, workflow_id):
                     faults += len(page.faults)
@@ -151,15 +153,14 @@ class Logs:
 
     async def introduce(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
         """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
-        cursors = known.cursors("runs")
-        listed = (i for i, workflow in known.workflows.items() if workflow.at > 0 and self._watch.watches(i, known))
-        strange = sorted(i for i in listed if i not in cursors)
         sweep = self._begin(known, now, noted, _Totals(at=now, reset=None, used={}))
-        losses = Losses()
-        for workflow_id in strange[: max(TURNS_MIN, len(known.workflows) // INTRODUCED_SHARE)]:
+        cursors, losses = known.cursors("runs"), Losses()
+        strange = sorted(workflow_id for workflow_id in sweep.seen if workflow_id not in cursors)
+        for workflow_id in strange[: max(TURNS_MIN, len(sweep.seen) // INTRODUCED_SHARE)]:
             try:
                 _, page = await self._introduce(sweep, workflow_id)
-                yield replace(page, cursors={workflow_id: self._mark(sweep, workflow_id, sweep.base).dump()})
+                done = self._mark(sweep, workflow_id, sweep.base)
+                yield replace(page, cursors={**page.cursors, workflow_id: done.dump()})
                 losses.passed()
             except ApiError as error:
                 yield Page(faults=[losses.fault(error, workflow_id)])
@@ -206,6 +207,11 @@ class Logs:
             base=max(told),
             feed_until=feed_until,
         )
+        for workflow_id, workflow in known.workflows.items():
+            if workflow.at > 0 and self._watch.watches(
+                workflow_id, known
+            ):  # one only a webhook has named may not exist
+                sweep.seen[workflow_id] = _seen(workflow)
         for run in known.open_runs.values():
             began = now if run.started_at is None else run.started_at
             if now - began <= OPEN_RUN_SECONDS_MAX:
@@ -215,9 +221,7 @@ class Logs:
     def _sort(self, sweep: _Sweep) -> tuple[list[str], dict[str, Any], list[str]]:
         """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
         due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
-        for workflow_id, workflow in sweep.known.workflows.items():
-            if workflow.at <= 0 or not self._watch.watches(workflow_id, sweep.known):
-                continue  # one that only a webhook has named may not exist
+        for workflow_id, seen in sweep.seen.items():
             mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id)), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
@@ -225,7 +229,7 @@ class Logs:
                 mark is None
                 or mark.resume is not None
                 or workflow_id in sweep.open_since
-                or mark.seen != _seen(workflow)
+                or mark.seen != seen
                 or _ran(mark, sweep.totals, workflow_id)
             ):
                 due.append(workflow_id)
@@ -239,8 +243,7 @@ class Logs:
 
     def _mark(self, sweep: _Sweep, workflow_id: str, since: float) -> _Mark:
         used = sweep.totals.used.get(workflow_id)
-        seen = _seen(sweep.known.workflows[workflow_id])
-        return _Mark(used=used, reset=sweep.totals.reset, seen=seen, since=since)
+        return _Mark(used=used, reset=sweep.totals.reset, seen=sweep.seen[workflow_id], since=since)
 
     # Reading
 
@@ -295,13 +298,14 @@ class Logs:
             )
 
     def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: _Mark, ran: bool) -> _Mark:
-        """The cursor after all pages. Where totals had changed and no run shows yet, they are kept as they were."""
+        """The cursor after all pages. Where something had changed and no run shows yet, it stays as it was, for now."""
         totals = sweep.totals
         done = self._mark(sweep, workflow_id, totals.at if mark.began is None else mark.began)
         if mark.used is None:
             return done
-        if not ran and _ran(mark, totals, workflow_id) and mark.misses < MISSES_MAX:
-            return replace(done, used=mark.used, reset=mark.reset, misses=mark.misses + 1)
+        changed = done.seen != mark.seen or _ran(mark, totals, workflow_id)
+        if changed and not ran and mark.misses < MISSES_MAX:
+            return replace(done, used=mark.used, reset=mark.reset, seen=mark.seen, misses=mark.misses + 1)
         operations, transfer, credits = (
             old if new is None else new for old, new in zip(mark.used, totals.of(workflow_id), strict=True)
         )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.platforms.cognaize import listing
 from exporter.platforms.cognaize.listing import FULL_SCAN_SECONDS, PAGE_ROWS, PAGES_PER_SWEEP_MAX, Walk
 from exporter.platforms.cognaize.mapping import Order, Rows
 
@@ -99,6 +100,41 @@ async def test_what_is_added_after_the_first_sweep_is_read_however_the_listing_g
     for turn in (1, 2):  # where nothing is sorted, as many may come as go: the next full scan finds them
         cursor, _ = await walk(shelf, cursor, read, now=NOW + turn * (FULL_SCAN_SECONDS + 1))
     assert set(added) <= read
+
+
+@pytest.mark.parametrize("order", ["oldest_first", "newest_first"])
+async def test_a_walk_cut_short_claims_no_more_than_it_read_even_if_rows_are_forgotten_before_it_goes_on(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, read = Shelf(order, []), set[float]()
+    shelf.add(1000)
+    cursor, _ = await walk(shelf, None, read)
+    shelf.add(1000)
+    monkeypatch.setattr(listing, "PAGES_PER_SWEEP_MAX", 5)
+    cursor, truncated = await walk(shelf, cursor, read)
+    assert truncated
+    unread = sorted(set(shelf.moments[-1000:]) - read)
+    assert unread
+    assert cursor["since"] < unread[0]
+    shelf.forget(700)
+    monkeypatch.undo()
+    cursor, truncated = await walk(shelf, cursor, read)
+    assert not truncated
+    assert set(shelf.moments[-1000:]) <= read
+
+
+async def test_without_an_order_what_came_behind_us_while_we_read_is_found_by_the_next_sweep() -> None:
+    shelf, read = Shelf("unordered", []), set[float]()
+    shelf.add(450)
+    cursor, _ = await walk(shelf, None, read)
+    shelf.add(1)
+    turns = iter(range(100))
+    shelf.disturb = lambda: shelf.add(40) if next(turns) == 3 else None
+    cursor, _ = await walk(shelf, cursor, read, now=NOW + 60)
+    assert set(shelf.moments) - read, "some came on pages that had been read"
+    shelf.disturb = lambda: None
+    await walk(shelf, cursor, read, now=NOW + 120)
+    assert set(shelf.moments) <= read
 
 
 @pytest.mark.parametrize("order", ["oldest_first", "newest_first"])

@@ -145,6 +145,17 @@ async def test_a_run_is_followed_while_newer_ones_begin() -> None:
         assert made.known.open_runs == {}
 
 
+async def test_a_flow_with_an_open_run_is_read_in_every_sweep_and_idle_ones_are_not() -> None:
+    async with account() as made:
+        flows = [made.sim.add_workflow(every=None, scheduled=False) for _ in range(30)]
+        for flow in flows:
+            made.sim.add_run(flow, started_at=NOW - 9, ended_at=NOW + (400 if flow == flows[7] else -5))
+        await made.live(6)
+        assert set(made.known.open_runs) == {"80008"}
+        await made.live(1)
+        assert made.known.counts() == {(flows[7], "success"): 1}
+
+
 async def test_a_queued_run_is_pending_then_running_then_finished() -> None:
     async with account() as made:
         flow = made.sim.add_workflow(every=None)
@@ -195,6 +206,24 @@ async def test_a_stop_told_by_webhook_only_is_remembered_by_the_sweeps(mode: Web
         assert made.known.counts() == {(flow, "cancelled"): 1}
         assert made.known.dead_letters == {}
         assert made.known.corrections() == []
+
+
+async def test_runs_that_could_not_be_completed_are_asked_for_again() -> None:
+    async with account() as made:
+        flow = made.sim.add_workflow(every=None)
+        runs = [made.sim.add_run(flow, started_at=NOW - 9, ended_at=NOW + n) for n in (1, 2, 3)]
+        await made.sweep("workflows")
+        await made.clock.advance(10)
+        keys = [RunKey(run_id=run, workflow_id=flow) for run in runs]
+        made.sim.fail_next("slow", "unavailable", "unavailable", "unavailable")
+        with pytest.raises(ApiError) as caught:
+            await made.known.complete(made.client, keys, made.clock.now())
+        assert caught.value.kind is ErrorKind.UNAVAILABLE
+        assert set(made.known.runs) == {runs[0], runs[2]}
+        unknown = [RunKey(run_id="77", workflow_id=flow), RunKey(run_id=runs[1])]
+        (fault,) = await made.known.complete(made.client, [*unknown, *keys], made.clock.now())
+        assert fault.workflow_id == flow
+        assert made.known.counts() == {(flow, "success"): 3}
 
 
 async def test_marks_of_cancelled_runs_are_forgotten_in_the_end() -> None:
@@ -485,6 +514,22 @@ async def test_a_flow_that_was_named_and_does_not_exist_is_a_fault() -> None:
         assert set(made.known.workflows) == {"1"}
 
 
+@pytest.mark.parametrize(("status", "left"), [(404, {"1"}), (500, {"1", "2"})])
+async def test_a_named_flow_is_gone_when_it_is_not_found_and_not_when_it_may_be_an_error(
+    status: Literal[500, 404], left: set[str]
+) -> None:
+    async with account(config={"flows": [1, 2]}, unknown_flow=status) as made:
+        for number in (1, 2):
+            made.sim.add_workflow(number, every=None)
+        await made.sweep("workflows")
+        made.sim.delete_workflow(2)
+        for _ in range(3):
+            await made.clock.advance(1_000)
+            (fault,) = await made.sweep("workflows")
+            assert fault.workflow_id == "2"
+        assert set(made.known.workflows) == left
+
+
 async def test_dead_letters_of_a_flow_that_is_gone_are_closed_after_a_look() -> None:
     async with account() as made:
         flow, other = made.sim.add_workflow(every=None), made.sim.add_workflow(every=None)
@@ -493,8 +538,11 @@ async def test_dead_letters_of_a_flow_that_is_gone_are_closed_after_a_look() -> 
             made.sim.add_run(workflow_id, started_at=NOW + 5, ended_at=NOW + 9, result="failure")
         await made.live(2)
         made.sim.delete_workflow(flow)
+        await made.live(1)
         assert made.known.open_dead_letters() == {flow: 1, other: 1}
+        assert made.sim.requests["GET /rest/v1/flows/{flowId}"] == 0  # missing once is not gone
         await made.live(35)
+        assert set(made.known.cursors("runs")) == {other}
         assert made.known.open_dead_letters() == {other: 1} == made.sim.truth().open_dead_letters()
         (resolved,) = [c for c in made.known.changes if isinstance(c, DeadLetterResolved)]
         assert resolved.by is ResolvedBy.MANUAL
@@ -569,10 +617,10 @@ async def test_a_refused_credential_fails_every_sweep(credential: dict[str, Any]
 
 
 async def test_a_login_buys_a_token_anew_before_it_expires() -> None:
-    async with account(workflows=3, config=LOGIN, token_seconds=600) as made:
+    async with account(workflows=3, config=LOGIN, token_seconds=300) as made:
         assert await made.live(60) == []
         assert made.codes["401"] == 0
-        assert 7 <= made.sim.requests[ISSUE] <= 9
+        assert 14 <= made.sim.requests[ISSUE] <= 16
 
 
 async def test_a_token_that_is_refused_early_is_replaced_once() -> None:

@@ -62,6 +62,10 @@ def test_an_end_without_its_time_is_read_as_well() -> None:
     assert receive(event(ended=None)).wake == [KEY]
 
 
+def test_a_stop_without_its_time_is_read_as_well() -> None:
+    assert receive(event(status="canceled", ended=None)).wake == [KEY]
+
+
 def test_a_run_under_way_is_left_to_the_sweeps() -> None:
     told = receive(event(status="running", ended=None))
     (run,) = told.observations

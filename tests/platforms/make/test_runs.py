@@ -197,10 +197,25 @@ async def test_a_failure_that_used_no_operations_is_found_by_what_it_did_to_the_
     async with source(feed=False) as made:
         workflow = made.sim.add_workflow(instant=True)
         made.add_run(workflow, ended=-100)
+        for _ in range(40):
+            made.sim.add_workflow()
         await made.sweep()
         _unbilled(made, made.add_run(workflow, ended=20, result="failure", error="AccountValidationError"))
         await made.clock.advance(30)
         made.sim.set_enabled(workflow, False)
+        await made.rounds(1)
+        assert made.known.counts() == {(workflow, "failure"): 1}
+
+
+async def test_a_failure_that_shows_later_than_what_it_did_to_the_scenario_is_found() -> None:
+    async with source(feed=False) as made:
+        workflow = made.sim.add_workflow(instant=True)
+        for _ in range(40):
+            made.sim.add_workflow()
+        await made.sweep()
+        made.sim.set_enabled(workflow, False)
+        await made.rounds(1)
+        _unbilled(made, made.add_run(workflow, ended=-2, result="failure"))
         await made.rounds(1)
         assert made.known.counts() == {(workflow, "failure"): 1}
 
@@ -354,6 +369,18 @@ async def test_a_scenario_that_is_gone_is_forgotten() -> None:
         made.sim.delete_workflow(workflow)
         await made.rounds(4, every=10 * MINUTE)
         assert made.known.cursor("runs", workflow) is None
+
+
+async def test_a_scenario_may_go_while_its_log_is_read() -> None:
+    async with source(feed=False) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        run_id = made.add_run(workflow, ended=10)
+        await made.clock.advance(MINUTE)
+        async for page in made.client.sweep("runs", made.known, made.clock.now()):
+            made.known.entries.pop(workflow, None)
+            made.known.apply(page, stream="runs", now=made.clock.now())
+        assert run_id in made.known.runs
 
 
 async def test_a_scenario_that_only_a_webhook_has_named_is_not_asked_for() -> None:
