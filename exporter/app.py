@@ -142,7 +142,7 @@ async def service(
         if apart is not None:
             runner, running.webhooks_port = await listen(site.webhook_application(), apart, tls)
             stack.push_async_callback(runner.cleanup)
-        log.info("running", version=__version__, listen=config.server.listen, sources=len(config.sources))
+        log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
         log.info("stopping")
 

@@ -28,6 +28,7 @@ class Deployment:
 
     def __init__(self, *, clock: ManualClock, fleet: Fleet, folder: Path, changes: Mapping[str, Any]) -> None:
         self.clock = clock
+        self.patience = PATIENCE
         self.fleet = fleet
         self.config = demo_config(fleet, listen="127.0.0.1:0", database=folder / "e2e.db", changes=changes)
         self._stack = AsyncExitStack()
@@ -53,7 +54,7 @@ class Deployment:
         """Await work that may wait for time to pass: whenever it seems to, a second passes."""
         task = asyncio.ensure_future(work)
         while not task.done():
-            await asyncio.wait({task}, timeout=PATIENCE)
+            await asyncio.wait({task}, timeout=self.patience)
             if not task.done():
                 await self.clock.advance(1.0)
         return task.result()

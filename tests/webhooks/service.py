@@ -1,12 +1,12 @@
 """The receiver on a port of its own: a real ledger on a file, a real picture of it, a platform that takes the
 documented event, and a poller that only remembers what it was asked for.
 
-Tests use ``receiving``. As a program (``python -m tests.webhooks.service DATABASE PORT``) it is what the crash test
-kills.
+Tests use ``receiving``; the crash test runs ``serve`` in a process of its own and kills it.
 """
 
 import asyncio
-import sys
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from exporter.polling.poller import Poller
 from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
-from exporter.store.script import Engine
+from exporter.store.script import Engine, Script, T
 from exporter.webhooks import schemes
 from exporter.webhooks.events import receive_generic
 from exporter.webhooks.receiver import Receiver
@@ -150,10 +150,29 @@ async def receiving(
         await ledger.close()
 
 
-async def _serve(database: Path, port: int) -> None:
-    async with receiving(database, port=port):
-        await asyncio.Event().wait()
+class Mortal:
+    """An engine whose process is killed right after a commit, before anybody can be told of it."""
+
+    def __init__(self, engine: Engine, *, commits: int) -> None:
+        self.engine = engine
+        self.commits = commits
+
+    async def run(self, script: Script[T]) -> T:
+        result = await self.engine.run(script)
+        self.commits -= 1
+        if self.commits == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    async def close(self) -> None:
+        await self.engine.close()
 
 
-if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), int(sys.argv[2])))
+def serve(database: Path, port: int, commits: int) -> None:
+    """Take webhooks until killed: from outside, or after that many commits."""
+
+    async def forever() -> None:
+        async with receiving(database, port=port, engine=lambda engine: Mortal(engine, commits=commits)):
+            await asyncio.Event().wait()
+
+    asyncio.run(forever())
