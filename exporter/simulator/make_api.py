@@ -234,6 +234,7 @@ class MakeApi:
             page, pg = self.gate.page(request, keys, limit=50, sort="imtId", order="desc")
         else:
             limit, last = number(request, "pg[limit]", 50), request.query.get("pg[last]")
+            limit = min(limit, self.options.rows_max)
             if last is not None:
                 keys = [key for key in keys if (key < last if downwards else key > last)]
             page = keys[:limit]
@@ -266,7 +267,7 @@ class MakeApi:
             raise Refused(404, "Not found.")
         finished = self.world.finished
         since, until = moment(request, "since", 0), moment(request, "until", ms(self.world.now))
-        limit = min(number(request, "pg[limit]", 50), FEED_LIMIT_MAX)
+        limit = min(number(request, "pg[limit]", 50), FEED_LIMIT_MAX, self.options.rows_max)
         first = bisect_right(finished, since, key=lambda e: ms(e.ended_at or 0.0))
         end = bisect_right(finished, until, key=lambda e: ms(e.ended_at or 0.0))
         organization_id = self.options.organization_id

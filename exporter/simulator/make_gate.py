@@ -146,7 +146,7 @@ class Gate:
     ) -> tuple[Sequence[T], Row]:
         """The asked page of a listing, and its ``pg`` block. Meanwhile something may have come in before the first."""
         offset = number(request, "pg[offset]", 0)
-        limit = number(request, "pg[limit]", limit)
+        limit = min(number(request, "pg[limit]", limit), self.options.rows_max)
         pg: Row = {
             "sortBy": request.query.get("pg[sortBy]", sort),
             "limit": limit,

@@ -65,6 +65,7 @@ class MakeOptions:
     zone: str = "https://eu1.make.com"  # for statusUrl in run callbacks
     api_limit: int = 60  # requests per minute and organization
     enforce_limit: bool = True
+    rows_max: int = 10_000  # on one page, however many are asked for
     feed: bool = True  # /scenarios/logs and /logs/{executionId}/p exist in this zone
     detail_delay: float = 3.0  # after its end the detail of an execution is 404 for so long
     inline_errors: float = 0.75  # share of failed log rows that carry their error

@@ -56,27 +56,22 @@ def receive_generic(
     streams: set[str] = set()
     unknown: list[str] = []
     moments: list[float] = []
-    now = request.received_at
     for event in _events(request):
         kind = event.get("event")
         if not isinstance(kind, str):
             raise MalformedEvent('an event needs "event", such as "run.finished"')
         if kind == "dead_letter.opened":
             streams.add("dead_letters")
-            continue
-        if kind not in ("run.started", "run.finished"):
+        elif kind in ("run.started", "run.finished"):
+            run_key, run, happened_at = _claim(event, kind, request.received_at, classify, run_id)
+            if run is not None:
+                observations.append(run)
+            if run is None or (run.result in FAILED and run.error is None):
+                wake.append(run_key)
+            if happened_at is not None:
+                moments.append(happened_at)
+        else:
             unknown.append(redact(kind, limit=60))
-            continue
-        workflow_id, identity = _text(event, "workflow_id"), run_id(_text(event, "run_id"))
-        occurred_at = _moment(event, "occurred_at", now) or _moment(event, "ended_at", now)
-        if occurred_at is not None:
-            moments.append(occurred_at)
-        run = _run(event, kind, workflow_id, identity, occurred_at, now, classify)
-        wake_for = run is None or (run.result in FAILED and run.error is None)
-        if run is not None:
-            observations.append(run)
-        if wake_for:
-            wake.append(RunKey(run_id=identity, workflow_id=workflow_id))
     return WebhookEvents(
         observations=observations,
         wake=wake,
@@ -113,34 +108,25 @@ def _is_bare(body: object) -> bool:
     return isinstance(body, dict) and "event" in body and "specversion" not in body and "cloudEventsVersion" not in body
 
 
-def _run(
-    event: dict[str, Any],
-    kind: str,
-    workflow_id: str,
-    run_id: str,
-    occurred_at: float | None,
-    now: float,
-    classify: Classify,
-) -> Run | None:
-    """The claim an event makes; None if it only says that the run finished, not how."""
-    attempt = event.get("attempt", 1)
-    if not isinstance(attempt, int) or isinstance(attempt, bool) or not 1 <= attempt < 1_000_000:
-        raise MalformedEvent('"attempt" must be a whole number from 1')
+def _claim(
+    event: dict[str, Any], kind: str, now: float, classify: Classify, run_id: Callable[[str], str]
+) -> tuple[RunKey, Run | None, float | None]:
+    """The run an event names, what it claims of it (nothing if it says no result), and when it happened."""
+    workflow_id, identity, attempt = _text(event, "workflow_id"), run_id(_text(event, "run_id")), _attempt(event)
     started_at, ended_at = _moment(event, "started_at", now), _moment(event, "ended_at", now)
-    at = occurred_at or now
+    happened_at = _moment(event, "occurred_at", now) or ended_at
+    at = happened_at or now
+    key = RunKey(run_id=identity, workflow_id=workflow_id)
     if kind == "run.started":
-        return Run(
-            workflow_id=workflow_id, id=run_id, attempt=attempt, state=State.RUNNING, started_at=started_at or at
-        )
-    word = event.get("result")
-    if word is None:
-        return None
-    if not isinstance(word, str):
-        raise MalformedEvent('"result" must be text')
-    result = _RESULTS.get(word.lower(), Result.UNKNOWN)
-    return Run(
+        started_at = started_at or at
+        run = Run(workflow_id=workflow_id, id=identity, attempt=attempt, state=State.RUNNING, started_at=started_at)
+        return key, run, happened_at
+    result = _result(event)
+    if result is None:
+        return key, None, happened_at
+    run = Run(
         workflow_id=workflow_id,
-        id=run_id,
+        id=identity,
         attempt=attempt,
         state=State.FINISHED,
         result=result,
@@ -148,6 +134,23 @@ def _run(
         ended_at=ended_at or at,
         error=_error(event.get("error"), classify) if result in FAILED or result is Result.WARNING else None,
     )
+    return key, run, happened_at
+
+
+def _attempt(event: dict[str, Any]) -> int:
+    attempt = event.get("attempt", 1)
+    if not isinstance(attempt, int) or isinstance(attempt, bool) or not 1 <= attempt < 1_000_000:
+        raise MalformedEvent('"attempt" must be a whole number from 1')
+    return attempt
+
+
+def _result(event: dict[str, Any]) -> Result | None:
+    word = event.get("result")
+    if word is None:
+        return None
+    if not isinstance(word, str):
+        raise MalformedEvent('"result" must be text')
+    return _RESULTS.get(word.lower(), Result.UNKNOWN)
 
 
 def _error(value: object, classify: Classify) -> Error | None:

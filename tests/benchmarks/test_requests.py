@@ -19,7 +19,7 @@ def requests(made: Deployment, platform: str) -> int:
     return sum(made.fleet.simulators[platform].requests.values())
 
 
-@pytest.mark.parametrize("platform", ["make", "qlik", "etlworks"])
+@pytest.mark.parametrize("platform", ["make", "qlik"])
 async def test_a_cycle_costs_what_changed(platform: str, tmp_path: Path) -> None:
     async with deployment(tmp_path, platforms=[platform], workflows=0, options=OPTIONS) as made:
         simulator: Any = made.fleet.simulators[platform]
@@ -29,6 +29,7 @@ async def test_a_cycle_costs_what_changed(platform: str, tmp_path: Path) -> None
             simulator.add_run(workflow, started_at=now - 4000 - number, ended_at=now - 3990 - number, result="success")
         for _ in range(3):
             await made.sweep()
+        made.patience = 10.0  # from here on nothing waits for its budget
         print(f"\n{platform}: {WORKFLOWS} workflows, {CHANGED} of which ran since the last cycle")
         for cycle in range(3):
             now = made.clock.now()
@@ -41,5 +42,4 @@ async def test_a_cycle_costs_what_changed(platform: str, tmp_path: Path) -> None
             print(f"  cycle {cycle + 1}: {cost} requests, all streams together")
             assert cost <= 0.02 * WORKFLOWS + 10
         await made.settle()
-        if platform != "etlworks":
-            assert sum((await made.counted(platform)).values()) == 3 * CHANGED
+        assert sum((await made.counted(platform)).values()) == 3 * CHANGED

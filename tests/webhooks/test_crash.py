@@ -128,7 +128,7 @@ async def test_a_receiver_killed_between_commit_and_answer_or_anywhere_counts_ev
         with service(database, port, commits) as process:
             await eventually(lambda: answers(port), every=0.01)
             if not commits:
-                asyncio.get_running_loop().call_later(chance.uniform(0.01, 0.15), process.kill)
+                asyncio.get_running_loop().call_later(chance.uniform(0.02, 0.3), process.kill)
             chance.shuffle(events)
             acknowledged += await deliver(port, events)
         runs, _ = await stored(database)

@@ -1,10 +1,10 @@
 """Dead letters: which scenarios to ask, what to ask of a new one, and how one is known to be closed.
 
 There is no list across scenarios, but GET /scenarios tells how many each has. A scenario's list is read when that
-number has changed since it was last read, when one of its dead letters is still without a cause, and in turn after some
-minutes, because one that closes and one that opens leave the number as it is. A long list is read less often: in an
-outage it grows with every sweep. A list tells neither the error's type nor the execution; these take two calls for each
-new item, once.
+number has changed since it was last read, when something was left to be asked then, and in turn after some minutes,
+because one that closes and one that opens leave the number as it is. A long list is read less often: in an outage it
+grows with every sweep. A list tells neither the error's type nor the execution; these take two calls for each new item,
+once.
 
 Missing from a list is not closed: what is missing is read directly. What is listed as resolved and was never known open
 is told if it opened after the list was last read.
@@ -169,8 +169,7 @@ class DeadLetters:
             )
             pages_before = (max(count, len(of_scenario)) - 1) // ITEMS_PER_PAGE
             waited = 0.0 if mark is None else sweep.now - mark.read
-            unclear = any(letter.error is None for letter in of_scenario.values())
-            if mark is None or ((mark.count != count or unclear) and waited >= SECONDS_PER_PAGE * pages_before):
+            if mark is None or (mark.count != count and waited >= SECONDS_PER_PAGE * pages_before):
                 due.append(task)
             elif waited >= max(REFRESH_SECONDS, REFRESH_SECONDS_PER_PAGE * pages_before):
                 resting.append((mark.read, task))

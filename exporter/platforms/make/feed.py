@@ -88,10 +88,11 @@ class Feed:
             )
             last = _last(page)
             runs, faults = await self._runs(page.rows, known)
-            if last is not None:
-                settled = min((last - 1) / 1000, page.at - SETTLED_SECONDS)  # its millisecond may have more
-                until = settled if until is None else max(until, settled)
-            cursors = {} if until is None else {CURSOR: {"until": until}}
+            settled = page.at - SETTLED_SECONDS
+            if page.full and last is not None:
+                settled = min(settled, (last - 1) / 1000)  # its millisecond may have more
+            until = settled if until is None else max(until, settled)
+            cursors = {CURSOR: {"until": until}}
             yield Page(observations=[noted.note(run) for run in runs], cursors=cursors | noted.cursor(), faults=faults)
             if not page.full or last is None:
                 return

@@ -58,8 +58,9 @@ class Source:
             faults += await self.sweep()
         return faults
 
-    def restart(self) -> None:
-        """Forget all but what is durable."""
+    def restart(self, **changed: Any) -> None:
+        """Forget all but what is durable, and take a changed config."""
+        self.config = self.config.model_copy(update=changed)
         self.client = MakeClient(self.config, self.api)
         self.known = self.known.copy()
 

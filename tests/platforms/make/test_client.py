@@ -92,6 +92,15 @@ async def test_pages_of_scenarios_are_read_to_the_end(monkeypatch: pytest.Monkey
         assert made.asked()["GET /scenarios"] == 3
 
 
+async def test_pages_may_be_shorter_than_asked_for() -> None:
+    async with source(workflows=25, rows_max=7) as made:
+        await made.sweep()
+        assert len(made.known.workflows) == 25
+        await made.rounds(5)
+        assert made.known.counts() == made.true_counts()
+        assert made.known.open_dead_letters() == made.sim.truth().open_dead_letters()
+
+
 async def test_a_deleted_scenario_is_gone_after_a_while_and_not_when_a_listing_broke_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -107,6 +116,15 @@ async def test_a_deleted_scenario_is_gone_after_a_while_and_not_when_a_listing_b
         made.sim.delete_workflow("5003")
         await made.rounds(3, every=600)
         assert sorted(made.known.workflows) == ["5001", "5002", "5004", "5005", "5006", "5007"]
+
+
+async def test_a_listing_with_a_row_nobody_can_use_leaves_nothing_out() -> None:
+    async with source(workflows=4) as made:
+        await made.sweep()
+        made.sim.world.scenarios[5003].id = -1
+        faults = [await made.sweep("workflows") for _ in range(3) if await made.clock.advance(600) is None]
+        assert [[fault.kind for fault in some] for some in faults] == [["bad_item"]] * 3
+        assert sorted(made.known.workflows) == ["5001", "5002", "5003", "5004"]
 
 
 async def test_only_scenarios_included_and_not_excluded_are_watched() -> None:

@@ -81,10 +81,11 @@ async def test_with_everything_going_wrong_now_and_then_the_counts_come_out_righ
 
 @BY_FEED_AND_BY_LOGS
 async def test_runs_from_before_the_first_sweep_are_known_but_do_not_count(by_feed: bool) -> None:
-    async with source(feed=by_feed) as made:
+    async with source(feed=by_feed, inline_errors=0.0) as made:
         workflow = made.sim.add_workflow()
         runs = [made.add_run(workflow, ended=-DAY), made.add_run(workflow, ended=-30, result="failure")]
         await made.sweep()
+        assert made.asked()[CAUSE] == 0
         assert made.known.counts() == Counter()
         assert made.known.errors() == Counter()
         assert set(made.known.runs) == set(runs)
@@ -113,6 +114,21 @@ async def test_a_scenario_made_after_the_last_listing_has_all_its_runs_counted(b
         await made.sweep("runs")
         await made.rounds(1)
         assert made.known.counts()[workflow, "success"] == 1
+
+
+@BY_FEED_AND_BY_LOGS
+async def test_a_scenario_watched_from_now_on_does_not_have_its_past_counted(by_feed: bool) -> None:
+    async with source(feed=by_feed, config={"exclude": ["Later"]}) as made:
+        workflow = made.sim.add_workflow(name="Later")
+        made.sim.add_workflow()
+        await made.sweep()
+        for hour in range(1, 10):
+            made.add_run(workflow, ended=hour * HOUR)
+        await made.rounds(48, every=HOUR / 4)
+        made.restart(exclude=[])
+        made.add_run(workflow, ended=30)
+        await made.rounds(2)
+        assert made.known.counts() == {(workflow, "success"): 1}
 
 
 @BY_FEED_AND_BY_LOGS
@@ -342,6 +358,17 @@ async def test_running_executions_are_shown_while_the_log_shows_them() -> None:
         assert made.known.counts() == {(workflow, "success"): 1}
 
 
+async def test_an_open_run_is_followed_however_long_it_takes() -> None:
+    async with source(feed=False, pending_rows=True) as made:
+        workflow = made.sim.add_workflow()
+        made.add_run(workflow, ended=-20)
+        run_id = made.add_run(workflow, ended=3 * HOUR, took=3 * HOUR + 10)
+        await made.sweep()
+        assert run_id in made.known.open_runs
+        await made.rounds(20, every=10 * MINUTE)
+        assert made.known.counts() == {(workflow, "success"): 1}
+
+
 async def test_an_execution_that_hangs_for_ever_is_not_asked_about_for_ever() -> None:
     async with source(feed=False, pending_rows=True) as made:
         workflow = made.sim.add_workflow()
@@ -441,6 +468,25 @@ async def test_a_feed_that_refuses_is_tried_again_after_an_hour_and_counts_stay_
         assert made.known.errors() == made.true_errors()
 
 
+async def test_where_one_way_of_reading_takes_over_it_goes_on_where_the_other_stopped() -> None:
+    async with source(feed=False) as made:
+        workflow = made.sim.add_workflow(instant=True)
+        await made.sweep()
+        for second in range(10, 8 * 3600, 10):
+            made.add_run(workflow, ended=second)
+        await made.rounds(16, every=HOUR / 4)
+        made.set_option("feed", True)
+        made.asked()
+        await made.rounds(1, every=HOUR + MINUTE)
+        assert made.asked()[FEED] <= 2 + 2 * 360 // 200
+        await made.rounds(8, every=HOUR / 4)
+        made.set_option("feed", False)
+        made.asked()
+        await made.rounds(1)
+        assert made.asked()[LOG] <= 4
+        assert made.known.counts() == made.true_counts()
+
+
 async def test_a_refused_token_is_no_refusal_of_the_feed() -> None:
     async with source(workflows=3, feed=True) as made:
         await made.sweep()
@@ -498,6 +544,15 @@ async def test_a_failed_run_is_counted_at_once_and_its_cause_when_it_can_be_had(
         assert made.known.errors() == Counter()
         made.restart()
         await made.rounds(2)
+        assert made.known.errors() == {(workflow, "network"): 1}
+
+
+async def test_a_cause_is_not_given_up_for_being_asked_too_soon() -> None:
+    async with source(feed=True, inline_errors=0.0, detail_delay=25.0) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        made.add_run(workflow, ended=4, result="failure", error="ConnectionError")
+        await made.rounds(7, every=5)
         assert made.known.errors() == {(workflow, "network"): 1}
 
 
