@@ -120,7 +120,8 @@ class OwnMetrics:
     def render(self, *, openmetrics: bool) -> bytes:
         """The text of all of them, without the end mark."""
         if openmetrics:
-            text: bytes = openmetrics_exposition.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            write = openmetrics_exposition.generate_latest
+            text: bytes = write(self.registry)  # type: ignore[no-untyped-call]
             return text.removesuffix(EOF)
         return bytes(exposition.generate_latest(self.registry))
 

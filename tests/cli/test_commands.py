@@ -160,7 +160,7 @@ async def test_kill_9_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) ->
                     ]
                 )
                 counted = sum(float(v) for v in re.findall(r"^automation_runs_total\{.*\} (\S+)$", text, re.M))
-                return counted == sum(run["ended_at"] >= baseline for run in truth) > 0
+                return bool(counted == sum(run["ended_at"] >= baseline for run in truth) > 0)
 
             assert await eventually(agreed, seconds=40.0, every=0.5)
 

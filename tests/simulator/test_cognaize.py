@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from exporter.clock import ManualClock
 from exporter.simulator.cognaize import CognaizeSimulator
-from exporter.simulator.cognaize_process import Step
+from exporter.simulator.cognaize.process import Step
 from exporter.simulator.core import Faults, Truth
 
 START = 1_768_456_800.0

@@ -19,7 +19,7 @@ from exporter.platforms.cognaize.client import CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.polling.budget import Budget
 from exporter.simulator.cognaize import CognaizeSimulator
-from exporter.simulator.cognaize_world import Order
+from exporter.simulator.cognaize.world import Order
 from exporter.simulator.core import Faults
 from tests.platforms.known import MemoryKnown
 

@@ -11,7 +11,7 @@ from exporter.platforms.etlworks import errors, mapping
 from exporter.platforms.etlworks.mapping import BadItem, Execution, Flow
 from exporter.platforms.etlworks.schedule import Schedule
 from exporter.redact import redact
-from exporter.simulator.etlworks_records import EXCEPTIONS, trace
+from exporter.simulator.etlworks.records import EXCEPTIONS, trace
 
 STARTED, ENDED = 1_768_456_800.0, 1_768_456_842.25
 

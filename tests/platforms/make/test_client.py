@@ -8,7 +8,7 @@ import pytest
 from exporter.http import ApiError, ErrorKind
 from exporter.model import Blocked, Queue
 from exporter.platforms.make import calls
-from exporter.simulator.make_model import MakeOptions
+from exporter.simulator.make.model import MakeOptions
 from tests.platforms.make.source import STREAMS, T0, Source, source
 
 HOUR = 3600.0

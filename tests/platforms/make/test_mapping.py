@@ -17,7 +17,7 @@ from exporter.platforms.make.calls import error_detail
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.errors import NAMES, classify
 from exporter.platforms.make.mapping import BadItem
-from exporter.simulator.make_model import ERRORS
+from exporter.simulator.make.model import ERRORS
 
 PAYLOADS = Path(__file__).parent / "payloads"
 AT = 1_772_439_999.5

@@ -13,7 +13,7 @@ from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequ
 from exporter.platforms.qlik import PLATFORM, mapping
 from exporter.platforms.qlik.errors import classify, read_error
 from exporter.platforms.qlik.mapping import BadItem
-from exporter.simulator.qlik_world import MESSAGES
+from exporter.simulator.qlik.world import MESSAGES
 
 PAYLOADS = Path(__file__).parent / "payloads"
 AUTOMATION = "0b6f4a10-4947-41ec-a1d2-9559fa35801d"

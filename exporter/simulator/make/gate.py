@@ -12,8 +12,8 @@ import orjson
 from aiohttp import web
 
 from exporter.simulator.core import Engine, Handler, json_response
-from exporter.simulator.make_model import MakeOptions
-from exporter.simulator.make_rows import Row, ms
+from exporter.simulator.make.model import MakeOptions
+from exporter.simulator.make.rows import Row, ms
 
 T = TypeVar("T")
 

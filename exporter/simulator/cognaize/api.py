@@ -18,8 +18,8 @@ from typing import Literal
 import orjson
 from aiohttp import web
 
-from exporter.simulator.cognaize_process import SECOND, Params, Process, Step
-from exporter.simulator.cognaize_world import World, text_param
+from exporter.simulator.cognaize.process import SECOND, Params, Process, Step
+from exporter.simulator.cognaize.world import World, text_param
 from exporter.simulator.core import Engine, Handler
 
 Digits = Literal["ms", "ns"]

@@ -17,7 +17,7 @@ from dataclasses import replace
 from random import Random
 from typing import Literal
 
-from exporter.simulator.cognaize_process import SECOND, Params, Plan, Process, Shelf, Step, Workflow
+from exporter.simulator.cognaize.process import SECOND, Params, Plan, Process, Shelf, Step, Workflow
 from exporter.simulator.core import TrueDeadLetter, TrueRun, Truth
 
 Order = Literal["oldest_first", "newest_first", "unordered"]

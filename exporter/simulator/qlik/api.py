@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from exporter.simulator.core import Engine, Faults, Handler, json_response
-from exporter.simulator.qlik_requests import (
+from exporter.simulator.qlik.requests import (
     Access,
     Caller,
     Key,
@@ -29,8 +29,8 @@ from exporter.simulator.qlik_requests import (
     parse_sort,
     parse_time,
 )
-from exporter.simulator.qlik_webhooks import EVENT_TYPES, Webhooks
-from exporter.simulator.qlik_wire import (
+from exporter.simulator.qlik.webhooks import EVENT_TYPES, Webhooks
+from exporter.simulator.qlik.wire import (
     AUTOMATION_VALUES,
     RUN_ENDED,
     RUN_VALUES,
@@ -41,7 +41,7 @@ from exporter.simulator.qlik_wire import (
     run_json,
     stamp_date,
 )
-from exporter.simulator.qlik_world import DAY, Run, Workflow, World
+from exporter.simulator.qlik.world import DAY, Run, Workflow, World
 
 T = TypeVar("T")
 Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]

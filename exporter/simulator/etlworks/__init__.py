@@ -22,10 +22,10 @@ import orjson
 from aiohttp import web
 
 from exporter.clock import Clock
-from exporter.simulator import etlworks_records as records
 from exporter.simulator.core import Delivery, Engine, Faults, Truth
-from exporter.simulator.etlworks_api import Api, Damage, Options, error_body
-from exporter.simulator.etlworks_world import ERRORS, RESULTS, Run, Trigger, Workflow, World
+from exporter.simulator.etlworks import records as records
+from exporter.simulator.etlworks.api import Api, Damage, Options, error_body
+from exporter.simulator.etlworks.world import ERRORS, RESULTS, Run, Trigger, Workflow, World
 
 WebhookMode = Literal["entity", "bare", "get"]
 WEBHOOK_ID = 1

@@ -1,7 +1,7 @@
 """A stand-in for Qlik Automate: a tenant whose automations run as the clock moves, behind Qlik's own API.
 
-This is what the demo, ``automation-exporter simulate`` and the tests hold. ``qlik_world`` says what happens,
-``qlik_api`` answers requests, ``qlik_requests`` judges them, ``qlik_wire`` says how things look, ``qlik_webhooks`` what
+This is what the demo, ``automation-exporter simulate`` and the tests hold. ``world`` says what happens,
+``api`` answers requests, ``requests`` judges them, ``wire`` says how things look, ``webhooks`` what
 is sent. A retry makes a new run, whose id the answer does not tell, as on the platform.
 """
 
@@ -14,11 +14,11 @@ from aiohttp import web
 
 from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, Truth
-from exporter.simulator.qlik_api import Api
-from exporter.simulator.qlik_requests import Access, Caller
-from exporter.simulator.qlik_webhooks import Webhooks
-from exporter.simulator.qlik_wire import Json
-from exporter.simulator.qlik_world import MESSAGES, STATUS, Workflow, World
+from exporter.simulator.qlik.api import Api
+from exporter.simulator.qlik.requests import Access, Caller
+from exporter.simulator.qlik.webhooks import Webhooks
+from exporter.simulator.qlik.wire import Json
+from exporter.simulator.qlik.world import MESSAGES, STATUS, Workflow, World
 
 OWNER = "usr-demo"
 

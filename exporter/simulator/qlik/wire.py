@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import orjson
 
 from exporter.simulator.core import Engine
-from exporter.simulator.qlik_requests import Value
-from exporter.simulator.qlik_world import Run, Workflow
+from exporter.simulator.qlik.requests import Value
+from exporter.simulator.qlik.world import Run, Workflow
 
 Json = dict[str, object]
 RUN_ENDED = "com.qlik.v1.automation.run.ended"

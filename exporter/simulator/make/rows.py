@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zlib import crc32
 
-from exporter.simulator.make_model import (
+from exporter.simulator.make.model import (
     DAY,
     HISTORY_DAYS,
     DeadLetter,

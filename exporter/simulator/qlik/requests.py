@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 
 import orjson
 
-from exporter.simulator.qlik_world import Workflow
+from exporter.simulator.qlik.world import Workflow
 
 WINDOW_SECONDS = 300.0
 USER_SCOPES = frozenset({"automations", "automations.private", "automations.shared"})

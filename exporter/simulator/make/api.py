@@ -10,10 +10,10 @@ from functools import partial
 
 from aiohttp import web
 
-from exporter.simulator import make_rows as rows
 from exporter.simulator.core import Faults, Truth, json_response
-from exporter.simulator.make_gate import Gate, Refused, json_object, moment, number, required
-from exporter.simulator.make_model import (
+from exporter.simulator.make import rows as rows
+from exporter.simulator.make.gate import Gate, Refused, json_object, moment, number, required
+from exporter.simulator.make.model import (
     DAY,
     FEED_LIMIT_MAX,
     HISTORY_DAYS,
@@ -22,8 +22,8 @@ from exporter.simulator.make_model import (
     MakeOptions,
     Scenario,
 )
-from exporter.simulator.make_rows import Row, ms
-from exporter.simulator.make_world import MakeWorld
+from exporter.simulator.make.rows import Row, ms
+from exporter.simulator.make.world import MakeWorld
 
 RowHandler = Callable[[web.Request], Awaitable[Row]]
 

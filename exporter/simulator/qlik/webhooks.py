@@ -13,9 +13,9 @@ from collections import deque
 from urllib.parse import urlsplit
 
 from exporter.simulator.core import Delivery
-from exporter.simulator.qlik_requests import Refused
-from exporter.simulator.qlik_wire import ENVELOPES, RUN_ENDED, Json, event_body, stamp
-from exporter.simulator.qlik_world import DAY, Run
+from exporter.simulator.qlik.requests import Refused
+from exporter.simulator.qlik.wire import ENVELOPES, RUN_ENDED, Json, event_body, stamp
+from exporter.simulator.qlik.world import DAY, Run
 
 LOG_SECONDS = 7 * DAY
 LOG_MAX = 2000

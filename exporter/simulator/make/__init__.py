@@ -1,7 +1,7 @@
 """A stand-in for Make: an organization whose scenarios run, fail, store dead letters and are retried, over its own API.
 
-The nouns and options of that world are in ``make_model``, its laws in ``make_world``, the JSON shapes in ``make_rows``,
-access and paging in ``make_gate``, the routes in ``make_api``. Here is what ties them together: a generated workload,
+The nouns and options of that world are in ``model``, its laws in ``world``, the JSON shapes in ``rows``,
+access and paging in ``gate``, the routes in ``api``. Here is what ties them together: a generated workload,
 the webhooks users build (Make itself announces nothing), and what tests place by hand.
 
 The truth holds the executions of scenarios, each as attempt 1: on Make every run has an id of its own. Attempts to
@@ -19,11 +19,11 @@ from aiohttp import web
 
 from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, TrueDeadLetter, Truth
-from exporter.simulator.make_api import MakeApi
-from exporter.simulator.make_gate import Gate, error_body
-from exporter.simulator.make_model import DAY, ERRORS, Execution, MakeError, MakeOptions, Module, Outcome, Scenario
-from exporter.simulator.make_rows import hook_id, iso
-from exporter.simulator.make_world import MakeWorld
+from exporter.simulator.make.api import MakeApi
+from exporter.simulator.make.gate import Gate, error_body
+from exporter.simulator.make.model import DAY, ERRORS, Execution, MakeError, MakeOptions, Module, Outcome, Scenario
+from exporter.simulator.make.rows import hook_id, iso
+from exporter.simulator.make.world import MakeWorld
 
 FIRST_ID = 5001
 DELIVERIES_KEPT_MAX = 100_000

@@ -12,9 +12,9 @@ import orjson
 from aiohttp import web
 
 from exporter.clock import Clock
-from exporter.simulator.cognaize_api import Access, Api, Delegates, Digits, stamp
-from exporter.simulator.cognaize_process import SECOND, Plan, Step, Workflow
-from exporter.simulator.cognaize_world import ERRORS, Order, World
+from exporter.simulator.cognaize.api import Access, Api, Delegates, Digits, stamp
+from exporter.simulator.cognaize.process import SECOND, Plan, Step, Workflow
+from exporter.simulator.cognaize.world import ERRORS, Order, World
 from exporter.simulator.core import Delivery, Engine, Faults, TrueRun, Truth, json_response
 
 STEPS = (Step(delegate="GATEKEEPER"), Step(delegate="MODEL"), Step(delegate="DISTRIBUTION"))

@@ -7,7 +7,7 @@ has been already executed" are left out before that, and the elements of ``metri
 shape is not published.
 """
 
-from exporter.simulator.etlworks_world import Run, Workflow
+from exporter.simulator.etlworks.world import Run, Workflow
 
 #: Error class -> the first line of the exception, and the statement that failed, if it was one.
 EXCEPTIONS: dict[str, tuple[str, str | None]] = {

@@ -15,9 +15,9 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-from exporter.simulator import etlworks_records as records
 from exporter.simulator.core import Engine, Faults, Handler, Truth, json_response
-from exporter.simulator.etlworks_world import Workflow, World
+from exporter.simulator.etlworks import records as records
+from exporter.simulator.etlworks.world import Workflow, World
 
 OPEN_PATHS = ("/health", "/rest/v1/token-auth", "/rest/v1/token-auth/issue")
 PAGE_DEFAULT, PAGE_MAX = 50, 200

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Literal
 
 from exporter.simulator.core import TrueRun
-from exporter.simulator.make_model import (
+from exporter.simulator.make.model import (
     AUTO_RETRY_DELAYS,
     DAY,
     ERRORS,
