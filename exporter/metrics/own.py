@@ -112,7 +112,7 @@ class OwnMetrics:
         self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
 
     def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
-        """A gauge computed from memory when it is read, for values that change as time passes; returns how to end it."""
+        """A gauge computed from memory when it is read, for what changes as time passes; returns how to end it."""
         collector = _AtScrape(_P + name, help, labels, read)
         self.registry.register(collector)
         return lambda: self.registry.unregister(collector)

@@ -43,7 +43,7 @@ def ping() -> Script[None]:
 
 
 def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Script[Maintained]:
-    """Expire what nobody resolved within the retention in the ``expiring`` sources, forget what was finished before it."""
+    """Expire what nobody resolved within the retention in ``expiring`` sources, forget what finished before it."""
     horizon = now - retention
     expired: dict[Key, DeadLetterEntry] = {}
     tallies: Tallies = {}
