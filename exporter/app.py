@@ -74,6 +74,7 @@ async def service(
     """
     clock, own = clock or SystemClock(), own or OwnMetrics()
     register_secrets(config.secrets())
+    own.forget_sources()
     platforms = {source: PLATFORMS[section.platform] for source, section in config.sources.items()}
 
     async with AsyncExitStack() as stack:
@@ -211,6 +212,7 @@ async def _open_source(
             clock=clock,
             own=own,
             requests_max=config.limits.webhook_requests_max,
+            span=lambda name: tracer.span(name, source=source),
             selects=lambda workflow_id: _selects(section, running.world.sources[source], workflow_id),
         )
 
@@ -279,10 +281,11 @@ async def housekeeping_once(running: Service, config: Config, now: float, folded
     for judge in running.reliability.values():
         await judge.judge_once(now)
     if folded:
-        running.own.series_folded.inc(len(folded))
-        log.warning("series_max reached: new workflows are shown as __other__", workflows=len(folded))
-        await running.ledger.mark_folded(folded)
-        folded.clear()
+        taken = list(folded)  # more may be folded while these are written
+        await running.ledger.mark_folded(taken)
+        del folded[: len(taken)]
+        running.own.series_folded.inc(len(taken))
+        log.warning("series_max reached: new workflows are shown as __other__", workflows=len(taken))
 
 
 async def _housekeeping_loop(running: Service, config: Config, clock: Clock, folded: list[Key]) -> None:
@@ -294,12 +297,18 @@ async def _housekeeping_loop(running: Service, config: Config, clock: Clock, fol
 
 @asynccontextmanager
 async def _background() -> AsyncIterator[Callable[..., None]]:
-    """Loops that end with the block; one that breaks ends the service."""
+    """Loops that end with the block; one that breaks ends the service. What the block itself raises stays as it is."""
+    raised: Exception | None = None
     async with asyncio.TaskGroup() as group:
         started: list[asyncio.Task[None]] = []
-        yield lambda loop: started.append(group.create_task(loop))
+        try:
+            yield lambda loop: started.append(group.create_task(loop))
+        except Exception as exc:  # the group would wrap it together with what the loops raise
+            raised = exc
         for task in started:
             task.cancel()
+    if raised is not None:
+        raise raised
 
 
 def _commit_timer(own: OwnMetrics) -> Callable[[str], AbstractContextManager[None]]:

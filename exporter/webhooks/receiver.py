@@ -6,6 +6,7 @@ Nothing is acknowledged before it is durable. What a sender gets wrong is its ow
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import orjson
@@ -58,6 +59,7 @@ class Receiver:
         own: OwnMetrics,
         requests_max: int,
         selects: Callable[[str], bool] = lambda workflow_id: True,
+        span: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """``selects`` says whether the source watches a workflow: what others are told of is ignored."""
         self._source = source
@@ -69,6 +71,7 @@ class Receiver:
         self._clock = clock
         self._requests_max = requests_max
         self._selects = selects
+        self._span = span
         self._requests = 0
         labels = (platform.name, source)
         self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
@@ -82,7 +85,8 @@ class Receiver:
             return self._answer("unavailable", 503, "too many webhooks at once")
         self._requests += 1
         try:
-            return await self._receive(request)
+            with self._span(f"webhook {self._source}"):
+                return await self._receive(request)
         finally:
             self._requests -= 1
 

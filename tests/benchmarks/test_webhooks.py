@@ -228,11 +228,11 @@ async def test_durable_webhooks_beside_a_bare_handler(tmp_path: Path) -> None:
 
 def report(rounds: dict[str, list[dict[str, Any]]], paced: dict[str, dict[str, Any]]) -> None:
     def median(kind: str, what: str) -> float:
-        return statistics.median(one[what] for one in rounds[kind])
+        return float(statistics.median(one[what] for one in rounds[kind]))
 
     def ratio(kind: str) -> float:
         pairs = zip(rounds["durable"], rounds[kind], strict=True)
-        return statistics.median(ours["rate"] / theirs["rate"] for ours, theirs in pairs)
+        return float(statistics.median(ours["rate"] / theirs["rate"] for ours, theirs in pairs))
 
     print(f"\n{CONNECTIONS} connections, medians of {ROUNDS} rounds of {ROUND_SECONDS:g} s")
     for kind in KINDS:

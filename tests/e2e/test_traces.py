@@ -73,3 +73,17 @@ async def test_a_real_prometheus_returns_exemplars_that_name_exported_traces(tmp
                     return {exemplar.labels["trace_id"] for exemplar in exemplars}
 
                 assert await eventually(found) <= known
+
+
+async def test_the_exporters_own_work_is_traced_if_wanted_as_a_service_of_its_own(tmp_path: Path) -> None:
+    async with otlp_receiver() as receiver:
+        traces = {"traces": {"enabled": True, "own": True, "endpoint": receiver.url}}
+        async with deployment(tmp_path, platforms=["qlik"], options=ROOMY, changes=traces) as made:
+            await made.sweep()
+            await made.live(300, step=30, deliver=True)
+        own = [span for span in receiver.spans if span.resource["service.name"] == "automation-exporter"]
+        names = {span.name for span in own}
+        assert {"sweep workflows", "sweep runs", "webhook qlik", "GET /api/workflows/automations"} <= names
+        sweeps = {span.span_id for span in own if span.name.startswith("sweep")}
+        assert any(span.parent_id in sweeps for span in own if span.name.startswith("GET"))
+        assert not any("?" in span.name or "cursor=" in str(span.attributes) for span in own)
