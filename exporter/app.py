@@ -276,7 +276,7 @@ async def housekeeping_once(running: Service, config: Config, now: float, folded
     for table, rows in done.rows.items():
         running.own.ledger_rows.labels(table).set(rows)
     if done.pruned_runs or done.pruned_dead_letters or done.expired:
-        counts = {"runs": done.pruned_runs, "dead_letters": done.pruned_dead_letters, "expired": len(done.expired)}
+        counts = {"runs": done.pruned_runs, "dead_letters": done.pruned_dead_letters, "expired": done.expired}
         log.info("pruned", **counts)
     for judge in running.reliability.values():
         await judge.judge_once(now)

@@ -26,6 +26,8 @@ from exporter.traces.export import ExporterUnavailable
 DEMO_WORKFLOWS = 15
 #: The demo prints one line about what it sees this often (seconds).
 DEMO_REPORT_INTERVAL = 5.0
+#: What says by itself what is wrong.
+_PROBLEMS = (StoreError, OSError, ExporterUnavailable)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,13 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         for problem in exc.problems:
             print(f"config: {problem}", file=sys.stderr)
-    except (StoreError, OSError, ExporterUnavailable) as exc:
+    except (*_PROBLEMS, OverflowError) as exc:  # a port beyond 65535 overflows
         print(f"automation-exporter: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
         return 0
     except BaseExceptionGroup as group:
-        first = group.exceptions[0]
-        print(f"automation-exporter: a loop broke: {type(first).__name__}: {first}", file=sys.stderr)
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        broke = "" if isinstance(first, _PROBLEMS) else f"a loop broke: {type(first).__name__}: "
+        print(f"automation-exporter: {broke}{first}", file=sys.stderr)
     return 1
 
 

@@ -150,7 +150,7 @@ class Config(Section):
                 problems.append(f"{place}: must be a section with at least platform and url")
             elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", str(name)):
                 problems.append(f"{place}: a source name has letters, digits, dot, dash and underscore only")
-            elif kind not in PLATFORMS:
+            elif not isinstance(kind, str) or kind not in PLATFORMS:
                 known = ", ".join(PLATFORMS)
                 problems.append(f"{place}.platform: {'missing' if kind is None else 'unknown'}; one of {known}")
             else:
@@ -180,16 +180,20 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
 
 def parse(text: str, environment: Mapping[str, str] = os.environ) -> Config:
     """Read a config from YAML text. Raises ``ConfigError``."""
+    problems: list[str] = []
     try:
         raw = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        filled = _fill(raw, "", environment, problems)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         raise ConfigError([f"{where}{getattr(exc, 'problem', None) or 'not valid YAML'}"]) from None
-    if not isinstance(raw, dict):
+    except ValueError as exc:  # a date or a number that looks like one and is none
+        raise ConfigError([f"not valid YAML: {exc}"]) from None
+    except RecursionError:
+        raise ConfigError(["the config is nested too deeply, or contains itself"]) from None
+    if not isinstance(filled, dict):
         raise ConfigError(["the config must be a mapping with at least the key sources"])
-    problems: list[str] = []
-    filled = _fill(raw, "", environment, problems)
     if problems:
         raise ConfigError(problems)
     return validate(filled)
@@ -206,14 +210,14 @@ def validate(data: Mapping[str, Any]) -> Config:
 class _Loader(yaml.SafeLoader):
     """Like SafeLoader, but a key written twice is an error."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} is written twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is written twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 def _fill(value: Any, place: str, environment: Mapping[str, str], problems: list[str]) -> Any:
@@ -229,7 +233,7 @@ def _fill(value: Any, place: str, environment: Mapping[str, str], problems: list
         at = f"{place}.{key}" if place else str(key)
         filled = _fill(item, at, environment, problems)
         name = str(key)
-        if not name.endswith("_file") or name in _FILE_KEYS:
+        if not name.endswith("_file") or name in _FILE_KEYS or isinstance(item, dict):
             out[name] = filled
         elif name.removesuffix("_file") in value:
             problems.append(f"{at}: give either {name.removesuffix('_file')} or {name}, not both")
@@ -258,9 +262,11 @@ def _read_secret(value: Any, place: str, problems: list[str]) -> Any:
         return [_read_secret(item, f"{place}[{i}]", problems) for i, item in enumerate(value)]
     try:
         return Path(str(value)).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        problems.append(f"{place}: cannot read the file: {getattr(exc, 'strerror', None) or 'not UTF-8 text'}")
-        return "unreadable"
+    except UnicodeDecodeError:
+        problems.append(f"{place}: cannot read the file: not UTF-8 text")
+    except (OSError, ValueError) as exc:
+        problems.append(f"{place}: cannot read the file: {getattr(exc, 'strerror', None) or exc}")
+    return "unreadable"
 
 
 def _problems(exc: ValidationError, prefix: str) -> list[str]:

@@ -314,7 +314,7 @@ def _is_counted(entry: RunEntry, run: Run, ended: float) -> bool:
 def _ended_steps(before: Run | None, after: Run) -> list[Step]:
     if not after.steps:
         return []
-    known = {} if before is None else {s.id: s.ended_at for s in before.steps}
+    known = {} if before is None else {s.id: s.ended_at for s in before.steps if s.result is not None}
     return [
         step
         for step in after.steps

@@ -53,11 +53,13 @@ class SourceWorld:
             self.workflows.pop(entry.workflow.id, None)
             self.queues.pop(entry.workflow.id, None)
 
-    def put_run(self, run: Run) -> None:
-        _put(self.open_runs, self._runs_of, run, is_open=run.state is not State.FINISHED)
+    def put_run(self, run: Run) -> set[str]:
+        """Returns the workflows whose open runs changed: usually its own, but it may have been taken for another's."""
+        return _put(self.open_runs, self._runs_of, run, is_open=run.state is not State.FINISHED)
 
-    def put_dead_letter(self, letter: DeadLetter) -> None:
-        _put(self.dead_letters, self._letters_of, letter, is_open=letter.is_open)
+    def put_dead_letter(self, letter: DeadLetter) -> set[str]:
+        """Returns the workflows whose open dead letters changed."""
+        return _put(self.dead_letters, self._letters_of, letter, is_open=letter.is_open)
 
     def put_cursors(self, stream: str, cursors: Mapping[str, Any]) -> None:
         known = self._cursors.setdefault(stream, {})
@@ -71,17 +73,21 @@ class SourceWorld:
 Item = TypeVar("Item", Run, DeadLetter)
 
 
-def _put(everything: dict[str, Item], by_workflow: dict[str, dict[str, Item]], item: Item, *, is_open: bool) -> None:
+def _put(
+    everything: dict[str, Item], by_workflow: dict[str, dict[str, Item]], item: Item, *, is_open: bool
+) -> set[str]:
+    workflows = {item.workflow_id}
+    before = everything.pop(item.id, None)
+    if before is not None:
+        workflows.add(before.workflow_id)
+        of_workflow = by_workflow[before.workflow_id]
+        del of_workflow[item.id]
+        if not of_workflow:
+            del by_workflow[before.workflow_id]
     if is_open:
         everything[item.id] = item
         by_workflow.setdefault(item.workflow_id, {})[item.id] = item
-        return
-    everything.pop(item.id, None)
-    of_workflow = by_workflow.get(item.workflow_id)
-    if of_workflow is not None:
-        of_workflow.pop(item.id, None)
-        if not of_workflow:
-            del by_workflow[item.workflow_id]
+    return workflows
 
 
 class World:
@@ -117,11 +123,10 @@ class World:
             self.sources[source].put_workflow(workflow)
             touched.add((source, workflow_id))
         for (source, _), run in committed.runs.items():
-            self.sources[source].put_run(run.run)
-            touched.add((source, run.run.workflow_id))
+            touched |= {(source, workflow_id) for workflow_id in self.sources[source].put_run(run.run)}
         for (source, _), letter in committed.dead_letters.items():
-            self.sources[source].put_dead_letter(letter.dead_letter)
-            touched.add((source, letter.dead_letter.workflow_id))
+            changed = self.sources[source].put_dead_letter(letter.dead_letter)
+            touched |= {(source, workflow_id) for workflow_id in changed}
         for outcome in committed.outcomes:
             batch = outcome.batch
             world = self.sources[batch.source]

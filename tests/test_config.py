@@ -145,6 +145,45 @@ def test_yaml_mistakes_name_their_line() -> None:
         assert line in caught.value.problems[0]
 
 
+SOURCE = '{platform: cognaize, url: "http://localhost", token: abcd}'
+NUL = r'"a\0b"'
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("? [a, b]\n: 1\n", "line 1: found unhashable key"),
+        ("slo: {a: 2026-13-45}\n", "not valid YAML: month must be in 1..12"),
+        (f"limits: {{series_max: {'9' * 5000}}}\n", "not valid YAML: Exceeds the limit"),
+        ("slo: &a {x: *a}\n", "the config is nested too deeply, or contains itself"),
+        (f"slo: {'[' * 3000}{']' * 3000}\n", "the config is nested too deeply, or contains itself"),
+        ("sources: {m: {platform: [make], url: 'http://localhost'}}", "sources.m.platform: unknown; one of make, "),
+        (
+            f"sources: {{m: {SOURCE.replace('token: abcd', 'token_file: ' + NUL)}}}",
+            "sources.m.token_file: cannot read ",
+        ),
+    ],
+    ids=["key", "date", "number", "recursive", "deep", "platform", "file name"],
+)
+def test_no_mistake_is_ever_a_traceback(text: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, {})
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(line)
+
+
+def test_sections_may_share_keys_by_a_merge_and_change_some() -> None:
+    text = f"sources:\n  a: &a {SOURCE}\n  b: {{<<: *a, url: 'http://other'}}\n"
+    sources = parse(text, {}).sources
+    assert (sources["a"].url, sources["b"].url) == ("http://localhost", "http://other")
+    with pytest.raises(ConfigError, match="written twice"):
+        parse(text.replace("<<: *a", "<<: *a, url: 'http://x'"), {})
+
+
+def test_a_source_may_be_named_like_a_file() -> None:
+    assert list(parse(f"sources: {{etl_file: {SOURCE}}}", {}).sources) == ["etl_file"]
+
+
 def test_secrets_come_from_files_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-a-file\n")
     text = f"sources: {{m: {{platform: cognaize, url: 'http://localhost', token_file: {tmp_path}/token}}}}"

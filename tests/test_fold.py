@@ -303,3 +303,12 @@ def test_a_streak_counts_failures_since_the_last_success_and_asks_for_a_recount_
     older, recount = fold.fold_end(replace(late, failures=1), Result.FAILURE, 15.0)
     assert (older.failures, recount) == (1, None)
     assert dict(older.last_ended) == {Result.SUCCESS: 20.0, Result.FAILURE: 30.0}
+
+
+def test_a_step_whose_result_becomes_known_after_its_end_is_counted_then_and_once() -> None:
+    def step(result: Result | None) -> Run:
+        made = Step(id="s", type="MODEL", started_at=100.0, ended_at=110.0, result=result)
+        return Run(workflow_id="w", id="r", state=State.RUNNING, steps=(made,))
+
+    told = [step(None), step(Result.SUCCESS), step(None), step(Result.SUCCESS)]
+    assert [c.step.result for c in observe(told)[1] if isinstance(c, StepFinished)] == [Result.SUCCESS]

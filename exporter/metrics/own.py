@@ -48,11 +48,16 @@ class OwnMetrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
+        self._of_sources: list[Gauge] = []
+
         def counter(name: str, help: str, labels: Iterable[str] = ()) -> Counter:
             return Counter(_P + name, help, labels, registry=registry)
 
         def gauge(name: str, help: str, labels: Iterable[str] = ()) -> Gauge:
-            return Gauge(_P + name, help, labels, registry=registry)
+            made = Gauge(_P + name, help, labels, registry=registry)
+            if "source" in labels:
+                self._of_sources.append(made)
+            return made
 
         def histogram(name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
             return Histogram(_P + name, help, labels, buckets=buckets, registry=registry)
@@ -110,6 +115,11 @@ class OwnMetrics:
         self.spans = counter("spans_total", "Spans handed to the collector, by outcome.", ("outcome",))
         self.traces_pending = gauge("traces_pending", "Finished runs whose trace is still to be exported.")
         self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
+
+    def forget_sources(self) -> None:
+        """Forget how the sources were: a new config may have others, and what it keeps says so again."""
+        for gauge in self._of_sources:
+            gauge.clear()
 
     def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
         """A gauge computed from memory when it is read, for what changes as time passes; returns how to end it."""

@@ -6,6 +6,8 @@ from exporter.http import ErrorKind
 AUTH_DELAY_MAX = 1800.0
 #: Other failures are tried again up to this many seconds apart.
 FAILURE_DELAY_MAX = 600.0
+#: More doublings than these reach no longer delay, and in the end no float holds them.
+DOUBLINGS_MAX = 30
 #: Reliable webhooks stretch a poll interval by at most this factor.
 SLOWDOWN_MAX = 4.0
 #: Spread of intervals, so that sources do not march in step.
@@ -20,12 +22,13 @@ def next_delay(
     ``failures`` counts failed sweeps in a row and ``kind`` is the last one's; ``slowdown`` is the factor reliable
     webhooks allow; ``jitter`` is a number from 0 to 1, 0.5 meaning none.
     """
+    doublings = min(failures, DOUBLINGS_MAX)
     if failures == 0:
         delay = interval * min(max(slowdown, 1.0), SLOWDOWN_MAX)
     elif kind is ErrorKind.AUTH:
-        delay = max(interval, min(interval * 2.0**failures, AUTH_DELAY_MAX))
+        delay = max(interval, min(interval * 2.0**doublings, AUTH_DELAY_MAX))
     else:
-        delay = max(interval, min(interval * 2.0 ** (failures - 1), FAILURE_DELAY_MAX))
+        delay = max(interval, min(interval * 2.0 ** (doublings - 1), FAILURE_DELAY_MAX))
     return delay * (1.0 + JITTER * (2.0 * jitter - 1.0))
 
 

@@ -21,7 +21,7 @@ from exporter.model import (
 )
 from exporter.store.script import Row
 
-RUN_COLUMNS = "source, run_id, workflow_id, state, result, ended_at, counted_at, heard, data"
+RUN_COLUMNS = "source, run_id, workflow_id, state, result, finished_at, counted_at, heard, data"
 DEAD_LETTER_COLUMNS = "source, dead_letter_id, workflow_id, run_id, opened_at, resolved_at, data"
 TRACE_COLUMNS = "source, run_id, attempt, counted_at, settled, data"
 WORKFLOW_COLUMNS = "source, workflow_id, gone_at, data"
@@ -36,7 +36,7 @@ def run_row(source: str, entry: RunEntry) -> Row:
     data = to_json(
         (
             run.attempt,
-            run.started_at,
+            (run.started_at, run.ended_at),
             _error_data(run.error),
             (run.operations, run.bytes_in, run.bytes_out),
             run.queued_at,
@@ -49,16 +49,17 @@ def run_row(source: str, entry: RunEntry) -> Row:
         )
     )
     state, result = run.state.value, None if run.result is None else run.result.value
+    finished_at = run.finished_at if run.state is State.FINISHED else None
     return (
-        source, run.id, run.workflow_id, state, result, run.ended_at, entry.counted_at, int(entry.heard), data,
+        source, run.id, run.workflow_id, state, result, finished_at, entry.counted_at, int(entry.heard), data,
     )  # fmt: skip
 
 
 def run_entry(row: Row) -> tuple[str, RunEntry]:
     """Source and entry of a row with ``RUN_COLUMNS``."""
-    source, run_id, workflow_id, state, result, ended_at, counted_at, heard, data = row
-    attempt, started_at, error, used, queued_at, trigger, parent_id, steps, previous, counted, marks = orjson.loads(
-        data
+    source, run_id, workflow_id, state, result, _, counted_at, heard, data = row
+    attempt, (started_at, ended_at), error, used, queued_at, trigger, parent_id, steps, previous, counted, marks = (
+        orjson.loads(data)
     )
     run = Run(
         workflow_id=workflow_id,

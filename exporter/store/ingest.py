@@ -5,8 +5,9 @@ forward: all of it durable together, or none of it. Several batches share one tr
 its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -31,12 +32,13 @@ from exporter.model import (
     Workflow,
 )
 from exporter.store import codec
-from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
+from exporter.store.script import Row, Script, chunks, flat, insert, select_in
 from exporter.tallies import Tallies, tally
 
 Key = tuple[str, str]  # source, id
 
 _FAILED = "('failure', 'timeout', 'quota')"
+_SUCCEEDED = "('success', 'warning')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,9 @@ class SourceRules:
     retention: float = float("inf")  # seconds the ledger remembers finished runs and resolved dead letters
     holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention
 
-    def baseline(self, first_sweep_at: float, now: float) -> Baseline:
-        return Baseline(first_sweep_at=first_sweep_at, backfill=self.backfill, horizon=now - self.retention)
+    def baseline(self, first_sweep_at: float, pruned_until: float, now: float) -> Baseline:
+        horizon = max(now - self.retention, pruned_until)
+        return Baseline(first_sweep_at=first_sweep_at, backfill=self.backfill, horizon=horizon)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class _Ingest:
     def __init__(self, rules: Mapping[str, SourceRules]) -> None:
         self.rules = rules
         self.first_sweeps: dict[str, float] = {}
+        self.pruned_until: dict[str, float] = {}
         self.runs: dict[Key, RunEntry] = {}
         self.traces: dict[tuple[str, str, int], RunEntry] = {}  # counted attempts, for the outbox
         self.letters: dict[Key, DeadLetterEntry] = {}
@@ -128,8 +132,9 @@ class _Ingest:
 
     def _load_baselines(self, batches: Sequence[Batch]) -> Script[None]:
         sources = {batch.source for batch in batches}
-        rows = yield from select_in("source, first_sweep_at", "sources", "source", [(s,) for s in sources])
-        self.first_sweeps = dict(rows)
+        columns = "source, first_sweep_at, pruned_until"
+        for source, *times in (yield from select_in(columns, "sources", "source", [(s,) for s in sources])):
+            self.first_sweeps[source], self.pruned_until[source] = times
         for batch in batches:
             if batch.source not in self.first_sweeps:
                 self.first_sweeps[batch.source] = batch.started_at
@@ -158,26 +163,34 @@ class _Ingest:
                         workflows.add((batch.source, item.id))
                     case Listing():
                         listed.add(batch.source)
-        for row in (yield from select_in(codec.RUN_COLUMNS, "runs", "source, run_id", runs)):
+        for row in (yield from _find(codec.RUN_COLUMNS, "runs", "run_id", runs)):
             source, run = codec.run_entry(row)
             self.runs[source, run.run.id] = run
-        keyed = yield from select_in(codec.DEAD_LETTER_COLUMNS, "dead_letters", "source, dead_letter_id", letters)
-        self._keep_letters(keyed)
-        rows = yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source, workflow_id", workflows)
-        rows += yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source", [(s,) for s in listed])
+        self._keep_letters((yield from _find(codec.DEAD_LETTER_COLUMNS, "dead_letters", "dead_letter_id", letters)))
+        # What was told of under another workflow before may stay there.
+        workflows |= {(key[0], entry.run.workflow_id) for key, entry in self.runs.items()}
+        workflows |= {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
+        self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", workflows)))
+        rows = yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source", [(s,) for s in listed])
+        self._keep_workflows(rows)
+
+    def _keep_workflows(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            source, workflow = codec.workflow_entry(row)
-            self.workflows[source, workflow.workflow.id] = workflow
+            source, entry = codec.workflow_entry(row)
+            self.workflows.setdefault((source, entry.workflow.id), entry)
 
     def _keep_letters(self, rows: Sequence[Row]) -> None:
         for row in rows:
             source, entry = codec.dead_letter_entry(row)
             self.letters.setdefault((source, entry.dead_letter.id), entry)
 
+    def _baseline(self, batch: Batch) -> Baseline:
+        source = batch.source
+        return self.rules[source].baseline(self.first_sweeps[source], self.pruned_until.get(source, 0.0), batch.now)
+
     def _fold(self, batch: Batch) -> Outcome:
         outcome = Outcome(batch=batch)
-        rule = self.rules[batch.source]
-        baseline = rule.baseline(self.first_sweeps[batch.source], batch.now)
+        rule, baseline = self.rules[batch.source], self._baseline(batch)
         for item in batch.observations:
             match item:
                 case Run():
@@ -227,7 +240,7 @@ class _Ingest:
         workflow = (key[0], run.workflow_id)
         entry, recount = fold.fold_end(self.workflows[workflow], result, ended_at, horizon=baseline.horizon)
         if corrected:
-            recount = entry.last(SUCCEEDED) or 0.0
+            recount = 0.0
         if recount is not None:
             self.recounts[workflow] = max(recount, self.recounts.get(workflow, 0.0))
         if result in SUCCEEDED:
@@ -246,7 +259,7 @@ class _Ingest:
         outcome.changes += changes
         self.letters[key] = after
         self.changed_letters.add(key)
-        self._workflow(outcome, claim.workflow_id)
+        self._workflow(outcome, after.dead_letter.workflow_id)
 
     def _fold_workflow(self, outcome: Outcome, claim: Workflow) -> None:
         key = (outcome.batch.source, claim.id)
@@ -281,22 +294,23 @@ class _Ingest:
         """Close the dead letters that a restart or a later success has settled."""
         columns = codec.DEAD_LETTER_COLUMNS
         if self.restarted:
-            self._keep_letters((yield from select_in(columns, "dead_letters", "source, run_id", self.restarted)))
+            self._keep_letters((yield from _find(columns, "dead_letters", "run_id", self.restarted)))
         superseding = {key for key in self.succeeded if self.rules[key[0]].superseded_by_success}
-        for part in chunks(superseding):
-            where = f"(source, workflow_id) IN (VALUES {values(len(part), 2)}) AND resolved_at IS NULL"
-            self._keep_letters((yield f"SELECT {columns} FROM dead_letters WHERE {where}", flat(part)))
+        still_open = "AND resolved_at IS NULL"
+        self._keep_letters((yield from _find(columns, "dead_letters", "workflow_id", superseding, more=still_open)))
+        workflows = {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
+        unread = workflows - self.workflows.keys()
+        self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", unread)))
         last_outcome = {outcome.batch.source: outcome for outcome in outcomes}
         for (source, _), entry in list(self.letters.items()):
             letter = entry.dead_letter
             if not letter.is_open or source not in last_outcome:
                 continue
             outcome, rule = last_outcome[source], self.rules[source]
-            baseline = rule.baseline(self.first_sweeps[source], outcome.batch.now)
             claim = self._settlement(source, letter, rule, outcome.batch)
             if claim is not None:
                 seen = len(outcome.changes)
-                self._fold_dead_letter(outcome, claim, baseline)
+                self._fold_dead_letter(outcome, claim, self._baseline(outcome.batch))
                 tally(outcome.changes[seen:], source=source, into=self.tallies)
 
     def _settlement(self, source: str, letter: DeadLetter, rule: SourceRules, batch: Batch) -> DeadLetter | None:
@@ -317,7 +331,7 @@ class _Ingest:
             codec.RUN_COLUMNS,
             [codec.run_row(k[0], self.runs[k]) for k in sorted(self.changed_runs)],
             conflict="""(source, run_id) DO UPDATE SET workflow_id = excluded.workflow_id, state = excluded.state,
-                result = excluded.result, ended_at = excluded.ended_at, counted_at = excluded.counted_at,
+                result = excluded.result, finished_at = excluded.finished_at, counted_at = excluded.counted_at,
                 heard = excluded.heard, data = excluded.data""",
         )
         yield from self._save_traces()
@@ -354,13 +368,39 @@ class _Ingest:
         yield from insert("traces", codec.TRACE_COLUMNS, rows, conflict="(source, run_id, attempt) DO NOTHING")
 
     def _recount(self) -> Script[None]:
-        """Count the failures since the last success anew, where one arrived after failures that came later."""
+        """Count the failures since the last success anew, where one arrived after failures that came later, or is
+        corrected.
+        """
         for key, since in self.recounts.items():
             sql = f"""SELECT count(*) FROM runs
-                WHERE source = $1 AND workflow_id = $2 AND ended_at > $3 AND result IN {_FAILED}"""
+                WHERE source = $1 AND workflow_id = $2 AND finished_at > $3 AND result IN {_FAILED}
+                AND finished_at > coalesce((SELECT finished_at FROM runs WHERE source = $1 AND workflow_id = $2
+                    AND result IN {_SUCCEEDED} ORDER BY finished_at DESC LIMIT 1), 0)"""
             rows = yield sql, (*key, since)
             self.workflows[key] = replace(self.workflows[key], failures=rows[0][0])
             self.changed_workflows.add(key)
+
+
+def _find(columns: str, table: str, id_column: str, keys: Iterable[Key], *, more: str = "") -> Script[list[Row]]:
+    """Rows by source and another column.
+
+    Source by source, because an index answers that. Asked for several pairs at once, ``(source, id) IN (VALUES …)``,
+    SQLite reads the whole table.
+    """
+    wanted: dict[str, list[Row]] = {}
+    for source, identity in keys:
+        wanted.setdefault(source, []).append((identity,))
+    found: list[Row] = []
+    for source, ids in wanted.items():
+        for part in chunks(ids):
+            found += yield _find_sql(columns, table, id_column, len(part), more), (source, *flat(part))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _find_sql(columns: str, table: str, id_column: str, ids: int, more: str) -> str:
+    numbers = ", ".join(f"${number}" for number in range(2, ids + 2))
+    return f"SELECT {columns} FROM {table} WHERE source = $1 AND {id_column} IN ({numbers}) {more}"
 
 
 def add_tallies(tallies: Tallies) -> Script[None]:

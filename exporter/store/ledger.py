@@ -132,9 +132,16 @@ class Ledger:
     async def maintain(self, *, now: float, retention: float) -> maintenance.Maintained:
         """Expire and prune what is past retention, in bounded steps; count the rows."""
         expiring = {source for source, rule in self.rules.items() if not rule.holds_dead_letters}
-        script = maintenance.maintain(now=now, retention=retention, expiring=expiring)
-        done: maintenance.Maintained = await self._run("maintain", script)
-        self.on_commit(Committed(dead_letters=done.expired, tallies=done.tallies))
+        done, is_full = maintenance.Maintained(), True
+        while is_full:
+            script = maintenance.prune(now=now, retention=retention, expiring=expiring)
+            step: maintenance.Pruned = await self._run("prune", script)
+            self.on_commit(Committed(dead_letters=step.expired, tallies=step.tallies))
+            done.pruned_runs += step.runs
+            done.pruned_dead_letters += step.dead_letters
+            done.expired += len(step.expired)
+            is_full = step.is_full
+        done.rows = await self._run("count_rows", maintenance.count_rows())
         return done
 
     async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Keeping the ledger bounded: what is past retention is expired or pruned. A tally never changes by it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -10,7 +10,7 @@ from exporter.metrics import catalogue
 from exporter.model import Change, Heard, ResolvedBy, Run
 from exporter.store import codec
 from exporter.store.ingest import Key, add_tallies
-from exporter.store.script import Script, chunks, flat, insert, select_in, values
+from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 from exporter.tallies import SUM, Tallies, tally
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.
@@ -19,14 +19,28 @@ _TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", 
 
 
 @dataclass(slots=True, kw_only=True)
+class Pruned:
+    """What one step of pruning did."""
+
+    runs: int
+    dead_letters: int
+    expired: dict[Key, DeadLetterEntry]
+    tallies: Tallies
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be more to prune."""
+        return max(self.runs, self.dead_letters, len(self.expired)) >= PRUNED_ROWS_MAX
+
+
+@dataclass(slots=True, kw_only=True)
 class Maintained:
     """What one round of maintenance did, and how many rows each table has now."""
 
-    pruned_runs: int
-    pruned_dead_letters: int
-    expired: dict[Key, DeadLetterEntry]
-    tallies: Tallies
-    rows: dict[str, int]
+    pruned_runs: int = 0
+    pruned_dead_letters: int = 0
+    expired: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +56,25 @@ def ping() -> Script[None]:
     yield "SELECT 1", ()
 
 
-def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Script[Maintained]:
-    """Expire what nobody resolved within the retention in ``expiring`` sources, forget what finished before it."""
+def prune(*, now: float, retention: float, expiring: Collection[str]) -> Script[Pruned]:
+    """Expire what nobody resolved within the retention in ``expiring`` sources, forget what finished before it.
+
+    How far each source was pruned is remembered: what ended before that may have been counted, whatever the retention.
+    """
     horizon = now - retention
     expired: dict[Key, DeadLetterEntry] = {}
     tallies: Tallies = {}
-    rows = yield (
-        f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
-            WHERE resolved_at IS NULL AND opened_at < $1 LIMIT {PRUNED_ROWS_MAX}""",
-        (horizon,),
-    )
+    yield "UPDATE sources SET pruned_until = $1 WHERE pruned_until < $1", (horizon,)
+    rows: list[Row] = []
+    if expiring:
+        rows = yield (
+            f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
+                WHERE resolved_at IS NULL AND opened_at < $1
+                AND source IN (VALUES {values(len(expiring), 1, start=2)}) LIMIT {PRUNED_ROWS_MAX}""",
+            (horizon, *expiring),
+        )
     for row in rows:
         source, entry = codec.dead_letter_entry(row)
-        if source not in expiring:
-            continue
         claim = resolve(entry.dead_letter, by=ResolvedBy.EXPIRED, at=now)
         after, changes = fold_dead_letter(entry, claim, baseline=Baseline(first_sweep_at=horizon))
         resolved: list[Change] = list(changes)
@@ -70,7 +89,7 @@ def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Scri
     yield from add_tallies(tallies)
     runs = yield (
         f"""DELETE FROM runs WHERE (source, run_id) IN (SELECT source, run_id FROM runs
-            WHERE state = 'finished' AND ended_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
+            WHERE state = 'finished' AND finished_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
         (horizon,),
     )
     letters = yield (
@@ -79,13 +98,16 @@ def maintain(*, now: float, retention: float, expiring: Collection[str]) -> Scri
         (horizon,),
     )
     yield "DELETE FROM traces WHERE counted_at < $1", (horizon,)
+    return Pruned(runs=len(runs), dead_letters=len(letters), expired=expired, tallies=tallies)
+
+
+def count_rows() -> Script[dict[str, int]]:
+    """How many rows each table has."""
     counts: dict[str, int] = {}
     for table in _TABLES:
         rows = yield f"SELECT count(*) FROM {table}", ()
         counts[table] = rows[0][0]
-    return Maintained(
-        pruned_runs=len(runs), pruned_dead_letters=len(letters), expired=expired, tallies=tallies, rows=counts
-    )
+    return counts
 
 
 def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Tallies]]:

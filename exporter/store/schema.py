@@ -10,7 +10,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE sources (
             source TEXT NOT NULL PRIMARY KEY,
-            first_sweep_at DOUBLE PRECISION NOT NULL
+            first_sweep_at DOUBLE PRECISION NOT NULL,
+            pruned_until DOUBLE PRECISION NOT NULL DEFAULT 0
         )""",
         """CREATE TABLE workflows (
             source TEXT NOT NULL,
@@ -25,16 +26,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             workflow_id TEXT NOT NULL,
             state TEXT NOT NULL,
             result TEXT,
-            ended_at DOUBLE PRECISION,
+            finished_at DOUBLE PRECISION,
             counted_at DOUBLE PRECISION NOT NULL,
             heard INTEGER NOT NULL,
             data TEXT NOT NULL,
             PRIMARY KEY (source, run_id)
         )""",
-        "CREATE INDEX runs_by_workflow ON runs (source, workflow_id, ended_at)",
+        "CREATE INDEX runs_by_workflow ON runs (source, workflow_id, finished_at)",
         "CREATE INDEX runs_open ON runs (source) WHERE state <> 'finished'",
         "CREATE INDEX runs_by_count ON runs (source, counted_at)",
-        "CREATE INDEX runs_by_end ON runs (ended_at)",
+        "CREATE INDEX runs_by_end ON runs (finished_at)",
         """CREATE TABLE dead_letters (
             source TEXT NOT NULL,
             dead_letter_id TEXT NOT NULL,

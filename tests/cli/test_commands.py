@@ -187,6 +187,7 @@ async def test_check_prints_the_masked_config_and_tries_the_source(tmp_path: Pat
         (["check", "--config", "/dev/null"], "config: the config must be a mapping with at least the key sources"),
         (["simulate", "--fault", "gremlins=1"], "config: --fault gremlins=1: unknown fault; one of "),
         (["simulate", "--fault", "slow=often"], "config: --fault slow=often: write NAME=VALUE with a number"),
+        (["simulate", "--port", "70000"], "automation-exporter: bind(): port must be 0-65535."),
     ],
 )
 async def test_a_mistake_is_one_line_and_exit_code_1(tmp_path: Path, arguments: list[str], line: str) -> None:
@@ -205,6 +206,14 @@ async def test_a_second_service_on_the_same_database_is_refused_in_one_line(tmp_
             assert code == 1
             assert "another process is using the database" in said
             assert "Traceback" not in said
+
+
+async def test_a_demo_on_a_port_that_is_taken_says_so_in_one_line(tmp_path: Path) -> None:
+    async with simulated(tmp_path, "qlik") as url:
+        code, said = await run(tmp_path, "demo", "--port", url.rsplit(":", 1)[1])
+    assert code == 1
+    assert re.fullmatch(r"automation-exporter: \[Errno \d+\] .*address already in use", said.strip().splitlines()[-1])
+    assert "Traceback" not in said
 
 
 async def test_the_schema_is_json(tmp_path: Path) -> None:

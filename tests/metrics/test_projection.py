@@ -220,3 +220,15 @@ async def test_usage_shows_what_the_platform_says_and_nothing_else(service: Serv
     await service.tell(Usage(kind="operations", at=NOW, used=5.0, limit=100.0), Usage(kind="credits", at=NOW, used=1.0))
     assert service.samples()["automation_usage"] == {(("kind", "operations"),): 5.0, (("kind", "credits"),): 1.0}
     assert service.samples()["automation_usage_limit"] == {(("kind", "operations"),): 100.0}
+
+
+async def test_an_open_run_told_of_under_two_workflows_is_shown_under_one_and_then_under_none(
+    service: Service,
+) -> None:
+    active = "automation_runs_active"
+    await service.tell(workflow("a"), workflow("b"), Run(workflow_id="a", id="r", state=State.RUNNING))
+    assert service.value(active, workflow_id="a", state="running") == 1.0
+    await service.tell(Run(workflow_id="b", id="r", state=State.RUNNING))
+    assert [service.value(active, workflow_id=w, state="running") for w in "ab"] == [0.0, 1.0]
+    await service.tell(failed("r", NOW, "a"))
+    assert [service.value(active, workflow_id=w, state="running") for w in "ab"] == [0.0, 0.0]

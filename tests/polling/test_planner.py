@@ -19,6 +19,8 @@ from exporter.polling.planner import AUTH_DELAY_MAX, FAILURE_DELAY_MAX, SLOWDOWN
         (1, ErrorKind.AUTH, 1.0, 120.0),
         (3, ErrorKind.AUTH, 1.0, 480.0),
         (9, ErrorKind.AUTH, 1.0, AUTH_DELAY_MAX),
+        (5000, ErrorKind.UNAVAILABLE, 1.0, FAILURE_DELAY_MAX),  # weeks of it
+        (5000, ErrorKind.AUTH, 1.0, AUTH_DELAY_MAX),
     ],
 )
 def test_a_failing_source_is_asked_ever_more_rarely_and_a_refused_credential_most(

@@ -22,6 +22,7 @@ from exporter.model import (
 from exporter.store import schema
 from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
 from exporter.store.ledger import PENDING_BATCHES_MAX, Ledger, open_engine
+from exporter.store.maintenance import PRUNED_ROWS_MAX
 from exporter.store.script import Script, StoreError
 from exporter.store.sqlite import SqliteEngine
 from exporter.tallies import SUM
@@ -210,7 +211,7 @@ async def test_pruning_never_changes_a_tally_and_what_was_pruned_is_never_counte
     before = (await ledger.load()).tallies
     later = NOW + 31 * DAY
     done = await ledger.maintain(now=later, retention=30 * DAY)
-    assert (done.pruned_runs, len(done.expired), done.rows["runs"]) == (1, 1, 0)
+    assert (done.pruned_runs, done.expired, done.rows["runs"]) == (1, 1, 0)
     done = await ledger.maintain(now=later + 31 * DAY, retention=30 * DAY)
     assert done.pruned_dead_letters == 1
     after = (await ledger.load()).tallies
@@ -226,7 +227,7 @@ async def test_pruning_never_changes_a_tally_and_what_was_pruned_is_never_counte
 async def test_dead_letters_a_platform_keeps_itself_do_not_expire(ledger: Ledger) -> None:
     await ledger.ingest(batch(DeadLetter(id="d", workflow_id="w", opened_at=NOW - 50, error=Error())))
     done = await ledger.maintain(now=NOW + 90 * DAY, retention=30 * DAY)
-    assert done.expired == {}
+    assert done.expired == 0
     assert list((await ledger.load()).open_dead_letters) == [("held", "d")]
 
 
@@ -322,3 +323,61 @@ async def test_every_commit_is_on_disk_and_a_failed_script_leaves_nothing(tmp_pa
 
     assert await engine.run(count()) == 0
     await engine.close()
+
+
+async def test_a_run_told_of_under_two_workflows_costs_neither_what_is_known_of_it(ledger: Ledger) -> None:
+    known = Workflow(id="w", at=NOW, name="Orders", enabled=True)
+    await ledger.ingest(batch(known, run("f", Result.FAILURE, NOW - 5), run("r", None, NOW)))
+    await ledger.ingest(batch(replace(run("r", Result.FAILURE, NOW), workflow_id="a")))
+    entry = (await ledger.load()).workflows["held", "w"]
+    assert (entry.workflow, entry.failures) == (known, 2)
+
+
+async def test_old_dead_letters_of_one_source_do_not_keep_those_of_another_from_expiring(ledger: Ledger) -> None:
+    kept = [DeadLetter(id=f"k{i}", workflow_id="w", opened_at=NOW - 500, error=Error()) for i in range(PRUNED_ROWS_MAX)]
+    await ledger.ingest(batch(*kept))
+    lost = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 50, error=Error())
+    await ledger.ingest(batch(lost, source="derived"))
+    done = await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)
+    assert done.expired == 1
+
+
+async def test_however_much_is_past_the_retention_one_round_prunes_it_all(ledger: Ledger) -> None:
+    runs = PRUNED_ROWS_MAX + 1
+    await ledger.ingest(batch(*(run(f"r{i}", Result.SUCCESS, NOW - 50) for i in range(runs))))
+    done = await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)
+    assert (done.pruned_runs, done.rows["runs"]) == (runs, 0)
+
+
+async def test_a_finished_run_whose_end_is_not_known_is_forgotten_as_well(ledger: Ledger) -> None:
+    endless = replace(run("r", Result.UNKNOWN, NOW), ended_at=None)
+    await ledger.ingest(batch(endless))
+    assert (await ledger.ingest(batch(endless))).news == 0
+    assert (await ledger.maintain(now=NOW + 29 * DAY, retention=30 * DAY)).pruned_runs == 0
+    assert (await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)).pruned_runs == 1
+    await ledger.ingest(batch(endless, now=NOW + 31 * DAY))
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "unknown"): 1.0}
+
+
+async def test_what_was_pruned_is_not_counted_again_when_the_retention_grows_or_the_clock_goes_back(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/t.db"
+    ledger = Ledger(await open_engine(url), {"held": SourceRules(retention=10 * DAY)})
+    old = run("old", Result.FAILURE, NOW - 50)
+    await ledger.ingest(batch(old))
+    assert (await ledger.maintain(now=NOW + 11 * DAY, retention=10 * DAY)).pruned_runs == 1
+    await ledger.ingest(batch(old, now=NOW + 9 * DAY))
+    await ledger.close()
+    ledger = Ledger(await open_engine(url), {"held": SourceRules(retention=90 * DAY)})
+    await ledger.ingest(batch(old, now=NOW + 12 * DAY))
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "failure"): 1.0}
+    await ledger.close()
+
+
+async def test_a_run_that_turns_out_to_have_failed_joins_the_streak_of_failures(ledger: Ledger) -> None:
+    await ledger.ingest(batch(run("f", Result.FAILURE, NOW - 30), run("r", Result.SUCCESS, NOW - 20)))
+    assert (await ledger.load()).workflows["held", "w"].failures == 0
+    await ledger.ingest(batch(run("r", Result.FAILURE, NOW - 20)))
+    entry = (await ledger.load()).workflows["held", "w"]
+    assert entry.failures == 2

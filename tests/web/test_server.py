@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import bcrypt
 import pytest
@@ -136,6 +137,37 @@ async def test_a_reload_takes_a_good_config_whole_and_keeps_the_old_one_otherwis
     assert value("automation_exporter_config_last_reload_successful") == 1.0
     assert value("automation_exporter_series_limit") == 5000.0
     assert second is not first
+    stop.set()
+    await running
+    await made.start()
+
+
+async def test_a_reload_to_an_address_that_is_taken_keeps_the_old_config(made: Deployment) -> None:
+    await made.stop()
+    taken = urlsplit(made.fleet.urls["make"]).netloc
+    server = made.config.server.model_copy(update={"listen": taken})
+    stop, reload = asyncio.Event(), asyncio.Event()
+    started: asyncio.Queue[app.Service] = asyncio.Queue()
+    running = asyncio.create_task(
+        app.run(
+            made.config,
+            stop=stop,
+            reload=reload,
+            load=lambda: made.config.model_copy(update={"server": server}),
+            clock=made.clock,
+            on_running=started.put_nowait,
+        )
+    )
+    first = await started.get()
+    reload.set()
+    getting = asyncio.create_task(started.get())
+    await asyncio.wait({running, getting}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        getting.cancel()
+        await running
+    second = await getting
+    assert second is not first
+    assert second.own.registry.get_sample_value("automation_exporter_config_last_reload_successful") == 0.0
     stop.set()
     await running
     await made.start()

@@ -49,8 +49,8 @@ RUN_SECONDS_MARGIN = 60.0
 SETTLED_SECONDS = 120.0
 #: A scenario that was not there at the last complete sweep has its runs read from so many seconds before that sweep.
 NEWCOMER_SECONDS = 3600.0
-#: Where something changed while no run showed, the log is read again so often, since the run may show later.
-#: Or there is none: retries of dead letters use operations, too.
+#: Where something changed and no run showed, or one without its end, the log is read again so often: it may show later.
+#: Or there was no run: retries of dead letters use operations, too.
 MISSES_MAX = 2
 #: An open run whose end nobody saw within so many seconds no longer has its log read.
 OPEN_RUN_SECONDS_MAX = 86_400.0
@@ -278,15 +278,17 @@ class Logs:
         """What ended after ``mark.since``, oldest start first; the cursor with the last page."""
         earliest = min(mark.since - sweep.overlap, sweep.open_since.get(workflow_id, mark.since) - 1.0)
         start = max(earliest, mark.resume or 0.0)
-        ran, on = False, None
+        ran, vague, on = False, False, None
         async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
             runs, faults = _runs(page.rows, workflow_id)
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
-            over = (run.finished_at for run in fresh if run.state is State.FINISHED)
-            ran = ran or any(at is not None and at > mark.since for at in over)
-            cursors = (
-                {} if on is not None else {workflow_id: self._read_to_the_end(sweep, workflow_id, mark, ran).dump()}
-            )
+            over = [run for run in fresh if run.state is State.FINISHED]
+            ran = ran or any((run.finished_at or 0.0) > mark.since for run in over)
+            vague = vague or any(run.ended_at is None for run in over)
+            cursors = dict[str, Any]()
+            if on is None:
+                done = self._read_to_the_end(sweep, workflow_id, mark, clear=ran and not vague)
+                cursors[workflow_id] = done.dump()
             observations = [sweep.noted.note(run) for run in fresh]
             yield Page(observations=observations, cursors=cursors | sweep.noted.cursor(), faults=faults)
         if on is not None:
@@ -297,15 +299,15 @@ class Logs:
                 faults=[Fault(kind="truncated", detail=detail, workflow_id=workflow_id)],
             )
 
-    def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: _Mark, ran: bool) -> _Mark:
-        """The cursor after all pages. Where something had changed and no run shows yet, it stays as it was, for now."""
+    def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: _Mark, *, clear: bool) -> _Mark:
+        """The cursor after all pages. Where something had changed and what ran is not clear yet, it stays as it was."""
         totals = sweep.totals
         done = self._mark(sweep, workflow_id, totals.at if mark.began is None else mark.began)
         if mark.used is None:
             return done
         changed = done.seen != mark.seen or _ran(mark, totals, workflow_id)
-        if changed and not ran and mark.misses < MISSES_MAX:
-            return replace(done, used=mark.used, reset=mark.reset, seen=mark.seen, misses=mark.misses + 1)
+        if changed and not clear and mark.misses < MISSES_MAX:
+            return replace(mark, resume=None, began=None, misses=mark.misses + 1)
         operations, transfer, credits = (
             old if new is None else new for old, new in zip(mark.used, totals.of(workflow_id), strict=True)
         )

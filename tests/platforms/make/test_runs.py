@@ -57,7 +57,7 @@ async def test_a_restart_and_a_downtime_of_hours_lose_and_repeat_nothing(by_feed
 
 @BY_FEED_AND_BY_LOGS
 async def test_with_everything_going_wrong_now_and_then_the_counts_come_out_right(by_feed: bool) -> None:
-    async with source(workflows=25, feed=by_feed) as made:
+    async with source(workflows=25, feed=by_feed, detail_delay=0.0) as made:
         await made.sweep()
         for fault, probability in FAULTS.items():
             setattr(made.sim.faults, fault, probability)
@@ -282,6 +282,23 @@ async def test_a_log_that_shows_a_run_later_than_the_totals_is_read_again() -> N
         assert made.known.counts() == {(workflow, "success"): 1}
 
 
+async def test_a_run_that_shows_without_its_end_is_read_again() -> None:
+    async with source(feed=False) as made:
+        workflow = made.sim.add_workflow()
+        made.add_run(workflow, ended=-10)
+        for _ in range(40):
+            made.sim.add_workflow()
+        await made.sweep()
+        run_id = made.add_run(workflow, ended=10, took=60)
+        await made.clock.advance(MINUTE)
+        made.sim.fail_next("duplicates", "null_numbers")  # the consumptions as they are, then the log
+        await made.sweep("runs")
+        assert made.known.runs[run_id].run.ended_at is None
+        await made.rounds(1)
+        assert made.known.runs[run_id].run.duration == 60.0
+        assert made.known.counts() == {(workflow, "success"): 1}
+
+
 async def test_totals_that_rise_for_other_reasons_are_taken_as_they_are_after_a_while() -> None:
     async with source(feed=False) as made:
         workflow = made.sim.add_workflow()
@@ -434,6 +451,16 @@ async def test_more_runs_than_pages_of_the_feed_are_told_by_the_next_sweeps(monk
         assert kinds[0] == ["truncated"]
         assert kinds[-1] == []
         assert made.known.counts() == {(workflow, "success"): 1000}
+
+
+async def test_a_run_that_shows_in_the_feed_some_time_after_its_end_is_found() -> None:
+    async with source(feed=True) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        await made.rounds(3)
+        late = made.add_run(workflow, ended=-feed.SETTLED_SECONDS + 70)  # nobody could see it at the last sweep
+        await made.rounds(1)
+        assert late in made.known.runs
 
 
 async def test_a_feed_that_fails_for_a_moment_is_waited_for() -> None:
