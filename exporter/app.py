@@ -27,7 +27,7 @@ from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
-from exporter.traces.export import ExporterUnavailable, TracedSource, TraceExporter, is_enabled, make_exporter
+from exporter.traces.export import TracedSource, TraceExporter, is_enabled, make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.web.server import Site, listen
 from exporter.webhooks.receiver import Receiver
@@ -371,7 +371,7 @@ async def run(
                     if reload.is_set() and not pending:
                         await take()
                     reload.clear()
-        except (StoreError, OSError, ExporterUnavailable) as exc:
+        except Exception as exc:  # whatever keeps a new config from running, the old one did
             if previous is None:
                 raise
             own.reload_successful.set(0)

@@ -297,6 +297,8 @@ def masked(config: Config) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "***"
+    if isinstance(value, BasicAuthConfig):
+        return {"users": dict.fromkeys(value.users, "***")}
     if isinstance(value, Section):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
     if hasattr(value, "model_fields_set"):

@@ -6,8 +6,18 @@ together from these in ``config``, ``settings`` and ``webhooks.config``.
 
 import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -47,7 +57,20 @@ def _no_trailing_slash(value: object) -> object:
     return value.rstrip("/") if isinstance(value, str) else value
 
 
-Url = Annotated[str, BeforeValidator(_no_trailing_slash), StringConstraints(pattern=r"^https?://[^\s/@?#]+[^\s?#]*$")]
+def _has_an_address(value: str) -> str:
+    try:
+        urlsplit(value).port  # noqa: B018 (reading it is the check)
+    except ValueError:
+        raise ValueError("must be a URL such as https://example.com") from None
+    return value
+
+
+Url = Annotated[
+    str,
+    BeforeValidator(_no_trailing_slash),
+    StringConstraints(pattern=r"^https?://[^\s/@?#]+[^\s?#]*$"),
+    AfterValidator(_has_an_address),
+]
 
 
 class Section(BaseModel):

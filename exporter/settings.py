@@ -27,7 +27,7 @@ class PollConfig(Section):
 
     interval: Duration = Field(default="60s", validate_default=True)
     budget_share: float = Field(default=0.5, gt=0.0, le=1.0)
-    requests_per_minute: float | None = Field(default=None, gt=0.0)
+    requests_per_minute: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
 
     @field_validator("interval")
     @classmethod

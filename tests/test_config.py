@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.config import ConfigError, load, masked, parse, schema, validate
+from exporter.config import BasicAuthConfig, ConfigError, load, masked, parse, schema, validate
 from exporter.settings import parse_duration
 
 EXAMPLE = """
@@ -73,12 +73,18 @@ def test_the_effective_config_is_printed_without_a_single_secret() -> None:
     assert [secret for secret in config.secrets() if secret in printed] == []
     assert "***" in printed
     assert yaml.safe_load(printed)["sources"]["make-eu"]["poll"]["interval"] == 90.0
+    digest = "$2b$10$" + "a" * 53
+    guarded = config.server.model_copy(update={"basic_auth": BasicAuthConfig(users={"me": digest})})
+    assert digest not in masked(config.model_copy(update={"server": guarded}))
 
 
 MISTAKES = """
 sources.qlik.plattform=x                  | sources.qlik.plattform: unknown key
 sources.qlik.url=                         | sources.qlik.url: missing
 sources.qlik.url=tenant                   | sources.qlik.url: must be a URL such as https://example.com
+sources.qlik.url=https://[tenant          | sources.qlik.url: must be a URL such as https://example.com
+sources.qlik.url=https://tenant:99999     | sources.qlik.url: must be a URL such as https://example.com
+sources.etl.poll.requests_per_minute=.inf | sources.etl.poll.requests_per_minute: Input should be a finite number
 sources.qlik.platform=zapier              | sources.qlik.platform: unknown; one of make, qlik, etlworks, cognaize
 sources.qlik.platform=                    | sources.qlik.platform: missing; one of make, qlik, etlworks, cognaize
 sources.a b.platform=make                 | sources.a b: a source name has letters, digits, dot, dash and underscore only

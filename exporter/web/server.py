@@ -193,9 +193,17 @@ class _Connection(web.RequestHandler):
         self._stop_expecting()
         super().connection_lost(exc)
 
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """aiohttp would quote the line it cannot read, which may well be the one with the secret."""
+        if _is_theirs(exc) or (isinstance(exc, UnicodeError) and "Expect" in request.headers):  # which it quotes, too
+            status, exc, message = 400, HttpProcessingError(), "this is not HTTP"
+        return super().handle_error(request, status, exc, message)
+
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """What is not HTTP is no error of ours, and anybody can send a lot of it."""
-        level = logging.DEBUG if isinstance(kwargs.get("exc_info"), HttpProcessingError) else logging.ERROR
+        """What is not HTTP, or not the body it says it is, is no error of ours, and anybody can send a lot of it."""
+        level = logging.DEBUG if _is_theirs(kwargs.get("exc_info")) else logging.ERROR
         self.logger.log(level, *args, **kwargs)
 
     def _expect_head(self) -> None:
@@ -205,6 +213,10 @@ class _Connection(web.RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _is_theirs(exc: BaseException | None) -> bool:
+    return isinstance(exc, HttpProcessingError | web.RequestPayloadError)
 
 
 class _Site(web.TCPSite):

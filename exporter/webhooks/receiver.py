@@ -65,6 +65,7 @@ class Receiver:
         self._source = source
         self._platform = platform
         self._scheme = scheme
+        self._body_signed = isinstance(scheme, _BODY_SIGNED)
         self._base_url = base_url
         self._ledger = ledger
         self._poller = poller
@@ -105,9 +106,11 @@ class Receiver:
         if refusal is not None:
             log.debug("webhook refused", source=self._source, reason=refusal)
             return self._answer("unauthenticated", 401, "the webhook is not authenticated")
-        if body and not _readable(headers):
+        media = headers.get("content-type", "").partition(";")[0].strip().lower()
+        has_attributes = any(name.startswith("ce-") for name in headers)
+        if body and not has_attributes and media not in ("", "application/json") and not media.endswith("+json"):
             return self._answer("malformed", 415, "send application/json")
-        if isinstance(self._scheme, _BODY_SIGNED) and _has_attributes(headers):
+        if has_attributes and self._body_signed and not media.startswith("application/cloudevents"):
             return self._answer("malformed", 400, "ce- headers are not signed: send the event in the body")
         hook = WebhookRequest(
             method=request.method,
@@ -130,11 +133,11 @@ class Receiver:
 
     def _watched(self, events: WebhookEvents) -> WebhookEvents:
         """The events without what they say of workflows the source leaves out."""
-        return replace(
-            events,
-            observations=[o for o in events.observations if self._selects(_workflow_id(o))],
-            wake=[key for key in events.wake if key.workflow_id is None or self._selects(key.workflow_id)],
-        )
+        observations = [o for o in events.observations if self._selects(_workflow_id(o))]
+        wake = [key for key in events.wake if key.workflow_id is None or self._selects(key.workflow_id)]
+        if len(observations) == len(events.observations) and len(wake) == len(events.wake):
+            return events
+        return replace(events, observations=observations, wake=wake)
 
     async def _take(self, events: WebhookEvents, now: float) -> web.Response:
         if events.unknown_types:
@@ -188,21 +191,6 @@ def _baseline(events: WebhookEvents, now: float) -> float:
     moments = [item.finished_at for item in events.observations if isinstance(item, Run)]
     earliest = min((m for m in moments if m is not None), default=now)
     return min(now, max(earliest, now - BASELINE_REACH_MAX))
-
-
-def _readable(headers: dict[str, str]) -> bool:
-    media = headers.get("content-type", "").split(";", 1)[0].strip().lower()
-    return (
-        media in ("", "application/json")
-        or media.endswith(("+json", "/cloudevents-batch+json"))
-        or "ce-type" in headers
-    )
-
-
-def _has_attributes(headers: dict[str, str]) -> bool:
-    """Whether attributes of a CloudEvent may be read from headers: in the other modes they are not looked at."""
-    in_body = headers.get("content-type", "").lower().startswith("application/cloudevents")
-    return not in_body and any(name.startswith("ce-") for name in headers)
 
 
 def _handshake(request: web.Request) -> web.Response:

@@ -89,6 +89,7 @@ class Deployment:
                 await self.sweep()
                 if self.clock.now() == began:
                     return
+                await self.clock.advance(10.0)  # for the budget to recover
         finally:
             self.patience = usual
         raise AssertionError("sweeps never came to rest: requests wait for their budget all the time")

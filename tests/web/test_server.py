@@ -142,10 +142,15 @@ async def test_a_reload_takes_a_good_config_whole_and_keeps_the_old_one_otherwis
     await made.start()
 
 
-async def test_a_reload_to_an_address_that_is_taken_keeps_the_old_config(made: Deployment) -> None:
+@pytest.mark.parametrize("mistake", ["address taken", "not foreseen"])
+async def test_a_config_that_cannot_be_started_leaves_the_old_one_running(made: Deployment, mistake: str) -> None:
     await made.stop()
-    taken = urlsplit(made.fleet.urls["make"]).netloc
-    server = made.config.server.model_copy(update={"listen": taken})
+    if mistake == "address taken":
+        server = made.config.server.model_copy(update={"listen": urlsplit(made.fleet.urls["make"]).netloc})
+        changed = made.config.model_copy(update={"server": server})
+    else:
+        source = made.config.sources["make"].model_copy(update={"url": "http://[no-address"})
+        changed = made.config.model_copy(update={"sources": {"make": source}})
     stop, reload = asyncio.Event(), asyncio.Event()
     started: asyncio.Queue[app.Service] = asyncio.Queue()
     running = asyncio.create_task(
@@ -153,7 +158,7 @@ async def test_a_reload_to_an_address_that_is_taken_keeps_the_old_config(made: D
             made.config,
             stop=stop,
             reload=reload,
-            load=lambda: made.config.model_copy(update={"server": server}),
+            load=lambda: changed,
             clock=made.clock,
             on_running=started.put_nowait,
         )

@@ -5,6 +5,8 @@ Tests use ``receiving``; the crash test runs ``serve`` in a process of its own a
 """
 
 import asyncio
+import base64
+import hmac
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +27,7 @@ from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
+from exporter.web.server import listen
 from exporter.webhooks import schemes
 from exporter.webhooks.events import receive_generic
 from exporter.webhooks.receiver import Receiver
@@ -80,6 +83,26 @@ def _not_here(*anything: object) -> NoReturn:
     raise AssertionError("nothing is polled here")
 
 
+def sign(scheme: schemes.Scheme, body: bytes, now: float) -> dict[str, str]:
+    """The headers that make a request authentic: every scheme here has ``SECRET``."""
+    match scheme:
+        case schemes.Header(header=header):
+            return {header: SECRET}
+        case schemes.Basic(username=username):
+            return {"Authorization": f"Basic {base64.b64encode(f'{username}:{SECRET}'.encode()).decode()}"}
+        case schemes.Bearer():
+            return {"Authorization": f"Bearer {SECRET}"}
+        case schemes.HmacSha256(header=header, encoding=encoding, prefix=prefix):
+            digest = hmac.digest(SECRET.encode(), body, "sha256")
+            return {header: prefix + (digest.hex() if encoding == "hex" else base64.b64encode(digest).decode())}
+        case schemes.Qlik():
+            return {"Qlik-Signature": hmac.digest(SECRET.encode(), body, "sha256").hex()}
+        case schemes.StandardWebhooks():
+            mac = hmac.digest(SECRET.encode(), b"m1.%d." % now + body, "sha256")
+            signature = f"v1,{base64.b64encode(mac).decode()}"
+            return {"webhook-id": "m1", "webhook-timestamp": str(int(now)), "webhook-signature": signature}
+
+
 @dataclass(slots=True, kw_only=True)
 class Receiving:
     """What ``receiving`` runs."""
@@ -133,12 +156,10 @@ async def receiving(
     )
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_route("*", f"/webhooks/{SOURCE}", receiver.receive)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
-    await runner.setup()
+    runner, port = await listen(app, f"127.0.0.1:{port}", None)
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
         yield Receiving(
-            port=runner.addresses[0][1],
+            port=port,
             ledger=ledger,
             receiver=receiver,
             projection=projection,

@@ -1,10 +1,8 @@
 """The receiver behind a real server, on a real ledger: each outcome, what is durable, and what a sender cannot do."""
 
 import asyncio
-import base64
 import contextlib
 import gzip
-import hmac
 import json
 import logging
 import zlib
@@ -22,10 +20,11 @@ from exporter.platform import RunKey, WebhookEvents, WebhookRequest
 from exporter.store.script import Engine, Script, StoreError, T
 from exporter.store.sqlite import SqliteEngine
 from exporter.tallies import SUM
+from exporter.web import server
 from exporter.webhooks import receiver as receiver_module
 from exporter.webhooks import schemes
 from tests.servers import eventually
-from tests.webhooks.service import BODY_BYTES_MAX, SECRET, SOURCE, Receiving, receiving
+from tests.webhooks.service import BODY_BYTES_MAX, SCHEME, SECRET, SOURCE, Receiving, receiving, sign
 
 NOW = 1_772_440_000.0
 PATH = f"/webhooks/{SOURCE}"
@@ -47,8 +46,7 @@ def event(run_id: str = "r1", **more: object) -> dict[str, object]:
 
 
 def signed(body: bytes) -> dict[str, str]:
-    digest = hmac.digest(SECRET.encode(), body, "sha256").hex()
-    return {"X-Signature": digest, "Content-Type": "application/json"}
+    return {"Content-Type": "application/json", **sign(SCHEME, body, NOW)}
 
 
 class Answer:
@@ -296,23 +294,6 @@ BINARY = {
 }
 
 
-def _signature(scheme: schemes.Scheme, body: bytes) -> dict[str, str]:
-    match scheme:
-        case schemes.HmacSha256():
-            return signed(body)
-        case schemes.Qlik():
-            return {"Qlik-Signature": hmac.digest(SECRET.encode(), body, "sha256").hex()}
-        case schemes.StandardWebhooks():
-            mac = hmac.digest(SECRET.encode(), f"m1.{int(NOW)}.".encode() + body, "sha256")
-            return {
-                "webhook-id": "m1",
-                "webhook-timestamp": str(int(NOW)),
-                "webhook-signature": f"v1,{base64.b64encode(mac).decode()}",
-            }
-        case _:
-            return TOKEN
-
-
 @pytest.mark.parametrize(
     "scheme",
     [
@@ -330,10 +311,10 @@ async def test_attributes_in_headers_are_refused_where_only_the_body_is_signed(
     wrapped = {"specversion": "1.0", "id": "1", "source": "/x", "type": "run.finished", "data": event()}
     whole = json.dumps(wrapped).encode()
     async with receiving(tmp_path / "t.db", scheme=scheme, clock=ManualClock(NOW)) as service:
-        refused = await post(service, body, _signature(scheme, body) | BINARY)
+        refused = await post(service, body, sign(scheme, body, NOW) | BINARY)
         assert refused.status == 400
         assert refused.data == {"error": "ce- headers are not signed: send the event in the body"}
-        assert (await post(service, whole, _signature(scheme, whole) | structured)).status == 202
+        assert (await post(service, whole, sign(scheme, whole, NOW) | structured)).status == 202
         assert service.outcomes() == {"malformed": 1, "accepted": 1}
 
 
@@ -434,6 +415,54 @@ async def test_nothing_is_answered_before_the_commit_and_waiting_webhooks_share_
         assert await runs_counted(service) == 30
 
 
+class Spy:
+    """An engine that remembers the statements it ran, and how many values each had."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.statements: dict[str, int] = {}
+
+    async def run(self, script: Script[T]) -> T:
+        return await self.engine.run(self._remembering(script))
+
+    def _remembering(self, script: Script[T]) -> Script[T]:
+        sql, values = next(script)
+        while True:
+            self.statements[sql] = len(values)
+            rows = yield sql, values
+            try:
+                sql, values = script.send(rows)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+async def test_no_lookup_of_a_webhook_reads_a_whole_table(tmp_path: Path) -> None:
+    def plan(sql: str, values: int) -> Script[list[str]]:
+        rows = yield f"EXPLAIN QUERY PLAN {sql}", ["x"] * values
+        return [row[3] for row in rows]
+
+    spies: list[Spy] = []
+
+    def spying(engine: Engine) -> Engine:
+        spies.append(Spy(engine))
+        return spies[0]
+
+    async with receiving(tmp_path / "t.db", engine=spying, clock=ManualClock(NOW)) as service:
+        spies[0].statements.clear()
+        batch = [event(f"r{i}", workflow_id=f"w{i}", result="failure", ended_at=NOW - 50 + i) for i in range(3)]
+        for told in (batch, [one | {"run_id": "s", "result": "success", "ended_at": NOW} for one in batch]):
+            assert (await post(service, told)).status == 202
+        looked_up = {sql: values for sql, values in spies[0].statements.items() if sql.lstrip().startswith("SELECT")}
+        assert len(looked_up) >= 3
+        for sql, values in looked_up.items():
+            steps = await spies[0].engine.run(plan(sql, values))
+            assert [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step] == [], sql
+
+
 async def test_webhooks_beyond_the_limit_are_answered_503_while_the_others_wait(tmp_path: Path) -> None:
     async with flaky(tmp_path, requests_max=5) as (service, store):
         store.open.clear()
@@ -467,7 +496,6 @@ async def test_a_sender_that_stops_waiting_loses_nothing_and_frees_its_place(tmp
 @asynccontextmanager
 async def listening(monkeypatch: pytest.MonkeyPatch, *, head_seconds_max: float) -> AsyncIterator[int]:
     """The service's own listener in front of a handler that echoes; the port."""
-    from exporter.web import server
 
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
@@ -547,3 +575,21 @@ async def test_what_is_not_http_is_answered_400_and_logged_at_debug_only(
         assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
         writer.close()
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_an_expectation_that_is_no_text_is_answered_400(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(monkeypatch, head_seconds_max=5.0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nExpect: 100-continu\x80e\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+
+
+async def test_what_cannot_be_read_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(monkeypatch, head_seconds_max=5.0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nX-Token: %b\0\r\n\r\n" % SECRET.encode())
+        answer = await reader.read()
+        writer.close()
+    assert answer.endswith(b"this is not HTTP")
+    assert SECRET.encode() not in answer

@@ -9,9 +9,8 @@ from exporter.http import ApiError, ErrorKind
 from exporter.model import Blocked, Queue
 from exporter.platforms.make import calls
 from exporter.simulator.make.model import MakeOptions
-from tests.platforms.make.source import STREAMS, T0, Source, source
+from tests.platforms.make.source import HOUR, STREAMS, T0, Source, source
 
-HOUR = 3600.0
 ALL_RIGHTS = MakeOptions().scopes
 
 

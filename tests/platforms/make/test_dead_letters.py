@@ -6,9 +6,8 @@ import pytest
 
 from exporter.model import Blocked, DeadLetter, DeadLetterOpened, DeadLetterResolved, ErrorClass, ResolvedBy
 from exporter.platforms.make import dead_letters
-from tests.platforms.make.source import T0, Source, source
+from tests.platforms.make.source import MINUTE, T0, Source, source
 
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 LIST, DETAIL, BUNDLE, ATTEMPTS = "GET /dlqs", "GET /dlqs/{id}", "GET /dlqs/{id}/bundle", "GET /dlqs/{id}/logs"
 
 
