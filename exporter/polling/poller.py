@@ -104,10 +104,11 @@ class Poller:
         """Read one stream and store what it says. Never raises for what a platform does."""
         status, report = self.status[stream], SweepReport(stream=stream)
         began = self._clock.now()
-        started_at = self.api.platform_now()
         try:
             with self._span(f"sweep {stream}"):
-                await self._store(self.client.sweep(stream, self._world, started_at), report, started_at, stream)
+                await self._store(
+                    self.client.sweep(stream, self._world, self.api.platform_now()), report, began, stream
+                )
         except ApiError as error:
             report.error = error
         except StoreError as error:
@@ -117,16 +118,16 @@ class Poller:
             report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
         ended = self._clock.now()
         self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, ended - began))
-        self._note(status, report, started_at, ended)
+        self._note(status, report, self._on_their_clock(began), ended)
         return report
 
     async def complete_once(self) -> SweepReport:
         """Read the runs webhooks said too little about."""
         wanted, self._wakes = self._wakes, {}
-        report, started_at = SweepReport(stream="complete"), self.api.platform_now()
+        report, began = SweepReport(stream="complete"), self._clock.now()
         try:
-            pages = self.client.complete(list(wanted), self._world, started_at)
-            await self._store(pages, report, started_at, "complete")
+            pages = self.client.complete(list(wanted), self._world, self.api.platform_now())
+            await self._store(pages, report, began, "complete")
         except ApiError as error:
             report.error = error
             self._own.sweep_errors.labels(*self._labels, "complete", error.kind).inc()
@@ -139,7 +140,7 @@ class Poller:
             log.error("completing runs broke", source=self.source, error=bug)
         return report
 
-    async def _store(self, pages: AsyncIterator[Page], report: SweepReport, started_at: float, stream: str) -> None:
+    async def _store(self, pages: AsyncIterator[Page], report: SweepReport, began: float, stream: str) -> None:
         async with aclosing(pages) as stream_of_pages:  # type: ignore[type-var]
             async for page in stream_of_pages:
                 report.faults.extend(page.faults)
@@ -147,23 +148,27 @@ class Poller:
                     self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
                     log.debug("unusable", source=self.source, stream=stream, kind=fault.kind, detail=fault.detail)
                 if page.observations or page.cursors:
-                    outcome = await self._ingest(page, started_at, stream)
+                    outcome = await self._ingest(page, began, stream)
                     report.observations += len(page.observations)
                     report.news += outcome.news
         if self._world.first_sweep_at is None:  # a source that is empty has been swept as well
-            await self._ingest(Page(), started_at, stream)
+            await self._ingest(Page(), began, stream)
 
-    async def _ingest(self, page: Page, started_at: float, stream: str) -> Outcome:
+    async def _ingest(self, page: Page, began: float, stream: str) -> Outcome:
         batch = Batch(
             source=self.source,
             observations=page.observations,
             via=Via.POLL,
             now=self._clock.now(),
-            started_at=started_at,
+            started_at=self._on_their_clock(began),
             stream=stream,
             cursors=page.cursors,
         )
         return await self._ledger.ingest(batch)
+
+    def _on_their_clock(self, moment: float) -> float:
+        """A moment of ours on the platform's clock: how far that is off is known from its first answer on."""
+        return moment + self.api.platform_now() - self._clock.now()
 
     def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
         labels = (*self._labels, status.stream.name)

@@ -97,7 +97,7 @@ async def test_restarts_in_the_middle_of_sweeps_change_no_count(tmp_path: Path) 
             for stream in cut.platform.streams:
                 pages = cut.client.sweep(stream.name, made.service.world.sources[cut.source], cut.api.platform_now())
                 async for page in pages:  # the first page is stored, the rest of the sweep never happens
-                    await cut._ingest(page, cut.api.platform_now(), stream.name)
+                    await cut._ingest(page, made.clock.now(), stream.name)
                     break
                 await pages.aclose()  # type: ignore[attr-defined]
             await made.restart()

@@ -62,9 +62,10 @@ class Wire:
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
+        self.offset = 1000.0  # its clock runs ahead of ours
 
     def platform_now(self) -> float:
-        return self.clock.now() + 1000.0  # its clock runs ahead of ours
+        return self.clock.now() + self.offset
 
 
 class Setup:
@@ -139,6 +140,21 @@ async def test_the_first_sweep_sets_the_baseline_on_the_platforms_clock_even_if_
     assert (report.error, report.observations) == (None, 0)
     assert (await setup.ledger.load()).first_sweeps == {"s": setup.clock.now() + 1000.0}
     assert setup.world.sources["s"].first_sweep_at == setup.clock.now() + 1000.0
+
+
+async def test_the_baseline_knows_the_platforms_clock_from_the_first_answer_of_the_first_sweep(setup: Setup) -> None:
+    wire: Any = setup.poller.api
+    wire.offset = 0.0  # nothing has been answered yet
+
+    async def sweep(stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+        wire.offset = -300.0
+        await setup.clock.advance(7.0)
+        yield page("a")
+
+    setup.client.sweep = sweep  # type: ignore[method-assign]
+    began = setup.clock.now()
+    await setup.poller.sweep_once("workflows")
+    assert setup.world.sources["s"].first_sweep_at == began - 300.0
 
 
 async def test_a_sweep_that_fails_in_the_middle_keeps_its_pages_and_the_cursors_they_carried(setup: Setup) -> None:
