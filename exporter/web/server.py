@@ -196,8 +196,10 @@ class _Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """aiohttp would quote the line it cannot read, which may well be the one with the secret."""
-        if _is_theirs(exc) or (isinstance(exc, UnicodeError) and "Expect" in request.headers):  # which it quotes, too
+        """aiohttp would quote the line it cannot read, which may well be the one with the secret, and fails where it
+        quotes an ``Expect`` that is not UTF-8.
+        """
+        if _is_theirs(exc) or (isinstance(exc, UnicodeError) and "Expect" in request.headers):
             status, exc, message = 400, HttpProcessingError(), "this is not HTTP"
         return super().handle_error(request, status, exc, message)
 
