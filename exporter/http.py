@@ -135,6 +135,8 @@ class _Call:
     counted: bool = True
     anonymous: bool = False
     body: bytes | None = None
+    once: bool = False  # never a second request, not even after a 401
+    send_by: float | None = None  # our clock: not written after it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,10 +260,13 @@ class Api:
         idempotent: bool = False,
         counted: bool = True,
         anonymous: bool = False,
+        send_by: float | None = None,
     ) -> Answer:
         """Post ``json``, or nothing. One that only reads (``idempotent``) is repeated like a get, others after a 401.
 
-        ``anonymous`` sends no credential: for the calls that fetch one.
+        ``anonymous`` sends no credential: for the calls that fetch one. ``send_by``, on our clock, makes it a call that
+        must not happen twice: it is sent once whatever comes of it, and not at all after that moment (then ``sent`` of
+        the error is False).
         """
         return await self._send(
             _Call(
@@ -273,6 +278,8 @@ class Api:
                 counted=counted,
                 anonymous=anonymous,
                 body=None if json is None else orjson.dumps(json),
+                once=send_by is not None,
+                send_by=send_by,
             )
         )
 
@@ -328,7 +335,7 @@ class Api:
             except ApiError as error:
                 if error.retry_after is not None:
                     self.budget.pause(error.retry_after, "retry_after")
-                if attempts == ATTEMPTS_MAX:
+                if call.once or attempts == ATTEMPTS_MAX:
                     raise
                 if error.status == 401 and not (renewed or call.anonymous):
                     renewed = True
@@ -387,12 +394,16 @@ class Api:
     async def _exchange(self, call: _Call, headers: dict[str, str]) -> _Reply:
         if call.body is not None:
             headers = {**headers, "Content-Type": "application/json"}
-        async with (
-            self._slots,
-            self._session.request(
-                call.method, call.url, data=call.body, headers=headers, allow_redirects=False, proxy=self._proxy
-            ) as response,
-        ):
+        async with self._slots:
+            if call.send_by is not None and self._clock.now() > call.send_by:
+                detail = "its time to be sent had passed"
+                raise ApiError(ErrorKind.TIMEOUT, endpoint=call.endpoint, detail=detail, sent=False)
+            return await self._request(call, headers)
+
+    async def _request(self, call: _Call, headers: dict[str, str]) -> _Reply:
+        async with self._session.request(
+            call.method, call.url, data=call.body, headers=headers, allow_redirects=False, proxy=self._proxy
+        ) as response:
             bytes_max = self._body_bytes_max if response.status < 300 else ERROR_BODY_BYTES_MAX
             body, cut = bytearray(), False
             async for chunk in response.content.iter_any():

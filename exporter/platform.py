@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from exporter.http import Api
 from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, Workflow
 from exporter.polling.budget import Lane
+from exporter.retries.adapter import Retrying
 from exporter.settings import SourceConfig
 
 #: What a stream remembers under one key: anything JSON can hold.
@@ -153,6 +154,7 @@ class Platform:
     measures: frozenset[str] = frozenset()  # of: operations, transfer, steps, queue; counters born at 0
     receive: Callable[[WebhookRequest], WebhookEvents]  # pure; raises MalformedEvent
     run_url: Callable[[Any, Run], str | None]  # config, run -> the page a person would open
+    retrying: Retrying | None = None  # how its dead letters are retried; None: they cannot be
 
 
 def selected(config: SourceConfig, workflow_id: str, name: str | None) -> bool:

@@ -656,6 +656,30 @@ async def test_a_post_is_not_repeated_when_nobody_knows_what_became_of_it(
     assert len(platform.seen) == 3
 
 
+async def test_a_post_with_a_time_to_be_sent_by_is_sent_once_whatever_comes_of_it(
+    platform: Platform, api: Api, clock: WatchedClock
+) -> None:
+    for status in (401, 429, 503):
+        platform.then(status)
+        error = await failing(api.post("/retry", lane=Lane.RETRIES, send_by=clock.now() + 10))
+        assert (error.status, error.sent) == (status, True)
+        api.budget.learn_limit(6000)
+        await clock.advance(60)
+    assert len(platform.seen) == 3
+
+
+async def test_a_post_whose_time_passed_while_it_waited_for_the_budget_is_never_written(
+    platform: Platform, make_api: Callable[..., Api], clock: WatchedClock
+) -> None:
+    api = make_api()
+    api.budget.pause(60.0)
+    call = asyncio.create_task(failing(api.post("/retry", lane=Lane.RETRIES, send_by=clock.now() + 10)))
+    assert await clock.let_sleep() == 60
+    error = await call
+    assert (error.kind, error.status, error.sent) == (ErrorKind.TIMEOUT, None, False)
+    assert platform.seen == []
+
+
 async def test_a_post_that_only_reads_is_repeated_like_a_get(platform: Platform, api: Api, clock: WatchedClock) -> None:
     platform.then(503)
     platform.then(429, headers={"Retry-After": "9"})

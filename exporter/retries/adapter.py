@@ -1,0 +1,111 @@
+"""What a platform folder offers for retrying: what its call does, how to make it, how to see what became of it.
+
+A platform declares ``Traits``; the engine derives its caution from them, and what is not known takes the most cautious
+value. Its ``Adapter`` has two methods. ``look`` only reads, and serves three moments alike: the check right before a
+call, the watching after it, the settling of a call nobody knows the fate of. ``send`` makes the one call, once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from exporter.http import Api
+from exporter.model import DeadLetter, Observation, Result
+
+#: What an adapter wants to remember of the moment before the call, to recognise later what is new: JSON.
+Mark = Any
+
+
+class Standing(StrEnum):
+    """How a dead letter stands on its platform."""
+
+    DEAD = "dead"  # given up on: a retry may be sent
+    BUSY = "busy"  # queued or running, whoever started that
+    RESOLVED = "resolved"  # nothing is left to do
+    GONE = "gone"  # deleted, or no longer there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """One execution of the dead letter's work that began after the mark was taken: an effect, ours or another's."""
+
+    id: str  # on the platform: of the log row, the run, the execution, the step's update
+    began_at: float | None = None
+    ended_at: float | None = None
+    result: Result | None = None  # None while it is not finished
+    ours: bool | None = None  # True: certainly this retry's; False: certainly another's; None: nobody can tell
+    run_id: str | None = None  # of the run it is, where that is another run than the one that failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the platform says about one dead letter now."""
+
+    at: float  # the platform's clock
+    standing: Standing
+    native: bool = False  # the platform is going to retry it by itself
+    refusal: str | None = None  # why it must not be retried as it is, in words: "the scenario was edited since"
+    mark: Mark = None  # of this moment
+    efforts: Sequence[Effort] = ()  # since the given mark, oldest first; none without one
+    observations: Sequence[Observation] = ()  # what was read by the way, for the fold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One dead letter to look at, and what is known of our retry of it once there is one."""
+
+    letter: DeadLetter
+    mark: Mark = None  # taken right before the call
+    sent_at: float | None = None  # when the call was made, on the platform's clock
+    handle: str | None = None  # what the platform answered to recognise the effect by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The platform took the call: which dead letters it named, each with what to recognise the effect by, if anything.
+
+    One that was asked for and is not among them is in doubt.
+    """
+
+    handles: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a retry does on this platform."""
+
+    effect: Literal["resume", "rerun", "fresh"]  # goes on where it failed; same inputs anew; a new run of the workflow
+    handle: Literal["same_id", "returned", "inferred"] = "inferred"  # how the effect is recognised
+    resend: Literal["guarded", "unguarded"] = "unguarded"  # whether the platform refuses a second call
+    #: Seconds after which no effect proves that there will be none; None: never.
+    absence: float | None = None
+    serial: bool = True  # one open retry of a workflow at a time
+    native: Literal["visible", "none", "hidden"] = "hidden"  # whether the platform retries by itself, and tells
+    bulk_max: int = 1  # dead letters of one workflow in one call, by explicit ids
+    requests: int = 1  # of the API, for looking and sending once
+
+
+class Adapter(Protocol):
+    """One source's way to retry. Failures are raised as ``exporter.http.ApiError``."""
+
+    async def look(self, target: Target) -> Look:
+        """Read how a dead letter stands and what happened to it since ``target.mark``. Changes nothing."""
+        ...
+
+    async def send(self, letters: Sequence[DeadLetter], *, send_by: float) -> Accepted:
+        """Have these (of one workflow, at most ``bulk_max``) retried: one request, never repeated by anybody below.
+
+        ``send_by`` (our clock) goes to ``Api.post``, which refuses to write the request after it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying:
+    """The part of a platform's declaration that is about retrying."""
+
+    traits: Traits
+    connect: Callable[[Any, Api], Adapter]  # the source's config and its wire
+    #: What a dead letter descends from, as far as its own id tells; retries are counted per root.
+    root: Callable[[DeadLetter], str] = field(default=lambda letter: letter.id)
