@@ -1,0 +1,205 @@
+"""The words of retrying as values: modes, decisions and their reasons, one retry and its states. Pure.
+
+Times are seconds since the epoch on our own clock, unless a name says otherwise: a retry is ours, so its ledger is on
+our clock. What platforms say stays on theirs.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Mode(StrEnum):
+    """How far retrying may go, from the lowest to the highest. The lowest word of all who have a say holds."""
+
+    OFF = "off"
+    SHADOW = "shadow"  # everything but the call
+    APPROVE = "approve"  # a person says which
+    ENFORCE = "enforce"
+
+    @property
+    def rank(self) -> int:
+        return _MODES.index(self)
+
+
+_MODES = tuple(Mode)
+
+
+def lowest(*modes: Mode) -> Mode:
+    return min(modes, key=lambda mode: mode.rank)
+
+
+class Action(StrEnum):
+    """What a policy wants of the dead letters it owns."""
+
+    RETRY = "retry"
+    HOLD = "hold"
+    IGNORE = "ignore"
+    QUARANTINE = "quarantine"
+    ESCALATE = "escalate"
+
+
+class Verb(StrEnum):
+    """What is decided of a dead letter now."""
+
+    RETRY = "retry"
+    WAIT = "wait"  # not now; it will be looked at again by itself
+    HOLD = "hold"  # not until something changes: a person, a policy, what is known
+    IGNORE = "ignore"
+    QUARANTINE = "quarantine"  # never again until a person releases it
+    ESCALATE = "escalate"  # a person has to see to it
+
+
+class Reason(StrEnum):
+    """Why. From ``MODE`` to ``PREFLIGHT`` the rungs of the ladder, in the order in which they may refuse."""
+
+    MODE = "mode"  # switched off, or it waits for a person's approval
+    PAUSED = "paused"
+    WINDOW = "window"
+    HELD = "held"  # a person, an open question or a quarantine keeps it
+    UNDETERMINED = "undetermined"  # whether a policy matches depends on what nobody knows
+    NOT_ELIGIBLE = "not_eligible"
+    EXHAUSTED = "exhausted"
+    BACKOFF = "backoff"
+    NATIVE_RETRY = "native_retry"  # the platform is going to retry it itself
+    STORM = "storm"
+    POLICY_GATE = "policy_gate"
+    GROUP_GATE = "group_gate"
+    BUDGET = "budget"
+    PACE = "pace"
+    PREFLIGHT = "preflight"
+    # What is no refusal.
+    POLICY = "policy"  # the policy's action says so
+    NO_POLICY = "no_policy"  # none matches
+    DUE = "due"  # nothing refuses
+
+
+class RetryState(StrEnum):
+    """How far an open retry has come."""
+
+    INTENT = "intent"  # durable, the call not made yet
+    SENT = "sent"  # the call is being made
+    ACCEPTED = "accepted"  # the platform took it
+    VERIFYING = "verifying"  # its effect was seen, its end not yet
+    IN_DOUBT = "in_doubt"  # nobody knows whether it had an effect
+    HELD = "held"  # and nothing will tell: a person decides
+
+
+class Outcome(StrEnum):
+    """What became of a retry. Final."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"  # the platform refused the call
+    SUPERSEDED = "superseded"  # somebody else, or the platform, dealt with the dead letter meanwhile
+    EXPIRED = "expired"  # no verdict by the deadline
+    NOT_SENT = "not_sent"  # provably never left; does not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is decided of one dead letter now, and why."""
+
+    verb: Verb
+    reason: Reason
+    policy: str = ""  # the owner, "" if none
+    mode: Mode = Mode.OFF  # the effective one
+    detail: str = ""
+    next_at: float | None = None  # when it would next be allowed, as far as that is known
+    awaits_approval: bool = False  # nothing but a person's approval is missing
+
+    @property
+    def label(self) -> tuple[str, str, str]:
+        """What the metric counts by: policy, decision, reason."""
+        return self.policy, self.verb, self.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """One call of ours that resubmits one dead letter: intent, call, verdict. A row of the ledger."""
+
+    id: str
+    source: str
+    workflow_id: str
+    dead_letter_id: str
+    run_id: str | None  # of the run that failed
+    root: str
+    ordinal: int  # of this root, 1 upwards
+    policy: str
+    policy_hash: str
+    group: str
+    shadow: bool = False  # everything was done but the call
+    approved_by: str | None = None
+    manual: bool = False  # a person asked for this very retry
+    error_class: str = ""
+    fingerprint: str = ""
+    state: RetryState = RetryState.INTENT
+    outcome: Outcome | None = None
+    failed_at: float  # when the root first failed, on the platform's clock
+    claimed_at: float
+    send_by: float
+    deadline: float  # seconds after the call within which a verdict must come
+    settle: float = 0.0  # seconds after a success within which the same failure counts as recurred
+    warnings_fail: bool = True
+    sent_at: float | None = None
+    sent_at_theirs: float | None = None  # the same on the platform's clock
+    doubt_at: float | None = None  # since when nobody knows; the horizon of reconciliation starts here
+    look_at: float | None = None  # when the platform is next asked
+    closed_at: float | None = None
+    mark: Any = None  # taken right before the call, see exporter.retries.adapter
+    handle: str | None = None
+    new_runs: tuple[str, ...] = ()  # runs that its effect created
+    detail: str = ""  # the evidence for its present state, one redacted line
+    recurred: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.outcome is None and not self.shadow
+
+    @property
+    def counts(self) -> bool:
+        """Whether it uses up one of its root's retries."""
+        return self.outcome is not Outcome.NOT_SENT
+
+    @property
+    def in_flight(self) -> bool:
+        return self.is_open and self.state is not RetryState.HELD
+
+
+class Scope(StrEnum):
+    """How far an override reaches."""
+
+    ENGINE = "engine"
+    SOURCE = "source"
+    POLICY = "policy"
+    WORKFLOW = "workflow"
+    ROOT = "root"
+
+
+class OverrideAction(StrEnum):
+    PAUSE = "pause"  # nothing is sent
+    LOWER = "lower"  # the mode is at most `approve`
+    HOLD = "hold"
+    QUARANTINE = "quarantine"
+    APPROVE = "approve"  # one retry of this root, by the policy as it was
+    RETRY_NOW = "retry_now"  # the same, and at once: past backoff and window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """A person's word, or the engine's own, that holds until it ends. A row of the ledger."""
+
+    id: str
+    scope: Scope
+    source: str = ""  # "" for the engine and for a policy everywhere
+    key: str = ""  # the policy, the workflow or the root
+    action: OverrideAction
+    until: float | None  # None: until somebody ends it
+    who: str
+    why: str = ""
+    created_at: float
+    ended_at: float | None = None
+    snapshot: dict[str, Any] = field(default_factory=dict)  # of an approval: what was approved
+
+    def holds(self, now: float) -> bool:
+        return self.ended_at is None and (self.until is None or now < self.until)

@@ -1,0 +1,428 @@
+"""Deciding about one dead letter: which policy owns it, and the first rung of the ladder that refuses. Pure.
+
+The first policy that matches owns the dead letter, and only that one. Where a match cannot be told, the walk stops:
+falling through would hand what "never retry auth errors" might own to a later "retry timeouts". Then the rungs are
+climbed in the order of ``Reason``; the first that refuses is *the* reason, in log, metric, status page and ledger.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from exporter.model import DeadLetter, Workflow
+from exporter.redact import fingerprint
+from exporter.retries.adapter import Traits
+from exporter.retries.matchers import NAMED_ONLY, Facts, Matcher
+from exporter.retries.model import (
+    Action,
+    Decision,
+    Mode,
+    Override,
+    OverrideAction,
+    Reason,
+    Retry,
+    RetryState,
+    Scope,
+    Verb,
+    lowest,
+)
+from exporter.retries.windows import Window
+
+#: Of a message no more than this takes part in a match.
+MESSAGE_CHARS_MAX = 4096
+#: The policy named by retries that a person asked for and no policy owns.
+MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Seconds to wait before the k-th retry: ``first`` times ``factor`` to the k-1, at most ``cap``.
+
+    The part ``jitter`` of it is drawn, from the root and k: shadow, plan and enforcement agree, and a restart does not
+    roll again.
+    """
+
+    first: float = 900.0
+    factor: float = 3.0
+    cap: float = 21600.0
+    jitter: float = 0.5
+
+    def delay(self, root: str, ordinal: int) -> float:
+        longest = min(self.cap, self.first * self.factor ** min(ordinal - 1, 60))
+        digest = hashlib.sha256(f"{root}\0{ordinal}".encode()).digest()
+        drawn = int.from_bytes(digest[:8]) / 2**64
+        return longest * (1.0 - self.jitter * drawn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One rule, as compiled from the config."""
+
+    name: str
+    hash: str
+    matcher: Matcher
+    action: Action
+    mode: Mode = Mode.ENFORCE  # it can only lower
+    group_by: tuple[str, ...] = ("source", "workflow.id", "error.class", "error.fingerprint")
+    retries: int = 3
+    backoff: Backoff = Backoff()
+    give_up_after: float = 259200.0
+    window: Window | None = None
+    approve: Literal["none", "first_of_group", "each"] = "none"
+    deadline: float = 7200.0
+    settle: float = 600.0
+    warnings_fail: bool = True
+    exhausted: Literal[Action.QUARANTINE, Action.ESCALATE] = Action.QUARANTINE
+
+    def owns(self, facts: Facts) -> bool | None:
+        """Whether it matches; an error that is unknown or was a kill only where a retry policy names its class."""
+        matches = self.matcher.matches(facts)
+        error_class = facts.get("error.class")
+        if matches is not True or self.action is not Action.RETRY or error_class not in NAMED_ONLY:
+            return matches
+        return self.matcher.names(str(error_class))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast retries of one source may be sent: ``rate`` a second on average, ``burst`` at once, so many open."""
+
+    rate: float = 0.1
+    burst: int = 3
+    in_flight: int = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRules:
+    """What the config says about retrying one source."""
+
+    mode: Mode = Mode.ENFORCE
+    pace: Pace = Pace()
+    yields: bool = True  # to the platform's own retries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Everything the config says about retrying."""
+
+    mode: Mode = Mode.SHADOW
+    sources: Mapping[str, SourceRules] = field(default_factory=dict)
+    policies: tuple[Policy, ...] = ()
+    hash: str = ""
+
+    def source(self, source: str) -> SourceRules:
+        return self.sources.get(source, SourceRules())
+
+    def mode_of(self, source: str, overrides: Sequence[Override] = ()) -> Mode:
+        """The effective mode of a source, whatever the policy."""
+        lowered = [Mode.APPROVE for o in overrides if o.action is OverrideAction.LOWER]
+        return lowest(self.mode, self.source(source).mode, *lowered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One open dead letter and all that deciding about it depends on."""
+
+    source: str
+    platform: str
+    letter: DeadLetter
+    root: str
+    traits: Traits | None  # None: the platform knows no retry
+    workflow: Workflow | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    history: Sequence[Retry] = ()  # of the root, in order
+    overrides: Sequence[Override] = ()  # that hold now and reach it
+    ahead: str | None = None  # an older dead letter of its ordered workflow
+    neighbour: Retry | None = None  # an open retry that its workflow has to wait for
+    in_flight: int = 0  # open retries of the source
+    pace_at: float = 0.0  # when the pace of the source next allows a call
+    approved_groups: frozenset[tuple[str, str]] = frozenset()  # policy and group, of what a person let pass and worked
+    looked: tuple[float, str] | None = None  # the last preflight refused: until when that holds, and why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One check of the ladder."""
+
+    reason: Reason
+    refuses: bool
+    detail: str = ""
+    verb: Verb = Verb.WAIT
+    next_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """A decision and how it came about."""
+
+    decision: Decision
+    owner: Policy | None
+    group: str = ""
+    rungs: tuple[Rung, ...] = ()
+    missing: tuple[str, ...] = ()  # fields whose value would decide which policy matches
+    approval: Override | None = None  # what a person said that lets it pass
+    manual: bool = False  # that was: at once
+
+
+def facts_of(subject: Subject, now: float) -> Facts:
+    """What policies may ask about a dead letter; None where it is not known."""
+    letter, workflow = subject.letter, subject.workflow
+    error = letter.error
+    message = None if error is None or error.message is None else error.message[:MESSAGE_CHARS_MAX]
+    known: dict[str, str | float | None] = {
+        "platform": subject.platform,
+        "source": subject.source,
+        "workflow.id": letter.workflow_id,
+        "workflow.name": None if workflow is None else workflow.name,
+        "workspace": None if workflow is None else workflow.workspace,
+        "trigger": None if workflow is None else workflow.trigger,
+        "error.class": None if error is None else error.error_class.value,
+        "error.type": None if error is None else error.type,
+        "error.message": message,
+        "error.fingerprint": None if error is None else error_fingerprint(subject.letter),
+        "step.type": None if error is None else error.step_type,
+        "age": max(0.0, now - letter.opened_at),
+        "retries": float(used(subject.history)),
+    }
+    return known | {f"labels.{name}": value for name, value in subject.labels.items()}
+
+
+def error_fingerprint(letter: DeadLetter) -> str:
+    """The same for two errors of one kind: class, type, step and the message without its numbers, ids, hosts, dates."""
+    error = letter.error
+    if error is None:
+        return ""
+    parts = (error.error_class.value, error.type or "", error.step_type or "", error.message or "")
+    return fingerprint(" ".join(parts))
+
+
+def used(history: Sequence[Retry]) -> int:
+    """How many retries of a root are used up."""
+    return sum(1 for retry in history if retry.counts and not retry.shadow)
+
+
+def find_owner(policies: Sequence[Policy], facts: Facts) -> tuple[Policy | None, Policy | None]:
+    """The owner, and the policy at which the walk had to stop because nobody knows whether it matches."""
+    for policy in policies:
+        match policy.owns(facts):
+            case True:
+                return policy, None
+            case None:
+                return None, policy
+    return None, None
+
+
+def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
+    """Decide about one dead letter."""
+    facts = facts_of(subject, now)
+    owner, undecided = find_owner(rules.policies, facts)
+    mode = rules.mode_of(subject.source, subject.overrides)
+    if owner is not None:
+        mode = lowest(mode, owner.mode)
+    wish = _wish(subject, owner)
+    if owner is None and wish is not None and wish.action is OverrideAction.RETRY_NOW:
+        owner, undecided = Policy(name=MANUAL, hash=MANUAL, matcher=Matcher(), action=Action.RETRY), None
+    if owner is None and undecided is None:
+        decision = Decision(verb=Verb.HOLD, reason=Reason.NO_POLICY, mode=mode, detail="no policy matches")
+        return Ladder(decision=decision, owner=None)
+    group = "" if owner is None else "\0".join(str(facts.get(name)) for name in owner.group_by)
+    missing = () if undecided is None else tuple(sorted(f for f in undecided.matcher.fields() if facts.get(f) is None))
+    rungs = tuple(_rungs(subject, rules, owner, undecided, mode, group, missing, wish, now))
+    refusal = next((rung for rung in rungs if rung.refuses), None)
+    name = owner.name if owner is not None else ""
+    if refusal is None and owner is not None:
+        verb_of = Verb(owner.action) if wish is None or wish.action is OverrideAction.APPROVE else Verb.RETRY
+        reason = Reason.DUE if verb_of is Verb.RETRY else Reason.POLICY
+        detail = "nothing refuses" if verb_of is Verb.RETRY else f"policy {name} says so"
+        decision = Decision(verb=verb_of, reason=reason, policy=name, mode=mode, detail=detail)
+    else:
+        assert refusal is not None  # noqa: S101 (an undecided owner is a refusal)
+        others = [rung for rung in rungs if rung.refuses and rung.reason is not Reason.MODE]
+        waits = refusal.reason is Reason.MODE and mode is Mode.APPROVE
+        decision = Decision(
+            verb=refusal.verb,
+            reason=refusal.reason,
+            policy=name,
+            mode=mode,
+            detail=refusal.detail,
+            next_at=refusal.next_at,
+            awaits_approval=waits and all(rung.reason is Reason.PACE for rung in others),
+        )
+    return Ladder(
+        decision=decision,
+        owner=owner,
+        group=group,
+        rungs=rungs,
+        missing=missing,
+        approval=wish,
+        manual=wish is not None and wish.action is OverrideAction.RETRY_NOW,
+    )
+
+
+def _wish(subject: Subject, owner: Policy | None) -> Override | None:
+    """What a person said that lets this dead letter pass, if it still speaks of what is there now."""
+    found: Override | None = None
+    for override in subject.overrides:
+        if override.scope is not Scope.ROOT or override.snapshot != snapshot_of(subject, owner, override.action):
+            continue
+        if override.action is OverrideAction.RETRY_NOW:
+            return override
+        if override.action is OverrideAction.APPROVE:
+            found = override
+    return found
+
+
+def snapshot_of(subject: Subject, owner: Policy | None, action: OverrideAction) -> dict[str, object]:
+    """What a person's approval speaks of: should any of it change, the approval is void."""
+    letter = subject.letter
+    snapshot: dict[str, object] = {"id": letter.id, "attempt": letter.attempt, "tries": letter.tries}
+    if action is OverrideAction.APPROVE:
+        snapshot["policy"] = None if owner is None else owner.hash
+    return snapshot
+
+
+def _rungs(
+    subject: Subject,
+    rules: Rules,
+    owner: Policy | None,
+    undecided: Policy | None,
+    mode: Mode,
+    group: str,
+    missing: tuple[str, ...],
+    wish: Override | None,
+    now: float,
+) -> Iterator[Rung]:
+    """Every check, in order."""
+    at_once = wish is not None and wish.action is OverrideAction.RETRY_NOW
+    retrying = at_once or (owner is not None and owner.action is Action.RETRY)
+    yield _mode(subject, owner, mode, group, wish, retrying)
+    yield _paused(subject.overrides)
+    if owner is not None and owner.window is not None and retrying and not at_once:
+        next_open = owner.window.next_open(now)
+        closed = next_open is None or next_open > now
+        yield Rung(reason=Reason.WINDOW, refuses=closed, detail="outside its hours", next_at=next_open)
+    yield _held(subject)
+    yield Rung(
+        reason=Reason.UNDETERMINED,
+        refuses=undecided is not None,
+        verb=Verb.HOLD,
+        detail="" if undecided is None else f"whether {undecided.name} matches depends on {', '.join(missing)}",
+    )
+    if owner is None or not retrying:
+        return
+    yield _eligible(subject)
+    if not at_once:
+        yield _exhausted(subject, owner, mode, now)
+        yield _backoff(subject, owner, mode, now)
+    yield _native(subject, rules)
+    yield _pace(subject, rules, now)
+    looked = subject.looked
+    refused = looked is not None and now < looked[0]
+    yield Rung(
+        reason=Reason.PREFLIGHT,
+        refuses=refused,
+        detail=looked[1] if looked is not None and refused else "",
+        next_at=looked[0] if looked is not None and refused else None,
+    )
+
+
+def _mode(
+    subject: Subject, owner: Policy | None, mode: Mode, group: str, wish: Override | None, retrying: bool
+) -> Rung:
+    if mode is Mode.OFF:
+        return Rung(reason=Reason.MODE, refuses=True, verb=Verb.HOLD, detail="retrying is off")
+    if not retrying or owner is None or mode is Mode.SHADOW:
+        refuses = wish is not None and mode is Mode.SHADOW
+        return Rung(reason=Reason.MODE, refuses=refuses, verb=Verb.HOLD, detail=f"the mode is {mode}")
+    asks = owner.approve if mode is Mode.ENFORCE or owner.approve == "first_of_group" else "each"
+    passed = asks == "first_of_group" and (owner.name, group) in subject.approved_groups
+    waits = asks != "none" and not passed and wish is None
+    return Rung(reason=Reason.MODE, refuses=waits, detail="waits for approval" if waits else f"the mode is {mode}")
+
+
+def _paused(overrides: Sequence[Override]) -> Rung:
+    pauses = [override for override in overrides if override.action is OverrideAction.PAUSE]
+    if not pauses:
+        return Rung(reason=Reason.PAUSED, refuses=False)
+    last = max(pauses, key=lambda o: float("inf") if o.until is None else o.until)
+    return Rung(reason=Reason.PAUSED, refuses=True, detail=f"paused by {last.who}", next_at=last.until)
+
+
+def _held(subject: Subject) -> Rung:
+    for override in subject.overrides:
+        if override.action in (OverrideAction.HOLD, OverrideAction.QUARANTINE):
+            verb = Verb.HOLD if override.action is OverrideAction.HOLD else Verb.QUARANTINE
+            detail = f"{override.action} by {override.who}{': ' if override.why else ''}{override.why}"
+            return Rung(reason=Reason.HELD, refuses=True, verb=verb, detail=detail, next_at=override.until)
+    for retry in (*subject.history, subject.neighbour):
+        if retry is not None and retry.is_open:
+            whose = "its" if retry.root == subject.root else "another dead letter's"
+            waits = retry.state is not RetryState.HELD
+            detail = f"{whose} retry {retry.id} is {retry.state}"
+            verb = Verb.WAIT if waits else Verb.HOLD
+            return Rung(reason=Reason.HELD, refuses=True, verb=verb, detail=detail, next_at=retry.look_at)
+    return Rung(reason=Reason.HELD, refuses=False)
+
+
+def _eligible(subject: Subject) -> Rung:
+    why = None
+    if subject.traits is None:
+        why = "this platform knows no retry"
+    elif not subject.letter.is_open:
+        why = "it is resolved"
+    elif subject.ahead is not None:
+        why = f"its workflow runs in order, and {subject.ahead} comes first"
+    return Rung(reason=Reason.NOT_ELIGIBLE, refuses=why is not None, verb=Verb.HOLD, detail=why or "")
+
+
+def _spent(subject: Subject, mode: Mode) -> list[Retry]:
+    """The retries that count: real ones, or in shadow those that would have been."""
+    shadow = mode is Mode.SHADOW
+    return [retry for retry in subject.history if retry.counts and (shadow or not retry.shadow)]
+
+
+def _exhausted(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
+    spent = len(_spent(subject, mode))
+    first = min([subject.letter.opened_at, *(retry.failed_at for retry in subject.history)])
+    why = None
+    if spent >= owner.retries:
+        why = f"{spent} of {owner.retries} retries are used"
+    elif now - first > owner.give_up_after:
+        why = f"it failed more than {owner.give_up_after:.0f} s ago"
+    return Rung(reason=Reason.EXHAUSTED, refuses=why is not None, verb=Verb(owner.exhausted), detail=why or "")
+
+
+def _backoff(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
+    spent = _spent(subject, mode)
+    ends = [retry.closed_at for retry in spent if retry.closed_at is not None]
+    native = subject.letter.native_retry
+    gave_up = [native[0]] if native is not None and not native[1] else []
+    since = max([subject.letter.opened_at, *ends, *gave_up])
+    due = since + owner.backoff.delay(subject.root, len(spent) + 1)
+    return Rung(reason=Reason.BACKOFF, refuses=now < due, detail=f"before retry {len(spent) + 1}", next_at=due)
+
+
+def _native(subject: Subject, rules: Rules) -> Rung:
+    native = subject.letter.native_retry
+    yields = rules.source(subject.source).yields and native is not None and native[1]
+    return Rung(reason=Reason.NATIVE_RETRY, refuses=yields, detail="the platform will retry it" if yields else "")
+
+
+def _pace(subject: Subject, rules: Rules, now: float) -> Rung:
+    pace = rules.source(subject.source).pace
+    if subject.in_flight >= pace.in_flight:
+        return Rung(reason=Reason.PACE, refuses=True, detail=f"{subject.in_flight} retries are in flight")
+    return Rung(reason=Reason.PACE, refuses=now < subject.pace_at, next_at=subject.pace_at)
+
+
+def due_first(ladders: Mapping[str, Ladder]) -> list[str]:
+    """The ids of what is to be retried, groups taking turns so that a noisy one starves nobody."""
+    turns: dict[str, int] = {}
+    order: list[tuple[int, str, str]] = []
+    for identity, ladder in ladders.items():
+        if ladder.decision.verb is Verb.RETRY:
+            turn = turns.get(ladder.group, 0)
+            turns[ladder.group] = turn + 1
+            order.append((turn, ladder.group, identity))
+    return [identity for _, _, identity in sorted(order)]

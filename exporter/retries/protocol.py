@@ -1,0 +1,139 @@
+"""What becomes of a retry, step by step. Pure: what happened goes in, the retry as it is now comes out.
+
+    intent ──▶ sent ──▶ accepted ──▶ verifying ──▶ succeeded, failed, superseded, expired
+                 │ └──▶ rejected (the platform said no), not_sent (no byte left)
+                 └────▶ in_doubt ──▶ accepted (its effect was seen), superseded, not_sent (proven), held (a person)
+
+A timeout is no failure and a 2xx no success: only what the platform later says about the dead letter is. What is in
+doubt is never sent again by itself. The horizon after which an absent effect may prove anything is counted from the
+moment of doubt, not from the intent: a call can leave as late as its ``send_by``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from exporter.http import ApiError
+from exporter.model import SUCCEEDED, Result
+from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
+from exporter.retries.model import Outcome, Retry, RetryState
+
+#: A call may be written until so many seconds after its claim.
+SEND_WITHIN = 10.0
+#: An effect may show up to so many seconds after the doubt began: more than any request takes and a queue delays.
+HORIZON = 900.0
+#: Statuses by which a platform says that it did nothing.
+REFUSALS = frozenset({400, 401, 403, 404, 405, 409, 412, 422, 429})
+#: Seconds between two looks at an open retry: at first, at most, and while a person has to decide.
+LOOK_FIRST, LOOK_MOST, LOOK_HELD = 30.0, 300.0, 1800.0
+
+
+def sending(retry: Retry, *, now: float, theirs: float) -> Retry:
+    """The call is about to be made; ``theirs`` is now on the platform's clock."""
+    return replace(retry, state=RetryState.SENT, sent_at=now, sent_at_theirs=theirs, detail="the call is being made")
+
+
+def answered(retry: Retry, accepted: Accepted, *, now: float) -> Retry:
+    """The platform took the call. That it did says nothing about success."""
+    if retry.dead_letter_id not in accepted.handles:
+        return doubted(retry, now=now, detail="the platform took the call without naming this dead letter")
+    handle = accepted.handles[retry.dead_letter_id]
+    look_at = now + LOOK_FIRST
+    return replace(
+        retry, state=RetryState.ACCEPTED, handle=handle, look_at=look_at, detail="the platform took the call"
+    )
+
+
+def refused(retry: Retry, error: ApiError, *, now: float) -> Retry:
+    """The call failed in a way that tells what it did: nothing; or in one that does not."""
+    if not error.sent:
+        return closed(retry, Outcome.NOT_SENT, now=now, detail=str(error))
+    if error.status in REFUSALS:
+        return closed(retry, Outcome.REJECTED, now=now, detail=str(error))
+    return doubted(retry, now=now, detail=str(error))
+
+
+def doubted(retry: Retry, *, now: float, detail: str) -> Retry:
+    """Nobody knows whether the call had an effect. It may still be written until its ``send_by``."""
+    since = max(now, retry.send_by)
+    return replace(retry, state=RetryState.IN_DOUBT, doubt_at=since, look_at=now + LOOK_FIRST, detail=detail)
+
+
+def resumed(retry: Retry, *, now: float) -> Retry:
+    """After a crash or a stop: an intent may have been sent, for no write and its mark are one act."""
+    if retry.state in (RetryState.INTENT, RetryState.SENT):
+        return doubted(retry, now=now, detail="the exporter stopped in the middle of the call")
+    return retry
+
+
+def closed(retry: Retry, outcome: Outcome, *, now: float, detail: str) -> Retry:
+    return replace(retry, outcome=outcome, closed_at=now, look_at=None, detail=detail)
+
+
+def seen(retry: Retry, look: Look, traits: Traits, *, asked_at: float, now: float) -> Retry:
+    """What a look at the platform, begun at ``asked_at``, says about an open retry."""
+    if not retry.is_open or retry.state in (RetryState.INTENT, RetryState.SENT):
+        return retry
+    efforts = [effort for effort in look.efforts if effort.ours is not False]
+    runs = {effort.run_id for effort in efforts if effort.run_id is not None and effort.run_id != retry.run_id}
+    retry = replace(retry, new_runs=tuple(sorted(runs | set(retry.new_runs))), look_at=_next_look(retry, now))
+    ours = [effort for effort in efforts if effort.ours]
+    if ours:
+        return _verified(retry, ours, now=now)
+    if efforts:
+        return closed(retry, Outcome.SUPERSEDED, now=now, detail="it was run again, and nobody can tell by whom")
+    if look.standing is Standing.GONE:
+        return closed(retry, Outcome.SUPERSEDED, now=now, detail="the dead letter is gone")
+    if look.standing is Standing.RESOLVED:
+        return closed(retry, Outcome.SUPERSEDED, now=now, detail="somebody else resolved it")
+    if retry.state is RetryState.IN_DOUBT:
+        return _unseen(retry, look, traits, asked_at=asked_at, now=now)
+    if retry.state is RetryState.HELD or now < _deadline(retry):
+        return retry
+    if traits.handle == "inferred":  # a run that nobody could attribute may still come
+        return _held(retry, now=now, detail="the platform took the call, and no effect of it was ever found")
+    return closed(retry, Outcome.EXPIRED, now=now, detail="no verdict by the deadline")
+
+
+def _verified(retry: Retry, ours: Sequence[Effort], *, now: float) -> Retry:
+    """Its effect was seen."""
+    last = max(ours, key=lambda effort: (effort.began_at or 0.0, effort.id))
+    if last.result is None:
+        if now >= _deadline(retry):
+            return closed(retry, Outcome.EXPIRED, now=now, detail=f"{last.id} did not end by the deadline")
+        return replace(retry, state=RetryState.VERIFYING, detail=f"{last.id} is running")
+    evidence = f"{last.id} ended with {last.result}"
+    if last.result is Result.UNKNOWN:
+        return closed(retry, Outcome.EXPIRED, now=now, detail=evidence)
+    good = last.result in SUCCEEDED and not (last.result is Result.WARNING and retry.warnings_fail)
+    return closed(retry, Outcome.SUCCEEDED if good else Outcome.FAILED, now=now, detail=evidence)
+
+
+def _unseen(retry: Retry, look: Look, traits: Traits, *, asked_at: float, now: float) -> Retry:
+    """In doubt, and nothing happened to the dead letter, so far."""
+    since = max(retry.send_by, retry.send_by if retry.doubt_at is None else retry.doubt_at)
+    if look.standing is not Standing.DEAD or asked_at < since + max(HORIZON, traits.absence or 0.0):
+        return retry
+    if traits.absence is not None:
+        return closed(retry, Outcome.NOT_SENT, now=now, detail="nothing came of the call, and it would have by now")
+    return _held(retry, now=now, detail="whether the call had an effect cannot be told; a person has to look")
+
+
+def _held(retry: Retry, *, now: float, detail: str) -> Retry:
+    return replace(retry, state=RetryState.HELD, look_at=now + LOOK_HELD, detail=detail)
+
+
+def _deadline(retry: Retry) -> float:
+    return (retry.claimed_at if retry.sent_at is None else retry.sent_at) + retry.deadline
+
+
+def _next_look(retry: Retry, now: float) -> float:
+    if retry.state is RetryState.HELD:
+        return now + LOOK_HELD
+    since = retry.claimed_at if retry.sent_at is None else retry.sent_at
+    return now + min(LOOK_MOST, max(LOOK_FIRST, (now - since) / 4))
+
+
+def released(retry: Retry, *, sent: bool, who: str, now: float) -> Retry:
+    """A person settles an open question: ``sent`` is whether the call had an effect, or may have had."""
+    outcome = Outcome.SUPERSEDED if sent else Outcome.NOT_SENT
+    return closed(retry, outcome, now=now, detail=f"released by {who}")
