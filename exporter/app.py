@@ -22,6 +22,8 @@ from exporter.platform import Platform, selected
 from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
 from exporter.polling.wire import make_api
+from exporter.retries.book import RetryBook
+from exporter.retries.retrier import Retrier
 from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
@@ -50,7 +52,9 @@ class Service:
     ledger: Ledger
     projection: Projection
     own: OwnMetrics
+    book: RetryBook
     pollers: dict[str, Poller] = field(default_factory=dict)
+    retriers: dict[str, Retrier] = field(default_factory=dict)
     reliability: dict[str, Reliability] = field(default_factory=dict)
     traces: TraceExporter | None = None
 
@@ -103,8 +107,14 @@ async def service(
 
         ledger.on_commit = follow
 
+        # What is being retried, and by which rules.
+        book = RetryBook(ledger, world, platforms, config.rules(), projection=projection)
+        await book.load(clock.now())
+
         # Who is asked, and who is listened to.
-        running = Service(port=0, webhooks_port=0, world=world, ledger=ledger, projection=projection, own=own)
+        running = Service(
+            port=0, webhooks_port=0, world=world, ledger=ledger, projection=projection, own=own, book=book
+        )
         tracer = OwnTracer(make_exporter(config.traces) if is_enabled(config.traces) and config.traces.own else None)
         stack.push_async_callback(asyncio.to_thread, tracer.close)
         receivers: dict[str, Receiver] = {}
@@ -121,6 +131,8 @@ async def service(
         if tasks is not None:
             for poller in running.pollers.values():
                 tasks(poller.run())
+            for retrier in running.retriers.values():
+                tasks(retrier.run())
             tasks(_housekeeping_loop(running, config, clock, folded))
             if running.traces is not None:
                 tasks(running.traces.run())
@@ -200,6 +212,20 @@ async def _open_source(
         span=lambda name: tracer.span(name, source=source),
     )
     running.pollers[source] = poller
+    if platform.retrying is not None:
+        running.retriers[source] = Retrier(
+            source=source,
+            platform=platform,
+            adapter=platform.retrying.connect(section, api),
+            traits=platform.retrying.traits,
+            api=api,
+            book=running.book,
+            world=running.world.sources[source],
+            ledger=running.ledger,
+            clock=clock,
+            labels=section.labels,
+            span=lambda name: tracer.span(name, source=source),
+        )
     own.leader.labels(source).set(1)
     if section.webhook is not None:
         receivers[source] = Receiver(
@@ -278,6 +304,7 @@ async def housekeeping_once(running: Service, config: Config, now: float, folded
     if done.pruned_runs or done.pruned_dead_letters or done.expired:
         counts = {"runs": done.pruned_runs, "dead_letters": done.pruned_dead_letters, "expired": done.expired}
         log.info("pruned", **counts)
+    await running.book.prune(now=now, retention=config.store.retention)
     for judge in running.reliability.values():
         await judge.judge_once(now)
     if folded:

@@ -5,6 +5,7 @@ place.
 import os
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from exporter.platforms import PLATFORMS
+from exporter.retries.config import RetriesConfig, compile_rules
+from exporter.retries.policy import Rules
 from exporter.settings import Duration, Name, Secret, Section, SourceConfig, secrets_in
 
 #: Keys that end in _file and mean a file, not a secret read from one.
@@ -107,20 +110,6 @@ class LogConfig(Section):
     format: Literal["logfmt", "json"] = "logfmt"
 
 
-class RetriesConfig(Section):
-    """Reserved: this version observes only."""
-
-    mode: Literal["off", "shadow"] = "shadow"
-    sources: dict[str, Any] = Field(default={})
-    policies: list[Any] = Field(default=[])
-
-    @model_validator(mode="after")
-    def _not_yet(self) -> "RetriesConfig":
-        if self.sources or self.policies:
-            raise ValueError("this version observes only: retry policies are not supported yet, remove them")
-        return self
-
-
 class Config(Section):
     """The whole config."""
 
@@ -161,6 +150,20 @@ class Config(Section):
         if problems:
             raise ConfigError(problems)
         return handler(made)
+
+    @model_validator(mode="after")
+    def _policies_fit(self) -> "Config":
+        _, problems = compile_rules(self.retries, self._platforms())
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+    def rules(self) -> Rules:
+        """What is written about retrying, compiled."""
+        return compile_rules(self.retries, self._platforms())[0]
+
+    def _platforms(self) -> dict[str, str]:
+        return {name: section.platform for name, section in self.sources.items()}
 
     def secrets(self) -> list[str]:
         """Every secret value, so that logs can be scrubbed of them."""
@@ -283,6 +286,8 @@ def _problems(exc: ValidationError, prefix: str) -> list[str]:
             message = "unknown key"
         elif error["type"] == "missing":
             message = "missing"
+        elif error["type"] in ("model_type", "dict_type"):
+            message = "must be a section of keys and values"
         elif error["type"] == "string_pattern_mismatch" and "https?" in message:
             message = "must be a URL such as https://example.com"
         out.append(f"{place}: {message}" if place else message)
@@ -307,7 +312,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return str(value) if isinstance(value, StrEnum) else value
 
 
 def schema() -> dict[str, Any]:

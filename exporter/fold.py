@@ -55,7 +55,14 @@ SEVERITY = (
 _RESULTS = tuple(Result)  # walking the enum itself costs several times as much
 _SEVERITY = {result: rank for rank, result in enumerate(SEVERITY)}
 _STATE = {State.PENDING: 0, State.RUNNING: 1, State.FINISHED: 2}
-_RESOLVED_BY = {by: rank for rank, by in enumerate(ResolvedBy)}
+#: Sources that disagree about who closed a dead letter converge on the later word of this list: what platforms tell of
+#: our own retry is that somebody did it, and only we know better.
+_RESOLVED_BY = {
+    by: rank
+    for rank, by in enumerate(
+        (ResolvedBy.PLATFORM, ResolvedBy.MANUAL, ResolvedBy.SUPERSEDED, ResolvedBy.EXPIRED, ResolvedBy.RETRY)
+    )
+}
 
 
 T = TypeVar("T", float, str)

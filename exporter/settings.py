@@ -46,10 +46,16 @@ class SourceConfig(Section):
     webhook: WebhookConfig | None = None
     include: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?); empty: all")
     exclude: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?) to leave out")
+    labels: dict[Name, str] = Field(default={}, description="words of yours that retry policies can match")
     tls_ca_file: str | None = None
     proxy: Url | None = None
     timeout: Duration = Field(default="30s", validate_default=True)
     backfill: Literal["off"] | Duration = Field(default="off")
+
+    @field_validator("backfill", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare off as false
 
     @property
     def backfill_seconds(self) -> float:

@@ -67,6 +67,11 @@ def test_the_example_is_read_with_its_variables_durations_and_defaults() -> None
     assert {"very-secret-token", "two-$-secret", "csecret", "pass-word", "hook-pass"} <= set(config.secrets())
 
 
+def test_off_may_be_written_without_quotes() -> None:
+    config = parse(EXAMPLE.replace("backfill: 7d", "backfill: off") + "retries: {mode: off}\n", ENVIRONMENT)
+    assert (config.sources["make-eu"].backfill_seconds, config.retries.mode) == (0.0, "off")
+
+
 def test_the_effective_config_is_printed_without_a_single_secret() -> None:
     config = parse(EXAMPLE, ENVIRONMENT)
     printed = masked(config)
@@ -95,7 +100,7 @@ sources.make-eu.token_file=/nope          | sources.make-eu.token_file: give eit
 server.listen=10870                       | server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870
 store.url=mysql://x                       | store.url: use sqlite:///FILE (PostgreSQL is not supported by this version)
 store.retention=1h                        | store.retention: the shortest retention is 1d: runs are recognised by the ledger for that long
-retries.policies=[x]                      | retries: this version observes only: retry policies are not supported yet, remove them
+retries.policies=[x]                      | retries.policies[0]: must be a section of keys and values
 nonsense=1                                | nonsense: unknown key
 sources=                                  | sources: missing
 server.basic_auth.users.me=plain          | server.basic_auth.users: the password of 'me' is not a bcrypt hash; make one with: htpasswd -nBC 10 ''

@@ -117,6 +117,25 @@ DEAD_LETTER_RESOLUTION = _histogram(
     (*_SOURCE, "by"),
     AGE_BUCKETS,
 )
+RETRY_MODE = _gauge("automation_retry_mode", "1 for the mode retries of the source are in.", ("source", "mode"))
+RETRY_PAUSED = _gauge("automation_retry_paused", "Whether retries of the source are paused.", ("source",))
+RETRIES_OPEN = _gauge(
+    "automation_retries_open", "Retries without an outcome so far, by state.", (*_SOURCE, "policy", "state")
+)
+RETRY_DECISIONS = _counter(
+    "automation_retry_decisions_total",
+    "Decisions about dead letters, counted when a dead letter's decision changes.",
+    (*_SOURCE, "policy", "decision", "reason"),
+)
+RETRIES = _counter(
+    "automation_retries_total",
+    "Retries by what became of them.",
+    (*_SOURCE, "policy", "outcome"),
+    exemplars=True,
+)
+RETRIES_SHADOW = _counter(
+    "automation_retries_shadow_total", "Retries that would have been sent in another mode.", (*_SOURCE, "policy")
+)
 RUNS_OBSERVED = _counter(
     "automation_exporter_runs_observed_total", "Finished runs by who saw the finish first.", (*_SOURCE, "via")
 )
@@ -145,6 +164,9 @@ TALLIED = (
     DEAD_LETTERS_OPENED,
     DEAD_LETTERS_RESOLVED,
     DEAD_LETTER_RESOLUTION,
+    RETRY_DECISIONS,
+    RETRIES,
+    RETRIES_SHADOW,
     RUNS_OBSERVED,
     RECONCILED,
     DETECTION_DELAY,
@@ -167,5 +189,8 @@ CATALOGUE = (
     QUEUE_LIMIT,
     USAGE,
     USAGE_LIMIT,
+    RETRY_MODE,
+    RETRY_PAUSED,
+    RETRIES_OPEN,
     *TALLIED,
 )

@@ -6,6 +6,7 @@ removed together when it is gone. Beyond ``series_max`` lines, workflows newly f
 ``__other__``, result kept.
 """
 
+from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from exporter.metrics import catalogue
 from exporter.metrics.exposition import Counter, Exemplar, Gauge, Histogram, Metric, Registry
 from exporter.model import ErrorClass, Result, State
 from exporter.platform import Platform
+from exporter.retries.model import Mode, Outcome, Retry
 from exporter.store.ingest import Key
 from exporter.tallies import SUM, Tallies, TallyKey
 from exporter.world import SourceWorld, World
@@ -59,6 +61,7 @@ class Projection:
         self._totals: Tallies = {}
         self._shown: dict[Key, str] = {}  # workflow -> its id, or OTHER
         self._gauges: dict[Key, dict[tuple[str, Labels], float]] = {}  # what each workflow's gauges say now
+        self._retries: dict[str, set[Labels]] = {}  # policies and states each source has shown open retries in
 
     # What is shown
 
@@ -113,6 +116,29 @@ class Projection:
                     self._gauge(metric).remove(labels)
                 else:
                     self._gauge(metric).set(labels, value)
+
+    def open_retries(self, source: str, policies: Iterable[str]) -> None:
+        """Give the retries of these policies their counters at 0."""
+        labels = (self._platforms[source].name, source)
+        for policy in policies:
+            self._counter(catalogue.RETRIES_SHADOW).touch((*labels, policy))
+            for outcome in Outcome:
+                self._counter(catalogue.RETRIES).touch((*labels, policy, outcome))
+
+    def show_retries(self, source: str, *, mode: Mode, paused: bool, retries: Iterable[Retry]) -> None:
+        """Show the mode of a source and its open ``retries`` as they are now."""
+        for each in Mode:
+            if each is mode:
+                self._gauge(catalogue.RETRY_MODE).set((source, each), 1.0)
+            else:
+                self._gauge(catalogue.RETRY_MODE).remove((source, each))
+        self._gauge(catalogue.RETRY_PAUSED).set((source,), float(paused))
+        now = Count[Labels]((retry.policy, retry.state) for retry in retries)
+        shown = self._retries.setdefault(source, set())
+        prefix = (self._platforms[source].name, source)
+        for labels in shown | now.keys():  # once shown, a state without retries is 0
+            self._gauge(catalogue.RETRIES_OPEN).set((*prefix, *labels), float(now[labels]))
+        shown |= now.keys()
 
     def exemplar(
         self, metric: Metric, key: Key, labels: Labels, exemplar: Exemplar, *, bucket: int | None = None

@@ -123,6 +123,8 @@ class Retry:
     workflow_id: str
     dead_letter_id: str
     run_id: str | None  # of the run that failed
+    attempt: int  # of that run
+    opened_at: float  # of the dead letter, on the platform's clock
     root: str
     ordinal: int  # of this root, 1 upwards
     policy: str
@@ -183,6 +185,7 @@ class OverrideAction(StrEnum):
     QUARANTINE = "quarantine"
     APPROVE = "approve"  # one retry of this root, by the policy as it was
     RETRY_NOW = "retry_now"  # the same, and at once: past backoff and window
+    RELEASE = "release"  # a quarantine was lifted: the engine does not quarantine it again by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

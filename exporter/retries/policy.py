@@ -7,7 +7,7 @@ climbed in the order of ``Reason``; the first that refuses is *the* reason, in l
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exporter.model import DeadLetter, Workflow
@@ -135,6 +135,7 @@ class Subject:
     overrides: Sequence[Override] = ()  # that hold now and reach it
     ahead: str | None = None  # an older dead letter of its ordered workflow
     neighbour: Retry | None = None  # an open retry that its workflow has to wait for
+    doubtful: Mapping[tuple[str, str], Retry] = field(default_factory=dict)  # by policy and group: nobody knows yet
     in_flight: int = 0  # open retries of the source
     pace_at: float = 0.0  # when the pace of the source next allows a call
     approved_groups: frozenset[tuple[str, str]] = frozenset()  # policy and group, of what a person let pass and worked
@@ -217,6 +218,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
     """Decide about one dead letter."""
     facts = facts_of(subject, now)
     owner, undecided = find_owner(rules.policies, facts)
+    subject = replace(subject, overrides=[o for o in subject.overrides if _speaks_of(o, owner)])
     mode = rules.mode_of(subject.source, subject.overrides)
     if owner is not None:
         mode = lowest(mode, owner.mode)
@@ -258,6 +260,10 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
         approval=wish,
         manual=wish is not None and wish.action is OverrideAction.RETRY_NOW,
     )
+
+
+def _speaks_of(override: Override, owner: Policy | None) -> bool:
+    return override.scope is not Scope.POLICY or (owner is not None and override.key == owner.name)
 
 
 def _wish(subject: Subject, owner: Policy | None) -> Override | None:
@@ -302,7 +308,7 @@ def _rungs(
         next_open = owner.window.next_open(now)
         closed = next_open is None or next_open > now
         yield Rung(reason=Reason.WINDOW, refuses=closed, detail="outside its hours", next_at=next_open)
-    yield _held(subject)
+    yield _held(subject, owner, group)
     yield Rung(
         reason=Reason.UNDETERMINED,
         refuses=undecided is not None,
@@ -349,13 +355,15 @@ def _paused(overrides: Sequence[Override]) -> Rung:
     return Rung(reason=Reason.PAUSED, refuses=True, detail=f"paused by {last.who}", next_at=last.until)
 
 
-def _held(subject: Subject) -> Rung:
+def _held(subject: Subject, owner: Policy | None, group: str) -> Rung:
     for override in subject.overrides:
         if override.action in (OverrideAction.HOLD, OverrideAction.QUARANTINE):
             verb = Verb.HOLD if override.action is OverrideAction.HOLD else Verb.QUARANTINE
+            reason = Reason(override.snapshot.get("reason", Reason.HELD))  # the engine's own: why it did
             detail = f"{override.action} by {override.who}{': ' if override.why else ''}{override.why}"
-            return Rung(reason=Reason.HELD, refuses=True, verb=verb, detail=detail, next_at=override.until)
-    for retry in (*subject.history, subject.neighbour):
+            return Rung(reason=reason, refuses=True, verb=verb, detail=detail, next_at=override.until)
+    doubtful = None if owner is None else subject.doubtful.get((owner.name, group))
+    for retry in (*subject.history, subject.neighbour, doubtful):
         if retry is not None and retry.is_open:
             whose = "its" if retry.root == subject.root else "another dead letter's"
             waits = retry.state is not RetryState.HELD
@@ -390,7 +398,9 @@ def _exhausted(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
         why = f"{spent} of {owner.retries} retries are used"
     elif now - first > owner.give_up_after:
         why = f"it failed more than {owner.give_up_after:.0f} s ago"
-    return Rung(reason=Reason.EXHAUSTED, refuses=why is not None, verb=Verb(owner.exhausted), detail=why or "")
+    was_released = any(override.action is OverrideAction.RELEASE for override in subject.overrides)
+    verb = Verb.ESCALATE if was_released else Verb(owner.exhausted)
+    return Rung(reason=Reason.EXHAUSTED, refuses=why is not None, verb=verb, detail=why or "")
 
 
 def _backoff(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:

@@ -113,6 +113,7 @@ class _Ingest:
         self.recounts: dict[Key, float] = {}
         self.succeeded: set[Key] = set()  # workflows that had a success
         self.restarted: set[Key] = set()  # runs that have a later attempt now
+        self.retried: set[Key] = set()  # dead letters that a retry of ours is under way of, or has mended
         self.tallies: Tallies = {}
 
     def run(self, batches: Sequence[Batch]) -> Script[Committed]:
@@ -167,12 +168,21 @@ class _Ingest:
             source, run = codec.run_entry(row)
             self.runs[source, run.run.id] = run
         self._keep_letters((yield from _find(codec.DEAD_LETTER_COLUMNS, "dead_letters", "dead_letter_id", letters)))
+        yield from self._load_retried()
         # What was told of under another workflow before may stay there.
         workflows |= {(key[0], entry.run.workflow_id) for key, entry in self.runs.items()}
         workflows |= {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
         self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", workflows)))
         rows = yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source", [(s,) for s in listed])
         self._keep_workflows(rows)
+
+    def _load_retried(self) -> Script[None]:
+        """Which of the open dead letters a retry of ours is under way of, or has mended."""
+        loaded = {key for key, entry in self.letters.items() if entry.dead_letter.is_open} - self.retried
+        sent = "AND shadow = 0 AND ((outcome IS NULL AND state <> 'intent') OR outcome = 'succeeded')"
+        self.retried |= set(
+            (yield from _find("source, dead_letter_id", "retries", "dead_letter_id", loaded, more=sent))
+        )
 
     def _keep_workflows(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -252,6 +262,8 @@ class _Ingest:
     def _fold_dead_letter(self, outcome: Outcome, claim: DeadLetter, baseline: Baseline) -> None:
         key = (outcome.batch.source, claim.id)
         before = self.letters.get(key)
+        if key in self.retried and claim.resolved_by in (ResolvedBy.MANUAL, ResolvedBy.SUPERSEDED):
+            claim = replace(claim, resolved_by=ResolvedBy.RETRY)  # the somebody was us
         after, changes = fold.fold_dead_letter(before, claim, baseline=baseline)
         if after is before:
             return
@@ -298,6 +310,7 @@ class _Ingest:
         superseding = {key for key in self.succeeded if self.rules[key[0]].superseded_by_success}
         still_open = "AND resolved_at IS NULL"
         self._keep_letters((yield from _find(columns, "dead_letters", "workflow_id", superseding, more=still_open)))
+        yield from self._load_retried()
         workflows = {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
         unread = workflows - self.workflows.keys()
         self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", unread)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -21,6 +21,7 @@ from exporter.store.script import Engine, Script, StoreError
 from exporter.store.sqlite import SqliteEngine
 from exporter.tallies import Tallies
 
+T = TypeVar("T")
 log = get_logger(__name__)
 
 #: Batches that may wait for a commit; beyond that senders are asked to come back.
@@ -118,6 +119,11 @@ class Ledger:
             self._on_error(operation)
             raise
         self.error = None
+        return result
+
+    async def transact(self, operation: str, script: Script[T]) -> T:
+        """Run one script in a transaction of its own, durable when this returns. Raises ``StoreError``."""
+        result: T = await self._run(operation, script)
         return result
 
     async def load(self) -> Loaded:

@@ -15,7 +15,7 @@ from exporter.tallies import SUM, Tallies, tally
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.
 PRUNED_ROWS_MAX = 2000
-_TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", "cursors")
+_TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", "cursors", "retries", "audit")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -76,6 +76,56 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (source, stream, key)
         )""",
     ),
+    (
+        # One row a retry: intent, call, verdict. ``data`` is the whole of it, the columns are what it is found by.
+        """CREATE TABLE retries (
+            id TEXT NOT NULL PRIMARY KEY,
+            source TEXT NOT NULL,
+            root TEXT NOT NULL,
+            dead_letter_id TEXT NOT NULL,
+            shadow INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            outcome TEXT,
+            claimed_at DOUBLE PRECISION NOT NULL,
+            data TEXT NOT NULL
+        )""",
+        # The lock: of one root, one retry may be open at a time. Claims insert or find that they came too late.
+        "CREATE UNIQUE INDEX retries_open ON retries (source, root) WHERE outcome IS NULL AND shadow = 0",
+        "CREATE INDEX retries_by_root ON retries (source, root)",
+        "CREATE INDEX retries_by_dead_letter ON retries (source, dead_letter_id)",
+        "CREATE INDEX retries_by_claim ON retries (claimed_at)",
+        # Runs that retries made, so that their dead letters count for the same root.
+        """CREATE TABLE lineage (
+            source TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            root TEXT NOT NULL,
+            PRIMARY KEY (source, run_id)
+        )""",
+        # The time before which the pace of a source allows no further call but for its burst.
+        "CREATE TABLE paces (source TEXT NOT NULL PRIMARY KEY, full_at DOUBLE PRECISION NOT NULL)",
+        """CREATE TABLE overrides (
+            id TEXT NOT NULL PRIMARY KEY,
+            until DOUBLE PRECISION,
+            ended_at DOUBLE PRECISION,
+            data TEXT NOT NULL
+        )""",
+        # What is decided of each open dead letter, so that a change is counted once.
+        """CREATE TABLE decisions (
+            source TEXT NOT NULL,
+            dead_letter_id TEXT NOT NULL,
+            policy TEXT NOT NULL,
+            decision TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            PRIMARY KEY (source, dead_letter_id)
+        )""",
+        # Only ever added to; each row carries the hash of the one before it.
+        """CREATE TABLE audit (
+            seq BIGINT NOT NULL PRIMARY KEY,
+            at DOUBLE PRECISION NOT NULL,
+            data TEXT NOT NULL,
+            hash TEXT NOT NULL
+        )""",
+    ),
 )
 
 

@@ -1,0 +1,461 @@
+"""One source's retrier: watch what is open, decide about what is dead, send what is due. The only writer of retries.
+
+``turn_once`` does it all and says what it did; the loop around it only waits. A turn watches first: what is known of
+open retries decides what may be sent next. Before a call the dead letter is read again, the intent is durable, and the
+claim has read the kill switch in its own transaction; after it only the platform's state is believed.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from exporter.clock import Clock
+from exporter.http import Api, ApiError
+from exporter.log import get_logger
+from exporter.model import DeadLetter, Via
+from exporter.platform import Platform
+from exporter.retries import protocol
+from exporter.retries.adapter import Adapter, Look, Standing, Target, Traits
+from exporter.retries.book import RetryBook, new_id
+from exporter.retries.model import Mode, Override, OverrideAction, Reason, Retry, Scope, Verb
+from exporter.retries.policy import Ladder, Subject, climb, due_first, error_fingerprint
+from exporter.retries.subjects import subjects
+from exporter.store.ingest import Batch
+from exporter.store.ledger import Ledger
+from exporter.store.retries import Claim, Refusal
+from exporter.store.script import StoreError
+from exporter.world import SourceWorld
+
+log = get_logger(__name__)
+
+#: Seconds between two turns.
+INTERVAL = 5.0
+#: Dead letters decided about before others get a chance to run.
+DECIDED_AT_ONCE = 200
+#: After a preflight that refused, one that failed, or a refused claim, it is tried again so many seconds later.
+WAIT_REFUSED, WAIT_FAILED, WAIT_UNCLAIMED = 900.0, 120.0, 60.0
+#: Details of dead letters fetched in one turn, because a policy depends on them.
+DETAILS_PER_TURN_MAX = 10
+#: Dead letters a turn tries to send at most: what they teach takes part in the next.
+TRIES_PER_TURN_MAX = 10
+#: Claims wait so long (seconds) for others of their workflow, to share a call with them.
+GATHERING = 3.0
+#: A stop waits so long (seconds) for a call that is under way.
+STOP_SECONDS_MAX = 10.0
+#: A source whose credential was refused is lowered to approval for so long (seconds).
+LOWERED_FOR = 86400.0
+ENGINE = "engine"
+
+Span = Callable[[str], AbstractContextManager[object]]
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnReport:
+    """What one turn did."""
+
+    looked: int = 0
+    closed: int = 0
+    changed: int = 0  # decisions
+    sent: int = 0
+    shadowed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claimed:
+    """A durable intent, and what it is about."""
+
+    retry: Retry
+    letter: DeadLetter
+
+
+class Retrier:
+    """Retries the dead letters of one source."""
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        platform: Platform,
+        adapter: Adapter,
+        traits: Traits,
+        api: Api,
+        book: RetryBook,
+        world: SourceWorld,
+        ledger: Ledger,
+        clock: Clock,
+        labels: Mapping[str, str] | None = None,
+        span: Span = nullcontext,
+    ) -> None:
+        """``labels`` of the source's config, for policies to match."""
+        self.source = source
+        self._platform = platform
+        self._adapter = adapter
+        self._traits = traits
+        self._api = api
+        self._book = book
+        self._world = world
+        self._ledger = ledger
+        self._clock = clock
+        self._labels = labels or {}
+        self._span = span
+        self._due = asyncio.Event()
+        self._looked: dict[str, tuple[float, str]] = {}  # dead letters that were refused: until when, and why
+        self._fetched: set[str] = set()  # dead letters whose missing detail was fetched
+
+    # A turn
+
+    async def turn_once(self) -> TurnReport:
+        """Watch, decide, send. Raises ``StoreError`` when nothing can be remembered: then nothing is sent."""
+        report = TurnReport()
+        await self._resume()
+        if self._world.first_sweep_at is not None:
+            await self._watch(report)
+            ladders = await self._decide(report)
+            if await self._fetch_missing(ladders):
+                ladders = await self._decide(report)
+            await self._quarantine(ladders)
+            await self._send_due(ladders, report)
+        self._book.show(self._clock.now())
+        return report
+
+    def ladders(self) -> dict[str, Ladder]:
+        """What is to be said of every open dead letter now, by its id."""
+        now = self._clock.now()
+        return {subject.letter.id: climb(subject, self._book.rules, now) for subject in self._subjects(now)}
+
+    async def _resume(self) -> None:
+        """Whatever was under way when the last process ended, or could not write how its call went, is in doubt.
+
+        A turn makes its calls one after the other and waits for each: at its start none is under way.
+        """
+        now = self._clock.now()
+        before = self._book.open_of(self.source)
+        after = [protocol.resumed(retry, now=now) for retry in before]
+        changed = [new for old, new in zip(before, after, strict=True) if new is not old]
+        await self._book.save(changed, now=now, kind="resumed")
+
+    # Watching
+
+    async def _watch(self, report: TurnReport) -> None:
+        """Look at the open retries that are due."""
+        for retry in self._book.open_of(self.source):
+            if (retry.look_at or 0.0) <= self._clock.now():
+                report.looked += 1
+                report.closed += await self._look_at(retry)
+
+    async def _look_at(self, retry: Retry) -> bool:
+        """Ask the platform about one open retry; whether that closed it."""
+        asked_at, letter = self._clock.now(), self._letter_of(retry)
+        target = Target(letter=letter, mark=retry.mark, sent_at=retry.sent_at_theirs, handle=retry.handle)
+        try:
+            with self._span("watch retry"):
+                look = await self._adapter.look(target)
+        except ApiError as error:
+            later = replace(retry, look_at=self._clock.now() + WAIT_FAILED)
+            await self._book.save([later], now=self._clock.now(), kind=f"not seen: {error.kind}")
+            return False
+        after = protocol.seen(retry, look, self._traits, asked_at=asked_at, now=self._clock.now())
+        # The retry first: who then sees the dead letter resolved has to find that it was us.
+        await self._book.save([after], now=self._clock.now(), kind=after.outcome or after.state)
+        await self._observe(look)
+        if after.outcome is not None:
+            log.info("retry closed", source=self.source, retry=after.id, outcome=after.outcome, detail=after.detail)
+        return after.outcome is not None
+
+    def _letter_of(self, retry: Retry) -> DeadLetter:
+        known = self._world.dead_letters.get(retry.dead_letter_id)
+        if known is not None:
+            return known
+        return DeadLetter(
+            id=retry.dead_letter_id,
+            workflow_id=retry.workflow_id,
+            run_id=retry.run_id,
+            attempt=retry.attempt,
+            opened_at=retry.opened_at,
+        )
+
+    async def _observe(self, look: Look) -> None:
+        """What was read by the way is an observation like any other."""
+        if look.observations:
+            batch = Batch(
+                source=self.source,
+                observations=look.observations,
+                via=Via.POLL,
+                now=self._clock.now(),
+                started_at=look.at,
+                stream="retries",
+            )
+            await self._ledger.ingest(batch)
+
+    # Deciding
+
+    def _subjects(self, now: float) -> list[Subject]:
+        found = subjects(self._book, self._world, self._platform, labels=self._labels, looked=self._looked, now=now)
+        return list(found)
+
+    async def _decide(self, report: TurnReport) -> dict[str, Ladder]:
+        """Decide about every open dead letter and remember it."""
+        now, ladders = self._clock.now(), dict[str, Ladder]()
+        for number, subject in enumerate(self._subjects(now), start=1):
+            ladders[subject.letter.id] = climb(subject, self._book.rules, now)
+            if number % DECIDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        report.changed += await self._book.decide(
+            self.source, {(self.source, letter_id): ladder.decision for letter_id, ladder in ladders.items()}, now=now
+        )
+        self._looked = {letter_id: until for letter_id, until in self._looked.items() if letter_id in ladders}
+        self._fetched &= ladders.keys()
+        await self._note_recurrences(now)
+        return ladders
+
+    async def _fetch_missing(self, ladders: Mapping[str, Ladder]) -> int:
+        """Fetch, once, what is not known of dead letters and decides which policy owns them."""
+        wanted = [
+            letter_id
+            for letter_id, ladder in ladders.items()
+            if letter_id not in self._fetched and any(f.startswith(("error.", "step.")) for f in ladder.missing)
+        ]
+        for letter_id in wanted[:DETAILS_PER_TURN_MAX]:
+            self._fetched.add(letter_id)
+            letter = self._world.dead_letters.get(letter_id)
+            if letter is not None:
+                await self._preflight(letter)
+        return len(wanted)
+
+    async def _quarantine(self, ladders: Mapping[str, Ladder]) -> None:
+        """A quarantine sticks whatever the policies say later: it is written down, until a person releases it."""
+        for letter_id, ladder in ladders.items():
+            decision, letter = ladder.decision, self._world.dead_letters.get(letter_id)
+            if decision.verb is not Verb.QUARANTINE or decision.mode.rank < Mode.APPROVE.rank or letter is None:
+                continue
+            root = self._book.root_of(self.source, letter)
+            if not self._book.has_root_override(self.source, root, OverrideAction.QUARANTINE, OverrideAction.RELEASE):
+                await self._override(
+                    Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=decision.detail, reason=decision.reason
+                )
+
+    async def _note_recurrences(self, now: float) -> None:
+        """Find retries whose success did not last: the same failed again soon."""
+        for retry in self._book.settling(self.source, now):
+            closed_at = retry.closed_at or now
+            for letter in self._world.dead_letters_of(retry.workflow_id):
+                young = closed_at <= letter.opened_at <= closed_at + retry.settle
+                same = error_fingerprint(letter) == retry.fingerprint
+                if young and (same or self._book.root_of(self.source, letter) == retry.root):
+                    await self._book.recurred(retry, now=now)
+                    break
+
+    # Sending
+
+    async def _send_due(self, ladders: Mapping[str, Ladder], report: TurnReport) -> None:
+        """Claim and send what is due; those of one workflow that are claimed together share a call."""
+        letters = [self._world.dead_letters.get(letter_id) for letter_id in due_first(ladders)[:TRIES_PER_TURN_MAX]]
+        gathered: list[_Claimed] = []
+        for letter in sorted((x for x in letters if x is not None), key=lambda letter: letter.workflow_id):
+            if gathered and not self._joins(letter, gathered):
+                await self._send(gathered)
+                gathered = []
+            claimed = await self._try(letter, report)
+            if isinstance(claimed, _Claimed):
+                gathered.append(claimed)
+                report.sent += 1
+            elif claimed is Reason.PACE:
+                break
+        if gathered:
+            await self._send(gathered)
+
+    def _joins(self, letter: DeadLetter, gathered: Sequence[_Claimed]) -> bool:
+        first = gathered[0]
+        young = self._clock.now() - first.retry.claimed_at < GATHERING
+        fits = len(gathered) < self._traits.bulk_max and first.letter.workflow_id == letter.workflow_id
+        return young and fits and not self._traits.serial
+
+    async def _try(self, letter: DeadLetter, report: TurnReport) -> _Claimed | Reason | None:
+        """Read the dead letter once more, decide once more on what is known now, and claim it."""
+        look = await self._preflight(letter)
+        if look is None:
+            return None
+        now = self._clock.now()
+        subject = next((s for s in self._subjects(now) if s.letter.id == letter.id), None)
+        if subject is None:
+            return None
+        ladder = climb(subject, self._book.rules, now)
+        if ladder.decision.verb is not Verb.RETRY or ladder.owner is None:
+            return ladder.decision.reason
+        claim = self._claim(subject, ladder, look, now)
+        result = await self._book.claim(claim, now=now)
+        if isinstance(result, Refusal):
+            self._looked[letter.id] = (now + WAIT_UNCLAIMED, result.detail)
+            return result.reason
+        if result.retry.shadow:
+            report.shadowed += 1
+            return None
+        return _Claimed(retry=result.retry, letter=subject.letter)
+
+    async def _preflight(self, letter: DeadLetter) -> Look | None:
+        """Read how it stands right before the call; None, remembered with its reason, if that forbids it."""
+        try:
+            look = await self._adapter.look(Target(letter=letter))
+        except ApiError as error:
+            self._looked[letter.id] = (self._clock.now() + WAIT_FAILED, str(error))
+            return None
+        await self._observe(look)
+        why = look.refusal
+        if look.standing is not Standing.DEAD:
+            why = f"it is {look.standing}"
+        elif look.native and self._book.rules.source(self.source).yields:
+            why = "the platform will retry it"
+        if why is not None:
+            self._looked[letter.id] = (self._clock.now() + WAIT_REFUSED, why)
+            return None
+        self._looked.pop(letter.id, None)
+        return look
+
+    def _claim(self, subject: Subject, ladder: Ladder, look: Look, now: float) -> Claim:
+        """What is to be claimed, and what must still be so then."""
+        policy, letter, history = ladder.owner, subject.letter, subject.history
+        assert policy is not None  # noqa: S101 (only what has an owner is retried)
+        pace, shadow = self._book.rules.source(self.source).pace, ladder.decision.mode is Mode.SHADOW
+        retry = Retry(
+            id=new_id(),
+            source=self.source,
+            workflow_id=letter.workflow_id,
+            dead_letter_id=letter.id,
+            run_id=letter.run_id,
+            attempt=letter.attempt,
+            opened_at=letter.opened_at,
+            root=subject.root,
+            ordinal=1 + sum(1 for other in history if other.counts and (shadow or not other.shadow)),
+            policy=policy.name,
+            policy_hash=policy.hash,
+            group=ladder.group,
+            shadow=shadow,
+            approved_by=None if ladder.approval is None else ladder.approval.who,
+            manual=ladder.manual,
+            error_class="" if letter.error is None else letter.error.error_class.value,
+            fingerprint=error_fingerprint(letter),
+            failed_at=min([letter.opened_at, *(other.failed_at for other in history)]),
+            claimed_at=now,
+            send_by=now + protocol.SEND_WITHIN,
+            deadline=policy.deadline,
+            settle=policy.settle,
+            warnings_fail=policy.warnings_fail,
+            mark=look.mark,
+            closed_at=now if shadow else None,
+            detail="not sent: the mode is shadow" if shadow else "claimed",
+        )
+        ordered = subject.workflow is not None and subject.workflow.ordered
+        return Claim(
+            retry=retry,
+            allowed=None if ladder.manual else policy.retries,
+            alone=ordered or self._traits.serial,
+            interval=1.0 / pace.rate,
+            burst=pace.burst,
+            in_flight_max=pace.in_flight,
+            approval=None if ladder.approval is None else ladder.approval.id,
+            approved=ladder.approval is not None or ladder.decision.mode is Mode.APPROVE,
+        )
+
+    async def _send(self, claimed: Sequence[_Claimed]) -> None:
+        """Make one call for these. A stop of the service waits for it a while; else what it did is in doubt."""
+        call = asyncio.create_task(self._call(claimed), name=f"retry-{self.source}")
+        try:
+            await asyncio.shield(call)
+        except asyncio.CancelledError:
+            done, _ = await asyncio.wait({call}, timeout=STOP_SECONDS_MAX)
+            if not done:
+                call.cancel()
+                await asyncio.wait({call})
+            raise
+
+    async def _call(self, claimed: Sequence[_Claimed]) -> None:
+        theirs = self._api.platform_now()
+        sent = [protocol.sending(one.retry, now=self._clock.now(), theirs=theirs) for one in claimed]
+        await self._book.save(sent, now=self._clock.now(), kind="sent")
+        letters, send_by = [one.letter for one in claimed], min(retry.send_by for retry in sent)
+        try:
+            with self._span("retry"):
+                accepted = await self._adapter.send(letters, send_by=send_by)
+        except ApiError as error:
+            after = [protocol.refused(retry, error, now=self._clock.now()) for retry in sent]
+            await self._heed(error, sent)
+        except asyncio.CancelledError:
+            why = "the exporter stopped in the middle of the call"
+            after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
+        except Exception as bug:  # in an adapter, say: the call may have been made
+            log.error("retrying broke", source=self.source, error=bug)
+            why = f"the call broke: {type(bug).__name__}"
+            after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
+        else:
+            after = [protocol.answered(retry, accepted, now=self._clock.now()) for retry in sent]
+        await self._book.save(after, now=self._clock.now(), kind="called")
+        for retry in after:
+            state = retry.outcome or retry.state
+            log.info("retry", source=self.source, retry=retry.id, policy=retry.policy, state=state, detail=retry.detail)
+
+    async def _heed(self, error: ApiError, sent: Sequence[Retry]) -> None:
+        """What a refusal says beyond this call: a credential that is not accepted, a right that is missing."""
+        if error.status == 401:
+            until, why = self._clock.now() + LOWERED_FOR, "the platform did not accept the credential"
+            await self._override(Scope.SOURCE, OverrideAction.LOWER, until=until, why=why)
+        elif error.status == 403:
+            why = "the platform does not permit to retry it"
+            for root in {retry.root for retry in sent}:
+                await self._override(Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=why)
+
+    async def _override(
+        self,
+        scope: Scope,
+        action: OverrideAction,
+        *,
+        key: str = "",
+        until: float | None = None,
+        why: str,
+        reason: Reason = Reason.HELD,
+    ) -> None:
+        now = self._clock.now()
+        override = Override(
+            id=new_id(),
+            scope=scope,
+            source=self.source,
+            key=key,
+            action=action,
+            until=until,
+            who=ENGINE,
+            why=why,
+            created_at=now,
+            snapshot={"reason": reason},
+        )
+        await self._book.put([override], now=now)
+        log.warning("retries restrained", source=self.source, action=action, scope=scope, why=why)
+
+    # The loop around it
+
+    def wake(self) -> None:
+        """Take a turn now."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Take turns until cancelled."""
+        failing = False
+        while True:
+            try:
+                await self.turn_once()
+                failing = False
+            except StoreError as error:
+                if not failing:
+                    log.warning("retries stand still: nothing can be remembered", source=self.source, error=error)
+                failing = True
+            except Exception as bug:  # costs this turn, never the service
+                log.error("retrying broke", source=self.source, error=bug)
+            await self._wait()
+
+    async def _wait(self) -> None:
+        waiting = {asyncio.ensure_future(self._due.wait()), asyncio.ensure_future(self._clock.sleep(INTERVAL))}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        self._due.clear()

@@ -1,0 +1,399 @@
+"""The ledger of retries: claims, what becomes of them, what people said, what was decided. One writer, the retrier.
+
+A claim is one transaction: whatever may forbid the call is read again in it, and the row it leaves is durable before
+the call is made. Claims insert if there is nothing, and never overwrite: of two that race one comes too late. Every
+transaction here adds to the audit, whose rows are linked by their hashes.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from exporter.metrics import catalogue
+from exporter.retries.model import (
+    Decision,
+    Outcome,
+    Override,
+    OverrideAction,
+    Reason,
+    Retry,
+    RetryState,
+    Scope,
+)
+from exporter.store import codec
+from exporter.store.ingest import Key, add_tallies
+from exporter.store.script import Row, Script, chunks, flat, insert, values
+from exporter.tallies import SUM, Tallies
+
+_COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
+#: Closed retries read at the start for the status page.
+RECENT_MAX = 200
+
+
+@dataclass(slots=True, kw_only=True)
+class Remembered:
+    """What the ledger knows of retrying, as read at the start."""
+
+    retries: list[Retry] = field(default_factory=list)  # open ones, those of open dead letters' roots, recent ones
+    lineage: dict[Key, str] = field(default_factory=dict)  # source, run -> root
+    overrides: list[Override] = field(default_factory=list)  # not ended
+    decided: dict[Key, tuple[str, str, str]] = field(default_factory=dict)  # dead letter -> policy, decision, reason
+    full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What is to be claimed, and what must still be so in the transaction that claims it."""
+
+    retry: Retry
+    allowed: int | None  # retries of this root in all; None: a person asked for it
+    alone: bool  # no other retry of the workflow may be open
+    interval: float  # seconds between two calls by the pace
+    burst: int
+    in_flight_max: int
+    approval: str | None = None  # the override that lets it pass: used up by the claim
+    approved: bool = False  # whether it may pass a lowered mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a claim came to nothing."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    retry: Retry
+    full_at: float
+    tallies: Tallies = field(default_factory=dict)
+
+
+def remember(now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]]) -> Script[Remembered]:
+    """Everything the picture of retrying in memory starts from.
+
+    ``roots`` is told the lineage and says of which roots (source, root) dead letters are open.
+    """
+    found = Remembered()
+    rows = yield "SELECT source, run_id, root FROM lineage", ()
+    found.lineage = {(source, run_id): root for source, run_id, root in rows}
+    known: dict[str, Retry] = {}
+    by_root: dict[str, list[Row]] = {}
+    for source, root in roots(found.lineage):
+        by_root.setdefault(source, []).append((root,))
+    for source, keys in by_root.items():
+        for part in chunks(keys):
+            numbers = ", ".join(f"${number}" for number in range(2, len(part) + 2))
+            sql = f"SELECT data FROM retries WHERE source = $1 AND root IN ({numbers})"
+            known |= {retry.id: retry for retry in map(_retry, (yield sql, (source, *flat(part))))}
+    sql = "SELECT data FROM retries WHERE outcome IS NULL AND shadow = 0"
+    known |= {retry.id: retry for retry in map(_retry, (yield sql, ()))}
+    known |= {retry.id: retry for retry in (yield from recent())}
+    found.retries = sorted(known.values(), key=lambda retry: (retry.claimed_at, retry.id))
+    found.overrides = yield from _overrides(now)
+    rows = yield "SELECT source, dead_letter_id, policy, decision, reason FROM decisions", ()
+    found.decided = {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
+    rows = yield "SELECT source, full_at FROM paces", ()
+    found.full_at = dict(rows)
+    return found
+
+
+def claim(wanted: Claim, *, now: float) -> Script[Claimed | Refusal]:
+    """Make a retry an intent, unless anything forbids it now."""
+    retry = wanted.retry
+    refusal = yield from _forbidden(wanted, now)
+    if refusal is not None:
+        return refusal
+    full_at = now
+    if not retry.shadow:
+        rows = yield "SELECT full_at FROM paces WHERE source = $1", (retry.source,)
+        full_at = max(now, rows[0][0]) if rows else now
+        if full_at - now > (wanted.burst - 1) * wanted.interval + 1e-6:
+            return Refusal(reason=Reason.PACE, detail="the pace allows no further call yet")
+        full_at += wanted.interval
+    sql = f"INSERT INTO retries ({_COLUMNS}) VALUES {values(1, 9)} ON CONFLICT DO NOTHING RETURNING id"
+    claimed = yield sql, _row(retry)
+    if not claimed:
+        return Refusal(reason=Reason.HELD, detail="another retry of it is open")
+    if wanted.approval is not None:
+        yield "UPDATE overrides SET ended_at = $1 WHERE id = $2", (now, wanted.approval)
+    if not retry.shadow:
+        conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
+        yield from insert("paces", "source, full_at", [(retry.source, full_at)], conflict=conflict)
+    tallies: Tallies = {}
+    if retry.shadow:
+        tallies[catalogue.RETRIES_SHADOW.name, retry.source, "", (retry.policy,), SUM] = 1.0
+        yield from add_tallies(tallies)
+    kind = "shadow" if retry.shadow else "intent"
+    yield from _audit(now, [_entry(kind, retry, who=retry.approved_by or "engine")])
+    return Claimed(retry=retry, full_at=full_at, tallies=tallies)
+
+
+def _forbidden(wanted: Claim, now: float) -> Script[Refusal | None]:
+    retry = wanted.retry
+    overrides = yield from _overrides(now)
+    if wanted.approval is not None and all(override.id != wanted.approval for override in overrides):
+        return Refusal(reason=Reason.MODE, detail="its approval was used or taken back")
+    for override in overrides:
+        if not reaches(override, source=retry.source, policy=retry.policy, workflow=retry.workflow_id, root=retry.root):
+            continue
+        if override.action is OverrideAction.PAUSE:
+            return Refusal(reason=Reason.PAUSED, detail=f"paused by {override.who}")
+        if override.action in (OverrideAction.HOLD, OverrideAction.QUARANTINE):
+            return Refusal(reason=Reason.HELD, detail=f"{override.action} by {override.who}")
+        if override.action is OverrideAction.LOWER and not (wanted.approved or retry.shadow):
+            return Refusal(reason=Reason.MODE, detail=f"lowered by {override.who}")
+    rows = yield (
+        "SELECT resolved_at FROM dead_letters WHERE source = $1 AND dead_letter_id = $2",
+        (retry.source, retry.dead_letter_id),
+    )
+    if not rows or rows[0][0] is not None:
+        return Refusal(reason=Reason.NOT_ELIGIBLE, detail="it is resolved")
+    rows = yield "SELECT root FROM lineage WHERE source = $1 AND run_id = $2", (retry.source, retry.run_id)
+    if rows and rows[0][0] != retry.root:
+        return Refusal(reason=Reason.HELD, detail="it descends from another dead letter")
+    rows = yield (
+        "SELECT data FROM retries WHERE source = $1 AND (root = $2 OR (outcome IS NULL AND shadow = 0))",
+        (retry.source, retry.root),
+    )
+    return _conflict(wanted, [_retry(row) for row in rows])
+
+
+def _conflict(wanted: Claim, others: Sequence[Retry]) -> Refusal | None:
+    retry = wanted.retry
+    spent = [o for o in others if o.root == retry.root and o.counts and (retry.shadow or not o.shadow)]
+    if len(spent) + 1 != retry.ordinal or (wanted.allowed is not None and len(spent) >= wanted.allowed):
+        return Refusal(reason=Reason.EXHAUSTED, detail=f"{len(spent)} retries are used")
+    if retry.shadow:
+        return None
+    open_ones = [other for other in others if other.is_open]
+    for other in open_ones:
+        same_workflow = other.workflow_id == retry.workflow_id
+        doubtful = other.state in (RetryState.IN_DOUBT, RetryState.HELD)
+        if (
+            other.root == retry.root
+            or (same_workflow and (wanted.alone or doubtful))
+            or (doubtful and (other.policy, other.group) == (retry.policy, retry.group))
+        ):
+            return Refusal(reason=Reason.HELD, detail=f"retry {other.id} is {other.state}")
+    if sum(1 for other in open_ones if other.in_flight) >= wanted.in_flight_max:
+        return Refusal(reason=Reason.PACE, detail="too many retries are in flight")
+    return None
+
+
+def save(retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> Script[Tallies]:
+    """Write what became of open retries. A closed one stays as it is, whatever comes later."""
+    tallies: Tallies = {}
+    for retry in retries:
+        written = yield (
+            "UPDATE retries SET state = $2, outcome = $3, data = $4 WHERE id = $1 AND outcome IS NULL RETURNING id",
+            (retry.id, retry.state.value, _outcome(retry), codec.to_json(retry)),
+        )
+        if not written:
+            continue
+        if retry.outcome is not None:
+            key = (catalogue.RETRIES.name, retry.source, "", (retry.policy, retry.outcome.value), SUM)
+            tallies[key] = tallies.get(key, 0.0) + 1.0
+        rows = [(retry.source, run_id, retry.root) for run_id in retry.new_runs]
+        yield from insert("lineage", "source, run_id, root", rows, conflict="(source, run_id) DO NOTHING")
+    yield from add_tallies(tallies)
+    yield from _audit(now, [_entry(kind, retry, who=who) for retry in retries])
+    return tallies
+
+
+def recur(retry: Retry, *, now: float) -> Script[Retry]:
+    """Note that what a retry had mended failed again soon. Its outcome stays."""
+    again = replace(retry, recurred=True)
+    yield "UPDATE retries SET data = $2 WHERE id = $1", (retry.id, codec.to_json(again))
+    yield from _audit(now, [_entry("recurred", again, who="engine")])
+    return again
+
+
+def decide(
+    changed: Mapping[Key, Decision], gone: Collection[Key], *, now: float, policies_hash: str
+) -> Script[Tallies]:
+    """Remember what is decided of dead letters now, and count the changes."""
+    tallies: Tallies = {}
+    for (source, _), decision in changed.items():
+        key = (catalogue.RETRY_DECISIONS.name, source, "", decision.label, SUM)
+        tallies[key] = tallies.get(key, 0.0) + 1.0
+    yield from insert(
+        "decisions",
+        "source, dead_letter_id, policy, decision, reason",
+        [(*key, *decision.label) for key, decision in changed.items()],
+        conflict="""(source, dead_letter_id)
+            DO UPDATE SET policy = excluded.policy, decision = excluded.decision, reason = excluded.reason""",
+    )
+    for part in chunks(gone):
+        where = f"(source, dead_letter_id) IN (VALUES {values(len(part), 2)})"
+        yield f"DELETE FROM decisions WHERE {where}", flat(part)
+    yield from add_tallies(tallies)
+    yield from _audit(
+        now,
+        [
+            {
+                "kind": "decision",
+                "source": source,
+                "dead_letter": letter_id,
+                "policy": decision.policy,
+                "policies": policies_hash,
+                "mode": decision.mode,
+                "decision": decision.verb,
+                "reason": decision.reason,
+                "detail": decision.detail,
+            }
+            for (source, letter_id), decision in changed.items()
+        ],
+    )
+    return tallies
+
+
+def put_overrides(overrides: Sequence[Override], *, now: float) -> Script[None]:
+    """Let these hold from now on."""
+    rows = [(o.id, o.until, o.ended_at, codec.to_json(o)) for o in overrides]
+    yield from insert("overrides", "id, until, ended_at, data", rows, conflict="(id) DO NOTHING")
+    yield from _audit(now, [_said("override", o, o.who) for o in overrides])
+
+
+def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Script[None]:
+    """Let these hold no longer."""
+    for override in overrides:
+        yield "UPDATE overrides SET ended_at = $2 WHERE id = $1 AND ended_at IS NULL", (override.id, now)
+    yield from _audit(now, [_said("override ended", o, who) for o in overrides])
+
+
+def prune(*, before: float, keep: Collection[Key]) -> Script[None]:
+    """Forget what was closed before a moment, and what ended before it; nothing of the roots (source, root) to keep."""
+    rows = yield (
+        "SELECT id, source, root FROM retries WHERE claimed_at < $1 AND (outcome IS NOT NULL OR shadow = 1)",
+        (before,),
+    )
+    for part in chunks((identity,) for identity, source, root in rows if (source, root) not in keep):
+        numbers = ", ".join(f"${number}" for number in range(1, len(part) + 1))
+        yield f"DELETE FROM retries WHERE id IN ({numbers})", flat(part)
+    yield (
+        """DELETE FROM lineage WHERE NOT EXISTS
+            (SELECT 1 FROM retries r WHERE r.source = lineage.source AND r.root = lineage.root)""",
+        (),
+    )
+    yield "DELETE FROM overrides WHERE ended_at < $1 OR until < $1", (before,)
+    yield "DELETE FROM audit WHERE at < $1", (before,)
+
+
+def recent(limit: int = RECENT_MAX) -> Script[list[Retry]]:
+    """The newest retries, newest first."""
+    rows = yield "SELECT data FROM retries ORDER BY claimed_at DESC, id LIMIT $1", (limit,)
+    return [_retry(row) for row in rows]
+
+
+def history(retry_id: str) -> Script[list[dict[str, Any]]]:
+    """The audit of one retry, or of one dead letter, oldest first."""
+    rows = yield "SELECT at, data FROM audit WHERE data LIKE $1 ORDER BY seq", (f"%{orjson.dumps(retry_id).decode()}%",)
+    return [{"at": at, **orjson.loads(data)} for at, data in rows]
+
+
+def check_audit() -> Script[int | None]:
+    """The number of the first row that does not follow from the one before it; None if all do."""
+    previous: str | None = None
+    for seq, at, data, digest in (yield "SELECT seq, at, data, hash FROM audit ORDER BY seq", ()):
+        if previous is not None and _link(previous, seq, at, data) != digest:
+            return int(seq)
+        previous = digest
+    return None
+
+
+def reaches(override: Override, *, source: str, policy: str, workflow: str, root: str) -> bool:
+    """Whether an override speaks of this dead letter."""
+    if override.source not in ("", source):
+        return False
+    match override.scope:
+        case Scope.ENGINE | Scope.SOURCE:
+            return True
+        case Scope.POLICY:
+            return override.key == policy
+        case Scope.WORKFLOW:
+            return override.key == workflow
+        case Scope.ROOT:
+            return override.key == root
+
+
+def _overrides(now: float) -> Script[list[Override]]:
+    rows = yield "SELECT data FROM overrides WHERE ended_at IS NULL AND (until IS NULL OR until > $1)", (now,)
+    return [_override(row) for row in rows]
+
+
+def _audit(now: float, entries: Iterable[Mapping[str, Any]]) -> Script[None]:
+    rows: list[Row] = []
+    for entry in entries:
+        if not rows:
+            last = yield "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1", ()
+            seq, digest = last[0] if last else (0, "")
+        seq, data = seq + 1, codec.to_json(entry)
+        digest = _link(digest, seq, now, data)
+        rows.append((seq, now, data, digest))
+    yield from insert("audit", "seq, at, data, hash", rows, conflict="(seq) DO NOTHING")
+
+
+def _link(previous: str, seq: int, at: float, data: str) -> str:
+    return hashlib.sha256(f"{previous}\n{seq}\n{at!r}\n{data}".encode()).hexdigest()
+
+
+def _entry(kind: str, retry: Retry, *, who: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "who": who,
+        "source": retry.source,
+        "retry": retry.id,
+        "dead_letter": retry.dead_letter_id,
+        "root": retry.root,
+        "ordinal": retry.ordinal,
+        "policy": retry.policy,
+        "policy_hash": retry.policy_hash,
+        "state": retry.state,
+        "outcome": retry.outcome,
+        "detail": retry.detail,
+    }
+
+
+def _said(kind: str, override: Override, who: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "who": who,
+        "override": override.id,
+        "action": override.action,
+        "scope": override.scope,
+        "source": override.source,
+        "key": override.key,
+        "until": override.until,
+        "why": override.why,
+        "snapshot": override.snapshot,
+    }
+
+
+def _row(retry: Retry) -> Row:
+    return (
+        retry.id, retry.source, retry.root, retry.dead_letter_id, int(retry.shadow), retry.state.value,
+        _outcome(retry), retry.claimed_at, codec.to_json(retry),
+    )  # fmt: skip
+
+
+def _outcome(retry: Retry) -> str | None:
+    return None if retry.outcome is None else retry.outcome.value
+
+
+def _retry(row: Row) -> Retry:
+    fields = orjson.loads(row[0])
+    fields["state"] = RetryState(fields["state"])
+    fields["outcome"] = None if fields["outcome"] is None else Outcome(fields["outcome"])
+    fields["new_runs"] = tuple(fields["new_runs"])
+    return Retry(**fields)
+
+
+def _override(row: Row) -> Override:
+    fields = orjson.loads(row[0])
+    fields["scope"], fields["action"] = Scope(fields["scope"]), OverrideAction(fields["action"])
+    return Override(**fields)
