@@ -6,6 +6,7 @@ on a signal and, when asked to reload, takes a new config whole or keeps the old
 """
 
 import asyncio
+import secrets
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
 from exporter.polling.wire import make_api
 from exporter.retries.book import RetryBook
+from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
 from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, Key, SourceRules
@@ -31,6 +33,8 @@ from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
 from exporter.traces.export import TracedSource, TraceExporter, is_enabled, make_exporter
 from exporter.traces.own import OwnTracer
+from exporter.web import local
+from exporter.web.control import ControlRoutes
 from exporter.web.server import Site, listen
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
@@ -136,6 +140,15 @@ async def service(
             tasks(_housekeeping_loop(running, config, clock, folded))
             if running.traces is not None:
                 tasks(running.traces.run())
+        control = Control(
+            book,
+            world,
+            platforms,
+            {source: section.labels for source, section in config.sources.items()},
+            clock,
+            wake=lambda source: running.retriers[source].wake() if source in running.retriers else None,
+        )
+        local_token = secrets.token_urlsafe(32)
         site = Site(
             config=config,
             clock=clock,
@@ -144,6 +157,7 @@ async def service(
             own=own,
             pollers=running.pollers,
             receivers=receivers,
+            control=ControlRoutes(control, book, config.server.admin_token, local_token),
             store_error=lambda: ledger.error,
             reload=reload,
         )
@@ -155,6 +169,7 @@ async def service(
         if apart is not None:
             runner, running.webhooks_port = await listen(site.webhook_application(), apart, tls)
             stack.push_async_callback(runner.cleanup)
+        stack.callback(local.announce(config, port=running.port, token=local_token))
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
         log.info("stopping")

@@ -9,13 +9,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
-from exporter import __version__, app, log
+from exporter import __version__, app, commands, log
 from exporter.check import check
 from exporter.clock import SystemClock
 from exporter.config import ConfigError, load, masked, schema
+from exporter.fields import parse_duration
+from exporter.retries.control import Control, ControlError
 from exporter.simulator import SIMULATORS
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import Fleet, demo_config
@@ -30,6 +33,10 @@ DEMO_REPORT_INTERVAL = 5.0
 _PROBLEMS = (StoreError, OSError, ExporterUnavailable)
 
 
+class UsageError(Exception):
+    """The command was not given what it needs: one line."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
@@ -39,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         for problem in exc.problems:
             print(f"config: {problem}", file=sys.stderr)
+    except (ControlError, UsageError) as exc:
+        print(f"automation-exporter: {exc}", file=sys.stderr)
     except (*_PROBLEMS, OverflowError) as exc:  # a port beyond 65535 overflows
         print(f"automation-exporter: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -57,25 +66,25 @@ def _parser() -> argparse.ArgumentParser:
         prog="automation-exporter", description="Metrics, traces and safe retries for automation platforms."
     )
     parser.add_argument("--version", action="version", version=f"automation-exporter {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="the service")
+    run = subcommands.add_parser("run", help="the service")
     run.add_argument("--config", type=Path, required=True, metavar="FILE")
     run.set_defaults(command=_run)
 
-    demo = commands.add_parser("demo", help="simulators of all platforms plus the service against them, on loopback")
+    demo = subcommands.add_parser("demo", help="simulators of all platforms plus the service against them, on loopback")
     demo.add_argument("--port", type=int, default=10870, help="of the service; 0: any free one (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=1, help="another seed, another world (default: %(default)s)")
     demo.set_defaults(command=_demo)
 
-    checking = commands.add_parser("check", help="validate a config and print it with its secrets masked")
+    checking = subcommands.add_parser("check", help="validate a config and print it with its secrets masked")
     checking.add_argument("--config", type=Path, required=True, metavar="FILE")
     checking.add_argument(
         "--online", action="store_true", help="also try credentials, rights and limits of each source"
     )
     checking.set_defaults(command=_check)
 
-    simulate = commands.add_parser("simulate", help="the simulators alone")
+    simulate = subcommands.add_parser("simulate", help="the simulators alone")
     simulate.add_argument("--platform", choices=sorted(SIMULATORS), action="append", help="default: all")
     simulate.add_argument("--port", type=int, default=10880, help="of the first simulator (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=1)
@@ -90,9 +99,140 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--webhooks", metavar="URL", help="send webhooks to URL/webhooks/{platform}")
     simulate.set_defaults(command=_simulate)
 
-    config = commands.add_parser("config", help="about the config").add_subparsers(required=True, metavar="COMMAND")
+    policies = subcommands.add_parser("policies", help="about retry policies").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    explaining = policies.add_parser("explain", help="every open dead letter with the decision about it, and why")
+    _takes_config(explaining)
+    explaining.add_argument("--brief", action="store_true", help="only the decision and its reason")
+    explaining.set_defaults(command=_explain)
+    for later in ("bound", "backtest"):
+        policies.add_parser(later, help="comes with a later version").set_defaults(command=_later)
+
+    retries = subcommands.add_parser("retries", help="the ledger of retries, and control over them")
+    _add_retries(retries.add_subparsers(required=True, metavar="COMMAND"))
+
+    config = subcommands.add_parser("config", help="about the config").add_subparsers(required=True, metavar="COMMAND")
     config.add_parser("schema", help="JSON Schema of the config, for editors").set_defaults(command=_schema)
     return parser
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+
+
+def _add_retries(retries: Any) -> None:
+    """``retries list | show | pause | resume | approve | hold | release | quarantine``."""
+
+    def add(name: str, help: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = retries.add_parser(name, help=help)
+        _takes_config(parser)
+        parser.set_defaults(command=command)
+        return parser
+
+    add("list", "the newest retries", _list).add_argument("--limit", type=int, default=50)
+    add("show", "one retry, or those of one dead letter, with the audit", _show).add_argument("id", metavar="ID")
+    pause = add("pause", "send nothing: the kill switch", _pause)
+    pause.add_argument("--source", help="default: all")
+    pause.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help="default: 24h")
+    pause.add_argument("--why", default="")
+    add("resume", "end pauses", _resume).add_argument("--source", help="default: all")
+    approve = add("approve", "let dead letters that wait for it be retried once", _approve)
+    approve.add_argument("ids", nargs="*", metavar="SOURCE/ID")
+    approve.add_argument("--policy", help="whatever waits for approval under this policy now")
+    hold = add("hold", "keep a dead letter from being retried", _hold)
+    hold.add_argument("id", metavar="SOURCE/ID")
+    hold.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help="default: for good")
+    quarantine = add("quarantine", "never retry a dead letter by itself, until it is released", _quarantine)
+    quarantine.add_argument("id", metavar="SOURCE/ID")
+    release = add("release", "take back what holds a dead letter; settle a retry nobody knows the fate of", _release)
+    release.add_argument("id", metavar="SOURCE/ID", help="of the dead letter, or of the retry")
+    release.add_argument("--not-sent", action="store_true", help="that retry had no effect: it does not count")
+
+
+def _duration(text: str) -> float:
+    try:
+        return float(str(parse_duration(text)))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def _explain(options: argparse.Namespace) -> int:
+    return asyncio.run(commands.explain(load(options.config), say=print, brief=options.brief))
+
+
+def _later(options: argparse.Namespace) -> int:
+    print("automation-exporter: this comes with a later version", file=sys.stderr)
+    return 1
+
+
+def _list(options: argparse.Namespace) -> int:
+    return asyncio.run(commands.list_retries(load(options.config), say=print, limit=options.limit))
+
+
+def _show(options: argparse.Namespace) -> int:
+    return asyncio.run(commands.show(load(options.config), options.id, say=print))
+
+
+def _pause(options: argparse.Namespace) -> int:
+    source, seconds, why = options.source, options.seconds, options.why
+    body = {"source": source, "for": None if seconds is None else f"{seconds}s", "why": why or None}
+    return _tell(
+        options, "/api/v1/retries/pause", body, lambda c, who: c.pause(source, seconds=seconds, who=who, why=why)
+    )
+
+
+def _resume(options: argparse.Namespace) -> int:
+    source = options.source
+    return _tell(options, "/api/v1/retries/resume", {"source": source}, lambda c, who: c.resume(source, who=who))
+
+
+def _approve(options: argparse.Namespace) -> int:
+    if bool(options.ids) == bool(options.policy):
+        raise UsageError("name what to approve: SOURCE/ID …, or --policy NAME")
+    body = {"policy": options.policy} if options.policy else {"ids": options.ids}
+
+    async def here(control: Control, who: str) -> dict[str, Any]:
+        keys = [_key(text) for text in options.ids] or control.awaiting(options.policy)
+        return await control.approve(keys, who=who)
+
+    return _tell(options, "/api/v1/retries/approve", body, here)
+
+
+def _hold(options: argparse.Namespace) -> int:
+    key, seconds = _key(options.id), options.seconds
+    body = {"for": None if seconds is None else f"{seconds}s"}
+    return _tell(options, _path(key, "hold"), body, lambda c, who: c.hold(key, seconds=seconds, who=who))
+
+
+def _quarantine(options: argparse.Namespace) -> int:
+    key = _key(options.id)
+    return _tell(options, _path(key, "quarantine"), {}, lambda c, who: c.quarantine(key, who=who))
+
+
+def _release(options: argparse.Namespace) -> int:
+    key, sent = _key(options.id), not options.not_sent
+    return _tell(options, _path(key, "release"), {"sent": sent}, lambda c, who: c.release(key, sent=sent, who=who))
+
+
+def _tell(
+    options: argparse.Namespace,
+    path: str,
+    body: dict[str, Any],
+    here: Callable[[Control, str], Coroutine[Any, Any, dict[str, Any]]],
+) -> int:
+    return asyncio.run(commands.tell(load(options.config), path, body, here, say=print))
+
+
+def _key(text: str) -> tuple[str, str]:
+    source, slash, letter_id = text.partition("/")
+    if not slash or not source or not letter_id:
+        raise UsageError(f"{text}: write SOURCE/ID, as `policies explain` prints it")
+    return source, letter_id
+
+
+def _path(key: tuple[str, str], action: str) -> str:
+    return f"/api/v1/dead-letters/{quote(key[0], safe='')}/{quote(key[1], safe='')}/{action}"
 
 
 def _run(options: argparse.Namespace) -> int:

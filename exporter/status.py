@@ -6,6 +6,8 @@ from typing import Any
 
 from exporter.model import ErrorClass
 from exporter.polling.poller import Poller, StreamStatus
+from exporter.retries.book import RetryBook
+from exporter.retries.control import decision_facts, retry_facts
 from exporter.world import World
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
@@ -14,6 +16,8 @@ FRESH_INTERVALS = 5.0
 FRESH_SECONDS_MIN = 120.0
 #: Dead letters listed on one answer.
 DEAD_LETTERS_MAX = 500
+#: Retries listed on one answer.
+RETRIES_MAX = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,8 @@ def _source(world: World, poller: Poller, now: float) -> dict[str, Any]:
     }
 
 
-def dead_letters(world: World, *, now: float) -> dict[str, Any]:
-    """Open dead letters, oldest first, as ``GET /api/v1/dead-letters`` answers them."""
+def dead_letters(world: World, book: RetryBook, *, now: float) -> dict[str, Any]:
+    """Open dead letters, oldest first, with what is decided of them, as ``GET /api/v1/dead-letters`` answers them."""
     found = [
         {
             "source": known.source,
@@ -98,9 +102,20 @@ def dead_letters(world: World, *, now: float) -> dict[str, Any]:
             "error_class": (letter.error.error_class if letter.error else ErrorClass.UNKNOWN).value,
             "error_type": letter.error.type if letter.error else None,
             "error_message": letter.error.message if letter.error else None,
+            "decision": decision_facts(book.decisions.get((known.source, letter.id))),
         }
         for known in world.sources.values()
         for letter in known.dead_letters.values()
     ]
     found.sort(key=lambda item: (item["opened_at"], item["id"]))
     return {"total": len(found), "dead_letters": found[:DEAD_LETTERS_MAX]}
+
+
+def retries(world: World, book: RetryBook, *, now: float) -> dict[str, Any]:
+    """Open and recent retries, newest first, and how far retrying may go, as ``GET /api/v1/retries`` answers them."""
+    found = [retry_facts(retry) for retry in book.everything()[:RETRIES_MAX]]
+    return {
+        "mode": book.rules.mode.value,
+        "paused": {source: book.is_paused(source, now) for source in world.sources},
+        "retries": found,
+    }

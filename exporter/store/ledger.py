@@ -209,10 +209,14 @@ def _load() -> Script[Loaded]:
     return loaded
 
 
-async def open_engine(url: str) -> Engine:
-    """The engine a store URL names: ``sqlite:///file.db`` (relative), ``sqlite:////abs/file.db`` or ``sqlite://`` +
-    path.
-    """
+def database(url: str) -> Path:
+    """The file that a store URL names: ``sqlite:///file.db`` (relative) or ``sqlite:////abs/file.db``."""
     if url.startswith("sqlite:///"):
-        return await SqliteEngine.open(Path(url.removeprefix("sqlite:///")))
+        return Path(url.removeprefix("sqlite:///"))
     raise StoreError(f"unknown kind of store: {url.split(':', 1)[0]!r}; use sqlite:///FILE")
+
+
+async def open_engine(url: str, *, to_read: bool = False) -> Engine:
+    """The engine a store URL names. Raises ``StoreError``."""
+    path = database(url)
+    return await (SqliteEngine.open_to_read(path) if to_read else SqliteEngine.open(path))

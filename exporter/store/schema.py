@@ -144,3 +144,14 @@ def migrate() -> Script[int]:
             yield statement, ()
         yield "INSERT INTO schema_version (version) VALUES ($1)", (number,)
     return version
+
+
+def check_version() -> Script[None]:
+    """Raise ``StoreError`` unless the database has exactly the schema this program reads."""
+    rows = yield "SELECT max(version) FROM schema_version", ()
+    version: int = rows[0][0] or 0
+    if version != len(MIGRATIONS):
+        raise StoreError(
+            f"the database has schema version {version}, this program reads {len(MIGRATIONS)}: "
+            "use the version of automation-exporter that runs on it"
+        )

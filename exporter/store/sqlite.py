@@ -2,7 +2,7 @@
 
 SQLite releases up to 3.51.2 can corrupt a WAL when two connections write and checkpoint at once; so there is exactly
 one, and a lock on a file beside the database keeps a second process out. Every commit is on disk (``synchronous=FULL``)
-before ``run`` returns.
+before ``run`` returns. Who only reads, as some commands do, neither writes nor checkpoints, and needs no lock.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TypeVar
+from urllib.parse import quote
 
 from exporter.log import get_logger
-from exporter.store.schema import migrate
+from exporter.store.schema import check_version, migrate
 from exporter.store.script import Script, StoreError
 
 T = TypeVar("T")
@@ -39,7 +40,8 @@ def _numbered(sql: str) -> str:
 class SqliteEngine:
     """Runs scripts one after the other on its thread. Make one with ``open``."""
 
-    def __init__(self, connection: sqlite3.Connection, lock: IO[str], thread: ThreadPoolExecutor) -> None:
+    def __init__(self, connection: sqlite3.Connection, lock: IO[str] | None, thread: ThreadPoolExecutor) -> None:
+        """Without a ``lock`` it only reads."""
         self._connection = connection
         self._lock = lock
         self._thread = thread
@@ -62,6 +64,24 @@ class SqliteEngine:
         log.debug("store open", path=str(path), sqlite=sqlite3.sqlite_version)
         return engine
 
+    @classmethod
+    async def open_to_read(cls, path: Path) -> "SqliteEngine":
+        """Open an existing database beside the process that uses it, or while none does. Raises ``StoreError``."""
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        engine = None
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(thread, _connect_to_read, path)
+            engine = cls(connection, None, thread)
+            await engine.run(check_version())
+        except BaseException as exc:
+            if engine is not None:
+                await engine.close()
+            thread.shutdown(wait=True)
+            if isinstance(exc, sqlite3.Error):
+                raise StoreError(f"cannot open the database {path}: {exc}") from None
+            raise
+        return engine
+
     async def run(self, script: Script[T]) -> T:
         """Run one script in one transaction; it is on disk when this returns."""
         return await self._call(lambda: self._transact(script))
@@ -70,7 +90,8 @@ class SqliteEngine:
         """Check the log into the database file and let go of it."""
         await self._call(self._connection.close)
         self._thread.shutdown(wait=True)
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -78,7 +99,7 @@ class SqliteEngine:
     def _transact(self, script: Script[T]) -> T:
         connection = self._connection
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN" if self._lock is None else "BEGIN IMMEDIATE")
             try:
                 sql, values = next(script)
                 while True:
@@ -100,6 +121,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
+    return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise StoreError(f"there is no database {path} yet: run the service once")
+    uri = f"file:{quote(str(path))}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA busy_timeout=5000")
+    connection.execute("PRAGMA query_only=ON")
     return connection
 
 

@@ -19,6 +19,7 @@ from exporter.metrics.http import respond, wants_openmetrics
 from exporter.metrics.own import EOF, OwnMetrics
 from exporter.metrics.projection import Projection
 from exporter.polling.poller import Poller
+from exporter.web.control import ControlRoutes
 from exporter.web.page import page
 from exporter.webhooks.receiver import Receiver
 from exporter.world import World
@@ -47,6 +48,7 @@ class Site:
         own: OwnMetrics,
         pollers: Mapping[str, Poller],
         receivers: Mapping[str, Receiver],
+        control: ControlRoutes,
         store_error: Callable[[], str | None],
         reload: Callable[[], Awaitable[str | None]],
     ) -> None:
@@ -58,6 +60,7 @@ class Site:
         self._own = own
         self._pollers = pollers
         self._receivers = receivers
+        self._control = control
         self._store_error = store_error
         self._reload = reload
 
@@ -70,6 +73,8 @@ class Site:
         app.router.add_get("/-/ready", self._ready)
         app.router.add_get("/api/v1/status", self._status)
         app.router.add_get("/api/v1/dead-letters", self._dead_letters)
+        app.router.add_get("/api/v1/retries", self._retries)
+        self._control.add_to(app.router)
         if self._config.server.reload:
             app.router.add_post("/-/reload", self._reload_config)
         if webhooks:
@@ -85,7 +90,8 @@ class Site:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         auth = self._config.server.basic_auth
-        if auth is not None and not request.path.startswith(_OPEN) and not await _knows(request, auth.users):
+        is_open = request.path.startswith(_OPEN) or self._control.is_local(request)
+        if auth is not None and not is_open and not await _knows(request, auth.users):
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="automation-exporter"'})
         try:
             return await handler(request)
@@ -125,12 +131,15 @@ class Site:
         return _json(status.status(self._world, self._pollers, now=self._clock.now(), version=__version__))
 
     async def _dead_letters(self, request: web.Request) -> web.Response:
-        return _json(status.dead_letters(self._world, now=self._clock.now()))
+        return _json(status.dead_letters(self._world, self._control.book, now=self._clock.now()))
+
+    async def _retries(self, request: web.Request) -> web.Response:
+        return _json(status.retries(self._world, self._control.book, now=self._clock.now()))
 
     async def _page(self, request: web.Request) -> web.Response:
         now = self._clock.now()
         facts = status.status(self._world, self._pollers, now=now, version=__version__)
-        text = page(facts, status.dead_letters(self._world, now=now))
+        text = page(facts, status.dead_letters(self._world, self._control.book, now=now))
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return web.Response(text=text, content_type="text/html", headers=headers)
 
