@@ -130,7 +130,7 @@ async def tell(
     *,
     say: Say,
 ) -> int:
-    """Say something to the running service, or, where none is running, to the ledger: ``here`` does what ``path`` does."""
+    """Say something to the running service, or, where none runs, to the ledger: ``here`` does what ``path`` does."""
     who = _user()
     try:
         async with offline(config, to_read=False) as opened:
