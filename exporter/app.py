@@ -233,7 +233,7 @@ async def _open_source(
             platform=platform,
             adapter=platform.retrying.connect(section, api),
             traits=platform.retrying.traits,
-            api=api,
+            platform_now=api.platform_now,
             book=running.book,
             world=running.world.sources[source],
             ledger=running.ledger,

@@ -11,14 +11,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
-from exporter.http import Api, ApiError
+from exporter.fold import resolve
+from exporter.http import ApiError
 from exporter.log import get_logger
-from exporter.model import DeadLetter, Via
+from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.platform import Platform
 from exporter.retries import protocol
 from exporter.retries.adapter import Adapter, Look, Standing, Target, Traits
 from exporter.retries.book import RetryBook, new_id
-from exporter.retries.model import Mode, Override, OverrideAction, Reason, Retry, Scope, Verb
+from exporter.retries.model import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.retries.policy import Ladder, Subject, climb, due_first, error_fingerprint
 from exporter.retries.subjects import subjects
 from exporter.store.ingest import Batch
@@ -79,7 +80,7 @@ class Retrier:
         platform: Platform,
         adapter: Adapter,
         traits: Traits,
-        api: Api,
+        platform_now: Callable[[], float],
         book: RetryBook,
         world: SourceWorld,
         ledger: Ledger,
@@ -87,12 +88,12 @@ class Retrier:
         labels: Mapping[str, str] | None = None,
         span: Span = nullcontext,
     ) -> None:
-        """``labels`` of the source's config, for policies to match."""
+        """``labels`` of the source's config, for policies to match; ``platform_now`` is the platform's clock."""
         self.source = source
         self._platform = platform
         self._adapter = adapter
         self._traits = traits
-        self._api = api
+        self._platform_now = platform_now
         self._book = book
         self._world = world
         self._ledger = ledger
@@ -158,7 +159,10 @@ class Retrier:
         after = protocol.seen(retry, look, self._traits, asked_at=asked_at, now=self._clock.now())
         # The retry first: who then sees the dead letter resolved has to find that it was us.
         await self._book.save([after], now=self._clock.now(), kind=after.outcome or after.state)
-        await self._observe(look)
+        await self._observe(look.observations, look.at)
+        if after.outcome is Outcome.FAILED and after.new_runs and letter.is_open:
+            # The work lives on in the dead letter of the new run, under the same root.
+            await self._observe([resolve(letter, by=ResolvedBy.SUPERSEDED, at=look.at)], look.at)
         if after.outcome is not None:
             log.info("retry closed", source=self.source, retry=after.id, outcome=after.outcome, detail=after.detail)
         return after.outcome is not None
@@ -175,15 +179,15 @@ class Retrier:
             opened_at=retry.opened_at,
         )
 
-    async def _observe(self, look: Look) -> None:
-        """What was read by the way is an observation like any other."""
-        if look.observations:
+    async def _observe(self, observations: Sequence[Observation], at: float) -> None:
+        """What was read by the way, at this moment of the platform, is an observation like any other."""
+        if observations:
             batch = Batch(
                 source=self.source,
-                observations=look.observations,
+                observations=observations,
                 via=Via.POLL,
                 now=self._clock.now(),
-                started_at=look.at,
+                started_at=at,
                 stream="retries",
             )
             await self._ledger.ingest(batch)
@@ -300,7 +304,7 @@ class Retrier:
         except ApiError as error:
             self._looked[letter.id] = (self._clock.now() + WAIT_FAILED, str(error))
             return None
-        await self._observe(look)
+        await self._observe(look.observations, look.at)
         why = look.refusal
         if look.standing is not Standing.DEAD:
             why = f"it is {look.standing}"
@@ -370,7 +374,7 @@ class Retrier:
             raise
 
     async def _call(self, claimed: Sequence[_Claimed]) -> None:
-        theirs = self._api.platform_now()
+        theirs = self._platform_now()
         sent = [protocol.sending(one.retry, now=self._clock.now(), theirs=theirs) for one in claimed]
         await self._book.save(sent, now=self._clock.now(), kind="sent")
         letters, send_by = [one.letter for one in claimed], min(retry.send_by for retry in sent)

@@ -1,0 +1,75 @@
+"""Subjects, policies and retries for tests: everything has a plain value, a test names what it is about."""
+
+from dataclasses import replace
+from typing import Any
+
+from exporter.model import DeadLetter, Error, ErrorClass, Workflow
+from exporter.retries.adapter import Traits
+from exporter.retries.matchers import Matcher, read
+from exporter.retries.model import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope
+from exporter.retries.policy import Backoff, Policy, Rules, Subject
+
+NOW = 1_800_000_000.0
+HOUR, DAY = 3600.0, 86400.0
+ERROR = Error(error_class=ErrorClass.NETWORK, type="ConnectionError", message="connect ETIMEDOUT 10.0.0.1:443")
+TRAITS = Traits(effect="resume", handle="same_id", serial=False)
+PLAIN = Backoff(first=900.0, factor=3.0, cap=21600.0, jitter=0.0)
+
+
+def letter(**changes: Any) -> DeadLetter:
+    made = DeadLetter(id="d1", workflow_id="w1", run_id="r1", opened_at=NOW - HOUR, error=ERROR)
+    return replace(made, **changes)
+
+
+def policy(match: Any = None, *, action: Action = Action.RETRY, **changes: Any) -> Policy:
+    made = Policy(name="p", hash="h", matcher=Matcher(match=read(match or {}, "match")), action=action, backoff=PLAIN)
+    return replace(made, **changes)
+
+
+def rules(*policies: Policy, **changes: Any) -> Rules:
+    return replace(Rules(mode=Mode.ENFORCE, policies=policies or (policy(),), hash="file"), **changes)
+
+
+def subject(**changes: Any) -> Subject:
+    made = Subject(
+        source="make-eu",
+        platform="make",
+        letter=letter(),
+        root="d1",
+        traits=TRAITS,
+        workflow=Workflow(id="w1", at=NOW, name="Order sync"),
+    )
+    return replace(made, **changes)
+
+
+def retry(**changes: Any) -> Retry:
+    made = Retry(
+        id="t1",
+        source="make-eu",
+        workflow_id="w1",
+        dead_letter_id="d1",
+        run_id="r1",
+        attempt=1,
+        opened_at=NOW - HOUR,
+        root="d1",
+        ordinal=1,
+        policy="p",
+        policy_hash="h",
+        group="g",
+        failed_at=NOW - HOUR,
+        claimed_at=NOW,
+        send_by=NOW + 10.0,
+        deadline=7200.0,
+    )
+    return replace(made, **changes)
+
+
+def sent(**changes: Any) -> Retry:
+    return retry(**{"state": RetryState.SENT, "sent_at": NOW + 1.0, "sent_at_theirs": NOW + 1.0} | changes)
+
+
+def override(action: OverrideAction, **changes: Any) -> Override:
+    made = Override(
+        id="o1", scope=Scope.ROOT, source="make-eu", key="d1", action=action, until=None, who="ann", created_at=NOW
+    )
+    return replace(made, **changes)

@@ -1,0 +1,175 @@
+"""What becomes of a retry: every answer to the call, every thing a look may show, and the two surprising mistakes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from exporter.http import ApiError, ErrorKind
+from exporter.model import Result
+from exporter.retries import protocol
+from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
+from exporter.retries.model import Outcome, Retry, RetryState
+from exporter.retries.protocol import HORIZON
+from tests.retries.made import NOW, TRAITS, retry, sent
+
+ACCEPTED = sent(state=RetryState.ACCEPTED, look_at=NOW + 30)
+DOUBT = sent(state=RetryState.IN_DOUBT, doubt_at=NOW + 10)
+HELD = sent(state=RetryState.HELD)
+INFERRED = replace(TRAITS, handle="inferred")
+PROVABLE = replace(TRAITS, absence=600.0)
+
+
+def error(status: int | None = None, *, sent: bool = True) -> ApiError:
+    return ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="no", status=status, sent=sent)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 412, 422, 429])
+def test_a_definite_refusal_is_rejected(status: int) -> None:
+    after = protocol.refused(sent(), error(status), now=NOW + 2)
+    assert (after.outcome, after.closed_at) == (Outcome.REJECTED, NOW + 2)
+
+
+@pytest.mark.parametrize("status", [None, 200, 302, 402, 406, 408, 423, 425, 500, 502, 503, 504])
+def test_whatever_does_not_tell_what_it_did_is_in_doubt(status: int | None) -> None:
+    after = protocol.refused(sent(), error(status), now=NOW + 2)
+    assert (after.outcome, after.state) == (None, RetryState.IN_DOUBT)
+    assert after.doubt_at == after.send_by  # it may still be written until then
+
+
+def test_what_never_left_was_not_sent() -> None:
+    after = protocol.refused(sent(), error(sent=False), now=NOW + 2)
+    assert after.outcome is Outcome.NOT_SENT
+    assert not after.counts
+
+
+def test_an_answer_is_no_success() -> None:
+    after = protocol.answered(sent(), Accepted(handles={"d1": "4711"}), now=NOW + 2)
+    assert (after.state, after.outcome, after.handle) == (RetryState.ACCEPTED, None, "4711")
+    unnamed = protocol.answered(sent(), Accepted(handles={"d2": None}), now=NOW + 2)
+    assert unnamed.state is RetryState.IN_DOUBT
+
+
+@pytest.mark.parametrize("state", [RetryState.INTENT, RetryState.SENT])
+def test_after_a_crash_intents_and_sends_are_in_doubt(state: RetryState) -> None:
+    after = protocol.resumed(retry(state=state), now=NOW + 500)
+    assert (after.state, after.doubt_at) == (RetryState.IN_DOUBT, NOW + 500)
+    assert protocol.resumed(retry(state=state), now=NOW + 1).doubt_at == NOW + 10
+
+
+@pytest.mark.parametrize("state", [RetryState.ACCEPTED, RetryState.VERIFYING, RetryState.IN_DOUBT, RetryState.HELD])
+def test_after_a_crash_the_rest_goes_on(state: RetryState) -> None:
+    assert protocol.resumed(sent(state=state), now=NOW + 500) == sent(state=state)
+
+
+def look(standing: Standing = Standing.DEAD, *efforts: Effort) -> Look:
+    return Look(at=NOW, standing=standing, efforts=efforts)
+
+
+def effort(ours: bool | None = True, result: Result | None = None, **more: Any) -> Effort:
+    return Effort(id="e1", began_at=NOW + 3, ours=ours, result=result, **more)
+
+
+LATE, DEADLINE = NOW + 10 + HORIZON, NOW + 1 + 7200
+SEEN: list[tuple[str, Retry, Look, Traits, float, RetryState | Outcome]] = [
+    ("running", ACCEPTED, look(Standing.BUSY, effort()), TRAITS, NOW + 60, RetryState.VERIFYING),
+    ("ended well", ACCEPTED, look(Standing.RESOLVED, effort(result=Result.SUCCESS)), TRAITS, NOW + 60,
+        Outcome.SUCCEEDED),
+    ("warnings fail", ACCEPTED, look(Standing.DEAD, effort(result=Result.WARNING)), TRAITS, NOW + 60, Outcome.FAILED),
+    ("warnings may do", replace(ACCEPTED, warnings_fail=False), look(Standing.DEAD, effort(result=Result.WARNING)),
+        TRAITS, NOW + 60, Outcome.SUCCEEDED),
+    ("failed", ACCEPTED, look(Standing.DEAD, effort(result=Result.FAILURE)), TRAITS, NOW + 60, Outcome.FAILED),
+    ("cancelled", ACCEPTED, look(Standing.DEAD, effort(result=Result.CANCELLED)), TRAITS, NOW + 60, Outcome.FAILED),
+    ("ended, nobody knows how", ACCEPTED, look(Standing.DEAD, effort(result=Result.UNKNOWN)), TRAITS, NOW + 60,
+        Outcome.EXPIRED),
+    ("nobody can tell whose", ACCEPTED, look(Standing.DEAD, effort(None)), TRAITS, NOW + 60, Outcome.SUPERSEDED),
+    ("another's", ACCEPTED, look(Standing.BUSY, effort(False)), TRAITS, NOW + 60, RetryState.ACCEPTED),
+    ("another resolved it", ACCEPTED, look(Standing.RESOLVED, effort(False, Result.SUCCESS)), TRAITS, NOW + 60,
+        Outcome.SUPERSEDED),
+    ("resolved without an effect of ours", ACCEPTED, look(Standing.RESOLVED), TRAITS, NOW + 60, Outcome.SUPERSEDED),
+    ("gone", ACCEPTED, look(Standing.GONE), TRAITS, NOW + 60, Outcome.SUPERSEDED),
+    ("nothing yet", ACCEPTED, look(), TRAITS, NOW + 60, RetryState.ACCEPTED),
+    ("nothing by the deadline", ACCEPTED, look(), TRAITS, DEADLINE, Outcome.EXPIRED),
+    ("nothing to recognise by the deadline", ACCEPTED, look(), INFERRED, DEADLINE, RetryState.HELD),
+    ("running at the deadline", ACCEPTED, look(Standing.BUSY, effort()), TRAITS, DEADLINE, Outcome.EXPIRED),
+    ("doubt: its effect", DOUBT, look(Standing.BUSY, effort()), TRAITS, NOW + 60, RetryState.VERIFYING),
+    ("doubt: its effect ended", DOUBT, look(Standing.DEAD, effort(result=Result.FAILURE)), TRAITS, NOW + 60,
+        Outcome.FAILED),
+    ("doubt: nobody can tell whose", DOUBT, look(Standing.DEAD, effort(None)), TRAITS, NOW + 60, Outcome.SUPERSEDED),
+    ("doubt: gone", DOUBT, look(Standing.GONE), TRAITS, NOW + 60, Outcome.SUPERSEDED),
+    ("doubt: too early to tell", DOUBT, look(), PROVABLE, LATE - 1, RetryState.IN_DOUBT),
+    ("doubt: absence proves", DOUBT, look(), PROVABLE, LATE, Outcome.NOT_SENT),
+    ("doubt: absence proves later", DOUBT, look(), replace(TRAITS, absence=7200.0), LATE, RetryState.IN_DOUBT),
+    ("doubt: absence proves nothing", DOUBT, look(), TRAITS, LATE, RetryState.HELD),
+    ("doubt: busy tells nothing", DOUBT, look(Standing.BUSY), PROVABLE, LATE + 9999, RetryState.IN_DOUBT),
+    ("held: waits for a person", HELD, look(), TRAITS, DEADLINE + 1, RetryState.HELD),
+    ("held: its effect after all", HELD, look(Standing.DEAD, effort(result=Result.SUCCESS)), TRAITS, NOW + 9999,
+        Outcome.SUCCEEDED),
+    ("held: resolved", HELD, look(Standing.RESOLVED), TRAITS, NOW + 9999, Outcome.SUPERSEDED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("_", "before", "looked", "traits", "now", "wanted"), SEEN, ids=[row[0] for row in SEEN])
+def test_what_a_look_says(
+    _: str, before: Retry, looked: Look, traits: Traits, now: float, wanted: RetryState | Outcome
+) -> None:
+    after = protocol.seen(before, looked, traits, asked_at=now, now=now)
+    assert (after.outcome or after.state) == wanted, after.detail
+    assert (after.closed_at is None) == (after.outcome is None)
+    if after.is_open:
+        assert after.look_at is not None
+        assert after.look_at > now
+
+
+def test_what_was_asked_before_the_horizon_proves_nothing_after_it() -> None:
+    after = protocol.seen(DOUBT, look(), PROVABLE, asked_at=LATE - 1, now=LATE + 30)
+    assert after.state is RetryState.IN_DOUBT
+    assert after.outcome is None
+
+
+def test_runs_that_an_effect_made_are_remembered_whosever_they_are() -> None:
+    efforts = (effort(None, run_id="r2"), Effort(id="e2", ours=None, run_id="r3"), effort(False, run_id="r4"))
+    after = protocol.seen(DOUBT, look(Standing.DEAD, *efforts), TRAITS, asked_at=NOW, now=NOW + 60)
+    assert after.new_runs == ("r2", "r3")
+    same = protocol.seen(ACCEPTED, look(Standing.BUSY, effort(run_id="r1")), TRAITS, asked_at=NOW, now=NOW + 60)
+    assert same.new_runs == ()  # resumed in place
+
+
+def test_what_is_closed_stays_as_it_is() -> None:
+    done = protocol.closed(ACCEPTED, Outcome.FAILED, now=NOW, detail="failed")
+    assert protocol.seen(done, look(Standing.GONE), TRAITS, asked_at=NOW, now=NOW + 9) == done
+
+
+def test_a_person_settles_what_nobody_can_tell() -> None:
+    assert protocol.released(HELD, sent=True, who="ann", now=NOW).outcome is Outcome.SUPERSEDED
+    assert protocol.released(HELD, sent=False, who="ann", now=NOW).outcome is Outcome.NOT_SENT
+
+
+# Two mistakes that look right. Each test plays the history that shows it, with the protocol as it is and with the
+# mistake put back: it fails with the mistake, so it would fail here.
+
+
+def executions(*, doubt_from_intent: bool) -> int:
+    """A process stalls before it writes, and the platform delivers late, but in time. Nothing is seen meanwhile.
+
+    The doubt begins when the connection breaks, after the write. The effect comes ``absence`` seconds after it: as late
+    as the platform may. Absence read before that must not lead to another call.
+    """
+    claimed = sent()
+    broken_at = NOW + 9.0
+    doubted = protocol.refused(claimed, error(None), now=broken_at)
+    if doubt_from_intent:
+        doubted = replace(doubted, doubt_at=claimed.claimed_at, send_by=claimed.claimed_at)
+    effect_at = broken_at + HORIZON - 0.5
+    calls = 1
+    for asked_at in (NOW + HORIZON, NOW + HORIZON + 5):  # the first looks that could find nothing
+        if asked_at < effect_at and doubted.is_open:
+            doubted = protocol.seen(doubted, look(), replace(TRAITS, absence=HORIZON), asked_at=asked_at, now=asked_at)
+    if not doubted.is_open and not doubted.counts:
+        calls += 1  # the number is free again
+    return calls
+
+
+def test_the_horizon_is_counted_from_the_doubt() -> None:
+    assert executions(doubt_from_intent=False) == 1
+    assert executions(doubt_from_intent=True) == 2
