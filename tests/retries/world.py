@@ -63,6 +63,7 @@ class Execution:
     ended_at: float
     result: Result
     by: Literal["us", "native", "person"]
+    retry: str | None = None  # the retry of ours whose call did this
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class FakePlatform:
         self.fates: list[Fate] = []  # of the coming calls; then all go well
         self.results: list[Result] = []  # of the coming executions; then all fail
         self.calls: list[tuple[float, str, str]] = []  # when, which item, which retry of the ledger
-        self.due: list[tuple[float, str]] = []  # deliveries to come
+        self.due: list[tuple[float, str, str]] = []  # deliveries to come: when, of which item, by which retry
         self.problems: list[str] = []
         self._database = database
         self._numbers = 0
@@ -107,16 +108,25 @@ class FakePlatform:
         """Let what is due happen."""
         now = self.clock.now()
         arrived, self.due = [d for d in self.due if d[0] <= now], [d for d in self.due if d[0] > now]
-        for at, name in arrived:
-            self.execute(name, "us", at=at)
+        for at, name, retry in arrived:
+            self.execute(name, "us", at=at, retry=retry)
 
-    def execute(self, name: str, by: Literal["us", "native", "person"], *, at: float | None = None) -> None:
+    def execute(
+        self,
+        name: str,
+        by: Literal["us", "native", "person"],
+        *,
+        at: float | None = None,
+        retry: str | None = None,
+    ) -> None:
         item, now = self.items[name], self.clock.now() if at is None else at
         if item.gone or item.resolved_at is not None:
             return
         result = self.results.pop(0) if self.results else Result.FAILURE
         self._numbers += 1
-        execution = Execution(id=f"e{self._numbers:04}", began_at=now, ended_at=now + RUN_SECONDS, result=result, by=by)
+        execution = Execution(
+            id=f"e{self._numbers:04}", began_at=now, ended_at=now + RUN_SECONDS, result=result, by=by, retry=retry
+        )
         item.executions.append(execution)
         if result is Result.SUCCESS:
             item.resolved_at = execution.ended_at
@@ -174,13 +184,13 @@ class FakePlatform:
             fate: Fate = self.fates.pop(0) if self.fates else "ok"
             if fate == "cut before":
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="connection lost")
-            self._called(letter)
+            retry = self._called(letter)
             if fate == "refused":
                 raise ApiError(ErrorKind.CONFLICT, endpoint="POST /retry", detail="busy", status=409)
             if fate == "late":
-                self.due.append((self.clock.now() + LATE, letter.id))
+                self.due.append((self.clock.now() + LATE, letter.id, retry))
             elif fate != "lost":
-                self.execute(letter.id, "us")
+                self.execute(letter.id, "us", retry=retry)
             self.trip.step()
             if fate == "cut after":
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="connection lost")
@@ -191,7 +201,7 @@ class FakePlatform:
         self.trip.step()
         return Accepted(handles=handles)
 
-    def _called(self, letter: DeadLetter) -> None:
+    def _called(self, letter: DeadLetter) -> str:
         """Every call must have a durable intent of its own, and come at a moment that allows it."""
         item = self.items[letter.id]
         with sqlite3.connect(f"file:{self._database}?mode=ro", uri=True) as connection:
@@ -203,7 +213,9 @@ class FakePlatform:
             self.problems.append(f"{letter.id} was called with {len(rows)} durable intents")
         if item.native or item.gone or item.resolved_at is not None:
             self.problems.append(f"{letter.id} was called though native={item.native} resolved={item.resolved_at}")
-        self.calls.append((self.clock.now(), letter.id, rows[0][0] if rows else "none"))
+        retry: str = rows[0][0] if rows else "none"
+        self.calls.append((self.clock.now(), letter.id, retry))
+        return retry
 
     # What a sweep says
 

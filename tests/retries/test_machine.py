@@ -1,0 +1,315 @@
+"""The engine against a hostile platform, killed anywhere it waits: what must never happen, whatever the history.
+
+The invariants have the numbers of the design notes: intent first (1), one open retry of a root (2), one call for one
+retry (3), no more calls than the policy allows, across new runs and restarts (4), none below approval (8), none after a
+pause commits (9), doubt is sticky (14), the platform's own retries and resolved items are left alone (15), no success
+without evidence (16), outcomes are final and the audit is whole (17), ordered workflows head first (20), policies that
+change touch nothing open (23).
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from exporter.http import ApiError
+from exporter.model import Result
+from exporter.retries import protocol
+from exporter.retries.adapter import Accepted, Traits
+from exporter.retries.book import RetryBook
+from exporter.retries.control import ControlError
+from exporter.retries.model import Mode, Outcome, Retry, RetryState
+from exporter.retries.policy import Backoff, Pace, SourceRules
+from exporter.store import retries as script
+from tests.retries.made import policy, rules
+from tests.retries.world import SOURCE, Engine, Fate
+
+TRAITS = (
+    Traits(effect="resume", handle="same_id", serial=False, bulk_max=3),
+    Traits(effect="resume", handle="same_id", serial=False, absence=900.0),
+    Traits(effect="rerun", handle="inferred", serial=True),
+)
+RETRIES_MAX = 3
+FATES: tuple[Fate, ...] = ("ok", "late", "lost", "cut after", "cut before", "503 after", "refused", "unnamed")
+
+
+def some_rules(mode: Mode, retries: int) -> Any:
+    quick = Backoff(first=30.0, factor=2.0, cap=120.0, jitter=0.5)
+    fast = {SOURCE: SourceRules(pace=Pace(rate=0.2, burst=3, in_flight=4))}
+    made = policy(retries=retries, backoff=quick, give_up_after=10_000_000.0, deadline=1800.0)
+    return rules(made, mode=mode, sources=fast)
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = tempfile.TemporaryDirectory()
+        self.outcomes: dict[str, str] = {}
+        self.sent_in: list[Mode] = []
+        self.paused_calls: int | None = None
+        self.pause_ends = 0.0
+
+    def run(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @initialize(traits=st.sampled_from(TRAITS), mode=st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.APPROVE]))
+    def begin(self, traits: Traits, mode: Mode) -> None:
+        self.engine = Engine(Path(self.folder.name), some_rules(mode, RETRIES_MAX), traits)
+        self.run(self.engine.start())
+        self.run(self.engine.sweep())
+        self.platform = self.engine.platform
+        for workflow in ("w1", "w2", "ordered"):
+            self.platform.add(workflow)
+
+    def survive(self, work: Any) -> None:
+        self.run(self.engine.survive(work))
+
+    # What happens in the world
+
+    @rule(workflow=st.sampled_from(["w1", "w2", "ordered"]), native=st.sampled_from([False, False, False, True]))
+    def fails(self, workflow: str, native: bool) -> None:
+        self.platform.add(workflow, native=native)
+
+    @rule(fates=st.lists(st.sampled_from(FATES), min_size=1, max_size=3))
+    def next_calls_meet(self, fates: list[Fate]) -> None:
+        self.platform.fates += fates
+
+    @rule(results=st.lists(st.sampled_from([Result.SUCCESS, Result.FAILURE, Result.WARNING]), min_size=1, max_size=3))
+    def next_executions_end(self, results: list[Result]) -> None:
+        self.platform.results += results
+
+    @rule(data=st.data(), what=st.sampled_from(["person", "native", "delete", "gives up", "takes over"]))
+    def somebody_meddles(self, data: st.DataObject, what: Literal["person", "native"]) -> None:
+        if not self.platform.items:
+            return
+        item = self.platform.items[data.draw(st.sampled_from(sorted(self.platform.items)))]
+        if what in ("person", "native"):
+            self.platform.execute(item.id, what)
+        elif what == "delete":
+            item.gone = True
+        else:
+            item.native = what == "takes over"
+
+    @rule(seconds=st.sampled_from([5.0, 30.0, 120.0, 900.0, 3600.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.run(self.engine.clock.advance(seconds))
+        self.platform.advance()
+
+    # What the engine does
+
+    @rule()
+    def sweep(self) -> None:
+        self.survive(self.engine.sweep())
+
+    @rule(crash=st.one_of(st.none(), st.integers(0, 40)))
+    def turn(self, crash: int | None) -> None:
+        self.platform.advance()
+        before = len(self.platform.calls)
+        self.engine.trip.left = crash
+        self.survive(self.engine.turn())
+        self.engine.trip.left = None
+        self.sent_in += [self.engine.rules.mode] * (len(self.platform.calls) - before)
+
+    @rule(
+        crashes=st.lists(st.one_of(st.none(), st.integers(0, 25)), min_size=4, max_size=10),
+        fates=st.lists(st.sampled_from(FATES), max_size=4),
+    )
+    def a_while(self, crashes: list[int | None], fates: list[Fate]) -> None:
+        self.platform.fates += fates
+        for crash in crashes:
+            self.time_passes(60.0)
+            self.sweep()
+            self.turn(crash)
+
+    @rule()
+    def killed(self) -> None:
+        self.run(self.engine.restart())
+
+    @rule(mode=st.sampled_from(list(Mode)), retries=st.integers(0, RETRIES_MAX))
+    def other_policies(self, mode: Mode, retries: int) -> None:
+        self.run(self.engine.restart(some_rules(mode, retries)))
+
+    # What people say
+
+    @rule()
+    def somebody_approves(self) -> None:
+        with contextlib.suppress(ControlError):
+            self.run(self.engine.control.approve(self.engine.control.awaiting("p"), who="ann"))
+
+    @rule(seconds=st.sampled_from([300.0, 7200.0]))
+    def somebody_pauses(self, seconds: float) -> None:
+        self.run(self.engine.control.pause(None, seconds=seconds, who="ann"))
+        self.paused_calls = len(self.platform.calls)
+        self.pause_ends = max(self.pause_ends, self.engine.clock.now() + seconds)
+
+    @rule()
+    def somebody_resumes(self) -> None:
+        self.run(self.engine.control.resume(None, who="ann"))
+        self.pause_ends = 0.0
+
+    @rule(data=st.data(), sent=st.booleans())
+    def somebody_releases(self, data: st.DataObject, sent: bool) -> None:
+        """A person who says that a call had no effect has looked: it is said only where it is true."""
+        held = [retry for retry in self.engine.book.open_of(SOURCE) if retry.state in ("held", "in_doubt")]
+        if not held:
+            return
+        retry = data.draw(st.sampled_from(held))
+        did = retry.id in self.effects()
+        self.run(self.engine.control.release((SOURCE, retry.dead_letter_id), sent=sent or did, who="ann"))
+
+    # What must hold
+
+    @invariant()
+    def every_call_had_its_intent_and_its_right_moment(self) -> None:
+        assert getattr(self, "platform", None) is None or self.platform.problems == []
+
+    @invariant()
+    def no_retry_is_called_twice(self) -> None:
+        calls = Counter(identity for _, _, identity in self.calls())
+        assert all(number == 1 for number in calls.values()), calls
+
+    @invariant()
+    def no_root_is_called_more_often_than_allowed(self) -> None:
+        roots = Counter(self.platform.items[name].root for _, name, _ in self.calls())
+        assert all(number <= RETRIES_MAX for number in roots.values()), roots
+
+    @invariant()
+    def nothing_is_sent_below_approval_or_in_a_pause(self) -> None:
+        assert all(mode.rank >= Mode.APPROVE.rank for mode in self.sent_in)
+        if (
+            self.paused_calls is not None
+            and getattr(self, "engine", None)
+            and self.engine.clock.now() < self.pause_ends
+        ):
+            assert len(self.platform.calls) == self.paused_calls
+
+    @invariant()
+    def outcomes_are_final_and_true(self) -> None:
+        for identity, state, outcome, data in self.rows():
+            if identity in self.outcomes:
+                assert outcome == self.outcomes[identity], (identity, state)
+            if outcome is None:
+                continue
+            self.outcomes[identity] = outcome
+            if outcome == Outcome.SUCCEEDED:
+                mine = self.platform.items[orjson.loads(data)["dead_letter_id"]].executions
+                assert any(e.result is Result.SUCCESS and e.retry == identity for e in mine)
+            if outcome == Outcome.NOT_SENT:
+                assert identity not in self.effects(), "what was said not to have been sent had an effect"
+
+    @invariant()
+    def one_retry_of_a_root_is_open(self) -> None:
+        opened = Counter(orjson.loads(data)["root"] for _, _, outcome, data in self.rows() if outcome is None)
+        assert all(number == 1 for number in opened.values())
+
+    def effects(self) -> set[str | None]:
+        """The retries whose call did something, or still will."""
+        done = {execution.retry for item in self.platform.items.values() for execution in item.executions}
+        return done | {retry for _, _, retry in self.platform.due}
+
+    def calls(self) -> list[tuple[float, str, str]]:
+        return [] if getattr(self, "platform", None) is None else self.platform.calls
+
+    def rows(self) -> list[Any]:
+        if getattr(self, "engine", None) is None:
+            return []
+        with sqlite3.connect(f"file:{self.engine.database}?mode=ro", uri=True) as connection:
+            return connection.execute("SELECT id, state, outcome, data FROM retries WHERE shadow = 0").fetchall()
+
+    def teardown(self) -> None:
+        if getattr(self, "engine", None) is not None:
+            assert self.run(self.engine.ledger.transact("audit", script.check_audit())) is None
+            for _ in range(12):  # whatever was left open comes to rest, or waits for a person
+                self.time_passes(900.0)
+                self.sweep()
+                self.turn(None)
+            states = {retry.state for retry in self.engine.book.open_of(SOURCE)}
+            assert states <= {"held", "in_doubt", "accepted", "verifying"}, states
+            self.run(self.engine.stop())
+        self.loop.close()
+        self.folder.cleanup()
+
+
+def play(examples: int) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Histories,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+            print_blob=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize("examples", [60, pytest.param(1500, marks=pytest.mark.slow)])
+def test_no_history_does_harm(examples: int) -> None:
+    play(examples)
+
+
+def a_timeout_is_a_failure(patch: pytest.MonkeyPatch) -> None:
+    def refused(retry: Retry, error: ApiError, *, now: float) -> Retry:
+        return protocol.closed(retry, Outcome.NOT_SENT, now=now, detail="")
+
+    patch.setattr(protocol, "refused", refused)
+
+
+def absence_proves_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(protocol, "HORIZON", -900.0)
+
+
+def a_crash_forgets_what_was_sent(patch: pytest.MonkeyPatch) -> None:
+    def resumed(retry: Retry, *, now: float) -> Retry:
+        if retry.state in (RetryState.INTENT, RetryState.SENT):
+            return protocol.closed(retry, Outcome.NOT_SENT, now=now, detail="")
+        return retry
+
+    patch.setattr(protocol, "resumed", resumed)
+
+
+def new_runs_have_no_past(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RetryBook, "_root", lambda book, source, letter, lineage: letter.id)
+
+
+def an_answer_is_a_success(patch: pytest.MonkeyPatch) -> None:
+    def answered(retry: Retry, accepted: Accepted, *, now: float) -> Retry:
+        return protocol.closed(retry, Outcome.SUCCEEDED, now=now, detail="")
+
+    patch.setattr(protocol, "answered", answered)
+
+
+def pauses_are_not_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RetryBook, "holding", lambda book, now: [])
+    patch.setattr(script, "reaches", lambda override, **of: False)
+
+
+MISTAKES = [
+    a_timeout_is_a_failure,
+    absence_proves_at_once,
+    a_crash_forgets_what_was_sent,
+    new_runs_have_no_past,
+    an_answer_is_a_success,
+    pauses_are_not_read,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_the_histories_find_a_mistake_that_is_put_back(
+    mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistake(monkeypatch)
+    with pytest.raises(AssertionError):
+        play(600)
