@@ -32,7 +32,7 @@ SOURCE = "s"
 T = TypeVar("T")
 
 #: What a call meets.
-Fate = Literal["ok", "late", "lost", "cut after", "cut before", "503 after", "refused", "unnamed"]
+Fate = Literal["ok", "late", "lost", "cut after", "cut before", "cut, late", "503 after", "refused", "unnamed"]
 #: How long a late effect takes (seconds): less than the horizon, as the horizon demands.
 LATE = 600.0
 RUN_SECONDS = 20.0
@@ -187,12 +187,12 @@ class FakePlatform:
             retry = self._called(letter)
             if fate == "refused":
                 raise ApiError(ErrorKind.CONFLICT, endpoint="POST /retry", detail="busy", status=409)
-            if fate == "late":
+            if fate in ("late", "cut, late"):
                 self.due.append((self.clock.now() + LATE, letter.id, retry))
             elif fate != "lost":
                 self.execute(letter.id, "us", retry=retry)
             self.trip.step()
-            if fate == "cut after":
+            if fate in ("cut after", "cut, late"):
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="connection lost")
             if fate == "503 after":
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="unavailable", status=503)
