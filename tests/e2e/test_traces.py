@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from exporter.traces.export import SETTLING
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_truth import ROOMY
 from tests.otlp import otlp_receiver
@@ -32,7 +33,7 @@ async def test_after_an_hours_outage_of_the_collector_every_trace_arrives_exactl
             await made.restart()
             receiver.status = 200
             await made.settle()
-            await made.clock.advance(61)
+            await made.clock.advance(SETTLING + 1)
             await export(made)
             counted = {source: await made.counted(source) for source in made.fleet.simulators}
             roots = [span for span in receiver.spans if not span.parent_id]
@@ -57,7 +58,7 @@ async def test_a_real_prometheus_returns_exemplars_that_name_exported_traces(tmp
         ) as made:
             await made.sweep()
             await made.live(900, step=15, deliver=True)
-            await made.clock.advance(61)
+            await made.clock.advance(SETTLING + 1)
             await export(made)
             known = {span.trace_id for span in receiver.spans}
             assert known

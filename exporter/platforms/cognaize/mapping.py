@@ -258,7 +258,7 @@ def _steps(
     with success; a FAILED step ended then; where all are COMPLETED the last one ended then. The rest stays unknown.
     Where step k was *re*started, the step before it had ended long ago: nothing is said of that.
     """
-    known = {step.id: step for step in before.steps} if before is not None else {}
+    known = {step.id: step for step in before.steps or ()} if before is not None else {}
 
     def claim(index: int, *, started_at: float | None = None, result: Result | None = None) -> list[Step]:
         step_id, delegate = _id(steps[index].get("id")), _text(steps[index].get("delegate"))
