@@ -62,9 +62,9 @@ class Steps:
     async def ask(self, noted: Noted, now: float) -> AsyncIterator[Page]:
         """Ask for what is noted, one page for each run whose steps are known, or known not to be had."""
         for run_id in noted.ids[:RUNS_PER_SWEEP_MAX]:
-            if now < self._refused_until or not self._spare_calls():
-                break
             run, found = noted.run(run_id), None
+            if run.result not in self._results or now < self._refused_until or not self._spare_calls():
+                break
             try:
                 found, trouble = await self._of(run), None
             except ApiError as error:
@@ -78,8 +78,10 @@ class Steps:
                 yield self._told(noted, [replace(run, steps=found)])
             if trouble is not None and not (self._answered and trouble.kind in _ABOUT_THE_RUN):
                 break
-        late = [i for i in noted.ids if now < self._refused_until or noted.age(i, now) >= WAITING_SECONDS_MAX]
-        yield self._told(noted, [replace(noted.run(run_id), steps=()) for run_id in late])
+        hopeless = [
+            replace(noted.run(run_id), steps=()) for run_id in noted.ids if self._is_hopeless(noted, run_id, now)
+        ]
+        yield self._told(noted, hopeless)
 
     async def _of(self, run: Run) -> tuple[Step, ...] | None:
         ids = {"id": run.workflow_id, "executionId": run.id}
@@ -90,6 +92,10 @@ class Steps:
             raise bad_payload(ENDPOINT, str(bad), answer.status) from None
         self._answered, self._misses = True, 0
         return found
+
+    def _is_hopeless(self, noted: Noted, run_id: str, now: float) -> bool:
+        unwanted = noted.run(run_id).result not in self._results
+        return unwanted or now < self._refused_until or noted.age(run_id, now) >= WAITING_SECONDS_MAX
 
     def _spare_calls(self) -> bool:
         return self._api.budget.remaining >= 1.0 + SPARED_SHARE * self._api.budget.rate
