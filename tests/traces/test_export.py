@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class World:
         exporter = TraceExporter(
             outbox=outbox or self.ledger,
             exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
-            sources={"docs": DOCS},
+            sources={"docs": DOCS, "later": DOCS},
             clock=self.clock,
             own=self.own,
             share=share,
@@ -117,6 +118,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     rules = {name: SourceRules(traced=True) for name in ("docs", "gone")}
+    rules["later"] = SourceRules(traced=True, steps_later=frozenset({Result.WARNING, Result.FAILURE}))
     ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/ledger.db"), rules)
     await ledger.ingest(LOADED)
     async with otlp_receiver() as receiver:
@@ -173,6 +175,21 @@ async def test_a_failure_waits_for_its_error_but_not_for_ever(world: World) -> N
     await world.clock.advance(1)
     assert await world.once() == ExportReport(exported=1)
     assert world.receiver.run_ids == ["r2", "r1"]
+
+
+async def test_a_run_waits_for_the_steps_that_are_to_come_but_not_for_ever(world: World) -> None:
+    step = Step(id="1", type="http:Get", started_at=T + 1, ended_at=T + 2, result=Result.FAILURE)
+    runs = [a_run("r1", Result.FAILURE), a_run("r2", Result.FAILURE), a_run("r3", Result.WARNING)]
+    await world.observe(*runs, a_run("r4"), source="later")
+    assert await world.once() == ExportReport(exported=1, pending=3)
+    await world.observe(replace(runs[0], steps=(step,)), replace(runs[1], steps=()), source="later")
+    assert await world.once() == ExportReport(exported=2, pending=1)
+    assert [span.name for span in world.receiver.spans] == ["RUN Invoices", "RUN Invoices", "http:Get", "RUN Invoices"]
+    await world.clock.advance(SETTLING + 1)
+    assert await world.once() == ExportReport(exported=1)
+    assert world.receiver.run_ids == ["r4", "r1", "r2", "r3"]
+    await world.observe(replace(runs[2], steps=(step,)), source="later")
+    assert await world.once() == ExportReport()
 
 
 async def test_successes_are_sampled_and_failures_are_not(world: World) -> None:
