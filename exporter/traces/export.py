@@ -388,6 +388,8 @@ class _LibraryLog(logging.Handler):
         self._logger.setLevel(logging.WARNING)
         self._logger.propagate = False
         self._logger.addHandler(self)
+        # Over gRPC it keeps back what repeats the kind of the line before, and with it the next cause.
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").filters.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._first is None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import SpanKind
@@ -42,7 +43,7 @@ from exporter.traces.export import (
 )
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import STEPS_PER_TRACE_MAX, trace_ids
-from tests.otlp import OtlpReceiver, Span, otlp_receiver
+from tests.otlp import OtlpReceiver, Span, grpc_receiver, otlp_receiver
 
 T = 1_768_456_800.0
 DOCS = TracedSource(
@@ -623,6 +624,90 @@ def test_runs_are_traced_if_the_config_says_so_and_the_sdk_is_not_disabled(
     enabled: bool, environ: dict[str, str], traced: bool
 ) -> None:
     assert is_enabled(TracesConfig(enabled=enabled), environ) is traced
+
+
+# Over gRPC
+
+
+def over_grpc(world: World, url: str, **config: Any) -> TraceExporter:
+    made = make_exporter(TracesConfig(enabled=True, protocol="grpc", endpoint=url, **config))
+    return world.make(through=made)
+
+
+class OneTrace:
+    """An outbox with one run in it, whatever becomes of that."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def pending_traces(self, *, limit: int, settled_before: float) -> list[PendingTrace]:
+        return [PendingTrace(source="docs", run=self._run)]
+
+    async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
+        pass
+
+    async def count_pending_traces(self) -> int:
+        return 0
+
+
+async def test_over_grpc_the_same_spans_arrive_and_headers_are_metadata(world: World) -> None:
+    steps = (
+        Step(id="1", type="parse", started_at=T + 1, ended_at=T + 2, result=Result.SUCCESS),
+        Step(id="2", type="send"),
+    )
+    run = a_run("r1", Result.FAILURE, attempt=2, steps=steps, parent_id="r0", queued_at=T)
+    with grpc_receiver() as receiver:
+        exporter = over_grpc(world, receiver.url, headers={"X-Key": SecretStr("hunter2")})
+        await world.observe(run)
+        assert await world.once(exporter) == ExportReport(exported=1)
+        assert receiver.metadata["x-key"] == "hunter2"
+        over_http = world.make(outbox=OneTrace(run))
+        assert (await world.once(over_http)).exported == 1
+        assert len(receiver.spans) == 3
+        assert receiver.spans == world.receiver.spans, "as over HTTP"
+        assert await world.pending() == []
+
+
+@pytest.mark.parametrize(
+    "code", ["UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNKNOWN"]
+)
+async def test_over_grpc_nothing_is_marked_unless_the_collector_took_it(
+    world: World, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with grpc_receiver() as receiver:
+        receiver.code = grpc.StatusCode[code]
+        exporter = over_grpc(world, receiver.url)
+        await world.observe(a_run("r1"), a_run("r2"))
+        assert await world.once(exporter) == ExportReport(failed=2, pending=2)
+        assert await world.pending() == ["r1", "r2"]
+        (line,) = [r.__dict__["fields"] for r in caplog.records if r.message.startswith("traces cannot be exported")]
+        assert code in line["reason"]
+        receiver.code = None
+        assert await world.once(exporter) == ExportReport(exported=2)
+        assert [span.attributes["cicd.pipeline.run.id"] for span in receiver.spans] == ["r1", "r2"]
+
+
+async def test_over_grpc_a_collector_that_is_not_there_yet_is_found_when_it_comes(world: World) -> None:
+    with grpc_receiver() as gone:
+        url = gone.url
+    exporter = over_grpc(world, url)
+    await world.observe(a_run("r1"))
+    assert await world.once(exporter) == ExportReport(failed=1, pending=1)
+    with grpc_receiver(url.rpartition(":")[2]) as receiver:
+        assert await world.once(exporter) == ExportReport(exported=1)
+        assert len(receiver.spans) == 1
+
+
+async def test_over_grpc_a_header_it_cannot_send_is_no_secret_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with grpc_receiver() as receiver:
+        exporter = over_grpc(world, receiver.url, headers={"x-key": SecretStr("hunter2\n")})
+        await world.observe(a_run("r1"))
+        assert await world.once(exporter) == ExportReport(failed=1, pending=1)
+    (line,) = [r.__dict__["fields"] for r in caplog.records if r.message.startswith("traces cannot be exported")]
+    assert "Invalid metadata" in line["reason"]
+    assert "hunter2" not in repr(line) + "".join(capfd.readouterr())
 
 
 # Our own work
