@@ -48,7 +48,12 @@ async def test_after_an_hours_outage_of_the_collector_every_trace_arrives_exactl
             assert failed
             assert all(s.attributes["cicd.pipeline.result"] == "failure" and s.attributes["error.type"] for s in failed)
             steps = [span for span in receiver.spans if span.parent_id]
-            assert {"cognaize"} <= {span.resource["service.name"] for span in steps}
+            assert {"cognaize", "make"} <= {span.resource["service.name"] for span in steps}
+            make = [span for span in roots if span.resource["service.name"] == "make"]
+            problems = {s.trace_id for s in make if s.attributes["automation.run.result"] in ("failure", "warning")}
+            assert {s.trace_id for s in steps if s.resource["service.name"] == "make"} == problems
+            qlik = [span for span in roots if span.resource["service.name"] == "qlik"]
+            assert all(len(span.attributes["automation.steps.untimed"]) == 2 for span in qlik)
 
 
 async def test_a_failed_make_run_arrives_with_its_modules_as_spans_even_if_a_webhook_told_of_it_first(
