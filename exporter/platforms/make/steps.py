@@ -36,6 +36,8 @@ SPARED_SHARE = 0.25
 REFUSED_SECONDS = 86_400.0
 #: What a zone without it answers, but for the 404 that may be about the run.
 REFUSALS = frozenset({400, 401, 403, 405, 410, 422, 501})
+#: Failures that may be about one run, or about the endpoint itself; others are about the platform.
+_ABOUT_THE_RUN = frozenset({ErrorKind.NOT_FOUND, ErrorKind.BAD_PAYLOAD, ErrorKind.AUTH, ErrorKind.REQUEST})
 #: Runs kept in memory as done with, because rows are met again within the overlap of sweeps.
 DONE_MAX = 10_000
 
@@ -101,14 +103,16 @@ class Steps:
         return self._api.budget.remaining >= 1.0 + SPARED_SHARE * self._api.budget.rate
 
     def _doubt(self, error: ApiError, now: float) -> None:
-        """Whether this says that the zone does not have it."""
+        """Whether this says that the zone does not have it. One that was heard to answer has."""
+        if self._answered:
+            return
         refused = error.status in REFUSALS
-        if error.kind in _ABOUT_THE_RUN and not self._answered and not refused:
+        if error.kind in _ABOUT_THE_RUN and not refused:
             self._missing_since = self._missing_since if self._misses else now
             self._misses += 1
             refused = self._misses >= TRIES_MAX and now - self._missing_since >= PATIENCE_SECONDS
         if refused:
-            self._refused_until, self._answered, self._misses = now + REFUSED_SECONDS, False, 0
+            self._refused_until, self._misses = now + REFUSED_SECONDS, 0
 
     def _told(self, noted: Noted, runs: list[Run]) -> Page:
         for run in runs:
@@ -117,10 +121,6 @@ class Steps:
         while len(self._done) > DONE_MAX:
             del self._done[next(iter(self._done))]
         return Page(observations=runs, cursors=noted.cursor())
-
-
-#: Failures that may be about one run, or about the endpoint itself; others are about the platform.
-_ABOUT_THE_RUN = frozenset({ErrorKind.NOT_FOUND, ErrorKind.BAD_PAYLOAD})
 
 
 def steps_later(config: MakeConfig) -> frozenset[Result]:

@@ -185,17 +185,20 @@ async def test_a_zone_without_module_events_is_asked_a_few_times_and_then_not_fo
         assert steps_of(made, run_id)
 
 
-async def test_a_zone_that_once_told_is_not_given_up_for_one_run_it_does_not_know() -> None:
+@pytest.mark.parametrize(("option", "value", "usual"), [("detail_delay", DAY, 0.0), ("module_events", 403, 200)])
+async def test_a_zone_that_once_told_is_not_given_up_for_one_run_it_does_not_know_or_show(
+    option: str, value: float, usual: float
+) -> None:
     async with source(detail_delay=0.0) as made:
         workflow = made.sim.add_workflow()
         await made.sweep()
         made.add_run(workflow, ended=10, result="failure")
         await made.rounds(1)
-        made.set_option("detail_delay", DAY)
+        made.set_option(option, value)
         lost = made.add_run(workflow, ended=10, result="failure")
         await made.rounds(5, every=30)
         assert steps_of(made, lost) == []
-        made.set_option("detail_delay", 0.0)
+        made.set_option(option, usual)
         found = made.add_run(workflow, ended=10, result="failure")
         await made.rounds(2)
         assert steps_of(made, found)
