@@ -189,7 +189,7 @@ def read(process: Any, *, before: Run | None = None, dead_letters: Collection[De
         started_at=created(process),
         ended_at=updated if state is State.FINISHED else None,
         error=error,
-        steps=_steps(steps, statuses, updated, before, {letter.id for letter in dead_letters}, names[0]),
+        steps=_steps(steps, statuses, updated, before, {letter.id for letter in dead_letters}, names[0]) or None,
     )
     letters = tuple(_dead_letter(run, step, updated) for step in failed if _id(step.get("id")) is not None)
     return Reading(run=run, dead_letters=letters)
