@@ -107,6 +107,27 @@ async def test_with_restarts_and_faults_every_step_is_counted_once(by_feed: bool
 # At what price
 
 
+@BY_FEED_AND_BY_LOGS
+@pytest.mark.parametrize(("wanted", "share"), [("problems", 1.0), ("all", 0.1)])
+async def test_on_a_small_plan_problems_have_their_steps_and_the_budget_is_kept(
+    by_feed: bool, wanted: str, share: float
+) -> None:
+    poll = {"budget_share": 0.5, "requests_per_minute": None}
+    async with source(
+        workflows=40, feed=by_feed, api_limit=60, enforce_limit=True, config={"steps": wanted, "poll": poll}
+    ) as made:
+        await made.sweep()
+        made.asked()
+        began = made.clock.now()
+        await made.rounds(12)
+        assert made.asked().total() <= 30 * (made.clock.now() - began) / 60
+        results = {str(result) for result in steps.steps_later(made.config)}
+        over = [e.run for e in made.known.runs.values() if e.counted_attempt and e.run.result in results]
+        settled = [run for run in over if made.clock.now() - (run.ended_at or 0.0) > 120]
+        assert len(settled) > 10
+        assert sum(bool(run.steps) for run in settled) >= share * len(settled)
+
+
 async def test_steps_are_left_when_the_budget_has_none_to_spare_and_none_at_all_after_a_while() -> None:
     async with source(detail_delay=0.0, config={"poll": {"budget_share": 1.0, "requests_per_minute": 8}}) as made:
         workflow = made.sim.add_workflow()
