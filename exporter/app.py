@@ -182,6 +182,7 @@ def _rules(config: Config, section: SourceConfig, platform: Platform) -> SourceR
         traced=is_enabled(config.traces),
         retention=config.store.retention,
         holds_dead_letters=platform.holds_dead_letters,
+        steps_later=platform.steps_later(section),
     )
 
 

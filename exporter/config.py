@@ -211,7 +211,16 @@ def validate(data: Mapping[str, Any]) -> Config:
 
 
 class _Loader(yaml.SafeLoader):
-    """Like SafeLoader, but a key written twice is an error."""
+    """Like SafeLoader, but a key written twice is an error, and only true and false are truth values.
+
+    YAML 1.1 took on, off, yes and no for such as well; ``backfill: off`` means the word. Fields that are truth values
+    know these words anyway.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as the base class has it)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -221,6 +230,9 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} is written twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return node
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?i:true|false)$"), list("tTfF"))
 
 
 def _fill(value: Any, place: str, environment: Mapping[str, str], problems: list[str]) -> Any:

@@ -116,11 +116,9 @@ def join_step(a: Step, b: Step) -> Step:
     )
 
 
-def _join_steps(a: tuple[Step, ...], b: tuple[Step, ...]) -> tuple[Step, ...]:
-    if not a or a == b:
-        return b
-    if not b:
-        return a
+def _join_steps(a: tuple[Step, ...] | None, b: tuple[Step, ...] | None) -> tuple[Step, ...] | None:
+    if a is None or b is None or a == b:
+        return b if a is None else a
     steps = {s.id: s for s in a}
     for step in b:
         steps[step.id] = join_step(steps[step.id], step) if step.id in steps else step
@@ -321,7 +319,7 @@ def _is_counted(entry: RunEntry, run: Run, ended: float) -> bool:
 def _ended_steps(before: Run | None, after: Run) -> list[Step]:
     if not after.steps:
         return []
-    known = {} if before is None else {s.id: s.ended_at for s in before.steps if s.result is not None}
+    known = {} if before is None else {s.id: s.ended_at for s in before.steps or () if s.result is not None}
     return [
         step
         for step in after.steps

@@ -137,7 +137,7 @@ class Run:
     queued_at: float | None = None
     trigger: str | None = None  # schedule, webhook, manual, api, retry, …
     parent_id: str | None = None  # the run this one descends from
-    steps: tuple[Step, ...] = ()  # ordered by id
+    steps: tuple[Step, ...] | None = None  # ordered by id; None: not told, or not yet
     previous: tuple[int, float] | None = None  # attempt and end of the newest ended attempt below this one
 
     @property
@@ -153,7 +153,8 @@ class Run:
         """When this attempt began; None if nobody saw it: after a restart in place the run's own start says nothing."""
         if self.previous is None or (self.started_at is not None and self.started_at >= self.previous[1]):
             return self.started_at
-        begun = [s.started_at for s in self.steps if s.started_at is not None and s.started_at >= self.previous[1]]
+        started = [s.started_at for s in self.steps or () if s.started_at is not None]
+        begun = [moment for moment in started if moment >= self.previous[1]]
         return min(begun, default=None)
 
     @property

@@ -154,6 +154,8 @@ class Platform:
     measures: frozenset[str] = frozenset()  # of: operations, transfer, steps, queue; counters born at 0
     receive: Callable[[WebhookRequest], WebhookEvents]  # pure; raises MalformedEvent
     run_url: Callable[[Any, Run], str | None]  # config, run -> the page a person would open
+    #: config -> the results of runs whose steps are asked for once they ended: their traces wait for that
+    steps_later: Callable[[Any], frozenset[Result]] = lambda config: frozenset()
     retrying: Retrying | None = None  # how its dead letters are retried; None: they cannot be
 
 

@@ -52,11 +52,6 @@ class SourceConfig(Section):
     timeout: Duration = Field(default="30s", validate_default=True)
     backfill: Literal["off"] | Duration = Field(default="off")
 
-    @field_validator("backfill", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML reads a bare off as false
-
     @property
     def backfill_seconds(self) -> float:
         return 0.0 if isinstance(self.backfill, str) else self.backfill

@@ -1,21 +1,28 @@
-"""A real OTLP/HTTP receiver for tests: it decodes what a collector would be sent, and can be as difficult as one.
+"""Real OTLP receivers for tests, over HTTP and over gRPC: they decode what a collector would be sent, and can be as
+difficult as one.
 
 ``async with otlp_receiver() as receiver`` listens on loopback; ``receiver.spans`` are the spans it took, in order. Set
 ``status`` to have every request refused, ``hanging`` to have none answered, ``refuses`` to have those refused that hold
-a certain span.
+a certain span. ``grpc_receiver`` is the same over gRPC, with a ``code`` instead of a status.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
@@ -105,8 +112,48 @@ async def otlp_receiver() -> AsyncIterator[OtlpReceiver]:
         await server.close()
 
 
+@dataclass(slots=True, kw_only=True)
+class GrpcReceiver(TraceServiceServicer):
+    """A running gRPC receiver. Its calls arrive in threads of its own."""
+
+    url: str = ""
+    code: grpc.StatusCode | None = None
+    requests: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Of the last request"""
+    batches: list[list[Span]] = field(default_factory=list)
+
+    @property
+    def spans(self) -> list[Span]:
+        return [span for batch in self.batches for span in batch]
+
+    def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+        self.requests += 1
+        self.metadata = {item.key: str(item.value) for item in context.invocation_metadata()}
+        if self.code is not None:
+            context.abort(self.code, "not now")
+        self.batches.append(_spans(request))
+        return ExportTraceServiceResponse()
+
+
+@contextlib.contextmanager
+def grpc_receiver(port: str = "0") -> Iterator[GrpcReceiver]:
+    receiver = GrpcReceiver()
+    server = grpc.server(ThreadPoolExecutor(max_workers=4))
+    add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]  # generated
+    receiver.url = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    server.start()
+    try:
+        yield receiver
+    finally:
+        server.stop(grace=None).wait()
+
+
 def _decoded(body: bytes) -> list[Span]:
-    request = ExportTraceServiceRequest.FromString(body)
+    return _spans(ExportTraceServiceRequest.FromString(body))
+
+
+def _spans(request: ExportTraceServiceRequest) -> list[Span]:
     return [
         _span(span, _values(resource_spans.resource.attributes), scope_spans.scope.name)
         for resource_spans in request.resource_spans

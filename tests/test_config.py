@@ -53,6 +53,16 @@ def problems(change: Any) -> list[str]:
     return caught.value.problems
 
 
+def test_off_is_a_word_where_a_word_is_meant_and_a_truth_value_where_one_is() -> None:
+    text = EXAMPLE.replace("backfill: 7d", "backfill: off\n    steps: off") + "retries: {mode: off}\n"
+    config = parse(text.replace('listen: "127.0.0.1:0"', "reload: on"), ENVIRONMENT)
+    make: Any = config.sources["make-eu"]
+    assert (make.backfill, make.steps, config.retries.mode) == ("off", "off", "off")
+    assert config.server.reload is True
+    for truth, word in ((True, "true"), (False, "False"), (True, "yes"), (False, "off")):
+        assert parse(EXAMPLE + f"traces: {{enabled: {word}}}\n", ENVIRONMENT).traces.enabled is truth
+
+
 def test_the_example_is_read_with_its_variables_durations_and_defaults() -> None:
     config = parse(EXAMPLE, ENVIRONMENT)
     source: Any = config.sources["make-eu"]
@@ -65,11 +75,6 @@ def test_the_example_is_read_with_its_variables_durations_and_defaults() -> None
     assert config.server.admin_token is not None
     assert config.server.admin_token.get_secret_value() == "letmein-please"
     assert {"very-secret-token", "two-$-secret", "csecret", "pass-word", "hook-pass"} <= set(config.secrets())
-
-
-def test_off_may_be_written_without_quotes() -> None:
-    config = parse(EXAMPLE.replace("backfill: 7d", "backfill: off") + "retries: {mode: off}\n", ENVIRONMENT)
-    assert (config.sources["make-eu"].backfill_seconds, config.retries.mode) == (0.0, "off")
 
 
 def test_the_effective_config_is_printed_without_a_single_secret() -> None:

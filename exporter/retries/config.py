@@ -36,10 +36,6 @@ def _rate(value: object) -> object:
 Rate = Annotated[float, BeforeValidator(_rate), WithJsonSchema({"type": "string", "examples": ["6/1m"]})]
 
 
-#: YAML reads a bare ``off`` as false.
-ModeField = Annotated[Mode, BeforeValidator(lambda value: Mode.OFF if value is False else value)]
-
-
 class _Later(Section):
     """Refuses, with a word about it, the keys that only a later version understands."""
 
@@ -59,7 +55,7 @@ class PaceConfig(Section):
 
 
 class SourceRetriesConfig(_Later):
-    mode: ModeField = Mode.ENFORCE
+    mode: Mode = Mode.ENFORCE
     pace: PaceConfig = PaceConfig()
     native: Literal["yield", "ignore"] = Field(default="yield", description="while the platform retries by itself")
 
@@ -109,7 +105,7 @@ def _group_field(value: str) -> str:
 
 class PolicyConfig(_Later):
     name: Name
-    mode: ModeField = Mode.ENFORCE
+    mode: Mode = Mode.ENFORCE
     match: dict[str, Any] = Field(default={})
     any: list[dict[str, Any]] = Field(default=[])
     none: list[dict[str, Any]] = Field(default=[])
@@ -142,7 +138,7 @@ class PolicyConfig(_Later):
 class RetriesConfig(Section):
     """Everything about retrying; out of the box it shows what it would do, and does nothing."""
 
-    mode: ModeField = Mode.SHADOW
+    mode: Mode = Mode.SHADOW
     sources: dict[str, SourceRetriesConfig] = Field(default={})
     policies: list[PolicyConfig] = Field(default=[], max_length=100)
 

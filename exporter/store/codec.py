@@ -6,7 +6,6 @@ import orjson
 
 from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import (
-    FAILED,
     Blocked,
     DeadLetter,
     Error,
@@ -42,7 +41,7 @@ def run_row(source: str, entry: RunEntry) -> Row:
             run.queued_at,
             run.trigger,
             run.parent_id,
-            [(s.id, s.type, s.started_at, s.ended_at, s.result) for s in run.steps],
+            None if run.steps is None else [(s.id, s.type, s.started_at, s.ended_at, s.result) for s in run.steps],
             run.previous,
             (entry.counted_attempt, entry.counted_as, entry.counted_end),
             (entry.timed, entry.queue_timed, entry.error_counted),
@@ -76,7 +75,9 @@ def run_entry(row: Row) -> tuple[str, RunEntry]:
         queued_at=queued_at,
         trigger=trigger,
         parent_id=parent_id,
-        steps=tuple(
+        steps=None
+        if steps is None
+        else tuple(
             Step(id=i, type=t, started_at=s, ended_at=e, result=None if r is None else Result(r))
             for i, t, s, e, r in steps
         ),
@@ -96,10 +97,9 @@ def run_entry(row: Row) -> tuple[str, RunEntry]:
     return source, entry
 
 
-def trace_row(source: str, entry: RunEntry) -> Row:
+def trace_row(source: str, entry: RunEntry, *, settled: bool) -> Row:
     """The row of a trace still to be exported: the run as it is now, settled once nothing more is expected of it."""
     run = entry.run
-    settled = run.error is not None or run.result not in FAILED
     return (source, run.id, run.attempt, entry.counted_at, int(settled), to_json(run_row(source, entry)))
 
 

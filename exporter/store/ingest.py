@@ -15,6 +15,7 @@ import orjson
 from exporter import fold
 from exporter.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import (
+    FAILED,
     SUCCEEDED,
     Change,
     DeadLetter,
@@ -50,10 +51,16 @@ class SourceRules:
     traced: bool = False  # whether its counted runs go to the outbox of traces
     retention: float = float("inf")  # seconds the ledger remembers finished runs and resolved dead letters
     holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention
+    steps_later: frozenset[Result] = frozenset()  # runs that ended so are told first, and their steps after that
 
     def baseline(self, first_sweep_at: float, pruned_until: float, now: float) -> Baseline:
         horizon = max(now - self.retention, pruned_until)
         return Baseline(first_sweep_at=first_sweep_at, backfill=self.backfill, horizon=horizon)
+
+    def settled(self, run: Run) -> bool:
+        """Whether nothing more is expected of a finished run: its trace need not wait."""
+        explained = run.error is not None or run.result not in FAILED
+        return explained and (run.steps is not None or run.result not in self.steps_later)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,13 +378,16 @@ class _Ingest:
         for source, run_id in self.changed_runs:
             entry = self.runs[source, run_id]
             if self.rules[source].traced and entry.counted_attempt == entry.run.attempt:
-                row = codec.trace_row(source, entry)
+                row = codec.trace_row(source, entry, settled=self.rules[source].settled(entry.run))
                 if (source, run_id, entry.run.attempt) in self.traces:
                     self.traces[source, run_id, entry.run.attempt] = entry
                 else:
                     sql = "UPDATE traces SET settled = $4, data = $5 WHERE source = $1 AND run_id = $2 AND attempt = $3"
                     yield sql, (*row[:3], *row[4:])
-        rows = [codec.trace_row(key[0], entry) for key, entry in sorted(self.traces.items(), key=lambda item: item[0])]
+        rows = [
+            codec.trace_row(key[0], entry, settled=self.rules[key[0]].settled(entry.run))
+            for key, entry in sorted(self.traces.items(), key=lambda item: item[0])
+        ]
         yield from insert("traces", codec.TRACE_COLUMNS, rows, conflict="(source, run_id, attempt) DO NOTHING")
 
     def _recount(self) -> Script[None]:

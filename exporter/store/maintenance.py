@@ -144,7 +144,7 @@ def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Talli
 def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingTrace]]:
     """Counted attempts whose trace is still to be exported, oldest first.
 
-    A failed run whose error is not known yet is withheld until it was counted before ``settled_before``.
+    A run of which more is expected, its error or its steps, is withheld until it was counted before ``settled_before``.
     """
     rows = yield (
         f"""SELECT data FROM traces WHERE settled = 1 OR counted_at < $1

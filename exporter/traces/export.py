@@ -38,8 +38,9 @@ log = get_logger(__name__)
 TRACES_PER_BATCH_MAX = 512
 #: Collectors refuse large requests (gRPC ones by default beyond 4 MiB); a trace is never divided.
 SPANS_PER_BATCH_MAX = 2048
-#: A failed run whose error is still unknown is withheld for this long (seconds) after it was counted.
-SETTLING = 60.0
+#: A run of which more is expected, its error or its steps, is withheld for this long (seconds) after it was counted: a
+#: few sweeps, since what a webhook told first is completed by one.
+SETTLING = 300.0
 #: Seconds between two rounds: usually, while there is more to send, and at most while the collector is down.
 INTERVAL, INTERVAL_BACKLOG, INTERVAL_FAILING_MAX = 5.0, 0.1, 60.0
 #: From this many failed rounds in a row on, a single trace is tried on its own.
@@ -59,7 +60,7 @@ class Outbox(Protocol):
     """Counted runs whose trace is still to be exported. The ledger is one."""
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[PendingTrace]:
-        """The oldest first; a failed run whose error is unknown only if it was counted before ``settled_before``."""
+        """The oldest first; a run of which more is expected only if it was counted before ``settled_before``."""
         ...
 
     async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
@@ -387,6 +388,8 @@ class _LibraryLog(logging.Handler):
         self._logger.setLevel(logging.WARNING)
         self._logger.propagate = False
         self._logger.addHandler(self)
+        # Over gRPC it keeps back what repeats the kind of the line before, and with it the next cause.
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").filters.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._first is None:

@@ -1,15 +1,15 @@
 """A finished attempt of a run as the spans of one trace. Pure.
 
 The root span is the attempt; its children are the steps whose start and end are known and the time it waited in a
-queue; links lead to the attempt before it and to the run it descends from. Every id is a hash of the run's key: whoever
-maps the same attempt again, after a crash or on another machine, gets the same trace.
+queue; steps without any times are named in an attribute; links lead to the attempt before it and to the run it descends
+from. Every id is a hash of the run's key: whoever maps the same attempt again, after a crash or on another machine,
+gets the same trace.
 
 Names follow OpenTelemetry's semantic conventions for CI/CD where they fit; what has no convention is named
 ``automation.*``. They are written out here: the Python package's constants of them may still move.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 
 from opentelemetry.sdk.resources import Resource
@@ -41,7 +41,7 @@ _RESULTS = {
     Result.QUOTA: "error",
 }
 
-_Attributes = dict[str, str | int | float]
+_Attributes = dict[str, str | int | float | tuple[str, ...]]
 
 
 def trace_ids(platform: str, source: str, run_id: str, attempt: int) -> tuple[int, int]:
@@ -112,6 +112,9 @@ def spans_of(
     _add(attributes, "automation.dead_letter.id", dead_letter_id)
     if dropped:
         attributes["automation.steps.dropped"] = dropped
+    untimed = [s.id for s in run.steps or () if s.started_at is None and s.ended_at is None]
+    if untimed:
+        attributes["automation.steps.untimed"] = tuple(_text(step_id) for step_id in untimed[:STEPS_PER_TRACE_MAX])
     children = [_step_span(step, context, bounds, resource) for step in steps if step.started_at is not None]
     events = [_step_event(step, bounds) for step in steps if step.started_at is None]
     if run.queue_duration:
@@ -198,7 +201,8 @@ def _link(kind: str, ids: tuple[int, int]) -> Link:
 def _steps(run: Run) -> tuple[list[Step], int]:
     """The steps that ended in this attempt, in the order of their times, and how many more there were."""
     since = None if run.previous is None else run.previous[1]
-    ended = [(s.ended_at, s) for s in run.steps if s.ended_at is not None and (since is None or s.ended_at > since)]
+    told = [(s.ended_at, s) for s in run.steps or () if s.ended_at is not None]
+    ended = [(at, step) for at, step in told if since is None or at > since]
     ended.sort(key=lambda one: (one[1].result not in FAILED, one[0]))
     steps = [step for _, step in ended[:STEPS_PER_TRACE_MAX]]
     steps.sort(key=lambda s: (s.ended_at if s.started_at is None else s.started_at, s.id))
@@ -225,7 +229,7 @@ def _step_event(step: Step, bounds: tuple[int, int]) -> Event:
     return Event(_text(step.type, NAME_CHARS_MAX), _step_attributes(step), _within(step.ended_at, bounds))
 
 
-def _step_attributes(step: Step) -> Mapping[str, str | int | float]:
+def _step_attributes(step: Step) -> _Attributes:
     attributes: _Attributes = {
         "cicd.pipeline.task.name": _text(step.type),
         "cicd.pipeline.task.run.id": _text(step.id),

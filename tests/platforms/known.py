@@ -28,6 +28,7 @@ from exporter.model import (
     RunFailed,
     RunFinished,
     State,
+    StepFinished,
     Usage,
     Via,
     Workflow,
@@ -109,6 +110,11 @@ class MemoryKnown:
     def errors(self) -> Counter[tuple[str, str]]:
         """(workflow id, error class) -> causes of failure counted."""
         return Counter((c.run.workflow_id, str(c.error.error_class)) for c in self.changes if isinstance(c, RunFailed))
+
+    def steps(self) -> Counter[tuple[str, str, str]]:
+        """(workflow id, step type, result) -> ended steps counted."""
+        ended = (c for c in self.changes if isinstance(c, StepFinished))
+        return Counter((c.run.workflow_id, c.step.type, str(c.step.result)) for c in ended)
 
     def corrections(self) -> list[RunCorrected]:
         return [c for c in self.changes if isinstance(c, RunCorrected)]

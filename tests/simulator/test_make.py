@@ -371,9 +371,34 @@ async def test_the_feed_tells_all_executions_by_their_end_after_since() -> None:
         steps = (await api.get(f"/scenarios/{told[0][0]}/logs/{told[0][1]}/p", include="events"))["events"]
         assert epoch(steps[-1]["at"]) == pytest.approx(told[0][2], abs=0.002)
     async with serving(workflows=1, feed=False) as api:
-        run = api.sim.truth().runs[0].run_id
         assert (await api.call("GET", "/scenarios/logs")).status == 404
-        assert (await api.call("GET", f"/scenarios/5001/logs/{run}/p")).status == 404
+
+
+@pytest.mark.parametrize("status", [404, 403])
+async def test_a_zone_may_have_no_module_events(status: int) -> None:
+    async with serving(workflows=1, module_events=status) as api:
+        run = api.sim.truth().runs[0].run_id
+        assert (await api.call("GET", f"/scenarios/5001/logs/{run}/p")).status == status
+
+
+async def test_module_events_tell_each_module_of_a_run_in_order_and_what_became_of_it() -> None:
+    async with serving(workflows=12) as api:
+        again, endless = 0, 0
+        for run in api.sim.truth().runs:
+            path = f"/scenarios/{run.workflow_id}/logs/{run.run_id}/p"
+            answer = await api.get(path, include="blueprint,events")
+            assert all(":" in module["module"] for module in answer["blueprint"]["modules"])
+            events = answer["events"][1:]
+            starts = [e["moduleId"] for e in events if e["kind"] == "MODULE_START"]
+            ends = [e["status"] for e in events if e["kind"] == "MODULE_END"]
+            assert starts == sorted(starts)
+            assert [e["at"] for e in events] == sorted(e["at"] for e in events)
+            assert set(ends[:-1]) <= {1}
+            again += len(starts) > len(set(starts))
+            endless += len(ends) < len(starts)
+            assert (run.result == "success") == (len(ends) == len(starts) and set(ends) == {1})
+        assert again
+        assert endless
 
 
 # Webhooks

@@ -16,6 +16,7 @@ from exporter.model import (
     Result,
     Run,
     State,
+    Step,
     Via,
     Workflow,
 )
@@ -263,6 +264,19 @@ async def test_a_trace_is_pending_until_its_own_attempt_was_exported(ledger: Led
     await ledger.mark_traced([("derived", "ok", 1), ("derived", "failed", 2)])
     assert [p.run.id for p in await ledger.pending_traces(limit=10, settled_before=NOW + 1)] == ["failed"]
     assert await ledger.count_pending_traces() == 1
+
+
+@pytest.mark.parametrize("steps", [None, (), (Step(id="1", type="t", ended_at=NOW - 50, result=Result.SUCCESS),)])
+async def test_steps_not_told_told_to_be_none_and_told_stay_three_things(
+    ledger: Ledger, steps: tuple[Step, ...] | None
+) -> None:
+    told = replace(run("r1", Result.SUCCESS, NOW - 50), steps=steps)
+    await ledger.ingest(batch(told, source="derived"))
+    assert (await ledger.ingest(batch(told, source="derived"))).news == 0
+    (pending,) = await ledger.pending_traces(limit=10, settled_before=0.0)
+    assert pending.run.steps == steps
+    assert (await ledger.ingest(batch(replace(told, steps=None), source="derived"))).news == 0
+    assert (await ledger.ingest(batch(replace(told, steps=()), source="derived"))).news == (steps is None)
 
 
 async def test_an_attempt_waiting_for_its_trace_is_not_lost_to_the_next_and_follows_what_becomes_known(

@@ -5,9 +5,11 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import SpanKind
@@ -41,7 +43,7 @@ from exporter.traces.export import (
 )
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import STEPS_PER_TRACE_MAX, trace_ids
-from tests.otlp import OtlpReceiver, Span, otlp_receiver
+from tests.otlp import OtlpReceiver, Span, grpc_receiver, otlp_receiver
 
 T = 1_768_456_800.0
 DOCS = TracedSource(
@@ -76,7 +78,7 @@ class World:
         exporter = TraceExporter(
             outbox=outbox or self.ledger,
             exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
-            sources={"docs": DOCS},
+            sources={"docs": DOCS, "later": DOCS},
             clock=self.clock,
             own=self.own,
             share=share,
@@ -117,6 +119,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     rules = {name: SourceRules(traced=True) for name in ("docs", "gone")}
+    rules["later"] = SourceRules(traced=True, steps_later=frozenset({Result.WARNING, Result.FAILURE}))
     ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/ledger.db"), rules)
     await ledger.ingest(LOADED)
     async with otlp_receiver() as receiver:
@@ -173,6 +176,21 @@ async def test_a_failure_waits_for_its_error_but_not_for_ever(world: World) -> N
     await world.clock.advance(1)
     assert await world.once() == ExportReport(exported=1)
     assert world.receiver.run_ids == ["r2", "r1"]
+
+
+async def test_a_run_waits_for_the_steps_that_are_to_come_but_not_for_ever(world: World) -> None:
+    step = Step(id="1", type="http:Get", started_at=T + 1, ended_at=T + 2, result=Result.FAILURE)
+    runs = [a_run("r1", Result.FAILURE), a_run("r2", Result.FAILURE), a_run("r3", Result.WARNING)]
+    await world.observe(*runs, a_run("r4"), source="later")
+    assert await world.once() == ExportReport(exported=1, pending=3)
+    await world.observe(replace(runs[0], steps=(step,)), replace(runs[1], steps=()), source="later")
+    assert await world.once() == ExportReport(exported=2, pending=1)
+    assert [span.name for span in world.receiver.spans] == ["RUN Invoices", "RUN Invoices", "http:Get", "RUN Invoices"]
+    await world.clock.advance(SETTLING + 1)
+    assert await world.once() == ExportReport(exported=1)
+    assert world.receiver.run_ids == ["r4", "r1", "r2", "r3"]
+    await world.observe(replace(runs[2], steps=(step,)), source="later")
+    assert await world.once() == ExportReport()
 
 
 async def test_successes_are_sampled_and_failures_are_not(world: World) -> None:
@@ -606,6 +624,90 @@ def test_runs_are_traced_if_the_config_says_so_and_the_sdk_is_not_disabled(
     enabled: bool, environ: dict[str, str], traced: bool
 ) -> None:
     assert is_enabled(TracesConfig(enabled=enabled), environ) is traced
+
+
+# Over gRPC
+
+
+def over_grpc(world: World, url: str, **config: Any) -> TraceExporter:
+    made = make_exporter(TracesConfig(enabled=True, protocol="grpc", endpoint=url, **config))
+    return world.make(through=made)
+
+
+class OneTrace:
+    """An outbox with one run in it, whatever becomes of that."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def pending_traces(self, *, limit: int, settled_before: float) -> list[PendingTrace]:
+        return [PendingTrace(source="docs", run=self._run)]
+
+    async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
+        pass
+
+    async def count_pending_traces(self) -> int:
+        return 0
+
+
+async def test_over_grpc_the_same_spans_arrive_and_headers_are_metadata(world: World) -> None:
+    steps = (
+        Step(id="1", type="parse", started_at=T + 1, ended_at=T + 2, result=Result.SUCCESS),
+        Step(id="2", type="send"),
+    )
+    run = a_run("r1", Result.FAILURE, attempt=2, steps=steps, parent_id="r0", queued_at=T)
+    with grpc_receiver() as receiver:
+        exporter = over_grpc(world, receiver.url, headers={"X-Key": SecretStr("hunter2")})
+        await world.observe(run)
+        assert await world.once(exporter) == ExportReport(exported=1)
+        assert receiver.metadata["x-key"] == "hunter2"
+        over_http = world.make(outbox=OneTrace(run))
+        assert (await world.once(over_http)).exported == 1
+        assert len(receiver.spans) == 3
+        assert receiver.spans == world.receiver.spans, "as over HTTP"
+        assert await world.pending() == []
+
+
+@pytest.mark.parametrize(
+    "code", ["UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNKNOWN"]
+)
+async def test_over_grpc_nothing_is_marked_unless_the_collector_took_it(
+    world: World, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with grpc_receiver() as receiver:
+        receiver.code = grpc.StatusCode[code]
+        exporter = over_grpc(world, receiver.url)
+        await world.observe(a_run("r1"), a_run("r2"))
+        assert await world.once(exporter) == ExportReport(failed=2, pending=2)
+        assert await world.pending() == ["r1", "r2"]
+        (line,) = [r.__dict__["fields"] for r in caplog.records if r.message.startswith("traces cannot be exported")]
+        assert code in line["reason"]
+        receiver.code = None
+        assert await world.once(exporter) == ExportReport(exported=2)
+        assert [span.attributes["cicd.pipeline.run.id"] for span in receiver.spans] == ["r1", "r2"]
+
+
+async def test_over_grpc_a_collector_that_is_not_there_yet_is_found_when_it_comes(world: World) -> None:
+    with grpc_receiver() as gone:
+        url = gone.url
+    exporter = over_grpc(world, url)
+    await world.observe(a_run("r1"))
+    assert await world.once(exporter) == ExportReport(failed=1, pending=1)
+    with grpc_receiver(url.rpartition(":")[2]) as receiver:
+        assert await world.once(exporter) == ExportReport(exported=1)
+        assert len(receiver.spans) == 1
+
+
+async def test_over_grpc_a_header_it_cannot_send_is_no_secret_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with grpc_receiver() as receiver:
+        exporter = over_grpc(world, receiver.url, headers={"x-key": SecretStr("hunter2\n")})
+        await world.observe(a_run("r1"))
+        assert await world.once(exporter) == ExportReport(failed=1, pending=1)
+    (line,) = [r.__dict__["fields"] for r in caplog.records if r.message.startswith("traces cannot be exported")]
+    assert "Invalid metadata" in line["reason"]
+    assert "hunter2" not in repr(line) + "".join(capfd.readouterr())
 
 
 # Our own work

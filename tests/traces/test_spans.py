@@ -169,6 +169,16 @@ def test_a_run_with_everything_known_says_it_all() -> None:
     }
 
 
+def test_steps_without_any_times_are_named_by_the_root_and_make_no_spans() -> None:
+    steps = (Step(id="endpointBlock:c-1", type="endpointBlock"), Step(id="half \ud83d", type="snippetBlock"))
+    (span,) = spans(replace(RUN, steps=steps))
+    assert attributes(span)["automation.steps.untimed"] == ("endpointBlock:c-1", "half ?")
+    assert span.events == ()
+    assert encode_spans([span]).ByteSize() > 0
+    many = tuple(Step(id=f"{n:03}", type="a") for n in range(STEPS_PER_TRACE_MAX + 1))
+    assert len(attributes(root(replace(RUN, steps=many)))["automation.steps.untimed"]) == STEPS_PER_TRACE_MAX
+
+
 def test_a_run_of_which_little_is_known_claims_nothing_more() -> None:
     span = root(RUN)
     assert span.name == "RUN wf-1"

@@ -189,7 +189,7 @@ def read(process: Any, *, before: Run | None = None, dead_letters: Collection[De
         started_at=created(process),
         ended_at=updated if state is State.FINISHED else None,
         error=error,
-        steps=_steps(steps, statuses, updated, before, {letter.id for letter in dead_letters}, names[0]),
+        steps=_steps(steps, statuses, updated, before, {letter.id for letter in dead_letters}, names[0]) or None,
     )
     letters = tuple(_dead_letter(run, step, updated) for step in failed if _id(step.get("id")) is not None)
     return Reading(run=run, dead_letters=letters)
@@ -258,7 +258,7 @@ def _steps(
     with success; a FAILED step ended then; where all are COMPLETED the last one ended then. The rest stays unknown.
     Where step k was *re*started, the step before it had ended long ago: nothing is said of that.
     """
-    known = {step.id: step for step in before.steps} if before is not None else {}
+    known = {step.id: step for step in before.steps or ()} if before is not None else {}
 
     def claim(index: int, *, started_at: float | None = None, result: Result | None = None) -> list[Step]:
         step_id, delegate = _id(steps[index].get("id")), _text(steps[index].get("delegate"))

@@ -4,7 +4,8 @@
 | --- | --- |
 | quota | the organization, for its limit of requests, its usage and its teams' names; consumptions, for credits |
 | workflows | all scenarios; the webhooks of some teams, for their queues; blueprints where there are dead letters |
-| runs | the feed across scenarios, else consumptions and the logs of what ran; then why failed runs failed |
+| runs | the feed across scenarios, else consumptions and the logs of what ran; then, one call each, why failed runs |
+| | failed, and the modules of those whose steps are wanted |
 | dead_letters | numbers of dead letters of all scenarios, lists where they changed, two calls for each new one |
 
 All that has to outlive the process is in the ledger; what is kept here only saves calls.
@@ -24,9 +25,11 @@ from exporter.platforms.make.causes import Causes
 from exporter.platforms.make.check import check
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.dead_letters import DeadLetters
+from exporter.platforms.make.details import Details
 from exporter.platforms.make.feed import Feed, NoFeed
 from exporter.platforms.make.logs import Logs
 from exporter.platforms.make.mapping import BadItem, Scenario
+from exporter.platforms.make.steps import Steps
 from exporter.platforms.make.watch import Watch
 from exporter.polling.budget import Lane
 
@@ -49,6 +52,7 @@ class MakeClient:
         self._watch = Watch(config, api)
         self._blueprints = Blueprints(api)
         self._causes = Causes(api)
+        self._steps = Steps(config, api)
         self._feed = Feed(config, api, self._watch)
         self._logs = Logs(config, api, self._watch)
         self._dead_letters = DeadLetters(config, api, self._watch, self._blueprints)
@@ -185,13 +189,14 @@ class MakeClient:
     # Runs
 
     async def _runs(self, known: Known, now: float) -> AsyncIterator[Page]:
-        noted = self._causes.noted(known, counted_from=self._watch.counted_from(known, now))
+        counted_from = self._watch.counted_from(known, now)
+        details = Details(self._causes, self._steps, known, counted_from=counted_from, now=now)
         try:
-            async for page in self._feed.read(known, now, noted):
+            async for page in self._feed.read(known, now, details):
                 yield page
-            others = self._logs.introduce(known, now, noted)
+            others = self._logs.introduce(known, now, details)
         except NoFeed:
-            others = self._logs.read(known, now, noted)
+            others = self._logs.read(known, now, details)
         try:
             async for page in others:
                 yield page
@@ -199,7 +204,7 @@ class MakeClient:
             if error.kind is ErrorKind.AUTH:
                 self._feed.try_again()
             raise
-        async for page in self._causes.ask(noted, now):
+        async for page in details.ask():
             yield page
 
     async def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncIterator[Page]:

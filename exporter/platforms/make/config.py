@@ -1,7 +1,7 @@
 """What a user writes for a Make source, and how it proves who it is."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, SecretStr, model_validator
 
@@ -24,6 +24,10 @@ class MakeConfig(SourceConfig):
     token: Annotated[Secret, AfterValidator(_fits_a_header)]
     organization_id: PositiveInt | None = Field(default=None, description="watch all teams of this organization")
     team_ids: list[PositiveInt] = Field(default=[], description="or only these teams, of one organization")
+    steps: Literal["off", "problems", "all"] = Field(
+        default="problems",
+        description="runs whose modules are read, a call each, where the zone tells them; problems: failed or warned",
+    )
 
     @model_validator(mode="after")
     def _one_scope(self) -> "MakeConfig":

@@ -17,8 +17,8 @@ from exporter.model import Run
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import mapping
 from exporter.platforms.make.calls import Rows, bad_payload, rows
-from exporter.platforms.make.causes import Noted
 from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.details import Details
 from exporter.platforms.make.mapping import BadItem
 from exporter.platforms.make.watch import Watch
 from exporter.polling.budget import Lane
@@ -54,12 +54,12 @@ class Feed:
         self._refused_until = 0.0
         self._failures = 0
 
-    async def read(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
+    async def read(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """All runs that ended since the last sweep, oldest first. Raises ``NoFeed``, or ``ApiError``."""
         if now < self._refused_until:
             raise NoFeed
         try:
-            async for page in self._read(known, _since(known, self._watch.counted_from(known, now)), noted):
+            async for page in self._read(known, _since(known, self._watch.counted_from(known, now)), details):
                 yield page
         except ApiError as error:
             if error.kind is ErrorKind.RATE_LIMITED:
@@ -75,7 +75,7 @@ class Feed:
         """The refusal was not the feed's."""
         self._refused_until = 0.0
 
-    async def _read(self, known: Known, since: int, noted: Noted) -> AsyncIterator[Page]:
+    async def _read(self, known: Known, since: int, details: Details) -> AsyncIterator[Page]:
         until = covered_until(known)
         for _ in range(PAGES_PER_SWEEP_MAX):
             page = await rows(
@@ -93,7 +93,9 @@ class Feed:
                 settled = min(settled, (last - 1) / 1000)  # its millisecond may have more
             until = settled if until is None else max(until, settled)
             cursors = {CURSOR: {"until": until}}
-            yield Page(observations=[noted.note(run) for run in runs], cursors=cursors | noted.cursor(), faults=faults)
+            yield Page(
+                observations=[details.note(run) for run in runs], cursors=cursors | details.cursor(), faults=faults
+            )
             if not page.full or last is None:
                 return
             since = last - 1 if last - 1 > since else last

@@ -29,8 +29,8 @@ from exporter.model import Run, State, Workflow
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import feed, mapping
 from exporter.platforms.make.calls import Losses, Query, Rows, bad_payload, rows
-from exporter.platforms.make.causes import Noted
 from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.details import Details
 from exporter.platforms.make.mapping import BadItem, Used
 from exporter.platforms.make.watch import Watch
 from exporter.polling.budget import Lane
@@ -111,7 +111,7 @@ class _Sweep:
 
     known: Known
     now: float
-    noted: Noted
+    details: Details
     totals: _Totals
     overlap: float
     counted_from: float  # runs that ended before it do not count
@@ -129,9 +129,9 @@ class Logs:
         self._api = api
         self._watch = watch
 
-    async def read(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
+    async def read(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """The runs of all scenarios that ran since they were last read. Raises ``ApiError``."""
-        sweep = self._begin(known, now, noted, await self._totals())
+        sweep = self._begin(known, now, details, await self._totals())
         due, idle, resting = self._sort(sweep)
         yield Page(cursors=idle | self._forgotten(known))
         random.Random(now).shuffle(due)  # so that none is always behind those that fail or take long
@@ -151,9 +151,9 @@ class Logs:
         elif not losses.count and not faults:
             yield Page(cursors={CURSOR: {"until": sweep.totals.at}})
 
-    async def introduce(self, known: Known, now: float, noted: Noted) -> AsyncIterator[Page]:
+    async def introduce(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
-        sweep = self._begin(known, now, noted, _Totals(at=now, reset=None, used={}))
+        sweep = self._begin(known, now, details, _Totals(at=now, reset=None, used={}))
         cursors, losses = known.cursors("runs"), Losses()
         strange = sorted(workflow_id for workflow_id in sweep.seen if workflow_id not in cursors)
         for workflow_id in strange[: max(TURNS_MIN, len(sweep.seen) // INTRODUCED_SHARE)]:
@@ -188,7 +188,7 @@ class Logs:
                 used[workflow_id] = amounts
         return _Totals(at=at or 0.0, reset=reset, used=used)
 
-    def _begin(self, known: Known, now: float, noted: Noted, totals: _Totals) -> _Sweep:
+    def _begin(self, known: Known, now: float, details: Details, totals: _Totals) -> _Sweep:
         counted_from = self._watch.counted_from(known, now)
         feed_until, complete = feed.covered_until(known), known.cursor("runs", CURSOR)
         told = [counted_from]
@@ -200,7 +200,7 @@ class Logs:
         sweep = _Sweep(
             known=known,
             now=now,
-            noted=noted,
+            details=details,
             totals=totals,
             overlap=(organization.get("run_seconds") or RUN_SECONDS_DEFAULT) + RUN_SECONDS_MARGIN,
             counted_from=counted_from,
@@ -271,8 +271,8 @@ class Logs:
         kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
         oldest = min(_stamps(page), default=0)
         covered = not page.full or oldest < (sweep.base - sweep.overlap) * 1000
-        observations = [sweep.noted.note(run) for run in kept]
-        return covered, Page(observations=observations, cursors=sweep.noted.cursor(), faults=faults)
+        observations = [sweep.details.note(run) for run in kept]
+        return covered, Page(observations=observations, cursors=sweep.details.cursor(), faults=faults)
 
     async def _follow(self, sweep: _Sweep, workflow_id: str, mark: _Mark) -> AsyncIterator[Page]:
         """What ended after ``mark.since``, oldest start first; the cursor with the last page."""
@@ -289,8 +289,8 @@ class Logs:
             if on is None:
                 done = self._read_to_the_end(sweep, workflow_id, mark, clear=ran and not vague)
                 cursors[workflow_id] = done.dump()
-            observations = [sweep.noted.note(run) for run in fresh]
-            yield Page(observations=observations, cursors=cursors | sweep.noted.cursor(), faults=faults)
+            observations = [sweep.details.note(run) for run in fresh]
+            yield Page(observations=observations, cursors=cursors | sweep.details.cursor(), faults=faults)
         if on is not None:
             began = sweep.totals.at if mark.began is None else mark.began
             detail = f"more than {PAGES_PER_SCENARIO_MAX} pages of runs; the rest is left for the next sweep"

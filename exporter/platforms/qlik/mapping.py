@@ -17,16 +17,18 @@ digits, durations seconds as numbers or as text, sizes bytes.
 | createdAt, or scheduledStartTime if later | queued |
 | stopTime, or startTime + duration | ended |
 | context: webhook; api_sync, api_async, api; test_run, editor, detail, interactive | trigger webhook; api; manual |
-| metrics.network.rxBytes, txBytes | bytes in, out; blocks carry no times, so they are no steps |
+| metrics.network.rxBytes, txBytes | bytes in, out |
+| metrics.blocks[] | steps without times, one for each kind, connector, endpoint or snippet used; blocks have no id |
 | error[] | see ``errors`` |
 | a run that failed or exceeded a limit, unless a test run | is a dead letter under its own id as well |
 
 Qlik's retry makes a new run that does not name the old one, so every run is attempt 1, and a dead letter is closed by
-a later success of its automation. Never read: owners, users, titles (often a business key), the workspace and the
-execution token.
+a later success of its automation. Never read: owners, users, titles (often a business key), names and parameters of
+blocks, the workspace and the execution token.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,6 +43,7 @@ from exporter.model import (
     Result,
     Run,
     State,
+    Step,
     Usage,
     Workflow,
 )
@@ -82,6 +85,11 @@ USAGE_KINDS = {
     "bandwidthIn": "bandwidth_in_bytes",
     "bandwidthOut": "bandwidth_out_bytes",
 }
+
+BLOCK_TYPES = ("endpointBlock", "snippetBlock", "baseBlock")
+#: Different blocks kept of one run.
+BLOCKS_MAX = 50
+_GUID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 #: What is told of one run: the run itself and, where it failed, its dead letter.
 Claims = tuple[Run] | tuple[Run, DeadLetter]
@@ -204,6 +212,7 @@ def _run(fields: Mapping[str, Any], workflow_id: str) -> Run:
         bytes_out=bytes_out,
         queued_at=max(waiting, default=None),
         trigger=_word(fields.get("context"), CONTEXTS),
+        steps=_blocks(fields),
     )
 
 
@@ -230,6 +239,24 @@ def _transfer(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
     if not isinstance(network, Mapping):
         return None, None
     return _number(network.get("rxBytes")), _number(network.get("txBytes"))
+
+
+def _blocks(fields: Mapping[str, Any]) -> tuple[Step, ...] | None:
+    """What a run used: ``{"type": "endpointBlock", "connectorId", "endpointId"}``, ``{"type": "snippetBlock",
+    "snippetId"}``. An event has more kinds, and the same at its top.
+    """
+    metrics = fields.get("metrics")
+    found = metrics.get("blocks") if isinstance(metrics, Mapping) else fields.get("blocks")
+    if not isinstance(found, list):
+        return None
+    used: dict[str, Step] = {}
+    for block in found:
+        if isinstance(block, Mapping):
+            kind = next((word for word in BLOCK_TYPES if word == block.get("type")), "block")
+            ids = [block.get(name) for name in ("connectorId", "endpointId", "snippetId")]
+            step_id = ":".join([kind, *(value for value in ids if isinstance(value, str) and _GUID.fullmatch(value))])
+            used[step_id] = Step(id=step_id, type=kind)
+    return tuple(used[step_id] for step_id in sorted(used)[:BLOCKS_MAX])
 
 
 def _object(item: object, what: str) -> Mapping[str, Any]:

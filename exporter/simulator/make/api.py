@@ -256,11 +256,15 @@ class MakeApi:
             raise Refused(404, "Execution not found.")
         return e
 
-    async def _execution_detail(self, request: web.Request) -> Row:
+    def _detailed(self, request: web.Request) -> Execution:
+        """The same, if its details are known: for a while after its end they are not."""
         e, now = self._execution(request), self.world.now
         if e.ended_at is not None and e.ended_at <= now < e.ended_at + self.options.detail_delay:
             raise Refused(404, "Execution not found.")
-        return self.gate.one(request, rows.execution_detail(e, now))
+        return e
+
+    async def _execution_detail(self, request: web.Request) -> Row:
+        return self.gate.one(request, rows.execution_detail(self._detailed(request), self.world.now))
 
     async def _feed(self, request: web.Request) -> Row:
         if not self.options.feed:
@@ -275,10 +279,10 @@ class MakeApi:
         return {"scenarioLogs": self.gate.shown(request, page), "pg": {"limit": limit}}
 
     async def _process(self, request: web.Request) -> Row:
-        if not self.options.feed:
-            raise Refused(404, "Not found.")
+        if self.options.module_events != 200:
+            raise Refused(self.options.module_events, "Not found.")
         include = set(request.query.get("include", "").split(","))
-        return rows.process(self._execution(request), self.world.now, include)
+        return self.gate.one(request, rows.process(self._detailed(request), self.world.now, include))
 
     # Hooks
 

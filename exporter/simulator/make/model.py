@@ -66,8 +66,9 @@ class MakeOptions:
     api_limit: int = 60  # requests per minute and organization
     enforce_limit: bool = True
     rows_max: int = 10_000  # on one page, however many are asked for
-    feed: bool = True  # /scenarios/logs and /logs/{executionId}/p exist in this zone
-    detail_delay: float = 3.0  # after its end the detail of an execution is 404 for so long
+    feed: bool = True  # /scenarios/logs exists in this zone
+    module_events: int = 200  # the answer of /logs/{executionId}/p, or how a zone without it refuses: 404, 403
+    detail_delay: float = 3.0  # after its end the details of an execution are 404 for so long
     inline_errors: float = 0.75  # share of failed log rows that carry their error
     timestamp_is_end: bool = False  # log rows are dated by their end
     pending_rows: bool = False  # running executions are listed with status 0

@@ -184,17 +184,24 @@ def execution_detail(e: Execution, now: float) -> Row:
 
 
 def module_events(e: Execution, now: float) -> list[Row]:
-    """Start and end of each module, spread evenly over the run; the failed one is the last."""
+    """Start and end of each module, spread evenly over the run; the failed one is the last and has an end or none.
+
+    In some executions the last module has two bundles to work on, one after the other.
+    """
     ended_at = now if e.ended_at is None else e.ended_at
-    modules = e.scenario.modules if e.error is None else e.scenario.modules[: e.error.module.id]
+    modules = list(e.scenario.modules if e.error is None else e.scenario.modules[: e.error.module.id])
+    if e.error is None and share(e.id) < 0.3:
+        modules.append(modules[-1])
     step = (ended_at - e.started_at) / len(modules)
-    rows: list[Row] = []
+    rows: list[Row] = [{"kind": "EXECUTION_START", "moduleId": None, "at": iso(e.started_at), "status": 0}]
     for i, module in enumerate(modules):
-        failed = e.error is not None and module.id == e.error.module.id
-        for kind, at in (("MODULE_START", e.started_at + i * step), ("MODULE_END", e.started_at + (i + 1) * step)):
-            if at <= now:
-                rows.append({"kind": kind, "moduleId": module.id, "at": iso(at), "status": 3 if failed else 1})
-    return rows
+        last = i == len(modules) - 1
+        status = 1 if not last else 3 if e.error is not None else e.status
+        rows.append({"kind": "MODULE_START", "moduleId": module.id, "at": iso(e.started_at + i * step), "status": 0})
+        if status != 3 or share(e.id) < 0.5:
+            end = {"kind": "MODULE_END", "moduleId": module.id, "at": iso(e.started_at + (i + 1) * step)}
+            rows.append(end | {"status": status})
+    return [row for row in rows if row["at"] <= iso(now)]
 
 
 def process(e: Execution, now: float, include: set[str]) -> Row:

@@ -23,6 +23,7 @@ from tests.platforms.known import MemoryKnown
 T0 = 1_700_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 LOG, FEED, CAUSE = "GET /scenarios/{id}/logs", "GET /scenarios/logs", "GET /scenarios/{id}/executions/{executionId}"
+EVENTS = "GET /scenarios/{id}/logs/{executionId}/p"
 BY_FEED_AND_BY_LOGS = pytest.mark.parametrize("by_feed", [True, False], ids=["feed", "logs"])
 STREAMS = ("quota", "workflows", "runs", "dead_letters")
 ROOT = "/api/v2"

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.model import RunFinished
 from exporter.platform import RunKey
-from exporter.platforms.make import causes
+from exporter.platforms.make import causes, noted
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, CAUSE, DAY, source
 
 # Causes
@@ -53,7 +53,7 @@ async def test_a_cause_that_cannot_be_had_is_unknown_in_the_end() -> None:
         workflow = made.sim.add_workflow()
         await made.sweep()
         made.add_run(workflow, ended=10, result="failure", error="ConnectionError")
-        await made.rounds(causes.TRIES_MAX - 1)
+        await made.rounds(noted.TRIES_MAX - 1)
         assert made.known.errors() == Counter()
         await made.rounds(1)
         assert made.known.errors() == {(workflow, "unknown"): 1}

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Result, Run, State, Usage, Workflow
+from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Result, Run, State, Step, Usage, Workflow
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platforms.qlik import PLATFORM, mapping
 from exporter.platforms.qlik.errors import classify, read_error
@@ -36,6 +36,7 @@ FINISHED = Run(
     trigger="api",
 )
 FAILED = replace(FINISHED, result=Result.FAILURE)
+BLOCKS = (Step(id="endpointBlock:c-1:e-1", type="endpointBlock"), Step(id="snippetBlock:s-1", type="snippetBlock"))
 
 
 def load(name: str) -> Any:
@@ -67,10 +68,10 @@ def letter_of(name: str) -> DeadLetter | None:
         ("queued", replace(FINISHED, state=State.PENDING, result=None, started_at=None, ended_at=None)),
         ("scheduled_ahead", FINISHED),
         ("stopped_in_queue", replace(FINISHED, result=Result.CANCELLED, started_at=None)),
-        ("null_numbers", FINISHED),
+        ("null_numbers", replace(FINISHED, steps=(Step(id="snippetBlock", type="snippetBlock"),))),
         (
             "detail",
-            replace(FINISHED, result=Result.WARNING, trigger="webhook", bytes_in=2000.0, bytes_out=120.0),
+            replace(FINISHED, result=Result.WARNING, trigger="webhook", bytes_in=2000.0, bytes_out=120.0, steps=BLOCKS),
         ),
         ("only_id_and_status", Run(workflow_id=AUTOMATION, id=RUN, state=State.RUNNING)),
         ("failed_without_words", FAILED),
@@ -111,6 +112,35 @@ def test_a_run_with_nonsense_in_every_field_is_still_a_run() -> None:
     assert mapping.claims(payload, workflow_id=AUTOMATION)[0] == Run(
         workflow_id=AUTOMATION, id=RUN, state=State.RUNNING
     )
+
+
+# Blocks
+
+
+def blocks_of(*blocks: object) -> list[str]:
+    payload = {**load("detail"), "metrics": {"blocks": list(blocks)}}
+    return [step.id for step in mapping.claims(payload, workflow_id=AUTOMATION)[0].steps or ()]
+
+
+def test_blocks_are_steps_without_times_whatever_their_order_and_number() -> None:
+    first, second = load("detail")["metrics"]["blocks"]
+    assert blocks_of(first, second) == blocks_of(second, first, second) == [step.id for step in BLOCKS]
+    assert run_of("finished").steps is None, "a list does not tell"
+    assert blocks_of() == []
+
+
+def test_blocks_of_unknown_kinds_and_ids_that_are_none_say_nothing_that_somebody_wrote() -> None:
+    odd = {"type": "Invoice 4711", "blockName": "Mail to Jane", "params": {"to": "jane@example.test"}}
+    assert blocks_of(odd, {"type": "baseBlock", "snippetId": "Jane Roe"}, {"type": ["x"]}, None, "text", {}) == [
+        "baseBlock",
+        "block",
+    ]
+
+
+def test_of_very_many_blocks_some_are_kept() -> None:
+    many = [{"type": "snippetBlock", "snippetId": f"s-{number:03}"} for number in range(500)]
+    kept = blocks_of(*many)
+    assert kept == blocks_of(*reversed(many)) == [f"snippetBlock:s-{number:03}" for number in range(mapping.BLOCKS_MAX)]
 
 
 # Failures
@@ -326,7 +356,7 @@ def receive(name: str | bytes, **headers: str) -> WebhookEvents:
 @pytest.mark.parametrize("envelope", ["cloudevents", "legacy", "hybrid"])
 def test_every_envelope_of_a_failed_run_claims_it_and_asks_for_its_cause(envelope: str) -> None:
     events = receive(f"event_{envelope}")
-    run = replace(FAILED, bytes_in=2000.0, bytes_out=120.0)
+    run = replace(FAILED, bytes_in=2000.0, bytes_out=120.0, steps=BLOCKS)
     assert list(events.observations) == [
         run,
         DeadLetter(id=RUN, workflow_id=AUTOMATION, run_id=RUN, opened_at=ENDED),
