@@ -4,6 +4,7 @@ Everything a read-only observer needs, and the calls that retry or delete dead l
 """
 
 from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -20,12 +21,16 @@ from exporter.simulator.make.model import (
     DeadLetter,
     Execution,
     MakeOptions,
+    Outcome,
+    Resolve,
     Scenario,
 )
 from exporter.simulator.make.rows import Row, ms
 from exporter.simulator.make.world import MakeWorld
+from exporter.simulator.retries import RetryPlan, cut
 
-RowHandler = Callable[[web.Request], Awaitable[Row]]
+RowHandler = Callable[[web.Request], Awaitable[Row | web.Response]]
+OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "other_module")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,8 @@ class MakeApi:
     options: MakeOptions
     teams: dict[int, str]
     truth: Callable[[], Truth]
+    retry_calls: Counter[str]  # dead letter -> calls that named it
+    plans: deque[RetryPlan]  # of the coming retry calls
 
     def app(self) -> web.Application:
         app = self.gate.application()
@@ -334,14 +341,25 @@ class MakeApi:
         ]
         return self.gate.listing(request, "dlqLogs", logs, limit=50, sort="imtId", order="desc")
 
-    def _accept(self, items: list[DeadLetter]) -> None:
+    def _accept(self, request: web.Request, items: list[DeadLetter]) -> web.Response | None:
+        """Put these in the queue as planned; the answer, where it is not what it should be."""
+        plan = self.plans.popleft() if items and self.plans else RetryPlan()
         kept = [item for item in items if not self.gate.engine.strikes(self.options.retries_lost)]
-        self.world.queue_retries(kept, self.world.now, delay=self.options.retry_delay)
+        outcome = next((known for known in OUTCOMES if known == plan.outcome), None)
+        retries = [Resolve(item, "manual", by_api=True, outcome=outcome) for item in kept]
+        if plan.fate != "lost":
+            self.world.queue_retries(retries, self.world.now, delay=self.options.retry_delay + plan.delay)
+        if plan.fate == "error":
+            return self.gate.engine.error(500, "Internal error.")
+        return cut(request) if plan.fate == "cut" else None
 
-    async def _retry(self, request: web.Request) -> Row:
+    async def _retry(self, request: web.Request) -> Row | web.Response:
+        self.retry_calls[request.match_info["id"]] += 1
         item = self._item(request)
         if item.state == "stored":
-            self._accept([item])
+            spoiled = self._accept(request, [item])
+            if spoiled is not None:
+                return spoiled
         elif self.options.retry_refused != 200:
             raise Refused(self.options.retry_refused, "The incomplete execution is resolved or being processed.")
         return {"dlq": item.id}
@@ -360,11 +378,11 @@ class MakeApi:
             raise Refused(400, "All incomplete executions have to belong to the scenario.")
         return [present[i] for i in dict.fromkeys(ids)], False
 
-    async def _retry_many(self, request: web.Request) -> Row:
+    async def _retry_many(self, request: web.Request) -> Row | web.Response:
         items, _ = await self._chosen(request)
+        self.retry_calls.update(item.id for item in items)
         queued = [item for item in items if item.state == "stored"]
-        self._accept(queued)
-        return {"dlqs": [item.id for item in queued]}
+        return self._accept(request, queued) or {"dlqs": [item.id for item in queued]}
 
     async def _delete(self, request: web.Request) -> Row:
         items, everything = await self._chosen(request)

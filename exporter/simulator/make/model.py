@@ -115,6 +115,7 @@ class Scenario:
     name: str
     team_id: int
     created_at: float
+    edited_at: float | None = None  # None: as created
     modules: tuple[Module, ...]
     rng: random.Random
     interval: float | None = None  # seconds between runs, or between webhooks on average; None: on demand
@@ -216,6 +217,9 @@ class Resolve:
 
     dead_letter: DeadLetter
     kind: str  # auto or manual
+    by_api: bool = False
+    author_id: int | None = None
+    outcome: Outcome | None = None  # None: as the dead letter has it, or drawn
     id: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0

@@ -77,7 +77,7 @@ def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Ro
         "islocked": False,
         "isPaused": paused,
         "usedPackages": [m.app for m in s.modules],
-        "lastEdit": iso(s.created_at),
+        "lastEdit": iso(edited_at(s)),
         "created": iso(s.created_at),
         "scheduling": scheduling(s),
         "iswaiting": waiting,
@@ -89,6 +89,10 @@ def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Ro
         "transfer": transfer,
         "type": "scenario",
     }
+
+
+def edited_at(s: Scenario) -> float:
+    return s.created_at if s.edited_at is None else s.edited_at
 
 
 def hook_id(s: Scenario) -> int | None:
@@ -244,7 +248,7 @@ def scenario_blueprint(s: Scenario) -> Row:
         "scheduling": scheduling(s),
         "idSequence": len(s.modules) + 1,
         "created": iso(s.created_at),
-        "last_edit": iso(s.created_at),
+        "last_edit": iso(edited_at(s)),
     }
     return {"code": "OK", "response": response}
 
@@ -337,7 +341,7 @@ def resolve_row(r: Resolve, organization_id: int) -> Row:
         "imtId": f"{ms(r.started_at)}_dlq.{d.id}.{r.kind}.{r.id}",
         "id": r.id,
         "type": r.kind,
-        "authorId": None,
+        "authorId": r.author_id,
         "timestamp": iso(r.started_at),
         "duration": ms(r.ended_at) - ms(r.started_at),
         "operations": r.operations,
