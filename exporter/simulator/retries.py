@@ -12,8 +12,9 @@ class RetryPlan:
 
     outcome: str | None = None  # how its execution ends, in the simulator's own words; None: as the world would have it
     #: ``lost``: accepted, but nothing happens. ``cut``: it happens, and the connection ends without an answer.
-    #: ``error``: it happens, and the answer is 500.
-    fate: Literal["done", "lost", "cut", "error"] = "done"
+    #: ``error``: it happens, and the answer is 500. ``beaten``: somebody else does it a moment before, and the call is
+    #: one of work under way.
+    fate: Literal["done", "lost", "cut", "error", "beaten"] = "done"
     delay: float = 0.0  # seconds until it takes effect, beyond the usual
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exporter.model import Blocked, DeadLetter, Error, ResolvedBy, Result
+from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result
 from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
 from exporter.platforms.make.mapping import (
     RESULTS,
@@ -36,7 +36,7 @@ from exporter.platforms.make.mapping import (
     whole,
 )
 from exporter.redact import redact
-from exporter.retries.adapter import Effort, Mark
+from exporter.retries.adapter import Effort, Mark, Standing
 
 #: Blueprints nest; no more modules than this are looked at.
 MODULES_MAX = 2000
@@ -234,6 +234,20 @@ def efforts(
         if mine and isinstance(row, Mapping) and row.get("type") == "manual":
             return tuple(replace(a, ours=True) if a is possible[0] else a for a in attempts)
     return tuple(attempts)
+
+
+def standing(found: Looked, efforts: Sequence[Effort], before: Mark = None) -> Standing:
+    """How it stands, by what it says itself and by the attempts: those since ``before``, or without it all of them."""
+    if found.deleted:
+        return Standing.GONE
+    if found.resolved:
+        return Standing.RESOLVED
+    under_way = any(effort.result is None for effort in efforts)
+    if before is not None:
+        # An attempt is counted but not listed yet, or it has succeeded and the dead letter does not know it yet.
+        under_way = under_way or found.letter.tries > before["tries"] + len(efforts)
+        under_way = under_way or any(effort.result in SUCCEEDED for effort in efforts)
+    return Standing.BUSY if under_way else Standing.DEAD
 
 
 def _row_key(row: object) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from exporter.http import Answer, Api, ApiError, ErrorKind
-from exporter.model import SUCCEEDED, DeadLetter, Error, ResolvedBy
+from exporter.model import DeadLetter, Error, ResolvedBy
 from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.blueprints import Blueprints
 from exporter.platforms.make.calls import ROOT, bad_payload, get, rows
@@ -20,7 +20,7 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.letters import named
 from exporter.platforms.make.mapping import BadItem
 from exporter.polling.budget import Lane
-from exporter.retries.adapter import Accepted, Effort, Look, Mark, Retrying, Standing, Target, Traits
+from exporter.retries.adapter import Accepted, Look, Mark, Retrying, Standing, Target, Traits
 
 LANE = Lane.RETRIES
 ITEM, SCENARIO = "/dlqs/{id}", "/scenarios/{id}"
@@ -71,7 +71,7 @@ class MakeRetries:
         )
         look = Look(
             at=answer.at,
-            standing=_standing(found, new, target.mark),
+            standing=letters.standing(found, new, target.mark),
             native=found.native,
             mark=letters.mark(attempts, tries=found.letter.tries),
             efforts=() if target.mark is None else new,
@@ -166,20 +166,6 @@ class MakeRetries:
             if error.kind not in UNANSWERED:
                 raise
             return {}
-
-
-def _standing(found: letters.Looked, efforts: Sequence[Effort], before: Mark) -> Standing:
-    """How it stands, by what it says itself and by the attempts (since the mark, or without one all of them)."""
-    if found.deleted:
-        return Standing.GONE
-    if found.resolved:
-        return Standing.RESOLVED
-    under_way = any(effort.result is None for effort in efforts)
-    if before is not None:
-        # An attempt is counted but not listed yet, or has succeeded and the dead letter does not know it yet.
-        under_way = under_way or found.letter.tries > before["tries"] + len(efforts)
-        under_way = under_way or any(effort.result in SUCCEEDED for effort in efforts)
-    return Standing.BUSY if under_way else Standing.DEAD
 
 
 RETRYING = Retrying(traits=TRAITS, connect=MakeRetries)

@@ -284,6 +284,8 @@ class Api:
             outcome = next((known for known in OUTCOMES if known == plan.outcome), None)
             if plan.fate == "lost":
                 return True
+            if plan.fate == "beaten":
+                return not self._world.restart_now(process, index, outcome=outcome, by_api=False)
             return self._world.restart_now(process, index, outcome=outcome, delay=plan.delay)
 
         process, index, params = await self._change_step(request, "FAILED", restart)

@@ -70,7 +70,7 @@ class MakeOptions:
     detail_delay: float = 3.0  # after its end the detail of an execution is 404 for so long
     inline_errors: float = 0.75  # share of failed log rows that carry their error
     timestamp_is_end: bool = False  # log rows are dated by their end
-    pending_rows: bool = False  # running executions are listed with status 0
+    pending_rows: bool = False  # running executions, and running retries, are listed with status 0
     short_imt_ids: bool = False
     dashed_ids: bool = True  # the detail of some dead letters shows a dashed execution id
     text_counters: bool = False  # centicredits as text
@@ -209,6 +209,7 @@ class DeadLetter:
     native_tries: int = 0
     resolved_at: float | None = None
     logs: "list[Resolve]" = field(default_factory=list)
+    trying: "Resolve | None" = None  # the one that runs
 
 
 @dataclass(slots=True)

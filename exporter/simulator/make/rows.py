@@ -335,9 +335,9 @@ def dead_letter_blueprint(d: DeadLetter) -> Row:
     return {"code": "OK", "response": response | {"idSequence": len(d.scenario.modules) + 1, "reason": d.error.message}}
 
 
-def resolve_row(r: Resolve, organization_id: int) -> Row:
+def resolve_row(r: Resolve, organization_id: int, *, running: bool) -> Row:
     d = r.dead_letter
-    return {
+    row: Row = {
         "imtId": f"{ms(r.started_at)}_dlq.{d.id}.{r.kind}.{r.id}",
         "id": r.id,
         "type": r.kind,
@@ -350,8 +350,9 @@ def resolve_row(r: Resolve, organization_id: int) -> Row:
         "organizationId": organization_id,
         "teamId": d.scenario.team_id,
         "instant": False,
-        "status": r.status,
+        "status": 0 if running else r.status,
     }
+    return {key: value for key, value in row.items() if key != "duration"} if running else row
 
 
 def organization(

@@ -394,7 +394,7 @@ class MakeWorld:
         item = resolve.dead_letter
         scenario = item.scenario
         rng = self._stream("retry", item.id, len(item.logs))
-        item.state = "running"
+        item.state, item.trying = "running", resolve
         self.retry_executions[item.id] += resolve.by_api
         scenario.resolving += 1
         resolve.id = f"{rng.getrandbits(128):032x}"
@@ -422,6 +422,7 @@ class MakeWorld:
         item = resolve.dead_letter
         scenario = item.scenario
         scenario.resolving -= 1
+        item.trying = None
         if scenario.deleted:
             return
         item.logs.append(resolve)

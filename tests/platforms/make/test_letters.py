@@ -10,7 +10,7 @@ from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result
 from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.letters import Detail
 from exporter.platforms.make.mapping import BadItem, Scenario
-from exporter.retries.adapter import Effort
+from exporter.retries.adapter import Effort, Standing
 from tests.platforms.make.test_mapping import AT, PAYLOADS, RUN, at
 
 LETTER = DeadLetter(
@@ -214,6 +214,30 @@ def test_two_attempts_that_can_be_ours_and_rows_that_say_nothing_are_nobody_s() 
     assert [e.ours for e in letters.efforts([None, newest], sent_at=at("08:00:00.000"))] == [None, None]
     assert [e.ours for e in letters.efforts([newest, newest], sent_at=at("08:00:00.000"))] == [True]
     assert [e.ours for e in letters.efforts([newest])] == [None]
+
+
+@pytest.mark.parametrize(
+    ("changed", "results", "tries_before", "expected"),
+    [
+        ({}, [], 2, Standing.DEAD),
+        ({}, [Result.FAILURE], 1, Standing.DEAD),
+        ({}, [], 1, Standing.BUSY),  # counted, not listed yet
+        ({}, [None], 2, Standing.BUSY),
+        ({}, [Result.SUCCESS], 1, Standing.BUSY),  # the dead letter does not know it yet
+        ({}, [Result.FAILURE, None], 2, Standing.BUSY),
+        ({}, [None], None, Standing.BUSY),
+        ({}, [Result.SUCCESS], None, Standing.DEAD),
+        ({"resolved": True}, [None], 2, Standing.RESOLVED),
+        ({"resolved": True, "deleted": True}, [], 2, Standing.GONE),
+    ],
+)
+def test_a_dead_letter_is_dead_only_if_nothing_is_under_way(
+    changed: dict[str, Any], results: list[Result | None], tries_before: int | None, expected: Standing
+) -> None:
+    data = {"dlq": load("dlq_detail")["dlq"] | changed}
+    found = letters.looked(data, known=LETTER, at=AT)
+    before = None if tries_before is None else letters.mark([], tries=tries_before)
+    assert letters.standing(found, [Effort(id="x", result=r) for r in results], before) is expected
 
 
 def scenario(**changed: Any) -> Scenario:

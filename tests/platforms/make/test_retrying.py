@@ -47,7 +47,8 @@ class Retries:
             accepted = await self.adapter.send([letter], send_by=self.made.clock.now() + 10)
             handle = accepted.handles[letter.id]
         except ApiError as error:
-            assert error.sent, error
+            if not error.sent:
+                raise
         return Target(letter=letter, mark=before.mark, sent_at=sent_at, handle=handle)
 
     def evidence(self, letter: DeadLetter) -> tuple[int, int]:
@@ -107,7 +108,8 @@ async def test_a_cause_nobody_knows_yet_is_read_as_the_sweep_reads_it() -> None:
     async with retries() as it:
         letter = await it.dead_letter(error="ModuleTimeoutError")
         bare = DeadLetter(id=letter.id, workflow_id=letter.workflow_id, opened_at=letter.opened_at)
-        assert letter.error is not None and letter.error.error_class is ErrorClass.TIMEOUT
+        assert letter.error is not None
+        assert letter.error.error_class is ErrorClass.TIMEOUT
         assert letter.error.step_type is not None
         assert observed(await it.adapter.look(Target(letter=bare))) == letter
 
@@ -191,9 +193,23 @@ async def test_an_accepted_retry_succeeds_once_its_row_shows() -> None:
         assert it.made.asked() == Counter(LOOKS)
         assert said(look) == (Standing.RESOLVED, [(Result.SUCCESS, True)])
         [effort] = look.efforts
-        assert effort.began_at is not None and effort.ended_at is not None and target.sent_at is not None
+        assert effort.began_at is not None
+        assert effort.ended_at is not None
+        assert target.sent_at is not None
         assert target.sent_at < effort.began_at < effort.ended_at == observed(look).resolved_at
         assert it.evidence(letter) == (1, 1)
+
+
+async def test_a_retry_that_shows_while_it_runs_is_busy_for_everybody() -> None:
+    async with retries(pending_rows=True, settings={"duration": 600.0}) as it:
+        letter = await it.dead_letter()
+        it.made.sim.plan_retries("success")
+        target = await it.send(letter)
+        await it.later(10)
+        assert said(await it.adapter.look(target)) == (Standing.BUSY, [(None, True)])
+        assert said(await it.adapter.look(Target(letter=letter))) == (Standing.BUSY, [])
+        await it.later(900)
+        assert said(await it.adapter.look(target)) == (Standing.RESOLVED, [(Result.SUCCESS, True)])
 
 
 async def test_a_retry_that_fails_again_leaves_it_dead() -> None:
@@ -251,7 +267,9 @@ async def test_what_a_bulk_answer_does_not_name_is_not_accepted() -> None:
 
 @pytest.mark.parametrize("fate", ["cut", "error"])
 @pytest.mark.parametrize("outcome", ["success", "failure"])
-async def test_a_call_whose_answer_is_lost_happened_once_and_is_found_by_its_effect(fate: Any, outcome: Outcome) -> None:
+async def test_a_call_whose_answer_is_lost_happened_once_and_is_found_by_its_effect(
+    fate: Any, outcome: Outcome
+) -> None:
     async with retries() as it:
         letter = await it.dead_letter()
         it.made.sim.plan_retries(RetryPlan(fate=fate, outcome=outcome))
@@ -343,6 +361,16 @@ async def test_a_person_s_retry_beside_ours_makes_both_unclear() -> None:
         await it.later()
         look = await it.adapter.look(target)
         assert said(look) == (Standing.RESOLVED, [(Result.FAILURE, None), (Result.SUCCESS, None)])
+
+
+async def test_a_person_s_retry_a_moment_before_ours_which_is_refused() -> None:
+    async with retries() as it:
+        letter = await it.dead_letter()
+        it.made.sim.plan_retries(RetryPlan(fate="beaten", outcome="success"))
+        with pytest.raises(ApiError) as refused:
+            await it.adapter.send([letter], send_by=it.made.clock.now() + 10)
+        assert refused.value.status == 400
+        assert it.evidence(letter) == (1, 0)
 
 
 @pytest.mark.parametrize(("author", "ours"), [(7, None), (1, True), (None, True)], ids=["another", "self", "nobody"])
