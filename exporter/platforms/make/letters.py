@@ -200,8 +200,12 @@ def refusal(scenario: Scenario, letter: DeadLetter) -> str | None:
 
 
 def mark(rows: Sequence[object], *, tries: int) -> Mark:
-    """What to know attempts by that come later: those there are, by GET /dlqs/{id}/logs, and their number."""
-    return {"tries": tries, "rows": sorted({_row_key(row) for row in rows})}
+    """What to know attempts by that come later: those there are, by GET /dlqs/{id}/logs, and their number.
+
+    The log is read after ``tries``, and may already list one more.
+    """
+    keys = sorted({_row_key(row) for row in rows})
+    return {"tries": max(tries, len(keys)), "rows": keys}
 
 
 def authored(rows: Sequence[object]) -> bool:
@@ -227,13 +231,17 @@ def efforts(
     found = {key: row for row in rows if (key := _row_key(row)) not in known}
     attempts = sorted((_effort(key, row, sent_at) for key, row in found.items()), key=lambda e: e.began_at or 0.0)
     possible = [attempt for attempt in attempts if attempt.ours is not False]
-    if len(possible) == 1 and sent_at is not None and possible[0].began_at is not None:
-        [row] = [found[attempt.id] for attempt in possible]
-        named = isinstance(row, Mapping) and row.get("authorId") is not None
-        mine = isinstance(row, Mapping) and (not named or plain_id(row.get("authorId")) == (user or ""))
-        if mine and isinstance(row, Mapping) and row.get("type") == "manual":
-            return tuple(replace(a, ours=True) if a is possible[0] else a for a in attempts)
-    return tuple(attempts)
+    if sent_at is None or len(possible) != 1 or not _can_be_ours(found[possible[0].id], user):
+        return tuple(attempts)
+    return tuple(replace(a, ours=True) if a is possible[0] else a for a in attempts)
+
+
+def _can_be_ours(row: object, user: str | None) -> bool:
+    """Whether a row says all that one of ours would: made by hand, at some time, by us or by nobody named."""
+    fields = row if isinstance(row, Mapping) else {}
+    author = fields.get("authorId")
+    mine = author is None or (user is not None and plain_id(author) == user)
+    return mine and fields.get("type") == "manual" and stamp(fields) is not None
 
 
 def standing(found: Looked, efforts: Sequence[Effort], before: Mark = None) -> Standing:

@@ -162,6 +162,12 @@ def test_attempts_known_before_are_no_efforts_and_new_ones_are_oldest_first() ->
     assert letters.efforts(rows, before=letters.mark(rows, tries=3)) == ()
 
 
+def test_an_attempt_that_ended_between_two_readings_does_not_count_as_a_new_one() -> None:
+    rows = attempts("attempts_manual_last")
+    found = letters.looked({"dlq": load("dlq_detail")["dlq"] | {"attempts": 3}}, known=LETTER, at=AT)
+    assert letters.standing(found, (), letters.mark(rows, tries=2)) is Standing.DEAD
+
+
 @pytest.mark.parametrize(
     ("changed", "sent", "user", "ours"),
     [
