@@ -9,6 +9,7 @@ from exporter.platforms.cognaize.client import RUNS, WORKFLOWS, CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.errors import classify
 from exporter.platforms.cognaize.mapping import error_detail
+from exporter.platforms.cognaize.retrying import RETRYING
 from exporter.polling.budget import Lane
 from exporter.webhooks.events import receive_generic
 
@@ -47,4 +48,5 @@ PLATFORM = Platform(
     measures=frozenset({"steps"}),
     receive=receive,
     run_url=_no_page,
+    retrying=RETRYING,
 )

@@ -98,6 +98,7 @@ class CognaizeClient:
                 yield "ok: a single process can be read"
             except ApiError as error:
                 yield f"problem: a single process cannot be read; restarts will not be seen: {error}"
+        yield "note: whether the credential may restart steps is not told; it shows when one is restarted"
 
     # Calls.
 

@@ -23,13 +23,14 @@ hold documents and addresses and are never read.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import ceil, floor
 from typing import Any, Literal
 
 from exporter.fold import resolve
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step
+from exporter.retries.adapter import Effort, Standing
 from exporter.webhooks.cloudevents import parse_time
 
 PENDING, STARTED, COMPLETED, FAILED = "PENDING", "STARTED", "COMPLETED", "FAILED"
@@ -38,6 +39,12 @@ PENDING, STARTED, COMPLETED, FAILED = "PENDING", "STARTED", "COMPLETED", "FAILED
 Order = Literal["oldest_first", "newest_first", "unordered"]
 #: Processes created at the same time may be listed in either order (seconds).
 ORDER_SLACK_SECONDS = 5.0
+#: A restart dated so much before our call may still be the call's: headers, which tell the platform's clock, have whole
+#: seconds, and answers take time.
+SKEW_SECONDS = 5.0
+#: The step is started before its delegate is called, so a restart that can be so much later than our call
+#: may be another's.
+CALL_SECONDS = 60.0
 
 
 class BadItem(Exception):
@@ -221,6 +228,77 @@ def gone(run: Run) -> Run:
 def expired(letter: DeadLetter, *, at: float) -> DeadLetter:
     """What becomes of a dead letter whose process the platform no longer has."""
     return resolve(letter, by=ResolvedBy.EXPIRED, at=at)
+
+
+# Restarts.
+
+
+def root(letter: DeadLetter) -> str:
+    """The step that failed, however often it does: ``{process}.{step}``."""
+    return letter.id.rpartition(".")[0]
+
+
+def step_id(letter: DeadLetter) -> str:
+    return root(letter).removeprefix(f"{letter.run_id}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """How a failed step stands, and what is known of a restart since it failed."""
+
+    standing: Standing
+    reading: Reading
+    effort: Effort | None
+    params: Any = field(default=None, repr=False)  # to be sent back as they are; neither shown nor kept
+
+
+def restart(process: Any, letter: DeadLetter, *, sent_at: float | None, accepted: bool) -> Restart:
+    """What an answer says of this dead letter, and of our call at ``sent_at``, which the platform took or may have.
+
+    The update time it has failed at is the mark: a later one tells of a restart. A step that has failed again is a dead
+    letter of its own, and nothing is left to do for this one. Raises ``BadItem``.
+    """
+    reading = read(process, dead_letters=(letter,))
+    # Without what was known of the run before, times of its steps cannot be told: that is left to the sweeps.
+    reading = replace(reading, run=replace(reading.run, steps=()))
+    step = next((s for s in process["steps"] if _id(s.get("id")) == step_id(letter)), None)
+    if step is None or reading.run.id != letter.run_id:
+        raise BadItem("the process lacks the step that failed, or is another one")
+    if reading.run.attempt < letter.attempt:
+        raise BadItem("the process is older than its failure")
+    status, later = step.get("processStepStatus"), reading.run.attempt > letter.attempt
+    standing = Standing.BUSY
+    if status == COMPLETED or (status == FAILED and later):
+        standing = Standing.RESOLVED
+    elif status == FAILED:
+        standing = Standing.DEAD
+    effort = _restarted(reading.run, letter, status, sent_at=sent_at, accepted=accepted) if later else None
+    return Restart(standing=standing, reading=reading, effort=effort, params=step.get("params"))
+
+
+def _restarted(run: Run, letter: DeadLetter, status: object, *, sent_at: float | None, accepted: bool) -> Effort:
+    """The restart that an update after the failure tells of.
+
+    Of a step that is STARTED the update is the start; of one that has ended the start is past telling, but not later.
+    So what shows within moments of our call is the call's: the dead letter had been looked at right before. Later, only
+    what the platform took is certainly ours, once it has ended: a step that is not FAILED takes no second restart.
+    """
+    at = run.attempt / 1000
+    began_at = at if status == STARTED else None
+    result = {COMPLETED: Result.SUCCESS, FAILED: Result.FAILURE}.get(status) if isinstance(status, str) else None
+    ours: bool | None = None
+    if sent_at is not None and at < sent_at - SKEW_SECONDS:
+        ours = False
+    elif sent_at is not None and (at <= sent_at + CALL_SECONDS or (accepted and result is not None)):
+        ours = True
+    ended_at = None if result is None else at
+    return Effort(id=f"{root(letter)}.{run.attempt}", began_at=began_at, ended_at=ended_at, result=result, ours=ours)
+
+
+def restarted(answer: Any) -> str | None:
+    """The step an answer to a restart names."""
+    data = unwrap(answer)
+    return _id(data.get("processStepId")) if isinstance(data, dict) else None
 
 
 def _state(statuses: list[Any]) -> tuple[State, Result | None]:

@@ -5,6 +5,7 @@ from exporter.platform import Platform, Stream
 from exporter.platforms.make.calls import error_detail
 from exporter.platforms.make.client import MakeClient
 from exporter.platforms.make.config import MakeConfig, TokenAuth
+from exporter.platforms.make.retrying import RETRYING
 from exporter.platforms.make.steps import steps_later
 from exporter.platforms.make.webhooks import receive
 from exporter.polling.budget import Lane
@@ -43,4 +44,5 @@ PLATFORM = Platform(
     receive=receive,
     run_url=_run_url,
     steps_later=steps_later,
+    retrying=RETRYING,
 )

@@ -18,6 +18,8 @@ RIGHTS = {
     "organizations:read": "the limit of requests and the usage will not be known",
     "hooks:read": "queues of webhooks will not be seen",
 }
+#: What only retrying needs, and that is optional.
+RETRY_RIGHT = "dlqs:write"
 
 
 async def check(config: MakeConfig, api: Api) -> AsyncIterator[str]:
@@ -28,6 +30,7 @@ async def check(config: MakeConfig, api: Api) -> AsyncIterator[str]:
     missing = set[str]() if rights is None else needed.keys() - rights
     for right in sorted(missing):
         yield f"problem: right {right} is missing; {needed[right]}"
+    yield _retries(rights)
     if not missing & {"organizations:read", "teams:read"}:
         yield await _limit(config, api)
     if "scenarios:read" in missing:
@@ -62,6 +65,15 @@ async def _rights(api: Api) -> set[str] | None:
     body = answer.data.get("authorization") if isinstance(answer.data, Mapping) else None
     scope = body.get("scope") if isinstance(body, Mapping) else None
     return {right for right in scope if isinstance(right, str)} if isinstance(scope, list) else None
+
+
+def _retries(rights: set[str] | None) -> str:
+    """Whether the token may retry dead letters, which nobody tries out."""
+    if rights is None:
+        return f"note: the rights of the token are not told; retrying dead letters needs {RETRY_RIGHT}"
+    if RETRY_RIGHT not in rights:
+        return f"note: right {RETRY_RIGHT} is missing; dead letters of this source cannot be retried"
+    return "ok: dead letters may be retried"
 
 
 async def _limit(config: MakeConfig, api: Api) -> str:

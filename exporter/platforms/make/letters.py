@@ -20,13 +20,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exporter.model import DeadLetter, Error, ResolvedBy
+from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result
 from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
-from exporter.platforms.make.mapping import BadItem, as_object, execution_id, milliseconds, number, seconds, whole
+from exporter.platforms.make.mapping import (
+    RESULTS,
+    BadItem,
+    Scenario,
+    as_object,
+    execution_id,
+    milliseconds,
+    number,
+    plain_id,
+    seconds,
+    stamp,
+    whole,
+)
 from exporter.redact import redact
+from exporter.retries.adapter import Effort, Mark, Standing
 
 #: Blueprints nest; no more modules than this are looked at.
 MODULES_MAX = 2000
+#: An attempt dated so much before a call of ours may still be its effect: headers, which tell the platform's clock,
+#: have whole seconds, and answers take time.
+SKEW_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +61,16 @@ class Detail:
     run_id: str | None
     resolved: bool
     deleted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A dead letter as it says itself, asked by its id."""
+
+    letter: DeadLetter
+    resolved: bool
+    deleted: bool
+    native: bool  # Make is going to retry it by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +160,138 @@ def resolution(rows: Sequence[object]) -> tuple[float, ResolvedBy] | None:
 def resolve(letter: DeadLetter, *, at: float, by: ResolvedBy) -> DeadLetter:
     """The claim that a dead letter was closed."""
     return replace(letter, resolved_at=max(at, letter.opened_at), resolved_by=by)
+
+
+# Before and after a retry of ours
+
+
+def looked(data: object, *, known: DeadLetter, at: float) -> Looked:
+    """The answer of GET /dlqs/{id}, asked at ``at``, as a claim about the whole dead letter. Raises ``BadItem``."""
+    fields, told = as_object(as_object(data, "the answer").get("dlq"), "an incomplete execution"), detail(data)
+    if letter_id(fields) != known.id:
+        raise BadItem("the answer is about another incomplete execution, or does not say which")
+    item = listed(fields, workflow_id=known.workflow_id, at=at, known=known)
+    return Looked(
+        letter=replace(item.letter, run_id=told.run_id or known.run_id, error=known.error),
+        resolved=told.resolved,
+        deleted=told.deleted,
+        native=fields.get("retry") is True and not told.resolved,
+    )
+
+
+def refusal(scenario: Scenario, letter: DeadLetter) -> str | None:
+    """Why a dead letter of this scenario must not be retried as things are.
+
+    A retry resumes the blueprint frozen at the failure, so one edited since would not be what runs. Make documents no
+    need for the scenario to be switched on; but one that somebody switched off is meant to do nothing. One that Make
+    switched off because of an error says ``isinvalid``: there, retrying is the remedy. A paused organization would run
+    the retry whenever it is paid for again.
+    """
+    edited = milliseconds(scenario.edited)
+    if edited is None:
+        return "the scenario does not say when it was last edited"
+    if edited > round(letter.opened_at * 1000):
+        return "the scenario was edited after the failure; a retry would run the old blueprint"
+    if scenario.workflow.blocked is Blocked.PAUSED:
+        return "the scenario is paused with its organization; a retry would run at some later time"
+    if scenario.workflow.enabled is False and scenario.workflow.blocked is not Blocked.INVALID:
+        return "the scenario was switched off by somebody"
+    return None
+
+
+def mark(rows: Sequence[object], *, tries: int) -> Mark:
+    """What to know attempts by that come later: those there are, by GET /dlqs/{id}/logs, and their number.
+
+    The log is read after ``tries``, and may already list one more.
+    """
+    keys = sorted({_row_key(row) for row in rows})
+    return {"tries": max(tries, len(keys)), "rows": keys}
+
+
+def authored(rows: Sequence[object]) -> bool:
+    """Whether some attempt names who made it."""
+    return any(isinstance(row, Mapping) and row.get("authorId") is not None for row in rows)
+
+
+def user_id(data: object) -> str | None:
+    """Whose credential it is, by GET /users/me: ``{"authUser": {"id"}}``."""
+    user = data.get("authUser") if isinstance(data, Mapping) else None
+    return plain_id(user.get("id")) if isinstance(user, Mapping) else None
+
+
+def efforts(
+    rows: Sequence[object], *, before: Mark = None, sent_at: float | None = None, user: str | None = None
+) -> tuple[Effort, ...]:
+    """The attempts that were not there ``before``, by GET /dlqs/{id}/logs; oldest first.
+
+    One is certainly ours if it is the only one that can be: of type manual, begun since ``sent_at``, its author ours
+    (``user``) or not named. Its id is that of the execution, which a dead letter it leaves behind names as its run.
+    """
+    known = set() if before is None else set(before["rows"])
+    found = {key: row for row in rows if (key := _row_key(row)) not in known}
+    attempts = sorted((_effort(key, row, sent_at) for key, row in found.items()), key=lambda e: e.began_at or 0.0)
+    possible = [attempt for attempt in attempts if attempt.ours is not False]
+    if sent_at is None or len(possible) != 1 or not _can_be_ours(found[possible[0].id], user):
+        return tuple(attempts)
+    return tuple(replace(a, ours=True) if a is possible[0] else a for a in attempts)
+
+
+def _can_be_ours(row: object, user: str | None) -> bool:
+    """Whether a row says all that one of ours would: made by hand, at some time, by us or by nobody named."""
+    fields = row if isinstance(row, Mapping) else {}
+    author = fields.get("authorId")
+    mine = author is None or (user is not None and plain_id(author) == user)
+    return mine and fields.get("type") == "manual" and stamp(fields) is not None
+
+
+def standing(found: Looked, efforts: Sequence[Effort], before: Mark = None) -> Standing:
+    """How it stands, by what it says itself and by the attempts: those since ``before``, or without it all of them."""
+    if found.deleted:
+        return Standing.GONE
+    if found.resolved:
+        return Standing.RESOLVED
+    under_way = any(effort.result is None for effort in efforts)
+    if before is not None:
+        # An attempt is counted but not listed yet, or it has succeeded and the dead letter does not know it yet.
+        under_way = under_way or found.letter.tries > before["tries"] + len(efforts)
+        under_way = under_way or any(effort.result in SUCCEEDED for effort in efforts)
+    return Standing.BUSY if under_way else Standing.DEAD
+
+
+def _row_key(row: object) -> str:
+    """What a row of a dead letter's log is known by; one without an id is known by its time."""
+    fields = row if isinstance(row, Mapping) else {}
+    return execution_id(fields.get("id")) or str(stamp(fields))
+
+
+def _effort(key: str, row: object, sent_at: float | None) -> Effort:
+    """One attempt; ``ours`` is False where it cannot be, else None."""
+    fields = row if isinstance(row, Mapping) else {}
+    began, took, status = stamp(fields), number(fields.get("duration")), whole(fields.get("status"))
+    result = RESULTS.get(-1 if status is None else status)
+    if result is None and took is not None and status != 0:
+        result = Result.UNKNOWN
+    ended = None if result is None or began is None else began + round(took or 0.0)
+    earlier = began is not None and sent_at is not None and began / 1000 < sent_at - SKEW_SECONDS
+    return Effort(
+        id=key,
+        began_at=seconds(began),
+        ended_at=seconds(ended),
+        result=result,
+        ours=False if earlier or fields.get("type") == "auto" else None,
+        run_id=execution_id(fields.get("id")),
+    )
+
+
+def named(data: object) -> frozenset[str]:
+    """The dead letters an answer to a retry names: ``{"dlq": id}``, of many ``{"dlqs": [id]}``."""
+    fields = data if isinstance(data, Mapping) else {}
+    many = fields.get("dlqs")
+    ids = [fields.get("dlq"), *(many if isinstance(many, list) else ())]
+    return frozenset(found for value in ids if (found := execution_id(value)) is not None)
+
+
+# Blueprints
 
 
 def blueprint(data: object) -> Blueprint:

@@ -12,10 +12,11 @@ import orjson
 from aiohttp import web
 
 from exporter.clock import Clock
-from exporter.simulator.cognaize.api import Access, Api, Delegates, Digits, stamp
+from exporter.simulator.cognaize.api import OUTCOMES, Access, Api, Delegates, Digits, stamp
 from exporter.simulator.cognaize.process import SECOND, Plan, Step, Workflow
-from exporter.simulator.cognaize.world import ERRORS, Order, World
+from exporter.simulator.cognaize.world import ERRORS, Order, Outcome, World
 from exporter.simulator.core import Delivery, Engine, Faults, TrueRun, Truth, json_response
+from exporter.simulator.retries import RetryPlan, planned
 
 STEPS = (Step(delegate="GATEKEEPER"), Step(delegate="MODEL"), Step(delegate="DISTRIBUTION"))
 ERROR_CLASSES = {*ERRORS, "conflict", "auth", "permission", "quota", "killed", "unknown"}
@@ -82,6 +83,11 @@ class CognaizeSimulator:
             kept_max=kept_max,
             finished=self._deliver,
         )
+        #: Dead letter -> restart calls that named its step, refused ones too.
+        self.retry_calls: Counter[str] = Counter()
+        #: Dead letter -> restarts that these calls led to; those of other people do not count.
+        self.retry_executions = self._world.retry_executions
+        self._plans: deque[RetryPlan] = deque()
         self._api = Api(
             engine=self._engine,
             world=self._world,
@@ -89,6 +95,8 @@ class CognaizeSimulator:
             delegates=self.delegates,
             page_size_max=page_size_max,
             digits=timestamps,
+            retry_calls=self.retry_calls,
+            plans=self._plans,
         )
 
     # What every simulator can do.
@@ -170,6 +178,29 @@ class CognaizeSimulator:
         step = process.last
         plan = self._exact_plan(process.workflow, step, step, began, ended_at, result, error)
         self._world.add_restart(process, began, plan)
+
+    def plan_retries(self, *plans: Outcome | RetryPlan) -> None:
+        """What becomes of the coming restart calls that are accepted, in order, instead of what chance says.
+
+        A bare outcome stands for a call that simply works out so, each step taking as long as it typically does.
+        """
+        found = [planned(plan) for plan in plans]
+        for plan in found:
+            if plan.outcome is not None and plan.outcome not in OUTCOMES:
+                raise ValueError(f"a restart ends as one of {', '.join(OUTCOMES)}, not {plan.outcome}")
+        self._plans.extend(found)
+
+    def retry_by_person(self, dead_letter_id: str, *, outcome: Outcome = "success") -> None:
+        """Somebody else restarts the step of an open dead letter now."""
+        self.advance(self._engine.clock.now())
+        found = self._world.step(dead_letter_id.rpartition(".")[0].rpartition(".")[2])
+        if found is None or found[0].dead_letter != dead_letter_id:
+            raise ValueError(f"no such open dead letter: {dead_letter_id}")
+        self._world.restart_now(*found, outcome=outcome, by_api=False)
+
+    def delete_run(self, run_id: str) -> None:
+        """The platform lets go of a process."""
+        self._world.delete_process(self._world.processes[run_id])
 
     def rename_workflow(self, workflow_id: str, name: str) -> None:
         """No documented read endpoint shows the name: nobody can see this."""

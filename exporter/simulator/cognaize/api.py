@@ -8,7 +8,7 @@ Every answer, errors included, wears the platform's envelope; only a gateway in 
 
 import asyncio
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,8 +19,9 @@ import orjson
 from aiohttp import web
 
 from exporter.simulator.cognaize.process import SECOND, Params, Process, Step
-from exporter.simulator.cognaize.world import World, text_param
+from exporter.simulator.cognaize.world import Outcome, World, text_param
 from exporter.simulator.core import Engine, Handler
+from exporter.simulator.retries import RetryPlan, cut
 
 Digits = Literal["ms", "ns"]
 Json = dict[str, object]
@@ -28,6 +29,8 @@ Json = dict[str, object]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MESSAGES = {200: "Success", 401: "Unauthorized request", 412: "Precondition failed", 500: "Internal Server Error"}
 FIRST_PARAMS = {"GATEKEEPER": "documentId"}  # what a process must be started with, by the delegate of its first step
+DELEGATE_FAILED = "I/O error while calling the delegate"
+OUTCOMES: tuple[Outcome, ...] = ("success", "failure")
 OPTIONAL = ("creationTimestamp", "updatedTimestamp", "params", "timeOutInSeconds", "delegate")
 
 
@@ -79,7 +82,12 @@ class Api:
         delegates: Delegates,
         page_size_max: int,
         digits: Digits,
+        retry_calls: Counter[str],
+        plans: deque[RetryPlan],
     ) -> None:
+        """``retry_calls`` counts restart calls by dead letter, ``plans`` are those of the coming ones."""
+        self._retry_calls = retry_calls
+        self._plans = plans
         self._engine = engine
         self._world = world
         self._access = access
@@ -263,9 +271,30 @@ class Api:
         return await self._call_delegate(process, index, params)
 
     async def _restart_failed_step(self, request: web.Request) -> web.Response:
-        process, index, params = await self._change_step(request, "FAILED", self._world.restart_now)
+        plan = RetryPlan()
+
+        def restart(process: Process, index: int) -> bool:
+            nonlocal plan
+            letter_id = self._world.newest_dead_letter(process, index)
+            if letter_id is not None:
+                self._retry_calls[letter_id] += 1
+            if process.status(index, self._world.now) != "FAILED":
+                return False
+            plan = self._plans.popleft() if self._plans else plan
+            outcome = next((known for known in OUTCOMES if known == plan.outcome), None)
+            if plan.fate == "lost":
+                return True
+            if plan.fate == "beaten":
+                return not self._world.restart_now(process, index, outcome=outcome, by_api=False)
+            return self._world.restart_now(process, index, outcome=outcome, delay=plan.delay)
+
+        process, index, params = await self._change_step(request, "FAILED", restart)
         if params:
             process.given = {**(process.given or {}), index: params}
+        if plan.fate == "cut":
+            return cut(request)
+        if plan.fate == "error":
+            return self._answer(DELEGATE_FAILED, status=500)
         return await self._call_delegate(process, index, params)
 
     async def _change_step(
@@ -287,7 +316,7 @@ class Api:
         if self._engine.strikes(self._delegates.slow):
             await asyncio.sleep(self._delegates.slow_seconds)
         if self._engine.strikes(self._delegates.errors):
-            return self._answer("I/O error while calling the delegate", status=500)
+            return self._answer(DELEGATE_FAILED, status=500)
         return self._answer({"processId": process.id, "processStepId": process.step_id(index), "params": params})
 
 

@@ -11,7 +11,7 @@ difference. Each failure opens a dead letter, which the restart of that step res
 
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
@@ -21,6 +21,7 @@ from exporter.simulator.cognaize.process import SECOND, Params, Plan, Process, S
 from exporter.simulator.core import TrueDeadLetter, TrueRun, Truth
 
 Order = Literal["oldest_first", "newest_first", "unordered"]
+Outcome = Literal["success", "failure"]  # of a restart
 
 ATTEMPTS_MAX = 6  # people lose patience
 ERRORS = {"network": 4, "timeout": 3, "platform": 2, "throttled": 1, "validation": 2, "not_found": 1}  # class: weight
@@ -64,6 +65,8 @@ class World:
         self._sequence = itertools.count()
         self._runs: list[TrueRun] = []
         self._dead_letters: dict[str, TrueDeadLetter] = {}
+        self._newest: dict[str, str] = {}  # step -> its newest dead letter, open or not
+        self.retry_executions: Counter[str] = Counter()  # dead letter -> restarts by API that really happened
         self.workflows: dict[str, Workflow] = {}
         self.processes: dict[str, Process] = {}  # also those that are yet to come
         self.shelf = self._new_shelf()
@@ -117,6 +120,9 @@ class World:
         self.workflows[workflow_id] = workflow
         return workflow
 
+    def delete_process(self, process: Process) -> None:
+        self._drop([process])
+
     def delete_workflow(self, workflow: Workflow) -> None:
         workflow.deleted = True
         del self.workflows[workflow.id]
@@ -138,12 +144,25 @@ class World:
         self._schedule(began, self._restart_as_told, process, plan)
         self.advance_to(self.now)
 
-    def restart_now(self, process: Process, index: int) -> bool:
-        """False, and no change, if the step has not failed."""
+    def newest_dead_letter(self, process: Process, index: int) -> str | None:
+        return self._newest.get(process.step_id(index))
+
+    def restart_now(
+        self, process: Process, index: int, *, outcome: Outcome | None = None, by_api: bool = True, delay: float = 0.0
+    ) -> bool:
+        """False, and no change, if the step has not failed. With a delay (seconds), it is asked again when it is over.
+
+        ``outcome`` None: as the dice have it.
+        """
+        if delay > 0:
+            self._schedule(self.now + round(delay * SECOND), self._restart_late, process, index, outcome, by_api)
+            return process.status(index, self.now) == "FAILED"
         at = self._moment_for(process)
         if process.status(index, at) != "FAILED":
             return False
-        self._restart(at, process)
+        if by_api and process.dead_letter is not None:
+            self.retry_executions[process.dead_letter] += 1
+        self._restart(at, process, None if outcome is None else self._planned(process, index, at, outcome))
         return True
 
     def complete_now(self, process: Process, index: int) -> bool:
@@ -217,6 +236,7 @@ class World:
         self._runs.append(run)
         if plan.error is not None:
             process.dead_letter = letter_id = f"{process.id}.{process.step_id(process.last)}.{when // 1000}"
+            self._newest[process.step_id(process.last)] = letter_id
             self._dead_letters[letter_id] = TrueDeadLetter(
                 workflow_id=workflow.id, dead_letter_id=letter_id, opened_at=run.ended_at, error_class=plan.error
             )
@@ -236,6 +256,16 @@ class World:
         if process.plan.error is None or not process.finished(when):
             raise ValueError(f"process {process.id} has not failed: nobody can restart it")
         self._restart(when, process, plan)
+
+    def _restart_late(self, _when: int, process: Process, index: int, outcome: Outcome | None, by_api: bool) -> None:
+        if not process.gone:
+            self.restart_now(process, index, outcome=outcome, by_api=by_api)
+
+    def _planned(self, process: Process, index: int, at: int, outcome: Outcome) -> Plan:
+        """Every step takes as long as it typically does; a failure is that of the restarted step."""
+        steps = process.workflow.steps[index : index + 1 if outcome == "failure" else None]
+        ends = list(itertools.accumulate((self._duration(s.seconds or 1.0) for s in steps), initial=at))[1:]
+        return Plan(ends=ends, error=process.plan.error if outcome == "failure" else None)
 
     def _restart(self, when: int, process: Process, plan: Plan | None = None) -> None:
         self._resolve(process, when)

@@ -12,6 +12,7 @@ and, once one succeeds, in its ``resolved_at``.
 import math
 from collections import Counter, deque
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -19,11 +20,23 @@ from aiohttp import web
 
 from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, TrueDeadLetter, Truth
-from exporter.simulator.make.api import MakeApi
+from exporter.simulator.make.api import OUTCOMES, MakeApi
 from exporter.simulator.make.gate import Gate, error_body
-from exporter.simulator.make.model import DAY, ERRORS, Execution, MakeError, MakeOptions, Module, Outcome, Scenario
+from exporter.simulator.make.model import (
+    DAY,
+    ERRORS,
+    DeadLetter,
+    Execution,
+    MakeError,
+    MakeOptions,
+    Module,
+    Outcome,
+    Resolve,
+    Scenario,
+)
 from exporter.simulator.make.rows import hook_id, iso
 from exporter.simulator.make.world import MakeWorld
+from exporter.simulator.retries import RetryPlan, planned
 
 FIRST_ID = 5001
 DELIVERIES_KEPT_MAX = 100_000
@@ -67,7 +80,20 @@ class MakeSimulator:
         start = round(self._live_from - self.options.history, 3)
         self.world = MakeWorld(stream=self.engine.stream, start=start, finished=self._announce, options=self.options)
         gate = Gate(engine=self.engine, options=self.options)
-        self._api = MakeApi(gate=gate, world=self.world, options=self.options, teams=self.teams, truth=self.truth)
+        #: Dead letter -> calls for a retry that named it and got past the credential and the limit, refused ones too.
+        self.retry_calls: Counter[str] = Counter()
+        #: Dead letter -> executions that these calls led to; those of other people and of Make itself do not count.
+        self.retry_executions = self.world.retry_executions
+        self._plans: deque[RetryPlan] = deque()
+        self._api = MakeApi(
+            gate=gate,
+            world=self.world,
+            options=self.options,
+            teams=self.teams,
+            truth=self.truth,
+            retry_calls=self.retry_calls,
+            plans=self._plans,
+        )
         for number in range(workflows):
             self._generate(FIRST_ID + number, number, start)
         self.advance(self._live_from)
@@ -190,11 +216,49 @@ class MakeSimulator:
             raise ValueError("the storage of incomplete executions is full")
         return item.id
 
-    def rename_workflow(self, workflow_id: str, name: str) -> None:
+    def plan_retries(self, *plans: Outcome | RetryPlan) -> None:
+        """What becomes of the coming retry calls that are accepted, in order, instead of what chance says.
+
+        A bare outcome stands for a call that simply works out so. One plan is for one call, however many it names.
+        """
+        found = [planned(plan) for plan in plans]
+        for plan in found:
+            if plan.outcome is not None and plan.outcome not in OUTCOMES:
+                raise ValueError(f"a retry ends as one of {', '.join(OUTCOMES)}, not {plan.outcome}")
+        self._plans.extend(found)
+
+    def retry_by_person(
+        self, dead_letter_id: str, *, outcome: Outcome = "success", author_id: int | None = None
+    ) -> None:
+        """Somebody retries a stored dead letter on the platform's own pages. Their row names ``author_id``, if any."""
+        self.advance(self.clock.now())
+        item = self._item(dead_letter_id)
+        retry = Resolve(item, "manual", author_id=author_id, outcome=outcome)
+        self.world.queue_retries([retry], self.clock.now(), delay=self.options.retry_delay)
+
+    def retry_natively(self, dead_letter_id: str, *, outcome: Outcome = "success") -> None:
+        """Make's own retry of a stored dead letter is due now."""
+        self.advance(self.clock.now())
+        item = self._item(dead_letter_id)
+        item.state = "queued"
+        item.scenario.retries.append(Resolve(item, "auto", outcome=outcome))
+        self.world.at(self.clock.now(), partial(self.world.pump, item.scenario))
+
+    def delete_dead_letter(self, dead_letter_id: str) -> None:
+        """Somebody deletes a dead letter."""
+        self.advance(self.clock.now())
+        self.world.close(self.world.dead_letters[dead_letter_id], self.clock.now(), "deleted")
+
+    def edit_workflow(self, workflow_id: str) -> None:
+        """Somebody saves the scenario: its blueprint is another one from now on."""
         self.advance(self.clock.now())
         scenario = self._scenario(workflow_id)
-        scenario.name = name
+        scenario.edited_at = self.clock.now()
         self.world.note(scenario, self.clock.now(), "modify", {}, "Operator")
+
+    def rename_workflow(self, workflow_id: str, name: str) -> None:
+        self._scenario(workflow_id).name = name
+        self.edit_workflow(workflow_id)
 
     def delete_workflow(self, workflow_id: str) -> None:
         self.advance(self.clock.now())
@@ -214,6 +278,12 @@ class MakeSimulator:
 
     def _scenario(self, workflow_id: str) -> Scenario:
         return self.world.scenarios[int(workflow_id)]
+
+    def _item(self, dead_letter_id: str) -> DeadLetter:
+        item = self.world.dead_letters[dead_letter_id]
+        if item.state != "stored":
+            raise ValueError(f"dead letter {dead_letter_id} is {item.state}: nobody can retry it")
+        return item
 
     def _error(self, scenario: Scenario, name: str, message: str | None) -> MakeError:
         module = scenario.modules[min(1, len(scenario.modules) - 1)]

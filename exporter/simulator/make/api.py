@@ -4,6 +4,7 @@ Everything a read-only observer needs, and the calls that retry or delete dead l
 """
 
 from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -20,12 +21,16 @@ from exporter.simulator.make.model import (
     DeadLetter,
     Execution,
     MakeOptions,
+    Outcome,
+    Resolve,
     Scenario,
 )
 from exporter.simulator.make.rows import Row, ms
 from exporter.simulator.make.world import MakeWorld
+from exporter.simulator.retries import RetryPlan, cut
 
-RowHandler = Callable[[web.Request], Awaitable[Row]]
+RowHandler = Callable[[web.Request], Awaitable[Row | web.Response]]
+OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "other_module")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,8 @@ class MakeApi:
     options: MakeOptions
     teams: dict[int, str]
     truth: Callable[[], Truth]
+    retry_calls: Counter[str]  # dead letter -> calls that named it
+    plans: deque[RetryPlan]  # of the coming retry calls
 
     def app(self) -> web.Application:
         app = self.gate.application()
@@ -331,22 +338,36 @@ class MakeApi:
     async def _dead_letter_logs(self, request: web.Request) -> Row:
         first, last = number(request, "from", 0), number(request, "to", ms(self.world.now))
         status = number(request, "status", -1)
-        logs = [
-            rows.resolve_row(r, self.options.organization_id)
-            for r in reversed(self._item(request).logs)
-            if first <= ms(r.started_at) <= last and status in (-1, r.status)
+        item = self._item(request)
+        running = item.trying if self.options.pending_rows else None
+        tries = [
+            (rows.resolve_row(r, self.options.organization_id, running=r is running), r.started_at)
+            for r in (*([] if running is None else [running]), *reversed(item.logs))
         ]
+        logs = [row for row, at in tries if first <= ms(at) <= last and status in (-1, row["status"])]
         return self.gate.listing(request, "dlqLogs", logs, limit=50, sort="imtId", order="desc")
 
-    def _accept(self, items: list[DeadLetter]) -> None:
-        kept = [item for item in items if not self.gate.engine.strikes(self.options.retries_lost)]
-        self.world.queue_retries(kept, self.world.now, delay=self.options.retry_delay)
+    def _accept(self, request: web.Request, items: list[DeadLetter]) -> tuple[list[DeadLetter], web.Response | None]:
+        """Put what of these is stored in the queue, as planned: what was taken, and the answer where it is spoiled."""
+        stored = [item for item in items if item.state == "stored"]
+        plan = self.plans.popleft() if stored and self.plans else RetryPlan()
+        kept = [item for item in stored if not self.gate.engine.strikes(self.options.retries_lost)]
+        outcome = next((known for known in OUTCOMES if known == plan.outcome), None)
+        beaten = plan.fate == "beaten"
+        retries = [Resolve(item, "manual", by_api=not beaten, outcome=outcome) for item in kept]
+        if plan.fate != "lost":
+            self.world.queue_retries(retries, self.world.now, delay=self.options.retry_delay + plan.delay)
+        if plan.fate == "error":
+            return stored, self.gate.engine.error(500, "Internal error.")
+        return [] if beaten else stored, cut(request) if plan.fate == "cut" else None
 
-    async def _retry(self, request: web.Request) -> Row:
+    async def _retry(self, request: web.Request) -> Row | web.Response:
+        self.retry_calls[request.match_info["id"]] += 1
         item = self._item(request)
-        if item.state == "stored":
-            self._accept([item])
-        elif self.options.retry_refused != 200:
+        taken, spoiled = self._accept(request, [item])
+        if spoiled is not None:
+            return spoiled
+        if not taken and self.options.retry_refused != 200:
             raise Refused(self.options.retry_refused, "The incomplete execution is resolved or being processed.")
         return {"dlq": item.id}
 
@@ -364,11 +385,11 @@ class MakeApi:
             raise Refused(400, "All incomplete executions have to belong to the scenario.")
         return [present[i] for i in dict.fromkeys(ids)], False
 
-    async def _retry_many(self, request: web.Request) -> Row:
+    async def _retry_many(self, request: web.Request) -> Row | web.Response:
         items, _ = await self._chosen(request)
-        queued = [item for item in items if item.state == "stored"]
-        self._accept(queued)
-        return {"dlqs": [item.id for item in queued]}
+        self.retry_calls.update(item.id for item in items)
+        taken, spoiled = self._accept(request, items)
+        return spoiled or {"dlqs": [item.id for item in taken]}
 
     async def _delete(self, request: web.Request) -> Row:
         items, everything = await self._chosen(request)

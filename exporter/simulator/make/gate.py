@@ -68,12 +68,16 @@ class Gate:
     def application(self) -> web.Application:
         return web.Application(middlewares=[self._keep_item_fault, self.engine.middleware, self._refusals])
 
-    def guarded(self, scope: str | None, handler: Callable[[web.Request], Awaitable[Row]]) -> Handler:
+    def guarded(self, scope: str | None, handler: Callable[[web.Request], Awaitable[Row | web.Response]]) -> Handler:
         """The handler behind authentication and the limit; ``scope`` is what the token must carry."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
             self._authenticate(request, scope)
-            return self.over_limit() or json_response(await handler(request))
+            limited = self.over_limit()
+            if limited is not None:
+                return limited
+            answer = await handler(request)
+            return answer if isinstance(answer, web.Response) else json_response(answer)
 
         return checked
 

@@ -71,7 +71,7 @@ class MakeOptions:
     detail_delay: float = 3.0  # after its end the details of an execution are 404 for so long
     inline_errors: float = 0.75  # share of failed log rows that carry their error
     timestamp_is_end: bool = False  # log rows are dated by their end
-    pending_rows: bool = False  # running executions are listed with status 0
+    pending_rows: bool = False  # running executions, and running retries, are listed with status 0
     short_imt_ids: bool = False
     dashed_ids: bool = True  # the detail of some dead letters shows a dashed execution id
     text_counters: bool = False  # centicredits as text
@@ -116,6 +116,7 @@ class Scenario:
     name: str
     team_id: int
     created_at: float
+    edited_at: float | None = None  # None: as created
     modules: tuple[Module, ...]
     rng: random.Random
     interval: float | None = None  # seconds between runs, or between webhooks on average; None: on demand
@@ -209,6 +210,7 @@ class DeadLetter:
     native_tries: int = 0
     resolved_at: float | None = None
     logs: "list[Resolve]" = field(default_factory=list)
+    trying: "Resolve | None" = None  # the one that runs
 
 
 @dataclass(slots=True)
@@ -217,6 +219,9 @@ class Resolve:
 
     dead_letter: DeadLetter
     kind: str  # auto or manual
+    by_api: bool = False
+    author_id: int | None = None
+    outcome: Outcome | None = None  # None: as the dead letter has it, or drawn
     id: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0

@@ -77,7 +77,7 @@ def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Ro
         "islocked": False,
         "isPaused": paused,
         "usedPackages": [m.app for m in s.modules],
-        "lastEdit": iso(s.created_at),
+        "lastEdit": iso(edited_at(s)),
         "created": iso(s.created_at),
         "scheduling": scheduling(s),
         "iswaiting": waiting,
@@ -89,6 +89,10 @@ def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Ro
         "transfer": transfer,
         "type": "scenario",
     }
+
+
+def edited_at(s: Scenario) -> float:
+    return s.created_at if s.edited_at is None else s.edited_at
 
 
 def hook_id(s: Scenario) -> int | None:
@@ -251,7 +255,7 @@ def scenario_blueprint(s: Scenario) -> Row:
         "scheduling": scheduling(s),
         "idSequence": len(s.modules) + 1,
         "created": iso(s.created_at),
-        "last_edit": iso(s.created_at),
+        "last_edit": iso(edited_at(s)),
     }
     return {"code": "OK", "response": response}
 
@@ -338,13 +342,13 @@ def dead_letter_blueprint(d: DeadLetter) -> Row:
     return {"code": "OK", "response": response | {"idSequence": len(d.scenario.modules) + 1, "reason": d.error.message}}
 
 
-def resolve_row(r: Resolve, organization_id: int) -> Row:
+def resolve_row(r: Resolve, organization_id: int, *, running: bool) -> Row:
     d = r.dead_letter
-    return {
+    row: Row = {
         "imtId": f"{ms(r.started_at)}_dlq.{d.id}.{r.kind}.{r.id}",
         "id": r.id,
         "type": r.kind,
-        "authorId": None,
+        "authorId": r.author_id,
         "timestamp": iso(r.started_at),
         "duration": ms(r.ended_at) - ms(r.started_at),
         "operations": r.operations,
@@ -353,8 +357,9 @@ def resolve_row(r: Resolve, organization_id: int) -> Row:
         "organizationId": organization_id,
         "teamId": d.scenario.team_id,
         "instant": False,
-        "status": r.status,
+        "status": 0 if running else r.status,
     }
+    return {key: value for key, value in row.items() if key != "duration"} if running else row
 
 
 def organization(

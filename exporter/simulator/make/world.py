@@ -14,6 +14,7 @@ import heapq
 import itertools
 import random
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -63,6 +64,7 @@ class MakeWorld:
         self.executions: dict[str, Execution] = {}
         self.finished: list[Execution] = []  # by end
         self.dead_letters: dict[str, DeadLetter] = {}
+        self.retry_executions: Counter[str] = Counter()  # dead letter -> executions that retries by API led to
         self.runs: list[TrueRun] = []
         self._stream = stream
         self._announce = finished
@@ -219,7 +221,7 @@ class MakeWorld:
             self._failed(scenario, execution.id, execution.error, now)
         else:
             scenario.errors_in_row = scenario.reruns = 0
-        self._pump(scenario, now)
+        self.pump(scenario, now)
         if scenario.instant:
             self._drain(scenario, now)
 
@@ -343,24 +345,24 @@ class MakeWorld:
         if scenario.instant and not scenario.deleted:
             self._drain(scenario, now)
 
-    def queue_retries(self, items: Sequence[DeadLetter], now: float, *, delay: float) -> None:
+    def queue_retries(self, retries: Sequence[Resolve], now: float, *, delay: float) -> None:
         """Accept manual retries of stored items of one scenario. They join its queue together after ``delay``."""
-        for item in items:
-            item.state = "queued"
+        for retry in retries:
+            retry.dead_letter.state = "queued"
 
         def join(at: float) -> None:
-            scenario = items[0].scenario
-            scenario.retries.extend(Resolve(item, "manual") for item in items)
-            self._pump(scenario, at)
+            scenario = retries[0].dead_letter.scenario
+            scenario.retries.extend(retries)
+            self.pump(scenario, at)
 
-        if items:
+        if retries:
             self.at(now + delay, join)
 
     def _native(self, item: DeadLetter, now: float) -> None:
         if item.state == "stored":
             item.state = "queued"
             item.scenario.retries.append(Resolve(item, "auto"))
-            self._pump(item.scenario, now)
+            self.pump(item.scenario, now)
         elif item.resolved_at is None:  # somebody else is retrying it
             self.at(now + MINUTE, partial(self._native, item))
 
@@ -377,9 +379,9 @@ class MakeWorld:
             self.close(item, now, "deleted")
         else:
             item.outcomes = ("success",) if rng.random() < 0.9 else ("failure",)
-            self.queue_retries([item], now, delay=1.0)
+            self.queue_retries([Resolve(item, "manual")], now, delay=1.0)
 
-    def _pump(self, scenario: Scenario, now: float) -> None:
+    def pump(self, scenario: Scenario, now: float) -> None:
         """Start the next batch of retries, unless the scenario or the batch before is still running."""
         if scenario.running or scenario.resolving:
             return
@@ -392,13 +394,16 @@ class MakeWorld:
         item = resolve.dead_letter
         scenario = item.scenario
         rng = self._stream("retry", item.id, len(item.logs))
-        item.state = "running"
+        item.state, item.trying = "running", resolve
+        self.retry_executions[item.id] += resolve.by_api
         scenario.resolving += 1
         resolve.id = f"{rng.getrandbits(128):032x}"
         resolve.started_at = now
         resolve.ended_at = round(now + scenario.duration * rng.uniform(0.2, 0.8) + 0.05, 3)
         resolve.operations = max(1, len(scenario.modules) - item.error.module.id + 1)
-        if item.outcomes:
+        if resolve.outcome is not None:
+            outcome = resolve.outcome
+        elif item.outcomes:
             outcome, rest = item.outcomes[0], item.outcomes[1:]
             item.outcomes = rest or item.outcomes
         else:
@@ -417,6 +422,7 @@ class MakeWorld:
         item = resolve.dead_letter
         scenario = item.scenario
         scenario.resolving -= 1
+        item.trying = None
         if scenario.deleted:
             return
         item.logs.append(resolve)
@@ -432,7 +438,7 @@ class MakeWorld:
                 error = MakeError(item.error.name, item.error.message, scenario.modules[item.error.module.id])
                 self.open(scenario, now, execution_id=resolve.id, error=error)
             self.close(item, now, "resolved")
-        self._pump(scenario, now)
+        self.pump(scenario, now)
 
     def _retry_failed(self, item: DeadLetter, resolve: Resolve, now: float) -> None:
         item.state = "stored"

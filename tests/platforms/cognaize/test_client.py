@@ -723,6 +723,7 @@ async def test_check_says_what_works_and_how_many_workflows_it_saw() -> None:
             f"ok: {total} processes can be listed",
             "workflows: 6",
             "ok: a single process can be read",
+            "note: whether the credential may restart steps is not told; it shows when one is restarted",
         ]
 
 

@@ -1,6 +1,7 @@
 """Recorded shapes of Cognaize's answers become exactly these observations, awkward ones included."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from exporter.fold import join_run
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result, Run, State, Step
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.errors import classify
+from exporter.retries.adapter import Effort, Standing
 
 PAYLOADS = Path(__file__).parent / "payloads"
 CREATED = 1_768_456_680.0
@@ -277,3 +279,98 @@ def test_types_and_messages_of_events_fall_into_classes(
     kind: str | None, message: str | None, error_class: ErrorClass
 ) -> None:
     assert classify(kind, message) is error_class
+
+
+# Restarts
+
+
+def restart(
+    name: str = "failed", *, later: int = 0, status: Any = "FAILED", sent_after: float | None = None, **more: Any
+) -> mapping.Restart:
+    """What is read when the second step has this status, so many milliseconds after it failed."""
+    item = process(name)
+    item["steps"][1]["processStepStatus"] = status
+    moment = datetime.fromtimestamp((ATTEMPT + later) / 1000, UTC)
+    item["updatedTimestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    sent_at = None if sent_after is None else UPDATED + sent_after
+    return mapping.restart(item, LETTER, sent_at=sent_at, **{"accepted": False, **more})
+
+
+def test_a_dead_letter_names_its_step_and_its_root() -> None:
+    assert (mapping.step_id(LETTER), mapping.root(LETTER)) == ("s-2", "p-1.s-2")
+    dotted = replace(LETTER, id=f"p.1.s.2.{ATTEMPT}", run_id="p.1")
+    assert (mapping.step_id(dotted), mapping.root(dotted)) == ("s.2", "p.1.s.2")
+
+
+def test_a_step_that_is_failed_since_the_same_moment_is_dead_and_nothing_has_happened() -> None:
+    found = restart(sent_after=60.0)
+    assert (found.standing, found.effort) == (Standing.DEAD, None)
+    assert found.reading == mapping.Reading(run=FAILURE, dead_letters=(LETTER,))
+
+
+@pytest.mark.parametrize(
+    ("status", "later", "accepted", "standing", "result", "ours"),
+    [
+        ("STARTED", 100_000, False, Standing.BUSY, None, True),
+        ("STARTED", 95_000, False, Standing.BUSY, None, True),  # within the skew of clocks
+        ("STARTED", 94_999, True, Standing.BUSY, None, False),
+        ("STARTED", 160_001, True, Standing.BUSY, None, None),  # perhaps the second restart since
+        ("COMPLETED", 110_000, False, Standing.RESOLVED, Result.SUCCESS, True),
+        ("COMPLETED", 160_001, False, Standing.RESOLVED, Result.SUCCESS, None),
+        ("COMPLETED", 160_001, True, Standing.RESOLVED, Result.SUCCESS, True),
+        ("COMPLETED", 90_000, True, Standing.RESOLVED, Result.SUCCESS, False),
+        ("FAILED", 160_001, False, Standing.RESOLVED, Result.FAILURE, None),
+        ("FAILED", 160_001, True, Standing.RESOLVED, Result.FAILURE, True),
+        ("SUSPENDED", 160_001, True, Standing.BUSY, None, None),
+        (None, 160_001, True, Standing.BUSY, None, None),
+    ],
+)
+def test_a_later_update_tells_of_a_restart(
+    status: Any, later: int, accepted: bool, standing: Standing, result: Result | None, ours: bool | None
+) -> None:
+    found = restart(status=status, later=later, sent_after=100.0, accepted=accepted)
+    at = (ATTEMPT + later) / 1000
+    assert found.standing is standing
+    assert found.effort == Effort(
+        id=f"p-1.s-2.{ATTEMPT + later}",
+        began_at=at if status == "STARTED" else None,
+        ended_at=None if result is None else at,
+        result=result,
+        ours=ours,
+    )
+
+
+def test_a_restart_by_nobody_knows_whom_says_nothing_of_when_steps_ended() -> None:
+    found = restart(status="STARTED", later=5000)
+    assert found.reading.run.steps == ()
+    assert found.effort is not None
+    assert found.effort.ours is None
+
+
+def test_params_are_at_hand_and_never_shown() -> None:
+    item = process("failed")
+    item["steps"][1]["params"] = item["steps"][0]["params"]
+    found = mapping.restart(item, LETTER, sent_at=None, accepted=False)
+    assert found.params == item["steps"][0]["params"]
+    assert "jane" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"steps": [{"id": "s-1", "processStepStatus": "FAILED"}]}, "lacks the step"),
+        ({"id": "p-2"}, "another one"),
+        ({"updatedTimestamp": "2026-01-15T05:59:30.122Z"}, "older than its failure"),
+        ({"updatedTimestamp": None}, "updatedTimestamp"),
+    ],
+)
+def test_a_process_that_does_not_fit_its_dead_letter_is_not_believed(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(mapping.BadItem, match=problem):
+        mapping.restart(process("failed") | change, LETTER, sent_at=None, accepted=False)
+
+
+def test_an_answer_to_a_restart_names_the_step() -> None:
+    assert mapping.restarted({"message": "Success", "data": {"processId": "p-1", "processStepId": "s-2"}}) == "s-2"
+    assert mapping.restarted({"message": "Success", "data": "ok"}) is None
+    with pytest.raises(mapping.BadItem):
+        mapping.restarted(None)

@@ -235,6 +235,7 @@ async def test_a_check_tells_what_works() -> None:
     async with source(workflows=6, api_limit=60) as made:
         assert await checked(made) == [
             "ok: credential accepted",
+            "ok: dead letters may be retried",
             "ok: limit 60 requests a minute",
             "workflows: 6",
             "ok: runs are read from the feed across scenarios",
@@ -247,10 +248,19 @@ async def test_a_check_names_each_missing_right_and_what_will_be_missing() -> No
             "ok: credential accepted",
             "problem: right dlqs:read is missing; dead letters of this source will not be seen",
             "problem: right hooks:read is missing; queues of webhooks will not be seen",
+            "ok: dead letters may be retried",
             "ok: limit 1e+06 requests a minute",
             "workflows: 1",
             "ok: no feed across scenarios here; the logs of scenarios that ran are read one by one",
         ]
+
+
+async def test_a_right_that_only_retries_need_is_no_problem_and_nobody_tries_it_out() -> None:
+    async with source(workflows=1, scopes=rights_without("dlqs:write")) as made:
+        lines = await checked(made)
+        assert "note: right dlqs:write is missing; dead letters of this source cannot be retried" in lines
+        assert not [line for line in lines if line.startswith("problem:")]
+        assert not [endpoint for endpoint in made.asked() if endpoint.startswith("POST")]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from typing import Any
 import orjson
 import pytest
 
-from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy
-from exporter.platforms.make import letters
+from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result
+from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.letters import Detail
-from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.mapping import BadItem, Scenario
+from exporter.retries.adapter import Effort, Standing
 from tests.platforms.make.test_mapping import AT, PAYLOADS, RUN, at
 
 LETTER = DeadLetter(
@@ -125,3 +126,158 @@ def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_hand
 def test_a_blueprint_of_another_shape_says_nothing(data: Any) -> None:
     found = letters.blueprint(data)
     assert (found.ordered, found.modules) == (False, {})
+
+
+# Before and after a retry of ours
+
+
+def attempts(name: str) -> list[Any]:
+    found: list[Any] = load(name)["dlqLogs"]
+    return found
+
+
+def test_a_dead_letter_asked_by_its_id_says_all_but_its_cause() -> None:
+    known = replace(LETTER, error=Error(type="ConnectionError"), native_retry=None)
+    found = letters.looked(load("dlq_detail"), known=known, at=AT)
+    assert found.letter == replace(LETTER, run_id=RUN, error=Error(type="ConnectionError"))
+    assert (found.resolved, found.deleted, found.native) == (False, False, True)
+    with pytest.raises(BadItem, match="another incomplete execution"):
+        letters.looked(load("dlq_detail"), known=replace(LETTER, id="5" * 32), at=AT)
+
+
+def test_attempts_known_before_are_no_efforts_and_new_ones_are_oldest_first() -> None:
+    rows = attempts("attempts_manual_last")
+    assert [e.id[-2:] for e in letters.efforts(rows)] == ["41", "42", "43"]
+    before = letters.mark(rows[1:], tries=2)
+    [effort] = letters.efforts(rows, before=before, sent_at=at("09:00:00.000"))
+    assert effort == Effort(
+        id="9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d43",
+        began_at=at("09:00:00.500"),
+        ended_at=at("09:00:01.410"),
+        result=Result.SUCCESS,
+        ours=True,
+        run_id="9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d43",
+    )
+    assert orjson.loads(orjson.dumps(before)) == before
+    assert letters.efforts(rows, before=letters.mark(rows, tries=3)) == ()
+
+
+def test_an_attempt_that_ended_between_two_readings_does_not_count_as_a_new_one() -> None:
+    rows = attempts("attempts_manual_last")
+    found = letters.looked({"dlq": load("dlq_detail")["dlq"] | {"attempts": 3}}, known=LETTER, at=AT)
+    assert letters.standing(found, (), letters.mark(rows, tries=2)) is Standing.DEAD
+
+
+@pytest.mark.parametrize(
+    ("changed", "sent", "user", "ours"),
+    [
+        ({}, "09:00:00.000", None, True),
+        ({}, "09:00:05.500", None, True),  # within the skew of clocks
+        ({}, "09:00:05.501", None, False),
+        ({"type": "auto"}, "09:00:00.000", None, False),
+        ({"type": "other"}, "09:00:00.000", None, None),
+        ({"type": None}, "09:00:00.000", None, None),
+        ({"authorId": 7}, "09:00:00.000", None, None),
+        ({"authorId": 7}, "09:00:00.000", "8", None),
+        ({"authorId": 7}, "09:00:00.000", "7", True),
+        ({"authorId": None}, "09:00:00.000", "7", True),
+        ({"authorId": "seven"}, "09:00:00.000", None, None),
+        ({"timestamp": None, "imtId": None}, "09:00:00.000", None, None),
+    ],
+)
+def test_an_attempt_is_ours_only_if_it_can_be_nobody_else_s(
+    changed: dict[str, Any], sent: str, user: str | None, ours: bool | None
+) -> None:
+    newest, *older = attempts("attempts_manual_last")
+    before = letters.mark(older, tries=2)
+    [effort] = letters.efforts([newest | changed, *older], before=before, sent_at=at(sent), user=user)
+    assert effort.ours is ours
+
+
+@pytest.mark.parametrize(
+    ("changed", "result", "finished"),
+    [
+        ({"status": 2}, Result.WARNING, True),
+        ({"status": 3}, Result.FAILURE, True),
+        ({"status": 0}, None, False),
+        ({"status": None, "duration": None}, None, False),
+        ({"status": 9}, Result.UNKNOWN, True),
+        ({"status": "1"}, Result.SUCCESS, True),
+    ],
+)
+def test_an_attempt_ends_as_its_status_says(changed: dict[str, Any], result: Result | None, finished: bool) -> None:
+    newest = attempts("attempts_manual_last")[0]
+    [effort] = letters.efforts([newest | changed], sent_at=at("09:00:00.000"))
+    assert effort.result is result
+    assert (effort.ended_at is not None) is finished
+
+
+def test_two_attempts_that_can_be_ours_and_rows_that_say_nothing_are_nobody_s() -> None:
+    newest, auto, manual = attempts("attempts_manual_last")
+    second = manual | {"type": "manual"}
+    found = letters.efforts([newest, auto, second], before=letters.mark([], tries=0), sent_at=at("08:00:00.000"))
+    assert [effort.ours for effort in found] == [None, False, None]
+    assert [e.ours for e in letters.efforts([None, newest], sent_at=at("08:00:00.000"))] == [None, None]
+    assert [e.ours for e in letters.efforts([newest, newest], sent_at=at("08:00:00.000"))] == [True]
+    assert [e.ours for e in letters.efforts([newest])] == [None]
+
+
+@pytest.mark.parametrize(
+    ("changed", "results", "tries_before", "expected"),
+    [
+        ({}, [], 2, Standing.DEAD),
+        ({}, [Result.FAILURE], 1, Standing.DEAD),
+        ({}, [], 1, Standing.BUSY),  # counted, not listed yet
+        ({}, [None], 2, Standing.BUSY),
+        ({}, [Result.SUCCESS], 1, Standing.BUSY),  # the dead letter does not know it yet
+        ({}, [Result.FAILURE, None], 2, Standing.BUSY),
+        ({}, [None], None, Standing.BUSY),
+        ({}, [Result.SUCCESS], None, Standing.DEAD),
+        ({"resolved": True}, [None], 2, Standing.RESOLVED),
+        ({"resolved": True, "deleted": True}, [], 2, Standing.GONE),
+    ],
+)
+def test_a_dead_letter_is_dead_only_if_nothing_is_under_way(
+    changed: dict[str, Any], results: list[Result | None], tries_before: int | None, expected: Standing
+) -> None:
+    data = {"dlq": load("dlq_detail")["dlq"] | changed}
+    found = letters.looked(data, known=LETTER, at=AT)
+    before = None if tries_before is None else letters.mark([], tries=tries_before)
+    assert letters.standing(found, [Effort(id="x", result=r) for r in results], before) is expected
+
+
+def scenario(**changed: Any) -> Scenario:
+    return mapping.scenario(load("scenario_scheduled") | changed, at=AT, teams={})
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({}, None),
+        ({"lastEdit": "2026-03-02T08:15:30.120Z"}, None),
+        ({"lastEdit": "2026-03-02T08:15:30.121Z"}, "edited after the failure"),
+        ({"lastEdit": None}, "does not say when"),
+        ({"isPaused": True}, "paused"),
+        ({"isActive": False}, "switched off by somebody"),
+        ({"isActive": False, "isinvalid": True}, None),
+        ({"isActive": None}, None),
+    ],
+)
+def test_a_scenario_may_forbid_a_retry(changed: dict[str, Any], why: str | None) -> None:
+    said = letters.refusal(scenario(**changed), LETTER)
+    assert (said is None) if why is None else (said is not None and why in said)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ids"),
+    [
+        ({"dlq": LETTER.id}, {LETTER.id}),
+        ({"dlqs": [LETTER.id, "5" * 32, None, 7]}, {LETTER.id, "5" * 32}),
+        ({"dlq": "0f3c9a1b-e27d-4e5f-8a6b-7c8d9e0f1a2b"}, {LETTER.id}),
+        ({"dlqs": None}, set()),
+        ([], set()),
+        (None, set()),
+    ],
+)
+def test_an_answer_names_what_was_put_in_the_queue(answer: Any, ids: set[str]) -> None:
+    assert letters.named(answer) == ids
