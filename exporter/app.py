@@ -57,6 +57,7 @@ class Service:
     projection: Projection
     own: OwnMetrics
     book: RetryBook
+    control: Control
     pollers: dict[str, Poller] = field(default_factory=dict)
     retriers: dict[str, Retrier] = field(default_factory=dict)
     reliability: dict[str, Reliability] = field(default_factory=dict)
@@ -111,13 +112,24 @@ async def service(
 
         ledger.on_commit = follow
 
-        # What is being retried, and by which rules.
+        # What is being retried, by which rules, and what people say about it.
         book = RetryBook(ledger, world, platforms, config.rules(), projection=projection)
         await book.load(clock.now())
+        labels = {source: section.labels for source, section in config.sources.items()}
+        retriers: dict[str, Retrier] = {}
+        control = Control(book, world, platforms, labels, clock, wake=lambda source: _wake(retriers, source))
 
         # Who is asked, and who is listened to.
         running = Service(
-            port=0, webhooks_port=0, world=world, ledger=ledger, projection=projection, own=own, book=book
+            port=0,
+            webhooks_port=0,
+            world=world,
+            ledger=ledger,
+            projection=projection,
+            own=own,
+            book=book,
+            control=control,
+            retriers=retriers,
         )
         tracer = OwnTracer(make_exporter(config.traces) if is_enabled(config.traces) and config.traces.own else None)
         stack.push_async_callback(asyncio.to_thread, tracer.close)
@@ -140,14 +152,6 @@ async def service(
             tasks(_housekeeping_loop(running, config, clock, folded))
             if running.traces is not None:
                 tasks(running.traces.run())
-        control = Control(
-            book,
-            world,
-            platforms,
-            {source: section.labels for source, section in config.sources.items()},
-            clock,
-            wake=lambda source: running.retriers[source].wake() if source in running.retriers else None,
-        )
         local_token = secrets.token_urlsafe(32)
         site = Site(
             config=config,
@@ -173,6 +177,11 @@ async def service(
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
         log.info("stopping")
+
+
+def _wake(retriers: dict[str, Retrier], source: str) -> None:
+    if source in retriers:
+        retriers[source].wake()
 
 
 def _rules(config: Config, section: SourceConfig, platform: Platform) -> SourceRules:

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from exporter.clock import SystemClock
 from exporter.config import ConfigError, load, masked, schema
 from exporter.fields import parse_duration
 from exporter.retries.control import Control, ControlError
+from exporter.retries.model import Outcome
 from exporter.simulator import SIMULATORS
 from exporter.simulator.core import Faults
-from exporter.simulator.fleet import Fleet, demo_config
+from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
 from exporter.store.script import StoreError
 from exporter.traces.export import ExporterUnavailable
 
@@ -29,6 +31,8 @@ from exporter.traces.export import ExporterUnavailable
 DEMO_WORKFLOWS = 15
 #: The demo prints one line about what it sees this often (seconds).
 DEMO_REPORT_INTERVAL = 5.0
+#: In the demo somebody approves this many retries at most, this often (seconds).
+DEMO_APPROVED_AT_ONCE, DEMO_APPROVAL_INTERVAL = 6, 10.0
 #: What says by itself what is wrong.
 _PROBLEMS = (StoreError, OSError, ExporterUnavailable)
 
@@ -265,7 +269,12 @@ def _demo(options: argparse.Namespace) -> int:
 async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     log.configure("info", "logfmt", sys.stderr)
     async with Fleet.open(clock=SystemClock(), seed=options.seed, workflows=DEMO_WORKFLOWS) as fleet:
-        config = demo_config(fleet, listen=f"127.0.0.1:{options.port}", database=folder / "demo.db")
+        config = demo_config(
+            fleet,
+            listen=f"127.0.0.1:{options.port}",
+            database=folder / "demo.db",
+            changes={"retries": DEMO_RETRIES},
+        )
 
         def announce(running: app.Service) -> None:
             base = f"http://127.0.0.1:{running.port}"
@@ -275,27 +284,43 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
             print("stop with Ctrl-C\n", flush=True)
             tasks.create_task(fleet.deliver(f"{base}/webhooks", stop))
             tasks.create_task(_report(running, stop))
+            tasks.create_task(_approve_now_and_then(running, stop))
 
         async with asyncio.TaskGroup() as tasks:
             await app.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
 
 
+async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> None:
+    """In the demo somebody looks now and then and approves what waits for it."""
+    while not await _stopped(stop, DEMO_APPROVAL_INTERVAL):
+        waiting = [f for f in running.control.everything() if f.ladder.decision.awaits_approval]
+        keys = [(f.subject.source, f.subject.letter.id) for f in waiting[:DEMO_APPROVED_AT_ONCE]]
+        if keys:
+            await running.control.approve(keys, who="demo")
+            print(f"somebody approves {len(keys)} retries of {len(waiting)} that wait for it", flush=True)
+
+
+async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
+    """Whether it was stopped within this time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    return stop.is_set()
+
+
 async def _report(running: app.Service, stop: asyncio.Event) -> None:
     """Say now and then what the demo sees."""
-    while not stop.is_set():
-        try:
-            async with asyncio.timeout(DEMO_REPORT_INTERVAL):
-                await stop.wait()
-        except TimeoutError:
-            sources = running.world.sources.values()
-            workflows, active = sum(len(s.workflows) for s in sources), sum(len(s.open_runs) for s in sources)
-            letters = sum(len(s.dead_letters) for s in sources)
-            counted = running.projection.runs_counted()
-            print(
-                f"{workflows} workflows, {active} active runs, {counted:.0f} finished runs counted, "
-                f"{letters} open dead letters",
-                flush=True,
-            )
+    while not await _stopped(stop, DEMO_REPORT_INTERVAL):
+        sources = running.world.sources.values()
+        workflows, active = sum(len(s.workflows) for s in sources), sum(len(s.open_runs) for s in sources)
+        letters, retries = sum(len(s.dead_letters) for s in sources), running.book.everything()
+        counted = running.projection.runs_counted()
+        mended = sum(1 for retry in retries if retry.outcome is Outcome.SUCCEEDED)
+        print(
+            f"{workflows} workflows, {active} active runs, {counted:.0f} finished runs counted, "
+            f"{letters} open dead letters, {len(retries)} retries, {mended} of them succeeded",
+            flush=True,
+        )
 
 
 def _check(options: argparse.Namespace) -> int:

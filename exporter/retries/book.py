@@ -64,7 +64,9 @@ class RetryBook:
             self._keep(retry)
         if self._projection is not None:
             for source in self._platforms:
-                self._projection.open_retries(source, [policy.name for policy in self.rules.policies])
+                self._projection.open_retries(
+                    source, [policy.name for policy in self.rules.policies if policy.action == "retry"]
+                )
             self.show(now)
 
     # What is asked of it
@@ -109,6 +111,12 @@ class RetryBook:
         """When the pace next allows a call."""
         pace = self.rules.source(source).pace
         return self._full_at.get(source, 0.0) - (pace.burst - 1) / pace.rate
+
+    def room(self, source: str, now: float) -> int:
+        """How many calls the pace allows now."""
+        pace, in_flight = self.rules.source(source).pace, sum(1 for r in self.open_of(source) if r.in_flight)
+        tokens = pace.burst - max(0.0, self._full_at.get(source, 0.0) - now) * pace.rate
+        return max(0, min(int(tokens + 1e-6), pace.in_flight - in_flight))
 
     def approved_groups(self) -> frozenset[tuple[str, str]]:
         """Policies and groups of which a retry that a person approved has worked."""

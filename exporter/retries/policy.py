@@ -426,6 +426,18 @@ def _pace(subject: Subject, rules: Rules, now: float) -> Rung:
     return Rung(reason=Reason.PACE, refuses=now < subject.pace_at, next_at=subject.pace_at)
 
 
+def take_turns(ladders: Mapping[str, Ladder], room: int, next_at: float) -> dict[str, Ladder]:
+    """The same, but of what is due only so many as there is ``room`` for now; the rest waits for its turn."""
+    due = [identity for identity in due_first(ladders) if ladders[identity].decision.mode is not Mode.SHADOW]
+    late = due[max(0, room) :]
+    after = dict(ladders)
+    for identity in late:
+        decision = ladders[identity].decision
+        later = replace(decision, verb=Verb.WAIT, reason=Reason.PACE, detail="others are before it", next_at=next_at)
+        after[identity] = replace(ladders[identity], decision=later)
+    return after
+
+
 def due_first(ladders: Mapping[str, Ladder]) -> list[str]:
     """The ids of what is to be retried, groups taking turns so that a noisy one starves nobody."""
     turns: dict[str, int] = {}

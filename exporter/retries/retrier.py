@@ -20,7 +20,7 @@ from exporter.retries import protocol
 from exporter.retries.adapter import Adapter, Look, Standing, Target, Traits
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.model import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
-from exporter.retries.policy import Ladder, Subject, climb, due_first, error_fingerprint
+from exporter.retries.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
 from exporter.retries.subjects import subjects
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
@@ -205,6 +205,7 @@ class Retrier:
             ladders[subject.letter.id] = climb(subject, self._book.rules, now)
             if number % DECIDED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        ladders = take_turns(ladders, self._book.room(self.source, now), self._book.pace_at(self.source))
         report.changed += await self._book.decide(
             self.source, {(self.source, letter_id): ladder.decision for letter_id, ladder in ladders.items()}, now=now
         )
@@ -342,6 +343,7 @@ class Retrier:
             failed_at=min([letter.opened_at, *(other.failed_at for other in history)]),
             claimed_at=now,
             send_by=now + protocol.SEND_WITHIN,
+            sent_at_theirs=self._platform_now(),  # should the process end before it knows better
             deadline=policy.deadline,
             settle=policy.settle,
             warnings_fail=policy.warnings_fail,

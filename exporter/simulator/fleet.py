@@ -90,6 +90,35 @@ async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
         return False
 
 
+#: What the demo retries, and what it never would. Times are short: a demo is watched for minutes.
+DEMO_RETRIES: Mapping[str, Any] = {
+    "mode": "approve",
+    "policies": [
+        {
+            "name": "never-by-itself",
+            "match": {"error.class": ["validation", "auth", "permission", "quota", "not_found", "conflict"]},
+            "action": "escalate",
+        },
+        {
+            "name": "transient",
+            "match": {"error.class": ["network", "timeout", "throttled", "platform"]},
+            "action": "retry",
+            "approve": "first_of_group",
+            "group_by": ["source", "error.class"],
+            "retry": {"retries": 3, "backoff": {"first": "10s", "factor": 3, "cap": "5m"}, "give_up_after": "30d"},
+            "verify": {"deadline": "30m", "settle": "1m"},
+        },
+        {
+            "name": "cause-not-told",
+            "match": {"error.class": "unknown"},
+            "action": "retry",
+            "approve": "each",
+            "retry": {"retries": 2, "backoff": {"first": "10s"}, "give_up_after": "30d"},
+        },
+    ],
+}
+
+
 def demo_config(
     fleet: Fleet, *, listen: str, database: Path, interval: str = "5s", changes: Mapping[str, Any] | None = None
 ) -> Config:
