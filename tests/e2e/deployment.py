@@ -67,18 +67,26 @@ class Deployment:
                     await self.drive(poller.sweep_once(stream.name))
             await self.drive(poller.complete_once())
 
+    async def retry(self, *sources: str) -> None:
+        """Let the retriers of these sources, or of all, take a turn."""
+        for source, retrier in self.service.retriers.items():
+            if not sources or source in sources:
+                await self.drive(retrier.turn_once())
+
     async def deliver(self) -> int:
         """Deliver the webhooks that are due; returns how many were accepted."""
         return await self.fleet.deliver_once(self.session, f"{self.url}/webhooks")
 
-    async def live(self, seconds: float, *, step: float, deliver: bool = False) -> None:
-        """Let time pass, sweeping (and delivering) at every step."""
+    async def live(self, seconds: float, *, step: float, deliver: bool = False, retry: bool = False) -> None:
+        """Let time pass, sweeping (and delivering, and retrying) at every step."""
         until = self.clock.now() + seconds
         while self.clock.now() < until:
             await self.clock.advance(step)
             if deliver:
                 await self.deliver()
             await self.sweep()
+            if retry:
+                await self.retry()
 
     async def settle(self) -> None:
         """Sweep until nothing happens meanwhile, so that everything that ended up to now has been seen."""

@@ -260,7 +260,7 @@ def restart(process: Any, letter: DeadLetter, *, sent_at: float | None, accepted
     """
     reading = read(process, dead_letters=(letter,))
     # Without what was known of the run before, times of its steps cannot be told: that is left to the sweeps.
-    reading = replace(reading, run=replace(reading.run, steps=()))
+    reading = replace(reading, run=replace(reading.run, steps=None))
     step = next((s for s in process["steps"] if _id(s.get("id")) == step_id(letter)), None)
     if step is None or reading.run.id != letter.run_id:
         raise BadItem("the process lacks the step that failed, or is another one")

@@ -1,0 +1,147 @@
+"""The closed loop over real HTTP: policies decide, a simulated platform retries, its own state gives the verdict.
+
+The simulators count what really happened to each dead letter.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.retries.model import Outcome, RetryState
+from exporter.simulator.retries import RetryPlan
+from tests.e2e.deployment import Deployment, deployment
+
+POLICY: Mapping[str, Any] = {
+    "name": "transient",
+    "match": {"error.class": ["network", "timeout", "unknown"]},
+    "action": "retry",
+    "retry": {"retries": 2, "backoff": {"first": "1m", "factor": 2, "jitter": 0.0}},
+    "verify": {"deadline": "1h"},
+}
+
+
+def retrying(mode: str = "enforce", **changes: Any) -> dict[str, Any]:
+    return {"retries": {"mode": mode, "policies": [{**POLICY, **changes}]}}
+
+
+async def test_a_dead_letter_of_make_is_mended_and_the_numbers_say_by_whom(tmp_path: Path) -> None:
+    async with deployment(tmp_path, platforms=["make"], workflows=0, options={"make": {"api_limit": 60_000}},
+        changes=retrying()) as made:  # fmt: skip
+        make: Any = made.fleet.simulators["make"]
+        workflow = make.add_workflow(name="Order sync")
+        await made.sweep()
+        make.plan_retries("success", "failure")
+        mended, broken = make.add_dead_letter(workflow), make.add_dead_letter(make.add_workflow(name="Invoices"))
+        await made.live(600, step=15, retry=True)
+        assert dict(make.retry_calls)[mended] == dict(make.retry_executions)[mended] == 1
+        resolved = await made.samples("automation_dead_letters_resolved_total")
+        assert resolved["make", workflow, "retry"] == 1
+        retries = await made.samples("automation_retries_total")
+        assert retries["make", "transient", "succeeded"] >= 1
+        assert retries["make", "transient", "failed"] >= 1
+        mttr = await made.samples("automation_dead_letter_resolution_seconds_count")
+        assert mttr["make", "retry"] >= 1
+        assert make.retry_calls[broken] <= 2
+
+
+@pytest.mark.parametrize("fate", ["cut", "error"])
+async def test_an_effect_whose_answer_was_lost_is_found_and_not_repeated(tmp_path: Path, fate: Any) -> None:
+    async with deployment(tmp_path, platforms=["make"], workflows=0, options={"make": {"api_limit": 60_000}},
+        changes=retrying()) as made:  # fmt: skip
+        make: Any = made.fleet.simulators["make"]
+        workflow = make.add_workflow(name="Order sync")
+        await made.sweep()
+        make.plan_retries(RetryPlan(outcome="success", fate=fate, delay=120.0))
+        letter = make.add_dead_letter(workflow)
+        await made.live(90, step=15, retry=True)
+        [retry] = made.service.book.everything()
+        assert retry.state is RetryState.IN_DOUBT
+        await made.restart()
+        await made.live(900, step=30, retry=True)
+        [retry] = made.service.book.everything()
+        assert retry.outcome is Outcome.SUCCEEDED, retry.detail
+        assert (make.retry_calls[letter], make.retry_executions[letter]) == (1, 1)
+
+
+async def test_a_call_that_waited_too_long_is_never_made(tmp_path: Path) -> None:
+    """A process that is late must not send when the reconciliation may already have given up on it."""
+    async with deployment(tmp_path, platforms=["make"], workflows=0, options={"make": {"api_limit": 60_000}},
+        changes=retrying()) as made:  # fmt: skip
+        make: Any = made.fleet.simulators["make"]
+        workflow = make.add_workflow(name="Order sync")
+        await made.sweep()
+        letter = make.add_dead_letter(workflow)
+        await made.live(60, step=15)
+        await made.clock.advance(60)
+        retrier: Any = made.service.retriers["make"]
+        send, api = retrier._adapter.send, made.service.pollers["make"].api
+
+        async def late(letters: Any, *, send_by: float) -> Any:
+            api.budget.pause(60.0)  # others were refused meanwhile: the call waits with them
+            return await send(letters, send_by=send_by)
+
+        retrier._adapter.send = late
+        await made.retry()
+        [retry] = made.service.book.everything()
+        assert retry.outcome is Outcome.NOT_SENT, retry.detail
+        assert make.retry_calls[letter] == 0
+        retrier._adapter.send = send
+        await made.live(300, step=15, retry=True)
+        assert make.retry_calls[letter] == 1
+
+
+async def test_what_was_edited_or_is_retried_by_make_itself_is_left_alone(tmp_path: Path) -> None:
+    async with deployment(tmp_path, platforms=["make"], workflows=0, options={"make": {"api_limit": 60_000}},
+        changes=retrying()) as made:  # fmt: skip
+        make: Any = made.fleet.simulators["make"]
+        edited, native = make.add_workflow(name="Edited"), make.add_workflow(name="Native")
+        await made.sweep()
+        old = make.add_dead_letter(edited)
+        by_make = make.add_dead_letter(native, native=True)
+        await made.clock.advance(30)
+        make.edit_workflow(edited)
+        await made.live(300, step=15, retry=True)
+        reasons = {key[1]: d.reason for key, d in made.service.book.decisions.items()}
+        assert make.retry_calls[old] == make.retry_calls[by_make] == 0
+        assert reasons[old] == "preflight"
+
+
+async def test_a_person_approves_over_http_and_by_command(tmp_path: Path) -> None:
+    changes = {**retrying("approve"), "server": {"listen": "127.0.0.1:0", "admin_token": "letmein-please"}}
+    async with deployment(tmp_path, platforms=["make"], workflows=0, options={"make": {"api_limit": 60_000}},
+        changes=changes) as made:  # fmt: skip
+        make: Any = made.fleet.simulators["make"]
+        workflow = make.add_workflow(name="Order sync")
+        await made.sweep()
+        letter = make.add_dead_letter(workflow)
+        await made.live(120, step=15, retry=True)
+        assert make.retry_calls[letter] == 0
+        listed = await (await made.session.get(made.url + "/api/v1/dead-letters")).json()
+        assert listed["dead_letters"][0]["decision"]["awaits_approval"] is True
+        answer = await _post(made, f"/api/v1/dead-letters/make/{letter}/approve", "wrong")
+        assert answer[0] == 401
+        answer = await _post(made, f"/api/v1/dead-letters/make/{letter}/approve", "letmein-please")
+        assert answer[0] == 200
+        make.plan_retries("success")
+        await made.live(120, step=15, retry=True)
+        assert make.retry_calls[letter] == 1
+        [retry] = (await (await made.session.get(made.url + "/api/v1/retries")).json())["retries"]
+        assert (retry["approved_by"], retry["outcome"]) == ("admin", "succeeded")
+        shown = await (await made.session.get(made.url + f"/api/v1/retries/{retry['id']}")).json()
+        assert [record["kind"] for record in shown["audit"]][:2] == ["intent", "sent"]
+
+
+async def test_without_a_token_nobody_from_outside_says_anything(tmp_path: Path) -> None:
+    async with deployment(tmp_path, platforms=["make"], workflows=0, changes=retrying("approve")) as made:
+        for path in ("/api/v1/retries/pause", "/api/v1/retries/resume", "/api/v1/dead-letters/make/x/retry"):
+            status, body = await _post(made, path, "anything")
+            assert status == 404
+            assert "server.admin_token" in body["error"]
+
+
+async def _post(made: Deployment, path: str, token: str) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with made.session.post(made.url + path, headers=headers) as response:
+        return response.status, await response.json()
