@@ -160,7 +160,8 @@ class Retrier:
         # The retry first: who then sees the dead letter resolved has to find that it was us.
         await self._book.save([after], now=self._clock.now(), kind=after.outcome or after.state)
         await self._observe(look.observations, look.at)
-        if after.outcome is Outcome.FAILED and after.new_runs and letter.is_open:
+        made_new = self._traits.effect != "resume" and bool(after.new_runs)
+        if after.outcome is Outcome.FAILED and made_new and letter.is_open:
             # The work lives on in the dead letter of the new run, under the same root.
             await self._observe([resolve(letter, by=ResolvedBy.SUPERSEDED, at=look.at)], look.at)
         if after.outcome is not None:

@@ -80,7 +80,7 @@ async def test_a_process_killed_at_any_moment_neither_repeats_nor_loses_a_retry(
         letters: list[str] = []
         for _ in range(kills):
             for _ in range(2):
-                fate = source.choice(["done", "done", "cut", "error", "lost"])
+                fate: Any = source.choice(["done", "done", "cut", "error", "lost"])
                 outcome = source.choice(["success", "success", "failure"])
                 make.plan_retries(RetryPlan(outcome=outcome, fate=fate))
                 letters.append(make.add_dead_letter(source.choice(workflows)))
