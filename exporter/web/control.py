@@ -17,8 +17,6 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
 from exporter.store.script import StoreError
 
-#: What may be asked of one dead letter.
-ACTIONS = ("retry", "approve", "hold", "release", "quarantine")
 WORDS_CHARS_MAX = 200
 
 
@@ -36,8 +34,8 @@ class ControlRoutes:
         router.add_post("/api/v1/retries/resume", self._guarded(self._resume))
         router.add_post("/api/v1/retries/approve", self._guarded(self._approve))
         router.add_get("/api/v1/retries/{id}", self._show)
-        actions = "|".join(ACTIONS)
-        router.add_post(f"/api/v1/dead-letters/{{source}}/{{id}}/{{action:{actions}}}", self._guarded(self._act))
+        one = "/api/v1/dead-letters/{source}/{id}/{action:retry|approve|hold|release|quarantine}"
+        router.add_post(one, self._guarded(self._act))
 
     def is_local(self, request: web.Request) -> bool:
         """Whether a command of this very service asks."""
