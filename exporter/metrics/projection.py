@@ -155,6 +155,12 @@ class Projection:
         elif isinstance(family, Counter):
             family.exemplar(full, exemplar)
 
+    def retry_exemplar(self, source: str, labels: Labels, exemplar: Exemplar) -> None:
+        """Attach a trace to the series that counted a retry."""
+        full = (self._platforms[source].name, source, *labels)
+        if full in self._counter(catalogue.RETRIES):
+            self._counter(catalogue.RETRIES).exemplar(full, exemplar)
+
     def runs_counted(self) -> float:
         """Finished runs counted so far, over all sources."""
         return sum(value for key, value in self._totals.items() if key[0] == catalogue.RUNS.name)

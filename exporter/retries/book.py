@@ -153,7 +153,10 @@ class RetryBook:
     async def save(self, retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> None:
         """Write what became of these; nothing is done for none."""
         if retries:
-            tallies = await self._ledger.transact("save_retry", script.save(retries, now=now, kind=kind, who=who))
+            traced = {source for source, rules in self._ledger.rules.items() if rules.traced}
+            tallies = await self._ledger.transact(
+                "save_retry", script.save(retries, now=now, kind=kind, who=who, traced=traced)
+            )
             for retry in retries:
                 self._keep(retry)
                 for run_id in retry.new_runs:

@@ -145,6 +145,7 @@ class Retry:
     warnings_fail: bool = True
     sent_at: float | None = None
     sent_at_theirs: float | None = None  # the same on the platform's clock
+    answered_at: float | None = None  # when the call came to an end, whatever it said
     doubt_at: float | None = None  # since when nobody knows; the horizon of reconciliation starts here
     look_at: float | None = None  # when the platform is next asked
     closed_at: float | None = None

@@ -34,6 +34,7 @@ def sending(retry: Retry, *, now: float, theirs: float) -> Retry:
 
 def answered(retry: Retry, accepted: Accepted, *, now: float) -> Retry:
     """The platform took the call. That it did says nothing about success."""
+    retry = replace(retry, answered_at=now)
     if retry.dead_letter_id not in accepted.handles:
         return doubted(retry, now=now, detail="the platform took the call without naming this dead letter")
     handle = accepted.handles[retry.dead_letter_id]
@@ -45,6 +46,7 @@ def answered(retry: Retry, accepted: Accepted, *, now: float) -> Retry:
 
 def refused(retry: Retry, error: ApiError, *, now: float) -> Retry:
     """The call failed in a way that tells what it did: nothing; or in one that does not."""
+    retry = replace(retry, answered_at=now)
     if not error.sent:
         return closed(retry, Outcome.NOT_SENT, now=now, detail=str(error))
     if error.status in REFUSALS:

@@ -8,8 +8,10 @@ import orjson
 from exporter.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
 from exporter.metrics import catalogue
 from exporter.model import Change, Heard, ResolvedBy, Run
+from exporter.retries.model import Retry
 from exporter.store import codec
 from exporter.store.ingest import Key, add_tallies
+from exporter.store.retries import retry_of
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 from exporter.tallies import SUM, Tallies, tally
 
@@ -45,11 +47,21 @@ class Maintained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingTrace:
-    """A counted run whose trace is still to be exported."""
+    """A counted run, or a closed retry, whose trace is still to be exported."""
 
     source: str
-    run: Run
+    of: Run | Retry
     dead_letter_id: str | None = None
+    made_by: Retry | None = None  # the retry of ours that made the run
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Its place in the outbox."""
+        match self.of:
+            case Run(id=run_id, attempt=attempt):
+                return self.source, run_id, attempt
+            case Retry(id=retry_id):
+                return self.source, f"retry:{retry_id}", 0
 
 
 def ping() -> Script[None]:
@@ -142,22 +154,32 @@ def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Talli
 
 
 def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingTrace]]:
-    """Counted attempts whose trace is still to be exported, oldest first.
+    """Counted attempts, and closed retries, whose trace is still to be exported, oldest first.
 
     A run of which more is expected, its error or its steps, is withheld until it was counted before ``settled_before``.
     """
     rows = yield (
-        f"""SELECT data FROM traces WHERE settled = 1 OR counted_at < $1
+        f"""SELECT source, attempt, data FROM traces WHERE settled = 1 OR counted_at < $1
             ORDER BY counted_at, source, run_id LIMIT {int(limit)}""",
         (settled_before,),
     )
-    ready = [codec.run_entry(orjson.loads(data)) for (data,) in rows]
-    keys = {(source, entry.run.id) for source, entry in ready}
+    retries = [PendingTrace(source=source, of=retry_of(data)) for source, attempt, data in rows if attempt == 0]
+    runs = [codec.run_entry(orjson.loads(data)) for _, attempt, data in rows if attempt != 0]
+    keys = {(source, entry.run.id) for source, entry in runs}
     rows = yield from select_in("source, run_id, dead_letter_id", "dead_letters", "source, run_id", keys)
     letters = {(source, run_id): letter_id for source, run_id, letter_id in rows}
-    return [
-        PendingTrace(source=source, run=entry.run, dead_letter_id=letters.get((source, entry.run.id)))
-        for source, entry in ready
+    rows = yield from select_in("source, run_id, retry_id", "lineage", "source, run_id", keys)
+    made = {(source, run_id): retry_id for source, run_id, retry_id in rows}
+    rows = yield from select_in("data", "retries", "id", {(retry_id,) for retry_id in made.values()})
+    by_id = {retry.id: retry for retry in (retry_of(data) for (data,) in rows)}
+    return retries + [
+        PendingTrace(
+            source=source,
+            of=entry.run,
+            dead_letter_id=letters.get((source, entry.run.id)),
+            made_by=by_id.get(made.get((source, entry.run.id), "")),
+        )
+        for source, entry in runs
     ]
 
 

@@ -185,8 +185,13 @@ def _conflict(wanted: Claim, others: Sequence[Retry]) -> Refusal | None:
     return None
 
 
-def save(retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> Script[Tallies]:
-    """Write what became of open retries. A closed one stays as it is, whatever comes later."""
+def save(
+    retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine", traced: Collection[str] = ()
+) -> Script[Tallies]:
+    """Write what became of open retries. A closed one stays as it is, whatever comes later.
+
+    Those of ``traced`` sources go to the outbox of traces when they close.
+    """
     tallies: Tallies = {}
     for retry in retries:
         written = yield (
@@ -198,8 +203,10 @@ def save(retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine"
         if retry.outcome is not None:
             key = (catalogue.RETRIES.name, retry.source, "", (retry.policy, retry.outcome.value), SUM)
             tallies[key] = tallies.get(key, 0.0) + 1.0
-        rows = [(retry.source, run_id, retry.root) for run_id in retry.new_runs]
-        yield from insert("lineage", "source, run_id, root", rows, conflict="(source, run_id) DO NOTHING")
+        rows = [(retry.source, run_id, retry.root, retry.id) for run_id in retry.new_runs]
+        yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
+        if retry.outcome is not None and retry.source in traced:
+            yield from insert("traces", codec.TRACE_COLUMNS, [_trace_row(retry)], conflict="DO NOTHING")
     yield from add_tallies(tallies)
     yield from _audit(now, [_entry(kind, retry, who=who) for retry in retries])
     return tallies
@@ -379,6 +386,16 @@ def _row(retry: Retry) -> Row:
         retry.id, retry.source, retry.root, retry.dead_letter_id, int(retry.shadow), retry.state.value,
         _outcome(retry), retry.claimed_at, codec.to_json(retry),
     )  # fmt: skip
+
+
+def _trace_row(retry: Retry) -> Row:
+    """In the outbox a retry stands beside the runs: under its own id, as attempt 0, which no run has."""
+    return (retry.source, f"retry:{retry.id}", 0, retry.closed_at, 1, codec.to_json(retry))
+
+
+def retry_of(data: str) -> Retry:
+    """A retry from what its row holds."""
+    return _retry((data,))
 
 
 def _outcome(retry: Retry) -> str | None:

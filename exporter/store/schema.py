@@ -99,6 +99,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             source TEXT NOT NULL,
             run_id TEXT NOT NULL,
             root TEXT NOT NULL,
+            retry_id TEXT NOT NULL,
             PRIMARY KEY (source, run_id)
         )""",
         # The time before which the pace of a source allows no further call but for its burst.

@@ -26,9 +26,10 @@ from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Run, Workflow
 from exporter.redact import redact
+from exporter.retries.model import Retry
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
-from exporter.traces.spans import keep, spans_of
+from exporter.traces.spans import keep, spans_of, spans_of_retry
 
 if TYPE_CHECKING:
     from exporter.config import TracesConfig
@@ -81,11 +82,10 @@ class TracedSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A run whose trace the collector has: an exemplar may point to it. Ids in hex."""
+    """A run or a retry whose trace the collector has: an exemplar may point to it. Ids in hex."""
 
     source: str
-    workflow_id: str
-    run: Run
+    of: Run | Retry
     dead_letter: bool
     trace_id: str
     span_id: str
@@ -112,16 +112,11 @@ class _Trace:
     kept: bool = True
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        return self.pending.source, self.pending.run.id, self.pending.run.attempt
-
-    @property
     def exported(self) -> Exported:
-        run, context = self.pending.run, self.spans[0].context
+        context = self.spans[0].context
         return Exported(
             source=self.pending.source,
-            workflow_id=run.workflow_id,
-            run=run,
+            of=self.pending.of,
             dead_letter=self.pending.dead_letter_id is not None,
             trace_id=format_trace_id(context.trace_id),
             span_id=format_span_id(context.span_id),
@@ -279,27 +274,39 @@ class TraceExporter:
         )
 
     def _trace(self, pending: PendingTrace) -> _Trace:
-        """The spans of a run; one that cannot be mapped must not keep the others waiting."""
-        source, run = self._sources.get(pending.source), pending.run
+        """The spans of a run or a retry; one that cannot be mapped must not keep the others waiting."""
         try:
-            if source is None:
-                raise LookupError("its source is not configured any more")
-            spans = spans_of(
-                run,
-                platform=source.platform,
-                source=pending.source,
-                workflow=source.workflow(run.workflow_id),
-                url=source.run_url(run),
-                dead_letter_id=pending.dead_letter_id,
-                resource=self._resources[pending.source],
-            )
+            spans = self._spans(pending)
             if not spans:
                 raise LookupError("nothing tells when it was")
         except Exception as exc:
-            log.warning("run cannot be traced", source=pending.source, run_id=run.id, attempt=run.attempt, error=exc)
+            _, run_id, attempt = pending.key
+            log.warning("run cannot be traced", source=pending.source, run_id=run_id, attempt=attempt, error=exc)
             return _Trace(pending=pending, spans=[])
-        kept = keep(run, pending.dead_letter_id is not None, spans[0].context.trace_id, self._share)
+        if isinstance(pending.of, Retry):
+            return _Trace(pending=pending, spans=spans)
+        kept = keep(pending.of, pending.dead_letter_id is not None, spans[0].context.trace_id, self._share)
         return _Trace(pending=pending, spans=spans, kept=kept)
+
+    def _spans(self, pending: PendingTrace) -> list[ReadableSpan]:
+        source = self._sources.get(pending.source)
+        if source is None:
+            raise LookupError("its source is not configured any more")
+        known: dict[str, Any] = {
+            "platform": source.platform,
+            "source": pending.source,
+            "workflow": source.workflow(pending.of.workflow_id),
+            "resource": self._resources[pending.source],
+        }
+        if isinstance(pending.of, Retry):
+            return spans_of_retry(pending.of, **known)
+        return spans_of(
+            pending.of,
+            url=source.run_url(pending.of),
+            dead_letter_id=pending.dead_letter_id,
+            made_by=pending.made_by,
+            **known,
+        )
 
     async def _send_all(self, traces: list[_Trace]) -> tuple[int, list[_Trace]]:
         """Send a batch; how many traces of it are exported, and which of them the collector will never take."""
@@ -343,7 +350,7 @@ class TraceExporter:
                 exported += 1
             else:
                 refused.append(trace)
-                told = dict(zip(("source", "run_id", "attempt"), trace.key, strict=True))
+                told = dict(zip(("source", "run_id", "attempt"), trace.pending.key, strict=True))
                 log.warning("the collector refuses a trace", **told, reason=self._library.reason())
         return exported, refused
 
@@ -367,7 +374,7 @@ class TraceExporter:
 
     async def _mark(self, traces: list[_Trace], outcome: Outcome) -> None:
         if traces:
-            await self._outbox.mark_traced([trace.key for trace in traces])
+            await self._outbox.mark_traced([trace.pending.key for trace in traces])
             self._count(traces, outcome)
 
     def _count(self, traces: list[_Trace], outcome: Outcome) -> None:

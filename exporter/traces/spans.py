@@ -11,6 +11,7 @@ Names follow OpenTelemetry's semantic conventions for CI/CD where they fit; what
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -21,7 +22,10 @@ from exporter import __version__
 from exporter.fold import SAME_END
 from exporter.model import FAILED, Result, Run, Step, Workflow, is_version
 from exporter.redact import redact
+from exporter.retries.model import Outcome, Retry
 
+#: Runs of one retry that its trace links to.
+LINKS_MAX = 10
 #: Steps of one attempt that become spans or events; failed ones first, the rest is only counted.
 STEPS_PER_TRACE_MAX = 200
 NAME_CHARS_MAX = 200
@@ -90,6 +94,7 @@ def spans_of(
     workflow: Workflow | None,
     url: str | None,
     dead_letter_id: str | None,
+    made_by: Retry | None = None,
     resource: Resource,
 ) -> list[ReadableSpan]:
     """The spans of a finished attempt, the root first; none if nobody knows when it was.
@@ -110,6 +115,8 @@ def spans_of(
     attributes = _root_attributes(run, platform=platform, source=source, workflow=workflow)
     _add(attributes, "cicd.pipeline.run.url.full", url)
     _add(attributes, "automation.dead_letter.id", dead_letter_id)
+    if made_by is not None:
+        attributes |= {"automation.retry.policy": made_by.policy, "automation.retry.ordinal": made_by.ordinal}
     if dropped:
         attributes["automation.steps.dropped"] = dropped
     untimed = [s.id for s in run.steps or () if s.started_at is None and s.ended_at is None]
@@ -125,7 +132,7 @@ def spans_of(
         resource=resource,
         attributes=attributes,
         events=events,
-        links=_links(run, platform, source),
+        links=_links(run, platform, source) + _retry_links(made_by, platform, source),
         kind=SpanKind.SERVER,
         status=_status(run),
         start_time=bounds[0],
@@ -133,6 +140,84 @@ def spans_of(
         instrumentation_scope=_SCOPE,
     )
     return [root, *children]
+
+
+def retry_ids(platform: str, source: str, retry_id: str) -> tuple[int, int]:
+    """The trace id and the root span id of a retry, made like those of a run."""
+    digest = _digest("retry", platform, source, retry_id)
+    return int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:24], "big") or 1
+
+
+def spans_of_retry(
+    retry: Retry, *, platform: str, source: str, workflow: Workflow | None, resource: Resource
+) -> list[ReadableSpan]:
+    """The spans of a closed retry, the root first: the call, and the time until the verdict was known.
+
+    The run that failed and those the retry made are links away: they are traces of their own, and may be days apart.
+    """
+    closed_at = retry.claimed_at if retry.closed_at is None else retry.closed_at
+    context = _context(*retry_ids(platform, source, retry.id))
+    attributes: _Attributes = {
+        "automation.platform": platform,
+        "automation.source": source,
+        "automation.workflow.id": _text(retry.workflow_id),
+        "automation.dead_letter.id": _text(retry.dead_letter_id),
+        "automation.retry.id": retry.id,
+        "automation.retry.policy": retry.policy,
+        "automation.retry.ordinal": retry.ordinal,
+        "automation.retry.outcome": "" if retry.outcome is None else retry.outcome.value,
+        "automation.retry.detail": _text(redact(retry.detail, limit=MESSAGE_CHARS_MAX)),
+        "automation.error.class": retry.error_class,
+    }
+    _add(attributes, "automation.retry.approved_by", retry.approved_by)
+    links = (
+        [] if retry.run_id is None else [_link("failed_run", trace_ids(platform, source, retry.run_id, retry.attempt))]
+    )
+    links += [_link("retried_run", trace_ids(platform, source, run_id, 1)) for run_id in retry.new_runs[:LINKS_MAX]]
+    failed = retry.outcome in (Outcome.FAILED, Outcome.REJECTED, Outcome.EXPIRED)
+    status = Status(StatusCode.ERROR if failed else StatusCode.UNSET)
+    name = retry.workflow_id if workflow is None or not workflow.name else workflow.name
+
+    def span(name: str, start: float, end: float, **more: Any) -> ReadableSpan:
+        return ReadableSpan(
+            name,
+            resource=resource,
+            start_time=_ns(start),
+            end_time=max(_ns(start), _ns(end)),
+            instrumentation_scope=_SCOPE,
+            **more,
+        )
+
+    def child(kind: str, start: float, end: float) -> ReadableSpan:
+        own = _context(context.trace_id, _child_id(kind, context.trace_id, ""))
+        return span(kind, start, end, context=own, parent=context, kind=SpanKind.CLIENT)
+
+    root = span(
+        f"RETRY {_text(name, NAME_CHARS_MAX)}",
+        retry.claimed_at,
+        closed_at,
+        context=context,
+        attributes=attributes,
+        links=links,
+        status=status,
+    )
+    spans = [root]
+    if retry.sent_at is not None:
+        answered_at = retry.sent_at if retry.answered_at is None else retry.answered_at
+        spans += [child("call", retry.sent_at, answered_at), child("verdict", answered_at, closed_at)]
+    return spans
+
+
+def _retry_links(made_by: Retry | None, platform: str, source: str) -> list[Link]:
+    """From a run that a retry made to the retry, and to the run that had failed."""
+    if made_by is None:
+        return []
+    links = [_link("retry", retry_ids(platform, source, made_by.id))]
+    return links if made_by.run_id is None else [*links, _failed_run(made_by, platform, source)]
+
+
+def _failed_run(retry: Retry, platform: str, source: str) -> Link:
+    return _link("failed_run", trace_ids(platform, source, retry.run_id or "", retry.attempt))
 
 
 def _attempt_before(run: Run) -> tuple[int, float] | None:

@@ -12,6 +12,7 @@ import pytest
 from exporter.retries.model import Outcome, RetryState
 from exporter.simulator.retries import RetryPlan
 from tests.e2e.deployment import Deployment, deployment
+from tests.otlp import otlp_receiver
 
 POLICY: Mapping[str, Any] = {
     "name": "transient",
@@ -88,6 +89,7 @@ async def test_a_call_that_waited_too_long_is_never_made(tmp_path: Path) -> None
         assert retry.outcome is Outcome.NOT_SENT, retry.detail
         assert make.retry_calls[letter] == 0
         retrier._adapter.send = send
+        make.plan_retries("success")
         await made.live(300, step=15, retry=True)
         assert make.retry_calls[letter] == 1
 
@@ -145,3 +147,45 @@ async def _post(made: Deployment, path: str, token: str) -> tuple[int, Any]:
     headers = {"Authorization": f"Bearer {token}"}
     async with made.session.post(made.url + path, headers=headers) as response:
         return response.status, await response.json()
+
+
+async def test_a_retry_is_a_trace_linked_to_the_run_that_failed_and_the_counter_points_to_it(tmp_path: Path) -> None:
+    async with otlp_receiver() as receiver:
+        changes = {**retrying(), "traces": {"enabled": True, "endpoint": receiver.url}}
+        async with deployment(
+            tmp_path, platforms=["make"], workflows=0, options={"make": {"api_limit": 60_000}}, changes=changes
+        ) as made:
+            make: Any = made.fleet.simulators["make"]
+            workflow = make.add_workflow(name="Order sync")
+            await made.sweep()
+            run = make.add_run(
+                workflow,
+                started_at=made.clock.now() + 1,
+                ended_at=made.clock.now() + 5,
+                result="failure",
+                error="ConnectionError",
+            )
+            make.add_dead_letter(workflow, run_id=run)
+            make.plan_retries("success")
+            await made.live(400, step=15, retry=True)
+            assert made.service.traces is not None
+            for _ in range(3):
+                await made.service.traces.export_once(made.clock.now())
+            [retry] = made.service.book.everything()
+            [root] = [span for span in receiver.spans if span.name == "RETRY Order sync"]
+            assert (root.attributes["automation.retry.outcome"], root.attributes["automation.retry.policy"]) == (
+                "succeeded",
+                "transient",
+            )
+            below = {span.name for span in receiver.spans if span.parent_id == root.span_id}
+            assert below == {"call", "verdict"}
+            [failed] = [
+                s for s in receiver.spans if s.attributes.get("cicd.pipeline.run.id") == run and not s.parent_id
+            ]
+            links = {link[2]["automation.link"]: link[0] for link in root.links}
+            assert links["failed_run"] == failed.trace_id
+            text = await made.scrape(Accept="application/openmetrics-text;version=1.0.0")
+            [line] = [x for x in text.splitlines() if x.startswith("automation_retries_total") and "succeeded" in x]
+            assert root.trace_id in line
+            assert len([span for span in receiver.spans if span.name.startswith("RETRY")]) == 1
+            assert retry.closed_at is not None

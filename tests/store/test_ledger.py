@@ -258,11 +258,11 @@ async def test_a_trace_is_pending_until_its_own_attempt_was_exported(ledger: Led
     await ledger.ingest(batch(ok, failed, source="derived"))
     await ledger.ingest(batch(run("untraced", Result.SUCCESS, NOW - 9), source="held"))
     pending = await ledger.pending_traces(limit=10, settled_before=NOW - 60)
-    assert [p.run.id for p in pending] == ["ok"]
+    assert [p.of.id for p in pending] == ["ok"]
     pending = await ledger.pending_traces(limit=10, settled_before=NOW + 1)
-    assert {p.run.id for p in pending} == {"ok", "failed"}
+    assert {p.of.id for p in pending} == {"ok", "failed"}
     await ledger.mark_traced([("derived", "ok", 1), ("derived", "failed", 2)])
-    assert [p.run.id for p in await ledger.pending_traces(limit=10, settled_before=NOW + 1)] == ["failed"]
+    assert [p.of.id for p in await ledger.pending_traces(limit=10, settled_before=NOW + 1)] == ["failed"]
     assert await ledger.count_pending_traces() == 1
 
 
@@ -274,7 +274,8 @@ async def test_steps_not_told_told_to_be_none_and_told_stay_three_things(
     await ledger.ingest(batch(told, source="derived"))
     assert (await ledger.ingest(batch(told, source="derived"))).news == 0
     (pending,) = await ledger.pending_traces(limit=10, settled_before=0.0)
-    assert pending.run.steps == steps
+    assert isinstance(pending.of, Run)
+    assert pending.of.steps == steps
     assert (await ledger.ingest(batch(replace(told, steps=None), source="derived"))).news == 0
     assert (await ledger.ingest(batch(replace(told, steps=()), source="derived"))).news == (steps is None)
 
@@ -292,7 +293,10 @@ async def test_an_attempt_waiting_for_its_trace_is_not_lost_to_the_next_and_foll
     await ledger.ingest(batch(explained, source="derived"))
     await ledger.ingest(batch(again, source="derived"))
     pending = await ledger.pending_traces(limit=10, settled_before=0.0)
-    assert [(p.run.attempt, p.run.error) for p in pending] == [(ms, explained.error), (ms + 9000, None)]
+    assert [(p.of.attempt, p.of.error) for p in pending if isinstance(p.of, Run)] == [
+        (ms, explained.error),
+        (ms + 9000, None),
+    ]
     await ledger.mark_traced([("derived", "p", ms), ("derived", "p", ms + 9000)])
     assert await ledger.count_pending_traces() == 0
     await ledger.ingest(batch(first, again, source="derived"))

@@ -100,7 +100,7 @@ class World:
 
     async def pending(self) -> list[str]:
         taken = await self.ledger.pending_traces(limit=10_000, settled_before=float("inf"))
-        return [trace.run.id for trace in taken]
+        return [trace.of.id for trace in taken]
 
     def spans_total(self, outcome: str) -> float | None:
         return self.own.registry.get_sample_value("automation_exporter_spans_total", {"outcome": outcome})
@@ -155,7 +155,7 @@ async def test_a_finished_run_is_sent_once_and_then_known_as_exported(world: Wor
     assert child.resource == root.resource
     assert root.resource.items() >= {"service.name": "docs", "automation.platform": "example"}.items()
 
-    assert [(e.source, e.workflow_id, e.run.id, e.dead_letter, e.trace_id, e.span_id) for e in world.told] == [
+    assert [(e.source, e.of.workflow_id, e.of.id, e.dead_letter, e.trace_id, e.span_id) for e in world.told] == [
         ("docs", "wf-1", "r1", True, root.trace_id, root.span_id)
     ]
     assert world.spans_total("exported") == 2
@@ -199,7 +199,7 @@ async def test_successes_are_sampled_and_failures_are_not(world: World) -> None:
     await world.observe(a_run("r1"), a_run("r2", Result.FAILURE), a_run("r3"), a_run("r4", Result.WARNING), dead_letter)
     assert await world.once(exporter) == ExportReport(exported=3, dropped_by_sampling=1)
     assert world.receiver.run_ids == ["r2", "r3", "r4"]
-    assert [(e.run.id, e.dead_letter) for e in world.told] == [("r2", False), ("r3", True), ("r4", False)]
+    assert [(e.of.id, e.dead_letter) for e in world.told] == [("r2", False), ("r3", True), ("r4", False)]
     assert await world.pending() == []
     assert (world.spans_total("exported"), world.spans_total("sampled_out")) == (3, 1)
 
@@ -365,7 +365,7 @@ async def test_an_hours_outage_loses_nothing_and_sends_nothing_twice(world: Worl
         await world.make().run()
     assert len(expected) > 50
     assert world.receiver.run_ids == expected
-    assert [exported.run.id for exported in world.told] == expected
+    assert [exported.of.id for exported in world.told] == expected
     assert clock.slept[:7] == [5, 5, 10, 20, 40, 60, 60]  # the first round had nothing to send
     assert max(clock.slept) == INTERVAL_FAILING_MAX
     assert world.receiver.requests < 2.5 * len(clock.slept)
@@ -488,7 +488,7 @@ async def test_a_trace_the_collector_refuses_for_what_it_holds_is_given_up_and_t
     assert len(world.receiver.run_ids) == 8  # one was sent again, to see whether the collector still took it
     assert await world.pending() == []
     assert (world.spans_total("exported"), world.spans_total("invalid")) == (7, 1)
-    assert "r3" not in [exported.run.id for exported in world.told]
+    assert "r3" not in [exported.of.id for exported in world.told]
     assert [r.__dict__["fields"]["run_id"] for r in caplog.records if "refuses" in r.message] == ["r3"]
     assert world.exporter.failed_rounds == 0
     await world.observe(a_run("r9"))
@@ -641,7 +641,7 @@ class OneTrace:
         self._run = run
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[PendingTrace]:
-        return [PendingTrace(source="docs", run=self._run)]
+        return [PendingTrace(source="docs", of=self._run)]
 
     async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
         pass
