@@ -27,12 +27,14 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
 from exporter.settings import SourceConfig
+from exporter.status import Links
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
 from exporter.traces.export import TracedSource, TraceExporter, is_enabled, make_exporter
 from exporter.traces.own import OwnTracer
+from exporter.traces.spans import trace_ids
 from exporter.web import local
 from exporter.web.control import ControlRoutes
 from exporter.web.server import Site, listen
@@ -161,6 +163,7 @@ async def service(
             own=own,
             pollers=running.pollers,
             receivers=receivers,
+            links=_links(config, platforms),
             control=ControlRoutes(control, book, config.server.admin_token, local_token),
             store_error=lambda: ledger.error,
             reload=reload,
@@ -271,6 +274,20 @@ async def _open_source(
 def _selects(section: SourceConfig, world: SourceWorld, workflow_id: str) -> bool:
     known = world.workflows.get(workflow_id)
     return selected(section, workflow_id, None if known is None else known.name)
+
+
+def _links(config: Config, platforms: dict[str, Platform]) -> Links:
+    """Where the status page leads: to the platforms' own pages, and to traces if it is told where they are."""
+
+    def trace_url(source: str, run_id: str, attempt: int) -> str | None:
+        if config.traces.url_template is None or not is_enabled(config.traces):
+            return None
+        trace_id, _ = trace_ids(platforms[source].name, source, run_id, attempt)
+        return config.traces.url_template.replace("{trace_id}", f"{trace_id:032x}")
+
+    return Links(
+        run_url=lambda source, run: platforms[source].run_url(config.sources[source], run), trace_url=trace_url
+    )
 
 
 def _traces(running: Service, config: Config, platforms: dict[str, Platform], clock: Clock) -> TraceExporter:

@@ -101,6 +101,11 @@ class TracesConfig(Section):
     endpoint: str | None = Field(default=None, description="base URL of an OTLP receiver; default: the OTEL_ variables")
     headers: dict[Name, Secret] = Field(default={})
     protocol: Literal["http/protobuf", "grpc"] | None = None
+    url_template: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s]*\{trace_id\}[^\s]*$",
+        description="page of a trace, with {trace_id}, for links on the status page",
+    )
     sample: float = Field(default=1.0, ge=0.0, le=1.0, description="share of successful runs traced; others always are")
     own: bool = Field(default=False, description="also trace the exporter's sweeps, API calls and webhooks")
 
@@ -302,6 +307,8 @@ def _problems(exc: ValidationError, prefix: str) -> list[str]:
             message = "must be a section of keys and values"
         elif error["type"] == "string_pattern_mismatch" and "https?" in message:
             message = "must be a URL such as https://example.com"
+            if "trace_id" in error["msg"]:
+                message = "must be a URL with {trace_id} in it"
         out.append(f"{place}: {message}" if place else message)
     return out
 

@@ -1,14 +1,15 @@
 """What the service says about itself: readiness with its reasons, and the status as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.model import ErrorClass
+from exporter.fold import WorkflowEntry
+from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
 from exporter.polling.poller import Poller, StreamStatus
 from exporter.retries.book import RetryBook
 from exporter.retries.control import decision_facts, retry_facts
-from exporter.world import World
+from exporter.world import SourceWorld, World
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
 FRESH_INTERVALS = 5.0
@@ -18,6 +19,10 @@ FRESH_SECONDS_MIN = 120.0
 DEAD_LETTERS_MAX = 500
 #: Retries listed on one answer.
 RETRIES_MAX = 500
+#: Workflows in trouble listed on one page.
+WORKFLOWS_MAX = 50
+#: A workflow whose next run is this late (seconds) is in trouble, and one whose queue is filled up to this share.
+OVERDUE_AFTER, QUEUE_SHARE = 300.0, 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +93,67 @@ def _source(world: World, poller: Poller, now: float) -> dict[str, Any]:
     }
 
 
-def dead_letters(world: World, book: RetryBook, *, now: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """Where a person would look next: pages of the platform, traces."""
+
+    run_url: Callable[[str, Run], str | None] = lambda source, run: None
+    trace_url: Callable[[str, str, int], str | None] = lambda source, run_id, attempt: None
+
+    def run(self, source: str, letter: DeadLetter) -> str | None:
+        """The page of the run that failed."""
+        if letter.run_id is None:
+            return None
+        return self.run_url(source, Run(workflow_id=letter.workflow_id, id=letter.run_id, attempt=letter.attempt))
+
+    def trace(self, source: str, letter: DeadLetter) -> str | None:
+        return None if letter.run_id is None else self.trace_url(source, letter.run_id, letter.attempt)
+
+    def active_run(self, world: SourceWorld, workflow_id: str) -> str | None:
+        """The page of the oldest unfinished run."""
+        runs = sorted(world.runs_of(workflow_id), key=lambda run: run.started_at or 0.0)
+        return self.run_url(world.source, runs[0]) if runs else None
+
+
+def in_trouble(world: World, links: Links, *, now: float) -> list[dict[str, Any]]:
+    """Workflows that somebody should look at, the worst first: what is wrong with each, in words."""
+    found = [
+        (len(problems), world_of.source, entry, problems)
+        for world_of in world.sources.values()
+        for entry in world_of.entries.values()
+        if entry.gone_at is None and (problems := _problems(entry, world_of, now))
+    ]
+    found.sort(key=lambda one: (-one[2].failures, -one[0], one[1], one[2].workflow.id))
+    return [
+        {
+            "source": source,
+            "workflow_id": entry.workflow.id,
+            "workflow": entry.workflow.name,
+            "problems": problems,
+            "since": entry.last(SUCCEEDED),
+            "url": links.active_run(world.sources[source], entry.workflow.id),
+        }
+        for _, source, entry, problems in found[:WORKFLOWS_MAX]
+    ]
+
+
+def _problems(entry: WorkflowEntry, world: SourceWorld, now: float) -> list[str]:
+    workflow, problems = entry.workflow, list[str]()
+    if entry.failures:
+        problems.append("its last run failed" if entry.failures == 1 else f"{entry.failures} failures in a row")
+    if workflow.blocked is not None:
+        problems.append(f"blocked: {workflow.blocked.value}")
+    if workflow.enabled and workflow.next_run_at is not None and now - workflow.next_run_at > OVERDUE_AFTER:
+        problems.append(f"overdue for {now - workflow.next_run_at:.0f} s")
+    queue = world.queues.get(workflow.id)
+    if queue is not None and queue.limit and queue.items >= QUEUE_SHARE * queue.limit:
+        problems.append(f"its queue is nearly full: {queue.items:.0f} of {queue.limit:.0f}")
+    return problems
+
+
+def dead_letters(world: World, book: RetryBook, *, now: float, links: Links | None = None) -> dict[str, Any]:
     """Open dead letters, oldest first, with what is decided of them, as ``GET /api/v1/dead-letters`` answers them."""
+    links = links or Links()
     found = [
         {
             "source": known.source,
@@ -102,6 +166,8 @@ def dead_letters(world: World, book: RetryBook, *, now: float) -> dict[str, Any]
             "error_class": (letter.error.error_class if letter.error else ErrorClass.UNKNOWN).value,
             "error_type": letter.error.type if letter.error else None,
             "error_message": letter.error.message if letter.error else None,
+            "url": links.run(known.source, letter),
+            "trace_url": links.trace(known.source, letter),
             "decision": decision_facts(book.decisions.get((known.source, letter.id))),
         }
         for known in world.sources.values()

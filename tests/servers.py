@@ -28,7 +28,7 @@ STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 20
 
 # Component -> the Debian package that brings the command of that name.
-COMPONENTS = {"prometheus": "prometheus", "promtool": "prometheus"}
+COMPONENTS = {"prometheus": "prometheus", "promtool": "prometheus", "chromium": "chromium"}
 
 
 def missing_component(name: str) -> str | None:

@@ -236,7 +236,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
     if refusal is None and owner is not None:
         verb_of = Verb(owner.action) if wish is None or wish.action is OverrideAction.APPROVE else Verb.RETRY
         reason = Reason.DUE if verb_of is Verb.RETRY else Reason.POLICY
-        detail = "nothing refuses" if verb_of is Verb.RETRY else f"policy {name} says so"
+        detail = "nothing refuses" if verb_of is Verb.RETRY else "the policy says so"
         decision = Decision(verb=verb_of, reason=reason, policy=name, mode=mode, detail=detail)
     else:
         assert refusal is not None  # noqa: S101 (an undecided owner is a refusal)

@@ -20,7 +20,8 @@ from exporter.metrics.own import EOF, OwnMetrics
 from exporter.metrics.projection import Projection
 from exporter.polling.poller import Poller
 from exporter.web.control import ControlRoutes
-from exporter.web.page import page
+from exporter.web.forms import Forms, html
+from exporter.web.page import Visitor, page
 from exporter.webhooks.receiver import Receiver
 from exporter.world import World
 
@@ -49,6 +50,7 @@ class Site:
         pollers: Mapping[str, Poller],
         receivers: Mapping[str, Receiver],
         control: ControlRoutes,
+        links: status.Links,
         store_error: Callable[[], str | None],
         reload: Callable[[], Awaitable[str | None]],
     ) -> None:
@@ -61,6 +63,13 @@ class Site:
         self._pollers = pollers
         self._receivers = receivers
         self._control = control
+        self._links = links
+        token = config.server.admin_token
+        self._forms = (
+            None
+            if token is None
+            else Forms(control.control, token.get_secret_value(), clock, secure=config.server.tls is not None)
+        )
         self._store_error = store_error
         self._reload = reload
 
@@ -75,6 +84,8 @@ class Site:
         app.router.add_get("/api/v1/dead-letters", self._dead_letters)
         app.router.add_get("/api/v1/retries", self._retries)
         self._control.add_to(app.router)
+        if self._forms is not None:
+            self._forms.add_to(app.router)
         if self._config.server.reload:
             app.router.add_post("/-/reload", self._reload_config)
         if webhooks:
@@ -90,7 +101,7 @@ class Site:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         auth = self._config.server.basic_auth
-        is_open = request.path.startswith(_OPEN) or self._control.is_local(request)
+        is_open = request.path.startswith(_OPEN) or self._control.may_control(request)
         if auth is not None and not is_open and not await _knows(request, auth.users):
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="automation-exporter"'})
         try:
@@ -131,17 +142,19 @@ class Site:
         return _json(status.status(self._world, self._pollers, now=self._clock.now(), version=__version__))
 
     async def _dead_letters(self, request: web.Request) -> web.Response:
-        return _json(status.dead_letters(self._world, self._control.book, now=self._clock.now()))
+        found = status.dead_letters(self._world, self._control.book, now=self._clock.now(), links=self._links)
+        return _json(found)
 
     async def _retries(self, request: web.Request) -> web.Response:
         return _json(status.retries(self._world, self._control.book, now=self._clock.now()))
 
     async def _page(self, request: web.Request) -> web.Response:
-        now = self._clock.now()
+        now, book = self._clock.now(), self._control.book
         facts = status.status(self._world, self._pollers, now=now, version=__version__)
-        text = page(facts, status.dead_letters(self._world, self._control.book, now=now))
-        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        return web.Response(text=text, content_type="text/html", headers=headers)
+        letters = status.dead_letters(self._world, book, now=now, links=self._links)
+        trouble = status.in_trouble(self._world, self._links, now=now)
+        visitor = Visitor() if self._forms is None else self._forms.visitor(request)
+        return html(page(facts, trouble, letters, status.retries(self._world, book, now=now), visitor))
 
     async def _webhook(self, request: web.Request) -> web.Response:
         receiver = self._receivers.get(request.match_info["source"])

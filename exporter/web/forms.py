@@ -1,0 +1,202 @@
+"""Acting on the status page: signing in with the admin token, and the forms behind its buttons.
+
+A session is a random cookie that no script and no other site can read or send; each form carries a secret of the
+session, and what another site sends is refused by where it comes from. Nothing here exists without an admin token.
+"""
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from exporter.clock import Clock
+from exporter.retries.control import Control, ControlError
+from exporter.store.script import StoreError
+from exporter.web.page import Visitor, confirm_page, sign_in_page
+
+COOKIE = "automation_exporter_session"
+SESSION_SECONDS = 43200.0
+SESSIONS_MAX = 100
+#: Wrong tokens in a row after which signing in has to wait, and how long (seconds).
+WRONG_MAX, WRONG_WAIT = 5, 60.0
+WHO = "status page"
+_CONTENT = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Session:
+    csrf: str
+    until: float
+    notice: str | None = None
+
+
+class Forms:
+    """The sessions and the pages that act. Made only where there is an admin token."""
+
+    def __init__(self, control: Control, token: str, clock: Clock, *, secure: bool) -> None:
+        self._control = control
+        self._token = token
+        self._clock = clock
+        self._secure = secure
+        self._sessions: dict[str, _Session] = {}
+        self._csrf = secrets.token_urlsafe(16)  # of the sign-in form, before there is a session
+        self._wrong = 0
+        self._locked_until = 0.0
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/sign-in", self._sign_in_form)
+        router.add_post("/sign-in", self._sign_in)
+        router.add_post("/sign-out", self._acting(self._sign_out))
+        router.add_get("/approve", self._confirm)
+        router.add_post("/act/{action}", self._acting(self._act))
+
+    def visitor(self, request: web.Request) -> Visitor:
+        """Who looks at the page; a notice is shown once."""
+        session = self._session(request)
+        if session is None:
+            return Visitor(control=True)
+        notice, session.notice = session.notice, None
+        return Visitor(control=True, csrf=session.csrf, notice=notice)
+
+    def _session(self, request: web.Request) -> _Session | None:
+        session = self._sessions.get(request.cookies.get(COOKIE, ""))
+        return session if session is not None and self._clock.now() < session.until else None
+
+    # Signing in
+
+    async def _sign_in_form(self, request: web.Request) -> web.Response:
+        return html(sign_in_page(csrf=self._csrf))
+
+    async def _sign_in(self, request: web.Request) -> web.Response:
+        now, form = self._clock.now(), await request.post()
+        if not _same_site(request) or not _equal(form.get("csrf"), self._csrf):
+            return html(sign_in_page(csrf=self._csrf, problem="This form has expired: try again."), status=403)
+        if now < self._locked_until:
+            return html(sign_in_page(csrf=self._csrf, problem="Too many wrong tokens: wait a minute."), status=429)
+        if not _equal(form.get("token"), self._token):
+            self._wrong += 1
+            if self._wrong >= WRONG_MAX:
+                self._wrong, self._locked_until = 0, now + WRONG_WAIT
+            return html(sign_in_page(csrf=self._csrf, problem="That is not the admin token."), status=401)
+        self._wrong = 0
+        self._sessions = {key: one for key, one in self._sessions.items() if now < one.until}
+        if len(self._sessions) >= SESSIONS_MAX:
+            del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].until)]
+        key = secrets.token_urlsafe(32)
+        self._sessions[key] = _Session(csrf=secrets.token_urlsafe(16), until=now + SESSION_SECONDS)
+        response = _back()
+        response.set_cookie(
+            COOKIE, key, max_age=int(SESSION_SECONDS), httponly=True, samesite="Strict", secure=self._secure, path="/"
+        )
+        return response
+
+    async def _sign_out(self, request: web.Request, session: _Session) -> web.Response:
+        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+        response = _back()
+        response.del_cookie(COOKIE, path="/")
+        return response
+
+    # Acting
+
+    def _acting(
+        self, handler: Callable[[web.Request, _Session], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """Only for who has signed in, and from a form of ours."""
+
+        async def acting(request: web.Request) -> web.Response:
+            session = self._session(request)
+            if session is None:
+                return _back("/sign-in")
+            form = await request.post()
+            if not _same_site(request) or not _equal(form.get("csrf"), session.csrf):
+                return web.Response(status=403, text="This form does not come from this page, or has expired.\n")
+            return await handler(request, session)
+
+        return acting
+
+    async def _confirm(self, request: web.Request) -> web.Response:
+        """List what would be approved; nothing is approved by looking."""
+        session = self._session(request)
+        if session is None:
+            return _back("/sign-in")
+        policy = request.query.get("policy", "")
+        try:
+            keys = [f"{source}/{letter}" for source, letter in self._control.awaiting(policy)]
+        except ControlError as exc:
+            session.notice = str(exc)
+            return _back()
+        return html(confirm_page(keys, csrf=session.csrf, policy=policy))
+
+    async def _act(self, request: web.Request, session: _Session) -> web.Response:
+        form = await request.post()
+        ids = [value for value in form.getall("id", []) if isinstance(value, str) and "/" in value]
+        keys = [(source, letter) for source, _, letter in (value.partition("/") for value in ids)]
+        try:
+            session.notice = await self._do(request.match_info["action"], keys)
+        except (ControlError, StoreError) as exc:
+            session.notice = str(exc)
+        return _back()
+
+    async def _do(self, action: str, keys: list[tuple[str, str]]) -> str:
+        if action == "pause":
+            await self._control.pause(None, seconds=None, who=WHO)
+            return "Retries are paused for 24 hours."
+        if action == "resume":
+            await self._control.resume(None, who=WHO)
+            return "Retries go on."
+        if not keys:
+            raise ControlError("nothing was chosen", status=400)
+        key = keys[0]
+        match action:
+            case "approve" | "approve-all":
+                await self._control.approve(keys, who=WHO)
+                return f"Approved: {len(keys)}."
+            case "retry":
+                await self._control.retry_now(key, who=WHO)
+                return f"{key[1]} will be retried now."
+            case "hold":
+                await self._control.hold(key, seconds=None, who=WHO)
+                return f"{key[1]} is held."
+            case "release":
+                await self._control.release(key, who=WHO)
+                return f"{key[1]} is released."
+            case "release-not-sent":
+                await self._control.release(key, sent=False, who=WHO)
+                return f"{key[1]} is released; its retry does not count."
+        raise ControlError(f"there is no action {action}", status=404)
+
+
+def html(text: str, *, status: int = 200) -> web.Response:
+    """A page that may hold nothing but itself, and stand in no other's frame."""
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; "
+    )
+    headers = {
+        "Content-Security-Policy": policy + "base-uri 'none'",
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+    return web.Response(text=text, status=status, content_type="text/html", headers=headers)
+
+
+def _back(to: str = "/") -> web.Response:
+    return web.Response(status=303, headers={"Location": to, "Cache-Control": "no-store"})
+
+
+def _same_site(request: web.Request) -> bool:
+    """Whether a form was sent from a page of ours, as far as the browser says so."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None and site != "same-origin":
+        return False
+    return origin is None or urlsplit(origin).netloc == request.host
+
+
+def _equal(given: object, wanted: str) -> bool:
+    return isinstance(given, str) and hmac.compare_digest(given.encode(), wanted.encode())
