@@ -28,11 +28,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exporter.model import DeadLetter, Error, Result, Run, State, Workflow
+from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
 from exporter.redact import redact
+from exporter.retries.adapter import Effort, Standing
 
+#: What is called canceled may be called an error or a success for so long (seconds), once it is really down.
+CANCEL_GRACE_SECONDS = 600.0
 MILLISECONDS_MAX = 1e14  # the year 5138: what is above is no time
 DELAY_MINUTES_MAX = 60 * 24 * 30
 RETRIES_MAX = 10_000
@@ -220,6 +223,65 @@ def vanished(run: Run) -> Run:
     can say.
     """
     return replace(run, state=State.FINISHED, result=Result.UNKNOWN)
+
+
+# What a retry looks at.
+
+
+def efforts(found: Sequence[Execution], mark: int, *, handle: str | None, at: float) -> list[Effort]:
+    """The executions that began after the one with the audit id ``mark``, oldest first.
+
+    The one our call named is ours; what the scheduler started is not; of others nobody can tell.
+    """
+    made: list[Effort] = []
+    for item in sorted({item.run.id: item for item in found if item.number > mark}.values(), key=lambda i: i.number):
+        run = item.run
+        ours = True if run.id == handle else False if item.scheduled else None
+        over = run.state is State.FINISHED and not is_going_down(item, at)
+        made.append(
+            Effort(
+                id=run.id,
+                began_at=run.started_at,
+                ended_at=run.ended_at if over else None,
+                result=run.result if over else None,
+                ours=ours,
+                run_id=run.id,
+            )
+        )
+    return made
+
+
+def is_going_down(item: Execution, at: float) -> bool:
+    """Whether it was stopped so lately that what it is called is not the last word."""
+    return item.canceled and (item.run.ended_at is None or at - item.run.ended_at < CANCEL_GRACE_SECONDS)
+
+
+def standing(newest: Execution, letter: DeadLetter, *, at: float) -> Standing:
+    """How a dead letter stands, by the newest execution of its flow."""
+    run = newest.run
+    if run.state is not State.FINISHED or is_going_down(newest, at):
+        return Standing.BUSY
+    later = run.id != letter.run_id and (run.finished_at or 0.0) > letter.opened_at
+    return Standing.RESOLVED if later and run.result in SUCCEEDED else Standing.DEAD
+
+
+def refusal(newest: Execution, letter: DeadLetter) -> str | None:
+    """Why the flow must not be started: somebody stopped its last run, and may have had a reason."""
+    stopped = newest.run.result is Result.CANCELLED and newest.run.id != letter.run_id
+    return "somebody stopped a later run of the flow" if stopped else None
+
+
+def started(data: Any) -> tuple[str | None, str | None]:
+    """The answer to a start, ``{"auditId", "status": 0 started, 1 running, 3 not executed, …}``: the new execution, or
+    why there is none.
+    """
+    fields = data if isinstance(data, dict) else {}
+    match fields.get("status"):
+        case 1:
+            return None, "the flow is running already"
+        case 3:
+            return None, "the flow was not executed: it is running already"
+    return identity(fields.get("auditId")), None
 
 
 def error_detail(body: Any) -> str | None:

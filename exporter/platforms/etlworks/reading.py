@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from exporter.model import Observation, Result, Run, State, Workflow
 from exporter.platforms.etlworks import mapping
-from exporter.platforms.etlworks.mapping import Execution
+from exporter.platforms.etlworks.mapping import CANCEL_GRACE_SECONDS, Execution
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at
 
 #: Flows read in a sweep though nothing says they have run.
@@ -24,8 +24,6 @@ IDLE_FLOWS_PER_SWEEP_MAX = 5
 LATE_SECONDS = 120.0
 #: A start this much (seconds) before its moment still is that start: those before it may have waited in a queue.
 EARLY_SECONDS = 60.0
-#: A stopped run is re-read for this long (seconds) after it was first called canceled.
-CANCEL_GRACE_SECONDS = 600.0
 #: An open run that cannot be found for this long (seconds) is gone.
 LOST_SECONDS = 600.0
 #: Runs of one flow read by their id in one sweep.

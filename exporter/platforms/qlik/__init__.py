@@ -7,6 +7,7 @@ from exporter.platform import Platform, Stream
 from exporter.platforms.qlik.auth import auth
 from exporter.platforms.qlik.client import REQUESTS_PER_MINUTE, QlikClient
 from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.retrying import RETRYING
 from exporter.platforms.qlik.webhooks import receive
 from exporter.platforms.qlik.wire import error_detail
 from exporter.polling.budget import Lane
@@ -37,4 +38,5 @@ PLATFORM = Platform(
     measures=frozenset({"transfer", "queue"}),
     receive=receive,
     run_url=run_url,
+    retrying=RETRYING,
 )

@@ -30,12 +30,13 @@ blocks, the workspace and the execution token.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from exporter.model import (
     FAILED,
+    SUCCEEDED,
     Blocked,
     DeadLetter,
     Error,
@@ -48,6 +49,7 @@ from exporter.model import (
     Workflow,
 )
 from exporter.platforms.qlik.errors import read_error
+from exporter.retries.adapter import Effort, Standing
 from exporter.webhooks.cloudevents import parse_time
 
 ID_CHARS_MAX = 200
@@ -154,6 +156,88 @@ def with_error(told: Claims, error: Error) -> Claims:
 def vanished(run: Run) -> Run:
     """The claim that an open run the platform no longer has is over; how it ended, and when, nobody can say."""
     return Run(workflow_id=run.workflow_id, id=run.id, state=State.FINISHED, result=Result.UNKNOWN)
+
+
+# What a retry looks at.
+
+#: A run made this long (seconds) before a call was read is made by it still: clocks differ.
+SKEW_SECONDS = 5.0
+#: A run that a call makes is made within so many seconds; one made later may be anybody's.
+PROMPT_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A run as listed: what is claimed of it, when it was made, and whether something else explains it."""
+
+    claims: Claims
+    planned: bool  # a schedule started it
+
+    @property
+    def id(self) -> str:
+        return self.claims[0].id
+
+    @property
+    def run(self) -> Run:
+        return self.claims[0]
+
+
+def row(item: object, *, workflow_id: str) -> Row:
+    """A listed run. Raises ``BadItem``."""
+    fields = _object(item, f"a run of automation {workflow_id}")
+    planned = parse_time(fields.get("scheduledStartTime")) is not None
+    return Row(claims=claims(item, workflow_id=workflow_id), planned=planned)
+
+
+def mark(rows: Sequence[Row]) -> list[str]:
+    """The runs there are: whichever is not among them later is new."""
+    return sorted(row.id for row in rows)
+
+
+def efforts(rows: Sequence[Row], before: Sequence[str], *, sent_at: float | None) -> list[Effort]:
+    """The runs that are new since ``before`` and since the call at ``sent_at``, oldest first.
+
+    Ours is the only one that nothing else explains, if it was made right after the call; of two nobody can tell.
+    """
+    known, since = set(before), (0.0 if sent_at is None else sent_at - SKEW_SECONDS)
+    new = [row for row in rows if row.id not in known and (row.run.queued_at is None or row.run.queued_at >= since)]
+    unexplained = [row for row in new if not row.planned]
+    found = []
+    for row in sorted(new, key=lambda row: (row.run.queued_at or 0.0, row.id)):
+        ours: bool | None = False if row.planned else None
+        made_at = row.run.queued_at
+        if unexplained == [row] and sent_at is not None and made_at is not None:
+            ours = True if made_at <= sent_at + PROMPT_SECONDS else None
+        found.append(
+            Effort(
+                id=row.id,
+                began_at=made_at,
+                ended_at=row.run.ended_at,
+                result=row.run.result if row.run.state is State.FINISHED else None,
+                ours=ours,
+                run_id=row.id,
+            )
+        )
+    return found
+
+
+def standing(rows: Sequence[Row], letter: DeadLetter) -> Standing:
+    """How a failed run stands: while another of its automation is under way, who starts what cannot be told apart."""
+    if any(row.run.state is not State.FINISHED for row in rows):
+        return Standing.BUSY
+    ends = [row.run.finished_at for row in rows if row.run.result in SUCCEEDED]
+    if any(end is not None and end > letter.opened_at for end in ends):
+        return Standing.RESOLVED
+    return Standing.DEAD
+
+
+def refusal(item: object, letter: DeadLetter) -> str | None:
+    """Why a failed run must not be started again: what its automation is, or what stopped it."""
+    fields = _object(item, "an automation")
+    if letter.error is not None and letter.error.error_class is ErrorClass.QUOTA:
+        return "a limit of the plan stopped it"
+    state = fields.get("state")
+    return f"the automation is {state}" if state in ("disabled", "unavailable") else None
 
 
 def usage(items: Sequence[object], *, name: str, at: float) -> Usage:

@@ -52,6 +52,17 @@ class Wire:
         params: Params = {"limit": limit, "sort": "-startTime"}
         return self._pages(self._runs, lane=lane, params=params, ids={"id": workflow_id}, link=link)
 
+    def queued_runs(self, workflow_id: str, *, lane: Lane) -> AsyncGenerator[ListPage, None]:
+        """The runs of an automation that wait to be started."""
+        params: Params = {"limit": RUNS_PER_PAGE, "filter": 'status eq "queued"', "sort": "id"}
+        return self._pages(self._runs, lane=lane, params=params, ids={"id": workflow_id})
+
+    async def automation(self, workflow_id: str, *, lane: Lane) -> object:
+        """One automation. Takes more rights than listing them does."""
+        answer = await self._api.get(f"{self._automations}/{{id}}", lane=lane, ids={"id": workflow_id})
+        data: object = answer.data
+        return data
+
     async def run(self, workflow_id: str, run_id: str, *, lane: Lane) -> object:
         """One run with its metrics. Takes more rights than listing runs does."""
         answer = await self._api.get(self._run, lane=lane, ids={"id": workflow_id, "runId": run_id})

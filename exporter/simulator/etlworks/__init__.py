@@ -26,6 +26,7 @@ from exporter.simulator.core import Delivery, Engine, Faults, Truth
 from exporter.simulator.etlworks import records as records
 from exporter.simulator.etlworks.api import Api, Damage, Options, error_body
 from exporter.simulator.etlworks.world import ERRORS, RESULTS, Run, Trigger, Workflow, World
+from exporter.simulator.retries import RetryPlan, planned
 
 WebhookMode = Literal["entity", "bare", "get"]
 WEBHOOK_ID = 1
@@ -111,6 +112,26 @@ class EtlworksSimulator:
         )
         self.world.generate(workflows, tenants=tuple(tenants))
         self.advance(clock.now())
+
+    def plan_retries(self, *plans: str | RetryPlan) -> None:
+        """What becomes of the coming starts of flows that are accepted, in order, instead of what chance says.
+
+        A bare result (success, failure) stands for a start that simply works out so.
+        """
+        for plan in map(planned, plans):
+            if plan.outcome not in (None, "success", "failure"):
+                raise ValueError(f"a start ends as success or failure here, not {plan.outcome}")
+            self.world.planned_retries.append(plan)
+
+    @property
+    def retry_calls(self) -> Counter[str]:
+        """How many starts arrived, refused ones included, by the newest open dead letter of the flow ("": none)."""
+        return self.world.retry_calls
+
+    @property
+    def retry_executions(self) -> Counter[str]:
+        """How many executions such calls led to, likewise."""
+        return self.world.retry_executions
 
     # The contract of a simulator.
 

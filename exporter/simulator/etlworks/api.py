@@ -18,6 +18,7 @@ from aiohttp import web
 from exporter.simulator.core import Engine, Faults, Handler, Truth, json_response
 from exporter.simulator.etlworks import records as records
 from exporter.simulator.etlworks.world import Workflow, World
+from exporter.simulator.retries import RetryPlan, cut
 
 OPEN_PATHS = ("/health", "/rest/v1/token-auth", "/rest/v1/token-auth/issue")
 PAGE_DEFAULT, PAGE_MAX = 50, 200
@@ -329,12 +330,28 @@ class Api:
 
     def _start(self, request: web.Request, workflow: Workflow) -> web.Response:
         """Start one instance, unless one is active and none in parallel was asked for."""
-        now = self._engine.clock.now()
+        now, world = self._engine.clock.now(), self._world
+        letter, planned = world.retried(workflow) or "", world.planned_retries
+        world.retry_calls[letter] += 1
         parallel = request.query.get(self._options.parallel_parameter, "").lower() == "true"
-        active = None if parallel else self._world.active_run(workflow, now)
+        if planned and planned[0].fate == "beaten":
+            planned.popleft()
+            world.start_on_demand(workflow, now, started_by="another")
+        active = None if parallel else world.active_run(workflow, now)
         if active is None:
-            run = self._world.start_on_demand(workflow, now, started_by=request[CALLER].login)
-            return json_response(_started(workflow, run.id, STATUS_STARTED))
+            plan, login = planned.popleft() if planned else RetryPlan(), request[CALLER].login
+            if plan.fate == "lost" or plan.delay:
+                if plan.fate != "lost":
+                    world.start_later(workflow, now + plan.delay, started_by=login, plan=plan)
+                run_id: int | None = None
+            else:
+                world.retry_executions[letter] += 1
+                run_id = world.start_on_demand(workflow, now, started_by=login, plan=plan).id
+            if plan.fate == "cut":
+                return cut(request)
+            if plan.fate == "error":
+                raise Refused(500, "Internal error")
+            return json_response(_started(workflow, run_id, STATUS_STARTED))
         if self._options.refusal == STATUS_NOT_EXECUTED:
             return json_response(_started(workflow, None, STATUS_NOT_EXECUTED))
         if self._options.refusal == STATUS_RUNNING:

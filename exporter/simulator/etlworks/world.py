@@ -17,13 +17,14 @@ import heapq
 import itertools
 import random
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 from exporter.simulator.core import TrueDeadLetter, TrueRun, Truth
+from exporter.simulator.retries import RetryPlan
 
 Trigger = Literal["schedule", "demand", "listener"]
 RESULTS = ("success", "warning", "failure", "cancelled")
@@ -123,6 +124,9 @@ class World:
         self._cancel_seconds = cancel_seconds
         self._finished: list[TrueRun] = []
         self._dead_letters: dict[int, TrueDeadLetter] = {}
+        self.planned_retries: deque[RetryPlan] = deque()
+        self.retry_calls: Counter[str] = Counter()  # by dead letter
+        self.retry_executions: Counter[str] = Counter()
         self._open: dict[int, list[int]] = {}  # workflow -> its open dead letters
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
@@ -196,13 +200,15 @@ class World:
             self._at(run.ended_at, partial(self._end, run))
         self._forget_old(workflow, run.queued_at)
 
-    def start_on_demand(self, workflow: Workflow, at: float, *, started_by: str) -> Run:
+    def start_on_demand(self, workflow: Workflow, at: float, *, started_by: str, plan: RetryPlan | None = None) -> Run:
         """A fresh run of the workflow. Its fate comes from a sequence of its own, so the generated runs stay as they
         are.
         """
         rng = self._stream("demand", workflow.id, workflow.demanded)
         workflow.demanded += 1
         failed = rng.random() >= self._retry_success
+        if plan is not None and plan.outcome is not None:
+            failed = plan.outcome == "failure"
         started_at = _whole(at + rng.uniform(0.0, 3.0))
         run = Run(
             workflow=workflow,
@@ -217,6 +223,21 @@ class World:
         )
         self.add_run(run)
         return run
+
+    def retried(self, workflow: Workflow) -> str | None:
+        """The dead letter that a start of a flow is a retry of: its newest open one."""
+        opened = self._open.get(workflow.id, [])
+        return str(opened[-1]) if opened else None
+
+    def start_later(self, workflow: Workflow, at: float, *, started_by: str, plan: RetryPlan) -> None:
+        """The platform gets round to it at that time."""
+        letter = self.retried(workflow)
+
+        def start(now: float) -> None:
+            self.retry_executions[letter or ""] += 1
+            self.start_on_demand(workflow, now, started_by=started_by, plan=plan)
+
+        self._at(at, start)
 
     def stop(self, run: Run, at: float) -> None:
         """Stop a run that has not ended: ``canceled`` from now on, and really down only after a while."""

@@ -19,6 +19,7 @@ from exporter.simulator.qlik.requests import Access, Caller
 from exporter.simulator.qlik.webhooks import Webhooks
 from exporter.simulator.qlik.wire import Json
 from exporter.simulator.qlik.world import MESSAGES, STATUS, Workflow, World
+from exporter.simulator.retries import RetryPlan, planned
 
 OWNER = "usr-demo"
 
@@ -112,11 +113,26 @@ class QlikSimulator:
     def fail_next(self, *kinds: str) -> None:
         self._engine.fail_next(*kinds)
 
-    def plan_retries(self, *results: str) -> None:
-        """What the coming retries end as, in order, instead of what chance says."""
-        for result in results:
-            _check_result(result)
-        self.world.planned_retries.extend(results)
+    def plan_retries(self, *plans: str | RetryPlan) -> None:
+        """What becomes of the coming retry calls that are accepted, in order, instead of what chance says.
+
+        A bare result stands for a call that simply works out so.
+        """
+        found = [planned(plan) for plan in plans]
+        for plan in found:
+            if plan.outcome is not None:
+                _check_result(plan.outcome)
+        self.world.planned_retries.extend(found)
+
+    @property
+    def retry_calls(self) -> Counter[str]:
+        """How many retry calls arrived for each dead letter, refused ones included."""
+        return self.world.retry_calls
+
+    @property
+    def retry_executions(self) -> Counter[str]:
+        """How many runs such calls led to, by the dead letter they were for."""
+        return self.world.retry_executions
 
     def add_api_key(self, token: str, *, user_id: str, admin: bool = False, spaces: Sequence[str] = ()) -> None:
         self._access.add_key(token, Caller(user_id=user_id, admin=admin, spaces=frozenset(spaces)))

@@ -42,6 +42,7 @@ from exporter.simulator.qlik.wire import (
     stamp_date,
 )
 from exporter.simulator.qlik.world import DAY, Run, Workflow, World
+from exporter.simulator.retries import RetryPlan, cut
 
 T = TypeVar("T")
 Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
@@ -177,11 +178,23 @@ class Api:
 
     async def _retry(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         run = self._find_run(request, caller)
+        self._world.retry_calls[run.id] += 1
         if run.ended_at is None:
             raise Refused(400, "the run has not ended")
         if not run.workflow.enabled:
             raise Refused(403, "the automation is disabled")
-        self._world.retry(run, executed_by=caller.user_id)
+        planned = self._world.planned_retries
+        plan = planned.popleft() if planned else RetryPlan()
+        if plan.fate == "beaten":
+            self._world.retry(run, executed_by="another", plan=plan)
+        if plan.delay:
+            self._world.retry_later(run, self._world.now + plan.delay, executed_by=caller.user_id, plan=plan)
+        elif plan.fate != "lost":
+            self._world.retry(run, executed_by=caller.user_id, plan=plan)
+        if plan.fate == "cut":
+            return cut(request)
+        if plan.fate == "error":
+            raise Refused(500, "internal server error")
         return web.Response(status=204)
 
     async def _stop(self, request: web.Request, caller: Caller) -> web.StreamResponse:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from exporter.simulator.core import TrueDeadLetter, TrueRun, Truth
+from exporter.simulator.retries import RetryPlan
 
 DAY = 86400
 KEPT_SECONDS = 30 * DAY  # the platform's own run list goes back 30 days
@@ -152,6 +153,15 @@ class Run:
         return self.started_at if self.started_at is not None and self.started_at <= now else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """A retry the platform was asked for and has not got round to."""
+
+    run: "Run"
+    executed_by: str
+    plan: RetryPlan
+
+
 class World:
     """Everything the platform knows, as of ``now``."""
 
@@ -170,14 +180,16 @@ class World:
         self.born = now
         self.workflows: dict[str, Workflow] = {}
         self.max_concurrent_runs = max_concurrent_runs
-        self.planned_retries: deque[str] = deque()
+        self.planned_retries: deque[RetryPlan] = deque()
+        self.retry_calls: Counter[str] = Counter()  # by the run that failed, whose dead letter has the same id
+        self.retry_executions: Counter[str] = Counter()
         self.ended: list[Run] = []  # by end, for the audit listing
         self.usage: dict[tuple[int, str], Counter[str]] = {}  # (day since 1970, workflow id) -> metric -> amount
         self.unsent: deque[Run] = deque(maxlen=UNSENT_MAX)
         self.names: dict[str, tuple[str, str]] = {}  # workflow id -> name, owner: usage outlives the automation
         self._stream = stream
         self._runs_max = runs_max
-        self._coming: list[tuple[float, int, Workflow | Run]] = []
+        self._coming: list[tuple[float, int, Workflow | Run | Late]] = []
         self._order = 0
         self._true_runs: list[TrueRun] = []
         self._letters: dict[str, TrueDeadLetter] = {}
@@ -199,6 +211,8 @@ class World:
             self.now = max(self.now, at)
             if isinstance(subject, Workflow):
                 self._tick(subject, at)
+            elif isinstance(subject, Late):
+                self.retry(subject.run, executed_by=subject.executed_by, plan=subject.plan)
             elif subject.workflow.deleted or subject.ended_at is not None:
                 continue
             elif not subject.listed:
@@ -240,20 +254,23 @@ class World:
             self._begin_added(run, announce=False)
         return run
 
-    def retry(self, run: Run, *, executed_by: str) -> Run:
+    def retry(self, run: Run, *, executed_by: str, plan: RetryPlan) -> Run:
         """A new run with the same inputs. How it goes depends on what went wrong, unless a test has planned it."""
         self._retries[run.root] += 1
+        self.retry_executions[run.id] += 1
         rng = self._stream("retry", run.root, self._retries[run.root])
         chance = 1.0 if run.error_class is None else RETRY_HELPS.get(run.error_class, 0.05)
-        result = "success" if rng.random() < chance else run.result
-        if self.planned_retries:
-            result = self.planned_retries.popleft()
+        result = plan.outcome or ("success" if rng.random() < chance else run.result)
         new = self._make(
             run.workflow, at=self.now, rng=rng, result=result, error_class=run.error_class, error=run.error
         )
         new.root, new.context, new.executed_by = run.root, run.context, executed_by
         self._arrive(new)
         return new
+
+    def retry_later(self, run: Run, at: float, *, executed_by: str, plan: RetryPlan) -> None:
+        """The platform gets round to it at that time."""
+        self._push(at, Late(run=run, executed_by=executed_by, plan=plan))
 
     def stop(self, run: Run) -> None:
         run.stopping, run.result, run.error_class, run.error = True, "cancelled", None, None
@@ -342,7 +359,7 @@ class World:
             api_calls=1 + int(rng.random() * 40),
         )
 
-    def _push(self, at: float, subject: Workflow | Run) -> None:
+    def _push(self, at: float, subject: Workflow | Run | Late) -> None:
         self._order += 1
         heapq.heappush(self._coming, (at, self._order, subject))
 

@@ -1,0 +1,148 @@
+"""Retrying Etlworks' dead letters: the flow is run again.
+
+That is a fresh run, without the parameters the failed one may have had, for nobody tells those. The answer names it
+(``auditId``), so its effect is known for certain, unless the answer is lost. Started through the API, a flow runs once
+at a time: while it runs the platform refuses a second start, with an answer that is no HTTP error.
+
+Sources: Etlworks Integrator documentation, "Run Flow by ID" (``status`` 1 running, 3 not executed), "Get flow status
+API", "Schedules API" (native repetitions), "Stop flow" (a stopped run is not finally what it is called first).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.model import DeadLetter, Observation, Result
+from exporter.platforms.etlworks import mapping
+from exporter.platforms.etlworks.client import EXECUTION
+from exporter.platforms.etlworks.config import EtlworksConfig
+from exporter.platforms.etlworks.listing import FLOW, SCHEDULES, listing_parts, not_there
+from exporter.platforms.etlworks.mapping import BadItem, Execution
+from exporter.platforms.etlworks.schedule import Schedule
+from exporter.polling.budget import Lane
+from exporter.retries.adapter import Accepted, Effort, Look, Retrying, Standing, Target, Traits
+
+LANE = Lane.RETRIES
+RUN = "/rest/v1/flows/{flow_id}/run"
+
+TRAITS = Traits(
+    effect="fresh",
+    handle="returned",
+    resend="unguarded",  # refused only while the flow runs
+    absence=None,  # nothing says how late a start may show
+    serial=True,
+    native="visible",
+    bulk_max=1,
+    requests=3,  # the newest execution, the one that was named or the schedules, the call
+)
+
+
+class EtlworksRetries:
+    """One source's way to retry."""
+
+    def __init__(self, config: EtlworksConfig, api: Api) -> None:
+        self._api = api
+
+    async def look(self, target: Target) -> Look:
+        """Read the newest execution of the flow, and the one our call named."""
+        letter = target.letter
+        newest = await self._newest(letter.workflow_id)
+        at = self._api.platform_now()
+        if newest is None:
+            standing = Standing.GONE if await self._is_gone(letter.workflow_id) else Standing.DEAD
+            return Look(at=at, standing=standing, mark=0)
+        found = [newest]
+        if target.handle is not None and target.handle != newest.run.id:
+            named = await self._execution(letter.workflow_id, target.handle)
+            found = [newest] if named is None else [named, newest]
+        efforts = [] if target.mark is None else mapping.efforts(found, int(target.mark), handle=target.handle, at=at)
+        return Look(
+            at=at,
+            standing=mapping.standing(newest, letter, at=at),
+            native=target.sent_at is None and await self._repeats(newest, letter),
+            refusal=mapping.refusal(newest, letter),
+            mark=newest.number,
+            efforts=efforts,
+            observations=_told(found, efforts),
+        )
+
+    async def send(self, letters: Sequence[DeadLetter], *, send_by: float) -> Accepted:
+        """Run the flow. That it runs already is a refusal, whatever the status of the answer."""
+        [letter] = letters
+        answer = await self._api.post(RUN, lane=LANE, json={}, ids={"flow_id": letter.workflow_id}, send_by=send_by)
+        audit_id, problem = mapping.started(answer.data)
+        if problem is not None:
+            endpoint = f"POST {RUN}"
+            raise ApiError(ErrorKind.CONFLICT, endpoint=endpoint, detail=problem, status=409)
+        return Accepted(handles={} if audit_id is None else {letter.id: audit_id})
+
+    async def _newest(self, flow_id: str) -> Execution | None:
+        try:
+            answer = await self._api.get(EXECUTION, lane=LANE, ids={"flow_id": flow_id})
+        except ApiError as error:
+            if not not_there(error):
+                raise
+            return None
+        return self._mapped(answer.data, flow_id)
+
+    async def _execution(self, flow_id: str, audit_id: str) -> Execution | None:
+        try:
+            answer = await self._api.get(EXECUTION, lane=LANE, ids={"flow_id": flow_id}, params={"auditId": audit_id})
+        except ApiError as error:
+            if not not_there(error):
+                raise
+            return None
+        found = self._mapped(answer.data, flow_id)
+        return found if found.run.id == audit_id else None
+
+    def _mapped(self, record: Any, flow_id: str) -> Execution:
+        try:
+            return mapping.execution(record, flow_id=flow_id)
+        except BadItem as bad:
+            raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {EXECUTION}", detail=str(bad), status=200) from None
+
+    async def _is_gone(self, flow_id: str) -> bool:
+        try:
+            await self._api.get(FLOW, lane=LANE, ids={"flow_id": flow_id})
+        except ApiError as error:
+            if not not_there(error):
+                raise
+            return True
+        return False
+
+    async def _repeats(self, newest: Execution, letter: DeadLetter) -> bool:
+        """Whether the scheduler will start the flow again: a dead letter opens when it will not, but a later run of it
+        may have failed since.
+        """
+        if not newest.scheduled or newest.run.id == letter.run_id or newest.run.result is None:
+            return False
+        schedules: list[Schedule] = []
+        async for part in listing_parts(self._api, SCHEDULES):
+            for record in part.items:
+                try:
+                    flow_id, schedule = mapping.schedule(record)
+                except BadItem:
+                    continue
+                if flow_id == letter.workflow_id:
+                    schedules.append(schedule)
+        repeats = mapping.repeats_itself(newest, schedules, read_at=self._api.platform_now())
+        return newest.run.result is Result.FAILURE and repeats is not False
+
+
+def _told(found: Sequence[Execution], efforts: Sequence[Effort]) -> list[Observation]:
+    """The executions that were read, and the dead letters those are that nobody repeats. What was called canceled is
+    left to the sweeps, which remember it.
+    """
+    ended = {effort.run_id for effort in efforts if effort.result is not None}
+    observations: list[Observation] = []
+    for item in found:
+        if item.canceled:
+            continue
+        observations.append(item.run)
+        letter = None if item.scheduled or item.run.id not in ended else mapping.dead_letter(item)
+        if letter is not None:
+            observations.append(letter)
+    return observations
+
+
+RETRYING = Retrying(traits=TRAITS, connect=EtlworksRetries)

@@ -1,0 +1,110 @@
+"""Retrying Qlik's dead letters: a failed run is started again with the inputs it had.
+
+The call makes a new run and answers 204 without naming it, and no field of the new run names the old one. So its effect
+is told by elimination: one retry of an automation at a time, and the one run that is new after it, that nothing else
+explains, is ours. Where two runs are new, nobody can tell.
+
+Source: Automations API reference, 'Retries a run' (tier 2, 204), 'List runs'.
+"""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from exporter.http import Api, ApiError, ErrorKind
+from exporter.model import DeadLetter, Observation
+from exporter.platforms.qlik import mapping
+from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.mapping import BadItem
+from exporter.platforms.qlik.wire import RUNS_PER_PAGE, Wire
+from exporter.polling.budget import Lane
+from exporter.retries.adapter import Accepted, Look, Retrying, Standing, Target, Traits
+
+LANE = Lane.RETRIES
+
+TRAITS = Traits(
+    effect="rerun",
+    handle="inferred",
+    resend="unguarded",  # every call is another run
+    absence=None,  # a queued run may take days to start, and nothing says how late a call may take effect
+    serial=True,
+    native="none",
+    bulk_max=1,
+    requests=4,  # runs, queued runs, the automation, the call
+)
+
+
+class QlikRetries:
+    """One source's way to retry."""
+
+    def __init__(self, config: QlikConfig, api: Api) -> None:
+        self._api = api
+        self._wire = Wire(config, api)
+        self._retry = f"{config.api_prefix}/{{id}}/runs/{{runId}}/actions/retry"
+
+    async def look(self, target: Target) -> Look:
+        """List the automation's newest runs, and those that wait; before a call also read the automation."""
+        letter = target.letter
+        try:
+            rows, at = await self._newest(letter.workflow_id)
+            refusal = None if target.sent_at is not None else await self._refusal(letter)
+        except ApiError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            return Look(at=self._api.platform_now(), standing=Standing.GONE)
+        if not any(row.id == letter.run_id for row in rows) and await self._is_gone(letter):
+            return Look(at=at, standing=Standing.GONE)
+        efforts = [] if target.mark is None else mapping.efforts(rows, target.mark, sent_at=target.sent_at)
+        known = {effort.run_id for effort in efforts} | {letter.run_id}
+        observations: list[Observation] = [claim for row in rows if row.id in known for claim in row.claims]
+        return Look(
+            at=at,
+            standing=mapping.standing(rows, letter),
+            refusal=refusal,
+            mark=mapping.mark(rows),
+            efforts=efforts,
+            observations=observations,
+        )
+
+    async def send(self, letters: Sequence[DeadLetter], *, send_by: float) -> Accepted:
+        """Have the run started again. The answer says no more than that it will be."""
+        [letter] = letters
+        ids = {"id": letter.workflow_id, "runId": letter.run_id or letter.id}
+        await self._api.post(self._retry, lane=LANE, ids=ids, send_by=send_by)
+        return Accepted(handles={letter.id: None})
+
+    async def _newest(self, workflow_id: str) -> tuple[list[mapping.Row], float]:
+        """The newest runs by start, and those that have none yet: where these are sorted, nobody documents."""
+        found: dict[str, mapping.Row] = {}
+        more = False
+        async with aclosing(self._wire.runs(workflow_id, lane=LANE, limit=RUNS_PER_PAGE)) as pages:
+            page = await anext(pages)
+            at, more, items = page.at, page.next is not None, list(page.items)
+        if more:
+            async with aclosing(self._wire.queued_runs(workflow_id, lane=LANE)) as pages:
+                items += (await anext(pages)).items
+        for item in items:
+            try:
+                row = mapping.row(item, workflow_id=workflow_id)
+            except BadItem:
+                continue
+            found[row.id] = row
+        return list(found.values()), at
+
+    async def _refusal(self, letter: DeadLetter) -> str | None:
+        """Why the automation, or what ended the run, forbids it."""
+        item = await self._wire.automation(letter.workflow_id, lane=LANE)
+        return mapping.refusal(item, letter)
+
+    async def _is_gone(self, letter: DeadLetter) -> bool:
+        """Whether a run that is not among the newest is no more. Reading one takes more rights than listing."""
+        try:
+            await self._wire.run(letter.workflow_id, letter.run_id or letter.id, lane=LANE)
+        except ApiError as error:
+            if error.kind is ErrorKind.NOT_FOUND:
+                return True
+            if error.status != 403:
+                raise
+        return False
+
+
+RETRYING = Retrying(traits=TRAITS, connect=QlikRetries)

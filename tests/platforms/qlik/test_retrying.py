@@ -1,0 +1,130 @@
+"""Retrying Qlik's dead letters: what a look says before and after a call, against the simulator, over real HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from exporter.http import ApiError, ErrorKind
+from exporter.model import DeadLetter, Result, Run
+from exporter.platforms.qlik.retrying import QlikRetries
+from exporter.retries.adapter import Look, Standing, Target
+from exporter.simulator.retries import RetryPlan
+from tests.platforms.qlik.tenant import START, Tenant, tenant
+
+
+@pytest.fixture
+async def made() -> AsyncIterator[Tenant]:
+    async with tenant(workflows=0) as made:
+        yield made
+
+
+async def failed(made: Tenant, **settings: Any) -> tuple[str, DeadLetter, QlikRetries]:
+    """An automation with one failed run that the sweeps have found, and the adapter."""
+    workflow = made.simulator.add_workflow(name="Invoices", **settings)
+    await made.sweep()
+    made.simulator.add_run(
+        workflow, started_at=made.clock.now() + 1, ended_at=made.clock.now() + 10, result="failure", error_class="network"
+    )
+    await made.pass_time(60)
+    await made.sweep()
+    [letter] = made.known.dead_letters.values()
+    return workflow, letter, QlikRetries(made.config, made.api)
+
+
+async def sent(made: Tenant, adapter: QlikRetries, letter: DeadLetter) -> Target:
+    before = await adapter.look(Target(letter=letter))
+    assert (before.standing, before.refusal, before.efforts) == (Standing.DEAD, None, ())
+    sent_at = made.api.platform_now()
+    try:
+        accepted = await adapter.send([letter], send_by=made.clock.now() + 10)
+        assert accepted.handles == {letter.id: None}
+    except ApiError as error:
+        assert error.sent
+    return Target(letter=letter, mark=before.mark, sent_at=sent_at)
+
+
+async def settled(made: Tenant, adapter: QlikRetries, target: Target, seconds: float = 3600) -> Look:
+    await made.pass_time(seconds)
+    return await adapter.look(target)
+
+
+@pytest.mark.parametrize(("outcome", "result"), [("success", Result.SUCCESS), ("failure", Result.FAILURE)])
+async def test_the_one_new_run_is_ours(made: Tenant, outcome: str, result: Result) -> None:
+    _, letter, adapter = await failed(made)
+    made.simulator.plan_retries(outcome)
+    target = await sent(made, adapter, letter)
+    look = await settled(made, adapter, target)
+    [effort] = look.efforts
+    assert (effort.ours, effort.result, effort.run_id == effort.id) == (True, result, True)
+    assert look.standing is (Standing.RESOLVED if outcome == "success" else Standing.DEAD)
+    told = [claim for claim in look.observations if isinstance(claim, Run)]
+    assert effort.run_id in {run.id for run in told}
+    letters = {claim.id for claim in look.observations if isinstance(claim, DeadLetter)}
+    assert (effort.run_id in letters) == (outcome == "failure")
+    assert (made.simulator.retry_calls[letter.id], made.simulator.retry_executions[letter.id]) == (1, 1)
+
+
+@pytest.mark.parametrize("fate", ["cut", "error"])
+async def test_an_effect_whose_answer_was_lost_is_found(made: Tenant, fate: Any) -> None:
+    _, letter, adapter = await failed(made)
+    made.simulator.plan_retries(RetryPlan(outcome="success", fate=fate))
+    target = await sent(made, adapter, letter)
+    [effort] = (await settled(made, adapter, target)).efforts
+    assert (effort.ours, effort.result) == (True, Result.SUCCESS)
+
+
+async def test_a_call_that_came_to_nothing_shows_nothing(made: Tenant) -> None:
+    _, letter, adapter = await failed(made)
+    made.simulator.plan_retries(RetryPlan(fate="lost"))
+    target = await sent(made, adapter, letter)
+    look = await settled(made, adapter, target)
+    assert (look.standing, list(look.efforts)) == (Standing.DEAD, [])
+
+
+async def test_of_two_new_runs_and_of_a_late_one_nobody_can_tell(made: Tenant) -> None:
+    workflow, letter, adapter = await failed(made)
+    made.simulator.plan_retries(RetryPlan(outcome="failure", fate="beaten"))
+    target = await sent(made, adapter, letter)
+    look = await settled(made, adapter, target)
+    assert [effort.ours for effort in look.efforts] == [None, None]
+    again = await sent(made, adapter, letter) if look.standing is Standing.DEAD else None
+    assert again is not None
+    assert workflow in {letter.workflow_id}
+
+
+async def test_a_run_that_comes_long_after_the_call_may_be_anybodys(made: Tenant) -> None:
+    _, letter, adapter = await failed(made)
+    made.simulator.plan_retries(RetryPlan(outcome="success", delay=600.0))
+    target = await sent(made, adapter, letter)
+    [effort] = (await settled(made, adapter, target)).efforts
+    assert effort.ours is None
+
+
+async def test_a_running_automation_is_busy_and_a_disabled_one_refuses(made: Tenant) -> None:
+    workflow, letter, adapter = await failed(made)
+    made.simulator.add_run(workflow, started_at=made.clock.now(), ended_at=None, result="success")
+    await made.pass_time(30)
+    assert (await adapter.look(Target(letter=letter))).standing is Standing.BUSY
+    other, second, adapter = await failed(made) if False else (workflow, letter, adapter)
+    made.simulator.set_enabled(other, False)
+    assert (await adapter.look(Target(letter=second))).refusal == "the automation is disabled"
+
+
+async def test_what_is_gone_is_gone(made: Tenant) -> None:
+    workflow, letter, adapter = await failed(made)
+    assert (await adapter.look(Target(letter=letter))).standing is Standing.DEAD
+    made.simulator.delete_workflow(workflow)
+    assert (await adapter.look(Target(letter=letter))).standing is Standing.GONE
+
+
+async def test_a_missing_right_and_a_late_call_are_told_apart(made: Tenant) -> None:
+    workflow, letter, adapter = await failed(made)
+    made.simulator.set_enabled(workflow, False)
+    with pytest.raises(ApiError) as refused:
+        await adapter.send([letter], send_by=made.clock.now() + 10)
+    assert (refused.value.status, refused.value.sent) == (403, True)
+    with pytest.raises(ApiError) as late:
+        await adapter.send([letter], send_by=START - 1)
+    assert (late.value.kind, late.value.sent) == (ErrorKind.TIMEOUT, False)
+    assert made.simulator.retry_executions[letter.id] == 0
