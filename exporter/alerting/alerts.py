@@ -198,14 +198,14 @@ ALERTS = (
         needs_data=False,
     ),
     Alert(
-        name="AutomationItemsUnusable",
+        name="AutomationDataFaulty",
         group="sources",
         severity="info",
-        expr=of.items_are_unusable,
+        expr=of.data_are_faulty,
         wait="1h",
         keep="15m",
-        summary="Parts of what a platform answers cannot be used.",
-        description="{{ $labels.stream }} of {{ $labels.source }} is read, but not all of it could be used.",
+        summary="A part of what a platform answers cannot be used.",
+        description="{{ $labels.stream }} of {{ $labels.source }} has not been read without a fault for an hour.",
         needs_data=False,
     ),
     Alert(

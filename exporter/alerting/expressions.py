@@ -175,16 +175,17 @@ def retries_do_not_help(slo: SloConfig) -> str:
 
 
 def data_are_incomplete(slo: SloConfig) -> str:
-    """The last sweep failed, and none has worked for a while. One unusable item alone does not silence a source."""
-    complete = select(own(lambda o: o.data_complete), slo)
+    """The last sweep failed, and none has worked for a while. One unusable item alone does not silence a source.
+
+    Usage is read too rarely for that, and nothing but the alert on it depends on it.
+    """
+    complete = select(own(lambda o: o.data_complete), slo, 'stream!="quota"')
     success = select(own(lambda o: o.sweep_success), slo)
     return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}"
 
 
-def items_are_unusable(slo: SloConfig) -> str:
-    complete = select(own(lambda o: o.data_complete), slo)
-    success = select(own(lambda o: o.sweep_success), slo)
-    return f"{complete} == 0\nand time() - {success} <= {seconds(slo.stale_after)}"
+def data_are_faulty(slo: SloConfig) -> str:
+    return f"{select(own(lambda o: o.data_complete), slo)} == 0\nunless\n{_grouped(data_are_incomplete(slo))}"
 
 
 def credential_is_refused(slo: SloConfig) -> str:
