@@ -152,8 +152,8 @@ ALERTS = (
         wait="10m",
         keep="15m",
         summary="A source holds nearly as many dead letters as it has room for.",
-        description="{{ $labels.source }} holds {{ $value }} open dead letters. What fails when there is no room left"
-        " is lost, or stops its workflow.",
+        description="{{ $labels.source }} holds {{ $value }} open dead letters. When there is no room left, what"
+        " fails is lost, or stops its workflow.",
     ),
     Alert(
         name="AutomationRetryHeld",

@@ -41,7 +41,7 @@ class SloConfig(Section):
     queue_share: float = Field(default=0.8, gt=0.0, le=1.0, description="how full queues and dead letters may get")
     quota_share: float = Field(default=0.1, gt=0.0, lt=1.0, description="what should be left of plan and API limit")
     stale_after: Duration = Field(
-        default="15m", validate_default=True, description="how long a stream may fail to be read"
+        default="20m", validate_default=True, description="how long a stream may fail to be read"
     )
     job: Name = Field(default="automation-exporter", description="the job of the scrape config")
     runbook_url: Url = Field(default=RUNBOOK_URL, description="where the pages of docs/runbooks/ are")
