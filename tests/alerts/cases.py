@@ -33,7 +33,7 @@ def runs(result: str, labels: str = WORKFLOW) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What the world is like, and who is told what of it (labels beside severity, and the description); None: nobody."""
+    """What the world is like, and what is told of it: labels beside severity, and the description. None: nothing."""
 
     why: str
     series: dict[str, str]
@@ -169,7 +169,11 @@ CASES: dict[str, Cases] = {
                 series=series((runs("success"), "0+0.05x120"), (runs("failure"), "0+0.05x120")),
                 at="90m",
             ),
-            Case(why="all runs succeed", series=series((runs("success"), "0+1x120"), (runs("failure"), "0x120")), at="90m"),
+            Case(
+                why="all runs succeed",
+                series=series((runs("success"), "0+1x120"), (runs("failure"), "0x120")),
+                at="90m",
+            ),
         ],
     ),
     "AutomationWorkflowOverdue": Cases(
@@ -461,7 +465,9 @@ CASES: dict[str, Cases] = {
         ],
         silent=[
             Case(why="for half an hour", series={COMPLETE: "0x30 1x60", SUCCESS: "0+60x90"}, at="80m"),
-            Case(why="nothing can be read, which is another alert", series={COMPLETE: "0x90", SUCCESS: "0x90"}, at="85m"),
+            Case(
+                why="nothing can be read, which is another alert", series={COMPLETE: "0x90", SUCCESS: "0x90"}, at="85m"
+            ),
         ],
     ),
     "AutomationCredentialFailing": Cases(
