@@ -239,6 +239,7 @@ ALERTS = (
         keep="15m",
         summary="Little is left of a plan.",
         description="{{ $value | humanizePercentage }} of the {{ $labels.kind }} of {{ $labels.source }} are left.",
+        needs_data=False,
     ),
     Alert(
         name="AutomationApiQuotaLow",
