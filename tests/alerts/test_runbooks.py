@@ -1,7 +1,9 @@
 """A runbook for each alert, whose queries a person can paste at night; and the page about alerts says what is so."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import promql_parser
@@ -106,6 +108,19 @@ def test_what_the_page_tells_to_type_checks_the_rules(tmp_path: Path) -> None:
             continue  # its own mark: tests/alerts/test_alertmanager.py
         done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@real("promtool")
+def test_the_page_s_objectives_become_rules_by_the_page_s_command(tmp_path: Path) -> None:
+    [config] = [code for code in fences(DOCS / "alerts.md", "yaml") if "slo:" in code]
+    (tmp_path / "config.yaml").write_text(config)
+    [command] = [code for code in fences(DOCS / "alerts.md", "sh") if code.startswith("automation-exporter")]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "MAKE_TOKEN": "0123456789abcdef"}
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=environment, timeout=60, check=True)
+    checked = ["promtool", "check", "rules", "--lint-fatal", "automation-exporter-rules.yaml"]
+    done = subprocess.run(checked, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_example_of_a_prometheus_config_names_files_there_are() -> None:
