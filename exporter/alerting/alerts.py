@@ -132,7 +132,7 @@ ALERTS = (
         wait="10m",
         keep="15m",
         summary="Dead letters come in faster than they are resolved.",
-        description=f"{{{{ $value }}}} more dead letters of {_WORKFLOW} were opened than resolved within six hours.",
+        description=f"{_WORKFLOW} has {{{{ $value }}}} more open dead letters than up to six hours ago.",
     ),
     Alert(
         name="AutomationDeadLettersOld",
@@ -163,7 +163,7 @@ ALERTS = (
         wait="1h",
         keep="5m",
         summary="Retries wait for a person.",
-        description="{{ $value }} retries of {{ $labels.source }} under the policy {{ $labels.policy }} are held.",
+        description="Retries of {{ $labels.source }} held under the policy {{ $labels.policy }}: {{ $value }}.",
     ),
     Alert(
         name="AutomationRetryInDoubt",
@@ -173,7 +173,7 @@ ALERTS = (
         wait="30m",
         keep="5m",
         summary="Nobody knows whether a retry was carried out.",
-        description="{{ $value }} retries of {{ $labels.source }} under the policy {{ $labels.policy }} are in doubt.",
+        description="Retries of {{ $labels.source }} in doubt under the policy {{ $labels.policy }}: {{ $value }}.",
     ),
     Alert(
         name="AutomationRetriesIneffective",
@@ -194,7 +194,7 @@ ALERTS = (
         wait="5m",
         keep="5m",
         summary="A source cannot be read; what is shown of it is old.",
-        description="{{ $labels.stream }} of {{ $labels.source }} cannot be read.",
+        description="The stream {{ $labels.stream }} of {{ $labels.source }} cannot be read.",
         needs_data=False,
     ),
     Alert(
@@ -205,7 +205,8 @@ ALERTS = (
         wait="1h",
         keep="15m",
         summary="A part of what a platform answers cannot be used.",
-        description="{{ $labels.stream }} of {{ $labels.source }} has not been read without a fault for an hour.",
+        description="The stream {{ $labels.stream }} of {{ $labels.source }} has not been read without a fault for an"
+        " hour.",
         needs_data=False,
     ),
     Alert(

@@ -62,7 +62,8 @@ def _burning_source(
 
 def workflow_fails_in_a_row(slo: SloConfig) -> str:
     gauge = select(catalogue.WORKFLOW_FAILURES.name, slo)
-    return named(by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}"), slo, of=gauge)
+    failing = by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}")
+    return named(f"{_grouped(failing)}\n{_not_off(slo)}", slo, of=gauge)
 
 
 def workflow_fails_often(slo: SloConfig) -> str:
@@ -94,7 +95,7 @@ def workflow_is_overdue(slo: SloConfig) -> str:
     late = by_objective(slo, "overdue_after", lambda limit: f"time() - {planned} > {seconds(limit)}")
     return named(
         f"{_grouped(late)}\n"
-        f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_ENABLED.name, slo)} == 0\n"
+        f"{_not_off(slo)}\n"
         f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_BLOCKED.name, slo)} == 1\n"
         f"unless on ({WORKFLOW}) {select(catalogue.RUNS_ACTIVE.name, slo)} > 0\n"
         f"{_read(slo)}",
@@ -111,7 +112,7 @@ def workflow_is_stuck(slo: SloConfig) -> str:
 
 def workflow_was_disabled(slo: SloConfig) -> str:
     enabled = select(catalogue.WORKFLOW_ENABLED.name, slo)
-    return named(f"{enabled} == 0\nand max_over_time({enabled}[1d]) == 1", slo, of=enabled)
+    return named(f"{enabled} == 0\nand max_over_time({enabled}[1d:15m]) == 1", slo, of=enabled)
 
 
 def workflow_is_blocked(slo: SloConfig) -> str:
@@ -128,16 +129,14 @@ def queue_is_nearly_full(slo: SloConfig) -> str:
 
 
 def dead_letters_grow(slo: SloConfig) -> str:
-    opened, resolved = (select(m.name, slo) for m in (catalogue.DEAD_LETTERS_OPENED, catalogue.DEAD_LETTERS_RESOLVED))
+    """More than six hours ago; than an hour ago where nothing is known of then: it is new, or nobody looked.
 
-    def growing(limit: float) -> str:
-        """Rounded, because increase() extrapolates and dead letters are whole."""
-        return (
-            f"round(\n  sum without (error_class) (increase({opened}[6h]))\n"
-            f"  - sum without (by) (increase({resolved}[6h]))\n) >= {limit:g}"
-        )
-
-    return named(by_objective(slo, "dead_letter_growth", growing), slo, of=opened)
+    Two looks at few gauges, where increase() would read hours of a counter for every error class.
+    """
+    gauge = select(catalogue.DEAD_LETTERS.name, slo)
+    now, then, later = (f"sum without (error_class) ({gauge}{ago})" for ago in ("", " offset 6h", " offset 1h"))
+    growth = f"{now}\n- ({then} or {later})"
+    return named(by_objective(slo, "dead_letter_growth", lambda limit: f"{growth} >= {limit:g}"), slo, of=gauge)
 
 
 def dead_letters_are_old(slo: SloConfig) -> str:
@@ -202,7 +201,9 @@ def credential_is_refused(slo: SloConfig) -> str:
 
 
 def webhooks_are_lost(slo: SloConfig) -> str:
-    return f"{select(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}"
+    """While runs end: the ratio stays what it was when none do."""
+    ended = f"increase({select(catalogue.RUNS_OBSERVED.name, slo)}[1h]) > 0"
+    return f"{select(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
 
 
 def plan_is_nearly_used(slo: SloConfig) -> str:
@@ -231,6 +232,11 @@ def exporter_is_down(slo: SloConfig) -> str:
 def _read(slo: SloConfig) -> str:
     """Only while the source can be read: what is old grows older by itself."""
     return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1"
+
+
+def _not_off(slo: SloConfig) -> str:
+    """What is off neither starts nor fails. Where nobody tells, it is taken to be on."""
+    return f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_ENABLED.name, slo)} == 0"
 
 
 def _grouped(expr: str) -> str:

@@ -36,7 +36,7 @@ class SloConfig(Section):
     )
     stuck_after: Duration = Field(default="2h", validate_default=True, description="how long a run may take, or wait")
     dead_letter_age: Duration = Field(default="1d", validate_default=True, description="how old a dead letter may get")
-    dead_letter_growth: int = Field(default=5, ge=1, description="more dead letters in six hours than were resolved")
+    dead_letter_growth: int = Field(default=5, ge=1, description="more open dead letters than six hours ago")
     dead_letters_max: int = Field(default=1000, ge=1, description="open dead letters a source has room for")
     queue_share: float = Field(default=0.8, gt=0.0, le=1.0, description="how full queues and dead letters may get")
     quota_share: float = Field(default=0.1, gt=0.0, lt=1.0, description="what should be left of plan and API limit")

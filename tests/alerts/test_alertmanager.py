@@ -100,7 +100,7 @@ def test_an_exporter_that_is_down_keeps_back_everything_else() -> None:
 # A real Prometheus and a real Alertmanager
 
 
-async def test_the_check_of_silences_reads_matchers_as_alertmanager_does() -> None:
+def test_the_check_of_silences_reads_matchers_as_alertmanager_does() -> None:
     assert matches(['a =~ "x.+"', "b != y"], {"a": "xy"})
     assert not matches(['a =~ "x.+"'], {"a": "axy"})
     assert not matches(["b != y"], {"b": "y"})
