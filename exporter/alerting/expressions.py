@@ -1,5 +1,7 @@
 """What each alert looks at, as PromQL for given objectives. Pure; a function for each, named by what is so then."""
 
+import re
+
 from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
@@ -11,6 +13,7 @@ from exporter.alerting.promql import (
     indented,
     named,
     own,
+    quoted,
     seconds,
     select,
 )
@@ -37,7 +40,7 @@ def _burning(slo: SloConfig, burns: tuple[Burn, ...]) -> str:
     """Sources that burn in both windows of one pair. An override for a whole source is an objective of its own."""
     whole = {key.partition("/")[0]: override for key, override in slo.workflows.items() if key.partition("/")[2] == "*"}
     own_source = [(source, o) for source, o in whole.items() if o.success_ratio or o.events_min]
-    rest = f'source!~"{"|".join(source for source, _ in own_source)}"' if own_source else None
+    rest = f"source!~{quoted('|'.join(re.escape(source) for source, _ in own_source))}" if own_source else None
     parts = [_burning_source(slo, burns, slo.success_ratio, slo.events_min, rest)]
     for source, o in own_source:
         ratio, events = o.success_ratio or slo.success_ratio, o.events_min or slo.events_min

@@ -83,13 +83,13 @@ def by_objective(slo: SloConfig, key: str, compare: Callable[[float], str]) -> s
     parts, earlier = [], list[str]()
     for place, limit in own_limits:
         those = workflows(slo, place)
-        parts.append(f"{compare(limit)}\nand on ({WORKFLOW}) {those}{_except(earlier)}")
+        parts.append(f"{compare(limit)}\nand {those}{_except(earlier)}")
         earlier.append(those)
     return "\nor\n".join(f"(\n{indented(part)}\n)" for part in (f"{common}{_except(earlier)}", *parts))
 
 
 def _except(those: list[str]) -> str:
-    return "".join(f"\nunless on ({WORKFLOW}) {one}" for one in those)
+    return "".join(f"\nunless {one}" for one in those)
 
 
 def _limit(objectives: SloConfig | Override, key: str) -> float | None:
@@ -98,13 +98,16 @@ def _limit(objectives: SloConfig | Override, key: str) -> float | None:
 
 
 def workflows(slo: SloConfig, place: str) -> str:
-    """The workflows ``source/id`` or ``source/pattern`` is about, as a set to match with."""
+    """The workflows that ``source/id``, ``source/pattern`` or ``source/*`` is about, as a set to match with.
+
+    A whole source is matched by itself, so that workflows whose name nobody told are among them.
+    """
     source, _, pattern = place.partition("/")
     of_source = f"source={quoted(source)}"
     if pattern == "*":
-        return info(slo, of_source)
+        return f"on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo, of_source)}"
     if set("*?") & set(pattern):
         expression = "".join({"*": ".*", "?": "."}.get(letter) or re.escape(letter) for letter in pattern)
-        return info(slo, of_source, f"workflow=~{quoted(expression)}")
+        return f"on ({WORKFLOW}) {info(slo, of_source, f'workflow=~{quoted(expression)}')}"
     by_id, by_name = (info(slo, of_source, f"{label}={quoted(pattern)}") for label in ("workflow_id", "workflow"))
-    return f"({by_id} or {by_name})"
+    return f"on ({WORKFLOW}) ({by_id} or {by_name})"

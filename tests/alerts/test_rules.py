@@ -204,6 +204,7 @@ def test_a_workflow_is_judged_by_the_first_objective_that_fits(tmp_path: Path) -
     (tmp_path / "rules.yaml").write_text(rules.as_yaml(rules.alert_rules(slo)))
 
     def world() -> Iterator[dict[str, str]]:
+        yield {"series": 'automation_source_up{job="robots", instance="i", source="m"}', "values": "1x20"}
         for source, workflow_id, failures in (
             ("m", "5004", 1), ("m", "5005", 4), ("m", "5006", 5), ("n", "5004", 2), ("n", "5007", 3)
         ):  # fmt: skip
@@ -231,6 +232,43 @@ def test_a_workflow_is_judged_by_the_first_objective_that_fits(tmp_path: Path) -
             }
         ],
     }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
+    done = promtool("test", "rules", tmp_path / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@real("promtool")
+def test_a_source_with_an_objective_of_its_own_burns_by_that(tmp_path: Path) -> None:
+    """Two in a hundred fail everywhere: too much for m, which wants 99.9 %, and for no workflow of another source."""
+    slo = objectives(OVERRIDES)
+    (tmp_path / "rules.yaml").write_text(rules.as_yaml(rules.recording_rules(slo) + rules.alert_rules(slo)))
+    input_series = []
+    for source, workflow_id in (("m", "1"), ("m", "5004"), ("mm", "1")):
+        labels = f'job="robots", instance="i", source="{source}"'
+        input_series.append({"series": f"automation_source_up{{{labels}}}", "values": "1x100"})
+        for result, each in (("success", 0.98), ("failure", 0.02)):
+            runs = f'automation_runs_total{{{labels}, workflow_id="{workflow_id}", result="{result}"}}'
+            input_series.append({"series": runs, "values": f"0+{each}x100"})
+        info = f'automation_workflow_info{{{labels}, workflow_id="{workflow_id}", workflow="W"}}'
+        input_series += [{"series": info, "values": "1x100"}] if workflow_id == "5004" else []
+    fires = {
+        "AutomationErrorBudgetBurnFast": 'severity="critical"',
+        "AutomationWorkflowFailingOften": 'severity="warning", workflow_id="1"',
+    }
+    expected = [
+        {
+            "expr": f'ALERTS{{alertname="{name}"}}',
+            "eval_time": "90m",
+            "exp_samples": [
+                {
+                    "labels": f'ALERTS{{alertname="{name}", alertstate="firing", job="robots", source="m", {labels}}}',
+                    "value": 1,
+                }
+            ],
+        }
+        for name, labels in fires.items()
+    ]
+    test = {"interval": "1m", "input_series": input_series, "promql_expr_test": expected}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
     done = promtool("test", "rules", tmp_path / "test.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
