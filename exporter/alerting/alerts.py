@@ -162,7 +162,7 @@ ALERTS = (
         expr=of.retries_are_held,
         wait="1h",
         keep="5m",
-        summary="Retries wait for a person.",
+        summary="Nobody can tell what a retry did; a person must decide.",
         description="Retries of {{ $labels.source }} held under the policy {{ $labels.policy }}: {{ $value }}.",
     ),
     Alert(
@@ -172,7 +172,7 @@ ALERTS = (
         expr=of.retries_are_in_doubt,
         wait="30m",
         keep="5m",
-        summary="Nobody knows whether a retry was carried out.",
+        summary="Nobody knows yet whether a retry had an effect.",
         description="Retries of {{ $labels.source }} in doubt under the policy {{ $labels.policy }}: {{ $value }}.",
     ),
     Alert(

@@ -5,8 +5,6 @@ import re
 from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
-    RETRIES,
-    RETRIES_OPEN,
     SOURCE,
     WORKFLOW,
     by_objective,
@@ -158,16 +156,16 @@ def dead_letters_are_nearly_full(slo: SloConfig) -> str:
 
 
 def retries_are_held(slo: SloConfig) -> str:
-    return select(RETRIES_OPEN, slo, 'state="held"') + " > 0"
+    return select(catalogue.RETRIES_OPEN.name, slo, 'state="held"') + " > 0"
 
 
 def retries_are_in_doubt(slo: SloConfig) -> str:
-    return select(RETRIES_OPEN, slo, 'state="in_doubt"') + " > 0"
+    return select(catalogue.RETRIES_OPEN.name, slo, 'state="in_doubt"') + " > 0"
 
 
 def retries_do_not_help(slo: SloConfig) -> str:
     failed, known = (
-        f"sum without (outcome) (increase({select(RETRIES, slo, outcomes)}[6h]))"
+        f"sum without (outcome) (increase({select(catalogue.RETRIES.name, slo, outcomes)}[6h]))"
         for outcomes in ('outcome=~"failed|rejected"', 'outcome=~"succeeded|failed|rejected"')
     )
     return f"{failed}\n/ {known} > 0.5\nand round({known}) >= {RETRIES_MIN}"

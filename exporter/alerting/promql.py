@@ -22,9 +22,6 @@ SOURCE = "job, source"
 
 #: Computed at each scrape by the app.
 API_QUOTA_REMAINING = "automation_exporter_api_quota_remaining"
-#: Metrics of retries, as the contract names them.
-RETRIES_OPEN = "automation_retries_open"
-RETRIES = "automation_retries_total"
 
 
 @cache

@@ -23,8 +23,6 @@ from tests.servers import real
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "alerts"
 NAMES = [alert.name for alert in ALERTS]
-#: Named by the contract; their table comes with the retries.
-RETRY_METRICS = {"automation_retries_open", "automation_retries_total"}
 #: Computed at each scrape: in no table.
 SCRAPED = {"automation_exporter_api_quota_remaining"}
 OVERRIDES = """
@@ -98,7 +96,6 @@ def known_metrics() -> dict[str, set[str]]:
         for family in getattr(collector, "describe", lambda: ())():
             name = f"{family.name}_total" if family.type == "counter" else family.name
             known[name] = set(getattr(collector, "_labelnames", ()))
-    known |= {name: {"platform", "source", "policy", "state", "outcome"} for name in RETRY_METRICS}
     known |= {name: {"platform", "source"} for name in SCRAPED} | {"up": set()}
     known |= {
         rule["record"]: {"platform", "source", "workflow_id"} for rule in every_rule(SloConfig()) if "record" in rule
