@@ -10,6 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
+from exporter import cli
 from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
 from exporter.alerting.objectives import SloConfig
@@ -54,6 +55,13 @@ def test_queries_of_runbooks_read_metrics_there_are(page: str, query: str) -> No
         assert name in known.keys() | ELSEWHERE
         if name not in ELSEWHERE:
             assert {matcher.name for matcher in selector.matchers.matchers} <= known[name] | {"job", "le"}
+
+
+def test_commands_of_runbooks_exist() -> None:
+    commands = [words for page in PAGES for words in re.findall(r"`automation-exporter ([^`]+)`", page.read_text())]
+    assert len(commands) > 3
+    for words in commands:
+        cli._parser().parse_args(words.split())
 
 
 def test_the_grammar_notices_what_is_wrong() -> None:
