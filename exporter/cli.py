@@ -15,6 +15,7 @@ from urllib.parse import quote
 import orjson
 
 from exporter import __version__, app, commands, log
+from exporter.alerting import rules
 from exporter.check import check
 from exporter.clock import SystemClock
 from exporter.config import ConfigError, load, masked, schema
@@ -87,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         "--online", action="store_true", help="also try credentials, rights and limits of each source"
     )
     checking.set_defaults(command=_check)
+
+    generating = subcommands.add_parser("rules", help="alert and recording rules for the objectives in slo")
+    generating.add_argument("--config", type=Path, required=True, metavar="FILE")
+    generating.set_defaults(command=_rules)
 
     simulate = subcommands.add_parser("simulate", help="the simulators alone")
     simulate.add_argument("--platform", choices=sorted(SIMULATORS), action="append", help="default: all")
@@ -329,6 +334,12 @@ def _check(options: argparse.Namespace) -> int:
     log.register_secrets(config.secrets())
     print(masked(config), end="")
     return asyncio.run(check(config, online=options.online, say=print))
+
+
+def _rules(options: argparse.Namespace) -> int:
+    slo = load(options.config).slo
+    print(rules.as_yaml(rules.recording_rules(slo) + rules.alert_rules(slo)), end="")
+    return 0
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
+from exporter.alerting.objectives import SloConfig
 from exporter.platforms import PLATFORMS
 from exporter.retries.config import RetriesConfig, compile_rules
 from exporter.retries.policy import Rules
@@ -124,7 +125,7 @@ class Config(Section):
     limits: LimitsConfig = LimitsConfig()
     traces: TracesConfig = TracesConfig()
     retries: RetriesConfig = RetriesConfig()
-    slo: dict[str, Any] = Field(default={}, max_length=0, description="reserved for a later version")
+    slo: SloConfig = SloConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("sources", mode="wrap")
@@ -161,6 +162,14 @@ class Config(Section):
         _, problems = compile_rules(self.retries, self._platforms())
         if problems:
             raise ConfigError(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> "Config":
+        missing = [place for place in self.slo.workflows if place.partition("/")[0] not in self.sources]
+        if missing:
+            known = ", ".join(self.sources)
+            raise ConfigError([f"slo.workflows.{place}: there is no such source; one of {known}" for place in missing])
         return self
 
     def rules(self) -> Rules:

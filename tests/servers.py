@@ -28,7 +28,13 @@ STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 20
 
 # Component -> the Debian package that brings the command of that name.
-COMPONENTS = {"prometheus": "prometheus", "promtool": "prometheus", "chromium": "chromium"}
+COMPONENTS = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
+    "chromium": "chromium",
+}
 
 
 def missing_component(name: str) -> str | None:
@@ -160,6 +166,27 @@ async def prometheus(
     url = f"http://127.0.0.1:{port}"
     async with aiohttp.ClientSession() as session, running(command, log=home / "log", ready_url=f"{url}/-/ready"):
         yield PrometheusServer(url=url, session=session)
+
+
+@contextlib.asynccontextmanager
+async def alertmanager(tmp_path: Path, config: Path) -> AsyncIterator[str]:
+    """An Alertmanager with this config, alone and on loopback; yields its URL.
+
+    Whom it tells is the config's affair: a receiver with `webhook_configs` and the URL of a server of the test's own.
+    """
+    home = tmp_path / "alertmanager"
+    home.mkdir()
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        "prometheus-alertmanager",
+        f"--config.file={config.resolve()}",
+        f"--storage.path={home / 'data'}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+        "--cluster.listen-address=",
+        "--log.level=warn",
+    ]
+    async with running(command, log=home / "log", ready_url=f"{url}/-/ready"):
+        yield url
 
 
 @contextlib.asynccontextmanager

@@ -21,6 +21,7 @@ PLATFORMS_FOLDER = ROOT / "exporter" / "platforms"
 PLATFORMS = sorted({"make", "qlik", "etlworks", "cognaize"} | {p.parent.name for p in PLATFORMS_FOLDER.glob("*/*.py")})
 
 PURE = [
+    "exporter/alerting/*.py",
     "exporter/model.py",
     "exporter/fold.py",
     "exporter/platforms/*/mapping.py",

@@ -10,6 +10,7 @@ import ast
 import base64
 import contextlib
 import io
+import itertools
 import re
 import shlex
 import subprocess
@@ -276,7 +277,7 @@ def test_what_is_to_be_typed_exists(code: str, capsys: pytest.CaptureFixture[str
             assert {word for word in words[1:] if "=" not in word} <= targets
         if words[0] == "automation-exporter":
             try:
-                cli._parser().parse_args(words[1:])
+                cli._parser().parse_args([*itertools.takewhile(lambda word: word != ">", words[1:])])
             except SystemExit:
                 pytest.fail(f"{shlex.join(words)}: {capsys.readouterr().err}")
 

@@ -1,0 +1,280 @@
+"""The alerts, in one table: what they look at, how long they wait, what a person reads at night. Pure.
+
+Names begin with what is wrong, severities are ``critical`` (somebody gets up), ``warning`` (somebody looks today) and
+``info``. ``needs_data`` marks what cannot be judged while a source is not read: the Alertmanager example silences
+those behind AutomationDataIncomplete, and everything behind AutomationExporterDown.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from exporter.alerting import expressions as of
+from exporter.alerting.objectives import SloConfig
+
+_WORKFLOW = (
+    "{{ with $labels.workflow }}{{ . }} ({{ $labels.workflow_id }}){{ else }}{{ $labels.workflow_id }}{{ end }}"
+    " of {{ $labels.source }}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    name: str
+    group: Literal["workflows", "dead-letters", "retries", "sources", "exporter"]
+    severity: Literal["critical", "warning", "info"]
+    expr: Callable[[SloConfig], str]
+    wait: str
+    keep: str
+    summary: str
+    description: str
+    needs_data: bool = True
+
+
+ALERTS = (
+    Alert(
+        name="AutomationErrorBudgetBurnFast",
+        group="workflows",
+        severity="critical",
+        expr=of.budget_burns_fast,
+        wait="2m",
+        keep="5m",
+        summary="Many runs of a source fail.",
+        description="{{ $value | humanizePercentage }} of the runs of {{ $labels.source }} fail, far more than the"
+        " objective allows.",
+    ),
+    Alert(
+        name="AutomationErrorBudgetBurnSlow",
+        group="workflows",
+        severity="warning",
+        expr=of.budget_burns_slowly,
+        wait="15m",
+        keep="15m",
+        summary="More runs of a source fail than the objective allows.",
+        description="For hours, {{ $value | humanizePercentage }} of the runs of {{ $labels.source }} have failed.",
+    ),
+    Alert(
+        name="AutomationWorkflowFailing",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_fails_in_a_row,
+        wait="2m",
+        keep="5m",
+        summary="A workflow fails run after run.",
+        description=f"The last {{{{ $value }}}} runs of {_WORKFLOW} failed.",
+    ),
+    Alert(
+        name="AutomationWorkflowFailingOften",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_fails_often,
+        wait="2m",
+        keep="15m",
+        summary="A busy workflow fails far more often than the objective allows.",
+        description=f"{{{{ $value | humanizePercentage }}}} of the runs of {_WORKFLOW} fail.",
+    ),
+    Alert(
+        name="AutomationWorkflowOverdue",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_is_overdue,
+        wait="5m",
+        keep="5m",
+        summary="A workflow did not start when it was planned to.",
+        description=f"{_WORKFLOW} was to start {{{{ $value | humanizeDuration }}}} ago and has not.",
+    ),
+    Alert(
+        name="AutomationWorkflowStuck",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_is_stuck,
+        wait="5m",
+        keep="5m",
+        summary="A run has been pending or running for too long.",
+        description=f"A run of {_WORKFLOW} has been {{{{ $labels.state }}}} for {{{{ $value | humanizeDuration }}}}.",
+    ),
+    Alert(
+        name="AutomationWorkflowDisabled",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_was_disabled,
+        wait="5m",
+        keep="5m",
+        summary="A workflow that was on is off.",
+        description=f"{_WORKFLOW} was switched off within the last day, by a person or by the platform.",
+    ),
+    Alert(
+        name="AutomationWorkflowBlocked",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_is_blocked,
+        wait="10m",
+        keep="5m",
+        summary="A platform keeps a workflow from running.",
+        description=f"{_WORKFLOW} cannot run: {{{{ $labels.reason }}}}.",
+    ),
+    Alert(
+        name="AutomationQueueNearLimit",
+        group="workflows",
+        severity="warning",
+        expr=of.queue_is_nearly_full,
+        wait="5m",
+        keep="10m",
+        summary="The queue in front of a workflow is nearly full.",
+        description=f"The queue of {_WORKFLOW} is {{{{ $value | humanizePercentage }}}} full. When it is full,"
+        " what comes is refused.",
+    ),
+    Alert(
+        name="AutomationDeadLettersGrowing",
+        group="dead-letters",
+        severity="warning",
+        expr=of.dead_letters_grow,
+        wait="10m",
+        keep="15m",
+        summary="Dead letters come in faster than they are resolved.",
+        description=f"{_WORKFLOW} has {{{{ $value }}}} more open dead letters than up to six hours ago.",
+    ),
+    Alert(
+        name="AutomationDeadLettersOld",
+        group="dead-letters",
+        severity="warning",
+        expr=of.dead_letters_are_old,
+        wait="10m",
+        keep="5m",
+        summary="A dead letter has been waiting for too long.",
+        description=f"The oldest dead letter of {_WORKFLOW} has been open for {{{{ $value | humanizeDuration }}}}.",
+    ),
+    Alert(
+        name="AutomationDeadLettersNearCapacity",
+        group="dead-letters",
+        severity="warning",
+        expr=of.dead_letters_are_nearly_full,
+        wait="10m",
+        keep="15m",
+        summary="A source holds nearly as many dead letters as it has room for.",
+        description="{{ $labels.source }} holds {{ $value }} open dead letters. When there is no room left, what"
+        " fails is lost, or stops its workflow.",
+    ),
+    Alert(
+        name="AutomationRetryHeld",
+        group="retries",
+        severity="warning",
+        expr=of.retries_are_held,
+        wait="1h",
+        keep="5m",
+        summary="Nobody can tell what a retry did; a person must decide.",
+        description="Retries of {{ $labels.source }} held under the policy {{ $labels.policy }}: {{ $value }}.",
+    ),
+    Alert(
+        name="AutomationRetryInDoubt",
+        group="retries",
+        severity="warning",
+        expr=of.retries_are_in_doubt,
+        wait="30m",
+        keep="5m",
+        summary="Nobody knows yet whether a retry had an effect.",
+        description="Retries of {{ $labels.source }} in doubt under the policy {{ $labels.policy }}: {{ $value }}.",
+    ),
+    Alert(
+        name="AutomationRetriesIneffective",
+        group="retries",
+        severity="warning",
+        expr=of.retries_do_not_help,
+        wait="15m",
+        keep="30m",
+        summary="Most retries of a policy do not help.",
+        description="{{ $value | humanizePercentage }} of the retries of {{ $labels.source }} under the policy"
+        " {{ $labels.policy }} failed or were refused within six hours.",
+    ),
+    Alert(
+        name="AutomationDataIncomplete",
+        group="sources",
+        severity="warning",
+        expr=of.data_are_incomplete,
+        wait="5m",
+        keep="5m",
+        summary="A source cannot be read; what is shown of it is old.",
+        description="The stream {{ $labels.stream }} of {{ $labels.source }} cannot be read.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationDataFaulty",
+        group="sources",
+        severity="info",
+        expr=of.data_are_faulty,
+        wait="1h",
+        keep="15m",
+        summary="A part of what a platform answers cannot be used.",
+        description="The stream {{ $labels.stream }} of {{ $labels.source }} has not been read without a fault for an"
+        " hour.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationCredentialFailing",
+        group="sources",
+        severity="critical",
+        expr=of.credential_is_refused,
+        wait="2m",
+        keep="5m",
+        summary="A platform refuses the credential of a source.",
+        description="The credential of {{ $labels.source }} is refused when {{ $labels.stream }} is read.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationWebhookLoss",
+        group="sources",
+        severity="warning",
+        expr=of.webhooks_are_lost,
+        wait="15m",
+        keep="15m",
+        summary="Runs end without the webhook that should tell of them.",
+        description="Webhooks of {{ $labels.source }} told of {{ $value | humanizePercentage }} of the runs of the last"
+        " hour only.",
+    ),
+    Alert(
+        name="AutomationQuotaLow",
+        group="sources",
+        severity="warning",
+        expr=of.plan_is_nearly_used,
+        wait="15m",
+        keep="15m",
+        summary="Little is left of a plan.",
+        description="{{ $value | humanizePercentage }} of the {{ $labels.kind }} of {{ $labels.source }} are left.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationApiQuotaLow",
+        group="sources",
+        severity="warning",
+        expr=of.api_budget_is_short,
+        wait="15m",
+        keep="15m",
+        summary="Requests to a platform wait for their turn most of the time.",
+        description="Of the requests {{ $labels.source }} may send, {{ $value | humanizePercentage }} were free on"
+        " average of 15 minutes.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationSeriesFolded",
+        group="exporter",
+        severity="warning",
+        expr=of.series_are_folded,
+        wait="5m",
+        keep="5m",
+        summary="New workflows are shown together for lack of series.",
+        description="{{ $value }} workflows were folded into __other__ within a day: limits.series_max is reached.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationExporterDown",
+        group="exporter",
+        severity="critical",
+        expr=of.exporter_is_down,
+        wait="5m",
+        keep="1m",
+        summary="The exporter cannot be scraped.",
+        description="{{ with $labels.instance }}{{ . }}{{ else }}Every instance of {{ $labels.job }}{{ end }} is down"
+        " or gone: nothing is known of any workflow.",
+        needs_data=False,
+    ),
+)

@@ -1,0 +1,244 @@
+"""What each alert looks at, as PromQL for given objectives. Pure; a function for each, named by what is so then."""
+
+import re
+
+from exporter.alerting.objectives import SloConfig
+from exporter.alerting.promql import (
+    API_QUOTA_REMAINING,
+    SOURCE,
+    WORKFLOW,
+    by_objective,
+    indented,
+    named,
+    own,
+    quoted,
+    seconds,
+    select,
+)
+from exporter.alerting.recording import FAILURES, PAGE, RATIO, RUNS, TICKET, Burn, enough, over
+from exporter.metrics import catalogue
+
+#: Retries whose end is known, below which a share of failures says nothing.
+RETRIES_MIN = 5
+#: Webhooks that tell of fewer runs than this are not to be relied on.
+WEBHOOK_RATIO = 0.9
+
+# Workflows
+
+
+def budget_burns_fast(slo: SloConfig) -> str:
+    return _burning(slo, PAGE)
+
+
+def budget_burns_slowly(slo: SloConfig) -> str:
+    return _burning(slo, TICKET)
+
+
+def _burning(slo: SloConfig, burns: tuple[Burn, ...]) -> str:
+    """Sources that burn in both windows of one pair. An override for a whole source is an objective of its own."""
+    whole = {key.partition("/")[0]: override for key, override in slo.workflows.items() if key.partition("/")[2] == "*"}
+    own_source = [(source, o) for source, o in whole.items() if o.success_ratio or o.events_min]
+    rest = f"source!~{quoted('|'.join(re.escape(source) for source, _ in own_source))}" if own_source else None
+    parts = [_burning_source(slo, burns, slo.success_ratio, slo.events_min, rest)]
+    for source, o in own_source:
+        ratio, events = o.success_ratio or slo.success_ratio, o.events_min or slo.events_min
+        parts.append(_burning_source(slo, burns, ratio, events, f'source="{source}"'))
+    return "\nor\n".join(parts)
+
+
+def _burning_source(
+    slo: SloConfig, burns: tuple[Burn, ...], success_ratio: float, events: int, matcher: str | None
+) -> str:
+    matchers = () if matcher is None else (matcher,)
+    parts = []
+    for burn in burns:
+        limit = f"{burn.ratio(slo, success_ratio):.6g}"
+        parts.append(
+            f"{select(RATIO + burn.long, slo, *matchers)} > {limit}\n"
+            f"and {select(RATIO + burn.short, slo, *matchers)} > {limit}\n"
+            f"and {enough('source', slo, burn.long, events)}"
+        )
+    return "\nor\n".join(f"(\n{indented(part)}\n)" for part in parts)
+
+
+def workflow_fails_in_a_row(slo: SloConfig) -> str:
+    gauge = select(catalogue.WORKFLOW_FAILURES.name, slo)
+    failing = by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}")
+    return named(f"{_grouped(failing)}\n{_not_off(slo)}", slo, of=gauge)
+
+
+def workflow_fails_often(slo: SloConfig) -> str:
+    """The pairs of the page, for each workflow that runs often enough for a ratio to mean something."""
+    parts = []
+    for burn in PAGE:
+        long, short = (_workflow_ratio(slo, window) for window in (burn.long, burn.short))
+
+        def burning(ratio: float, burn: Burn = burn, long: str = long, short: str = short) -> str:
+            limit = f"{burn.ratio(slo, ratio):.6g}"
+            return f"{long} > {limit}\nand {short} > {limit}"
+
+        def often(least: float, burn: Burn = burn) -> str:
+            return enough("workflow", slo, burn.long, least)
+
+        ratios, events = by_objective(slo, "success_ratio", burning), by_objective(slo, "events_min", often)
+        parts.append(f"{ratios}\nand {events}" if not slo.workflows else f"{_grouped(ratios)}\nand {_grouped(events)}")
+    recently = f"last_over_time({select(f'workflow:{RUNS}', slo)}[{PAGE[-1].long}])"
+    return named("\nor\n".join(f"(\n{indented(part)}\n)" for part in parts), slo, of=recently, replica=False)
+
+
+def _workflow_ratio(slo: SloConfig, window: str) -> str:
+    return f"{over(f'workflow:{FAILURES}', slo, window)}\n  / {over(f'workflow:{RUNS}', slo, window)}"
+
+
+def workflow_is_overdue(slo: SloConfig) -> str:
+    """Planned and not started, though it is on, free to run, and has no run that the next one may be waiting for."""
+    planned = select(catalogue.WORKFLOW_NEXT_RUN.name, slo)
+    late = by_objective(slo, "overdue_after", lambda limit: f"time() - {planned} > {seconds(limit)}")
+    return named(
+        f"{_grouped(late)}\n"
+        f"{_not_off(slo)}\n"
+        f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_BLOCKED.name, slo)} == 1\n"
+        f"unless on ({WORKFLOW}) {select(catalogue.RUNS_ACTIVE.name, slo)} > 0\n"
+        f"{_read(slo)}",
+        slo,
+        of=planned,
+    )
+
+
+def workflow_is_stuck(slo: SloConfig) -> str:
+    oldest = select(catalogue.RUN_OLDEST_ACTIVE.name, slo)
+    long = by_objective(slo, "stuck_after", lambda limit: f"time() - {oldest} > {seconds(limit)}")
+    return named(f"{_grouped(long)}\n{_read(slo)}", slo, of=oldest)
+
+
+def workflow_was_disabled(slo: SloConfig) -> str:
+    enabled = select(catalogue.WORKFLOW_ENABLED.name, slo)
+    return named(f"{enabled} == 0\nand max_over_time({enabled}[1d:15m]) == 1", slo, of=enabled)
+
+
+def workflow_is_blocked(slo: SloConfig) -> str:
+    blocked = select(catalogue.WORKFLOW_BLOCKED.name, slo)
+    return named(f"{blocked} == 1", slo, of=blocked)
+
+
+def queue_is_nearly_full(slo: SloConfig) -> str:
+    items, limit = (select(metric.name, slo) for metric in (catalogue.QUEUE_ITEMS, catalogue.QUEUE_LIMIT))
+    return named(by_objective(slo, "queue_share", lambda share: f"{items} / {limit} > {share:g}"), slo, of=items)
+
+
+# Dead letters
+
+
+def dead_letters_grow(slo: SloConfig) -> str:
+    """More than six hours ago; than an hour ago where nothing is known of then: it is new, or nobody looked.
+
+    Two looks at few gauges, where increase() would read hours of a counter for every error class.
+    """
+    gauge = select(catalogue.DEAD_LETTERS.name, slo)
+    now, then, later = (f"sum without (error_class) ({gauge}{ago})" for ago in ("", " offset 6h", " offset 1h"))
+    growth = f"{now}\n- ({then} or {later})"
+    return named(by_objective(slo, "dead_letter_growth", lambda limit: f"{growth} >= {limit:g}"), slo, of=gauge)
+
+
+def dead_letters_are_old(slo: SloConfig) -> str:
+    oldest = select(catalogue.DEAD_LETTER_OLDEST.name, slo)
+    old = by_objective(slo, "dead_letter_age", lambda limit: f"time() - {oldest} > {seconds(limit)}")
+    return named(f"{_grouped(old)}\n{_read(slo)}", slo, of=oldest)
+
+
+def dead_letters_are_nearly_full(slo: SloConfig) -> str:
+    """No platform tells how much of its storage is used, so it is their number against what the user expects to fit."""
+    letters = f"sum without (workflow_id, error_class) ({select(catalogue.DEAD_LETTERS.name, slo)})"
+    return f"{letters} > {slo.queue_share * slo.dead_letters_max:g}"
+
+
+# Retries
+
+
+def retries_are_held(slo: SloConfig) -> str:
+    return select(catalogue.RETRIES_OPEN.name, slo, 'state="held"') + " > 0"
+
+
+def retries_are_in_doubt(slo: SloConfig) -> str:
+    return select(catalogue.RETRIES_OPEN.name, slo, 'state="in_doubt"') + " > 0"
+
+
+def retries_do_not_help(slo: SloConfig) -> str:
+    failed, known = (
+        f"sum without (outcome) (increase({select(catalogue.RETRIES.name, slo, outcomes)}[6h]))"
+        for outcomes in ('outcome=~"failed|rejected"', 'outcome=~"succeeded|failed|rejected"')
+    )
+    return f"{failed}\n/ {known} > 0.5\nand round({known}) >= {RETRIES_MIN}"
+
+
+# Sources
+
+
+def data_are_incomplete(slo: SloConfig) -> str:
+    """The last sweep failed, and none has worked for a while. One unusable item alone does not silence a source.
+
+    Usage is read too rarely for that, and nothing but the alert on it depends on it.
+    """
+    complete = select(own(lambda o: o.data_complete), slo, 'stream!="quota"')
+    success = select(own(lambda o: o.sweep_success), slo)
+    return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}"
+
+
+def data_are_faulty(slo: SloConfig) -> str:
+    return f"{select(own(lambda o: o.data_complete), slo)} == 0\nunless\n{_grouped(data_are_incomplete(slo))}"
+
+
+def credential_is_refused(slo: SloConfig) -> str:
+    """Refused within the hour (a refused credential is tried twice an hour at least) and not accepted since.
+
+    The counter of a kind of error is born with the first one, which increase() does not see: that is the ``unless``.
+    """
+    refused = select(own(lambda o: o.sweep_errors), slo, 'kind="auth"')
+    complete = select(own(lambda o: o.data_complete), slo)
+    return (
+        f"(\n  increase({refused}[1h]) > 0\n  or\n  ({refused} unless {refused} offset 1h)\n)\n"
+        f"and on ({SOURCE}, stream) {complete} == 0"
+    )
+
+
+def webhooks_are_lost(slo: SloConfig) -> str:
+    """While runs end: the ratio stays what it was when none do."""
+    ended = f"increase({select(catalogue.RUNS_OBSERVED.name, slo)}[1h]) > 0"
+    return f"{select(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
+
+
+def plan_is_nearly_used(slo: SloConfig) -> str:
+    used, limit = (select(metric.name, slo) for metric in (catalogue.USAGE, catalogue.USAGE_LIMIT))
+    return f"1 - {used} / {limit} < {slo.quota_share:g}"
+
+
+def api_budget_is_short(slo: SloConfig) -> str:
+    """What could be sent at once, against the most there was within a day: the configured share, whatever it is."""
+    remaining = select(API_QUOTA_REMAINING, slo)
+    return f"avg_over_time({remaining}[15m])\n/ max_over_time({remaining}[1d]) < {slo.quota_share:g}"
+
+
+# The exporter
+
+
+def series_are_folded(slo: SloConfig) -> str:
+    return f"round(increase({select(own(lambda o: o.series_folded), slo)}[1d])) > 0"
+
+
+def exporter_is_down(slo: SloConfig) -> str:
+    up = select("up", slo)
+    return f"{up} == 0 or absent({up})"
+
+
+def _read(slo: SloConfig) -> str:
+    """Only while the source can be read: what is old grows older by itself."""
+    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1"
+
+
+def _not_off(slo: SloConfig) -> str:
+    """What is off neither starts nor fails. Where nobody tells, it is taken to be on."""
+    return f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_ENABLED.name, slo)} == 0"
+
+
+def _grouped(expr: str) -> str:
+    return f"(\n{indented(expr)}\n)" if "\n" in expr else f"({expr})"

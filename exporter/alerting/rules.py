@@ -1,0 +1,68 @@
+"""The rule files: recordings and alerts as YAML that Prometheus reads. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from exporter.alerting.alerts import ALERTS, Alert
+from exporter.alerting.objectives import SloConfig
+from exporter.alerting.recording import INTERVAL, recordings
+
+HEADER = """\
+# Made by `automation-exporter rules` from the objectives in `slo:`. Change those and make it anew, rather than edit it.
+"""
+
+
+class _Expression(str):
+    """PromQL: written line by line as it is, so that it can be read and copied."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    _Expression, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
+)
+
+
+def recording_rules(slo: SloConfig) -> list[dict[str, Any]]:
+    rules = [{"record": recording.name, "expr": _Expression(recording.expr)} for recording in recordings(slo)]
+    return [{"name": "automation-exporter-runs", "interval": f"{INTERVAL}s", "rules": rules}]
+
+
+def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for alert in ALERTS:
+        groups.setdefault(f"automation-exporter-{alert.group}", []).append(_alert(alert, slo))
+    return [{"name": name, "interval": f"{INTERVAL}s", "rules": rules} for name, rules in groups.items()]
+
+
+def _alert(alert: Alert, slo: SloConfig) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": _Expression(alert.expr(slo)),
+        "for": alert.wait,
+        "keep_firing_for": alert.keep,
+        "labels": {"severity": alert.severity},
+        "annotations": annotations(alert, slo),
+    }
+
+
+def annotations(alert: Alert, slo: SloConfig) -> dict[str, str]:
+    out = {
+        "summary": alert.summary,
+        "description": alert.description,
+        "runbook_url": f"{slo.runbook_url}/{alert.name}.md",
+    }
+    return out if slo.dashboard_url is None else out | {"dashboard_url": slo.dashboard_url}
+
+
+def as_yaml(groups: list[dict[str, Any]]) -> str:
+    return HEADER + dumped({"groups": groups})
+
+
+def dumped(data: Mapping[str, Any]) -> str:
+    """YAML as the checked-in files have it."""
+    return str(yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -1,0 +1,255 @@
+"""Cases of the alerts on retries, sources and the exporter."""
+
+from tests.alerts.world import (
+    ALLOWED,
+    AT,
+    COMPLETE,
+    ENDED,
+    FREE,
+    HERE,
+    JOB,
+    POLICY,
+    READING,
+    REFUSED,
+    RELIABILITY,
+    RETRIES,
+    SUCCESS,
+    USED,
+    Case,
+    Cases,
+    metric,
+)
+
+SOURCES: dict[str, Cases] = {
+    "AutomationRetryHeld": Cases(
+        fires=[
+            Case(
+                why="held for more than an hour",
+                series={metric("automation_retries_open", RETRIES, state="held"): "2x100"},
+                at="70m",
+                told=({**POLICY, "state": "held"}, "Retries of make-eu held under the policy transient: 2."),
+            )
+        ],
+        silent=[
+            Case(
+                why="held for half an hour, then approved",
+                series={metric("automation_retries_open", RETRIES, state="held"): "2x30 0x70"},
+                at="70m",
+            )
+        ],
+    ),
+    "AutomationRetryInDoubt": Cases(
+        fires=[
+            Case(
+                why="in doubt for more than half an hour",
+                series={metric("automation_retries_open", RETRIES, state="in_doubt"): "1x100"},
+                at="40m",
+                told=({**POLICY, "state": "in_doubt"}, "Retries of make-eu in doubt under the policy transient: 1."),
+            )
+        ],
+        silent=[
+            Case(
+                why="settled by reading the platform",
+                series={metric("automation_retries_open", RETRIES, state="in_doubt"): "1x20 0x70"},
+                at="40m",
+            )
+        ],
+    ),
+    "AutomationRetriesIneffective": Cases(
+        fires=[
+            Case(
+                why="nine of twelve failed or were refused",
+                series={
+                    metric("automation_retries_total", RETRIES, outcome="succeeded"): "0x60 3x400",
+                    metric("automation_retries_total", RETRIES, outcome="failed"): "0x60 6x400",
+                    metric("automation_retries_total", RETRIES, outcome="rejected"): "0x60 3x400",
+                },
+                at="3h",
+                told=(
+                    POLICY,
+                    "75% of the retries of make-eu under the policy transient failed or were refused within six hours.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="three of four, which is too few to judge",
+                series={
+                    metric("automation_retries_total", RETRIES, outcome="succeeded"): "0x60 1x400",
+                    metric("automation_retries_total", RETRIES, outcome="failed"): "0x60 3x400",
+                },
+                at="3h",
+            ),
+            Case(
+                why="most succeed",
+                series={
+                    metric("automation_retries_total", RETRIES, outcome="succeeded"): "0x60 9x400",
+                    metric("automation_retries_total", RETRIES, outcome="failed"): "0x60 3x400",
+                },
+                at="3h",
+            ),
+        ],
+    ),
+    "AutomationDataIncomplete": Cases(
+        fires=[
+            Case(
+                why="not read since minute 10",
+                series={COMPLETE: "1x10 0x60", SUCCESS: "0+60x10 600x60"},
+                at="40m",
+                told=(READING, "The stream runs of make-eu cannot be read."),
+            ),
+            Case(
+                why="never read since the exporter was started",
+                series={COMPLETE: "0x60"},
+                at="10m",
+                told=(READING, "The stream runs of make-eu cannot be read."),
+            ),
+        ],
+        silent=[
+            Case(
+                why="one item cannot be used, everything else is read",
+                series={COMPLETE: "0x60", SUCCESS: "0+60x60"},
+                at="40m",
+            ),
+            Case(
+                why="one sweep failed",
+                series={COMPLETE: "1x10 0x3 1x60", SUCCESS: "0+60x10 600x3 780+60x60"},
+                at="40m",
+            ),
+            Case(why="a stream that is read rarely", series={COMPLETE: "1x60", SUCCESS: "0x60"}, at="40m"),
+        ],
+    ),
+    "AutomationDataFaulty": Cases(
+        fires=[
+            Case(
+                why="one item cannot be used, for more than an hour",
+                series={COMPLETE: "0x90", SUCCESS: "0+60x90"},
+                at="80m",
+                told=(READING, "The stream runs of make-eu has not been read without a fault for an hour."),
+            )
+        ],
+        silent=[
+            Case(why="for half an hour", series={COMPLETE: "0x30 1x60", SUCCESS: "0+60x90"}, at="80m"),
+            Case(
+                why="nothing can be read, which is another alert", series={COMPLETE: "0x90", SUCCESS: "0x90"}, at="85m"
+            ),
+        ],
+    ),
+    "AutomationCredentialFailing": Cases(
+        fires=[
+            Case(
+                why="refused since minute 10, ever more rarely tried",
+                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x2 2x4 3x8 4x60"},
+                at="40m",
+                told=({**READING, "kind": "auth"}, "The credential of make-eu is refused when runs is read."),
+            ),
+            Case(
+                why="refused for the first time: a counter that is born with it",
+                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x10"},
+                at="15m",
+                told=({**READING, "kind": "auth"}, "The credential of make-eu is refused when runs is read."),
+            ),
+        ],
+        silent=[
+            Case(
+                why="it works again",
+                series={COMPLETE: "1x10 0x10 1x60", REFUSED: "_x10 1x2 2x4 3x60"},
+                at="40m",
+            ),
+            Case(
+                why="the platform is down, the credential was refused two hours ago",
+                series={COMPLETE: "0x200", REFUSED: "1x200"},
+                at="130m",
+            ),
+        ],
+    ),
+    "AutomationWebhookLoss": Cases(
+        fires=[
+            Case(
+                why="a third of the runs came without",
+                series={RELIABILITY: "0.67x60", ENDED: "0+1x60"},
+                at="30m",
+                told=(HERE, "Webhooks of make-eu told of 67% of the runs of the last hour only."),
+            )
+        ],
+        silent=[
+            Case(
+                why="one in fifty",
+                series={RELIABILITY: "0.98x60", ENDED: "0+1x60"},
+                at="30m",
+            ),
+            Case(why="no run has ended since", series={RELIABILITY: "0.67x200", ENDED: "0+1x60 60x200"}, at="150m"),
+        ],
+    ),
+    "AutomationQuotaLow": Cases(
+        fires=[
+            Case(
+                why="9500 of 10000 are used",
+                series={USED: "9500x60", ALLOWED: "10000x60"},
+                at="30m",
+                told=({**HERE, "kind": "operations"}, "5% of the operations of make-eu are left."),
+            )
+        ],
+        silent=[
+            Case(why="half of it", series={USED: "5000x60", ALLOWED: "10000x60"}, at="30m"),
+            Case(why="there is no limit", series={USED: "5000x60"}, at="30m"),
+        ],
+    ),
+    "AutomationApiQuotaLow": Cases(
+        fires=[
+            Case(
+                why="300 requests a minute were free in the morning, now 12 on average",
+                series={FREE: "300x60 12x60"},
+                at="110m",
+                told=(
+                    HERE,
+                    "Of the requests make-eu may send, 4% were free on average of 15 minutes.",
+                ),
+            )
+        ],
+        silent=[
+            Case(why="a burst is what the budget is for", series={FREE: "300x60 0x5 300x60"}, at="70m"),
+            Case(why="a small budget, unused", series={FREE: "6x120"}, at="110m"),
+        ],
+    ),
+    "AutomationSeriesFolded": Cases(
+        fires=[
+            Case(
+                why="three new workflows, and no room",
+                series={metric("automation_exporter_series_folded_total", JOB): "0x60 3x200"},
+                at="2h",
+                told=(AT, "3 workflows were folded into __other__ within a day: limits.series_max is reached."),
+            )
+        ],
+        silent=[
+            Case(
+                why="none",
+                series={metric("automation_exporter_series_folded_total", JOB): "0x200"},
+                at="2h",
+            )
+        ],
+    ),
+    "AutomationExporterDown": Cases(
+        fires=[
+            Case(
+                why="it does not answer",
+                series={f"up{{{JOB}}}": "1x10 0x30"},
+                at="20m",
+                told=(AT, "host:10870 is down or gone: nothing is known of any workflow."),
+            ),
+            Case(
+                why="nobody scrapes it any more",
+                series={f"up{{{JOB}}}": "1x10 _x30"},
+                at="30m",
+                told=(
+                    {"job": "automation-exporter"},
+                    "Every instance of automation-exporter is down or gone: nothing is known of any workflow.",
+                ),
+            ),
+        ],
+        silent=[
+            Case(why="it answers", series={f"up{{{JOB}}}": "1x40"}, at="30m"),
+            Case(why="a restart", series={f"up{{{JOB}}}": "1x10 0x2 1x40"}, at="20m"),
+        ],
+    ),
+}

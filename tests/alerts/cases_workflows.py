@@ -1,0 +1,323 @@
+"""Cases of the alerts on workflows and their dead letters."""
+
+from tests.alerts.world import (
+    ALWAYS,
+    AT,
+    BURNT,
+    ENABLED,
+    FAILURES,
+    HERE,
+    LETTERS,
+    NAMED,
+    NEXT,
+    OFTEN,
+    OLDEST,
+    OLDEST_RUN,
+    SOURCE,
+    UP,
+    Case,
+    Cases,
+    metric,
+    runs,
+    series,
+)
+
+WORKFLOWS: dict[str, Cases] = {
+    "AutomationErrorBudgetBurnFast": Cases(
+        fires=[
+            Case(
+                why="one run in five fails, 60 runs an hour",
+                series=series((runs("success"), "0+0.8x120"), (runs("failure"), "0+0.2x120")),
+                at="90m",
+                told=(BURNT, "20% of the runs of make-eu fail, far more than the objective allows."),
+            ),
+            Case(
+                why="one in ten for half a day is too slow for the first pair of windows and enough for the second",
+                series=series((runs("success"), "0+0.9x720"), (runs("timeout"), "0+0.1x720")),
+                at="10h",
+                told=(BURNT, "10% of the runs of make-eu fail, far more than the objective allows."),
+            ),
+        ],
+        silent=[
+            Case(
+                why="ten runs an hour are too few to speak of a ratio",
+                series=series((runs("success"), "0+0.03x120"), (runs("failure"), "0+0.03x120")),
+                at="90m",
+            ),
+            Case(
+                why="who cancels a run has decided so",
+                series=series((runs("success"), "0+1x120"), (runs("cancelled"), "0+1x120")),
+                at="90m",
+            ),
+            Case(
+                why="it has stopped: the short window is clean, whatever the long one remembers",
+                series=series((runs("success"), "0+1x120"), (runs("failure"), "0+1x60 60x60")),
+                at="110m",
+            ),
+            Case(
+                why="a restart of the exporter with its totals kept is no event",
+                series=series((runs("success"), "0+1x120"), (runs("failure"), "900x50 _x4 900x66")),
+                at="90m",
+            ),
+        ],
+    ),
+    "AutomationErrorBudgetBurnSlow": Cases(
+        fires=[
+            Case(
+                why="four in a hundred for hours",
+                series=series((runs("success"), "0+0.96x200"), (runs("failure"), "0+0.04x200")),
+                at="3h",
+                told=(BURNT, "For hours, 4% of the runs of make-eu have failed."),
+            )
+        ],
+        silent=[
+            Case(
+                why="half a percent is what the objective allows",
+                series=series((runs("success"), "0+0.995x200"), (runs("failure"), "0+0.005x200")),
+                at="3h",
+            )
+        ],
+    ),
+    "AutomationWorkflowFailing": Cases(
+        fires=[
+            Case(
+                why="three in a row, once a night is enough",
+                series=series((FAILURES, "2x10 3x20")),
+                at="15m",
+                told=({**AT, **NAMED}, "The last 3 runs of Invoices (5004) of make-eu failed."),
+            ),
+            Case(
+                why="nobody has told the workflow's name yet",
+                series={FAILURES: "3x20"},
+                at="15m",
+                told=({**HERE, "workflow_id": "5004"}, "The last 3 runs of 5004 of make-eu failed."),
+            ),
+        ],
+        silent=[
+            Case(why="two in a row", series=series((FAILURES, "2x30")), at="30m"),
+            Case(
+                why="it was switched off, which is another alert",
+                series=series((FAILURES, "3x30"), (ENABLED, "0x30")),
+                at="30m",
+            ),
+        ],
+    ),
+    "AutomationWorkflowFailingOften": Cases(
+        fires=[
+            Case(
+                why="every other of 60 runs an hour, never three in a row",
+                series=series((runs("success"), "0+0.5x120"), (runs("failure"), "0+0.5x120")),
+                at="90m",
+                told=(OFTEN, "50% of the runs of Invoices (5004) of make-eu fail."),
+            ),
+            Case(
+                why="folded workflows have no name and fail all the same",
+                series={
+                    runs(result, f'{SOURCE}, workflow_id="__other__"'): "0+0.5x120" for result in ("success", "quota")
+                },
+                at="90m",
+                told=({**BURNT, "workflow_id": "__other__"}, "50% of the runs of __other__ of make-eu fail."),
+            ),
+        ],
+        silent=[
+            Case(
+                why="every other of six runs an hour",
+                series=series((runs("success"), "0+0.05x120"), (runs("failure"), "0+0.05x120")),
+                at="90m",
+            ),
+            Case(
+                why="all runs succeed",
+                series=series((runs("success"), "0+1x120"), (runs("failure"), "0x120")),
+                at="90m",
+            ),
+        ],
+    ),
+    "AutomationWorkflowOverdue": Cases(
+        fires=[
+            Case(
+                why="planned for minute 10, not started by minute 40",
+                series=series((NEXT, "600x60"), (ENABLED, ALWAYS)),
+                at="40m",
+                told=(
+                    {**AT, **NAMED},
+                    "Invoices (5004) of make-eu was to start 30m 0s ago and has not.",
+                ),
+            ),
+            Case(
+                why="the platform does not say whether it is on",
+                series=series((NEXT, "600x60")),
+                at="40m",
+                told=({**AT, **NAMED}, "Invoices (5004) of make-eu was to start 30m 0s ago and has not."),
+            ),
+        ],
+        silent=[
+            Case(why="the plan moves on", series=series((NEXT, "600+60x60"), (ENABLED, ALWAYS)), at="40m"),
+            Case(why="it is off", series=series((NEXT, "600x60"), (ENABLED, "0x60")), at="40m"),
+            Case(
+                why="it is blocked, which is another alert",
+                series=series((NEXT, "600x60"), (metric("automation_workflow_blocked", reason="paused"), ALWAYS)),
+                at="40m",
+            ),
+            Case(
+                why="its last run is not done yet",
+                series=series((NEXT, "600x60"), (metric("automation_runs_active", state="running"), ALWAYS)),
+                at="40m",
+            ),
+            Case(why="the source is down, the plan is old", series={**series((NEXT, "600x60")), UP: "0x60"}, at="40m"),
+        ],
+    ),
+    "AutomationWorkflowStuck": Cases(
+        fires=[
+            Case(
+                why="running for three hours",
+                series=series((OLDEST_RUN, "0x200")),
+                at="3h",
+                told=(
+                    {**AT, **NAMED, "state": "running"},
+                    "A run of Invoices (5004) of make-eu has been running for 3h 0m 0s.",
+                ),
+            )
+        ],
+        silent=[
+            Case(why="for one hour", series=series((OLDEST_RUN, "0x200")), at="1h"),
+            Case(why="the source is down", series={**series((OLDEST_RUN, "0x200")), UP: "0x200"}, at="3h"),
+        ],
+    ),
+    "AutomationWorkflowDisabled": Cases(
+        fires=[
+            Case(
+                why="it was on an hour ago",
+                series=series((ENABLED, "1x60 0x100")),
+                at="2h",
+                told=(
+                    {**AT, **NAMED},
+                    "Invoices (5004) of make-eu was switched off within the last day, by a person or by the platform.",
+                ),
+            )
+        ],
+        silent=[
+            Case(why="it has always been off", series=series((ENABLED, "0x200")), at="2h"),
+            Case(why="it was switched off more than a day ago", series=series((ENABLED, "1x10 0x1600")), at="25h"),
+        ],
+        every="5m",
+    ),
+    "AutomationWorkflowBlocked": Cases(
+        fires=[
+            Case(
+                why="the platform calls it invalid",
+                series=series((metric("automation_workflow_blocked", reason="invalid"), ALWAYS)),
+                at="15m",
+                told=({**AT, **NAMED, "reason": "invalid"}, "Invoices (5004) of make-eu cannot run: invalid."),
+            )
+        ],
+        silent=[
+            Case(
+                why="for five minutes only",
+                series=series((metric("automation_workflow_blocked", reason="paused"), "1x5 stale")),
+                at="15m",
+            )
+        ],
+    ),
+    "AutomationQueueNearLimit": Cases(
+        fires=[
+            Case(
+                why="90 of 100",
+                series=series(
+                    (metric("automation_input_queue_items"), "90x30"),
+                    (metric("automation_input_queue_limit_items"), "100x30"),
+                ),
+                at="15m",
+                told=(
+                    {**AT, **NAMED},
+                    "The queue of Invoices (5004) of make-eu is 90% full. When it is full, what comes is refused.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="half full",
+                series=series(
+                    (metric("automation_input_queue_items"), "50x30"),
+                    (metric("automation_input_queue_limit_items"), "100x30"),
+                ),
+                at="15m",
+            ),
+            Case(
+                why="nobody knows the limit",
+                series=series((metric("automation_input_queue_items"), "90x30")),
+                at="15m",
+            ),
+        ],
+    ),
+    "AutomationDeadLettersGrowing": Cases(
+        fires=[
+            Case(
+                why="two of one kind have become twelve of two kinds",
+                series=series(
+                    (LETTERS, "2x200 7x400"), (metric("automation_dead_letters", error_class="auth"), "0x200 5x400")
+                ),
+                at="7h",
+                told=(
+                    {**AT, **NAMED},
+                    "Invoices (5004) of make-eu has 10 more open dead letters than up to six hours ago.",
+                ),
+            ),
+            Case(
+                why="a workflow that is two hours old",
+                series=series((LETTERS, "0x80 9x400")),
+                at="2h",
+                told=(
+                    {**AT, **NAMED},
+                    "Invoices (5004) of make-eu has 9 more open dead letters than up to six hours ago.",
+                ),
+            ),
+        ],
+        silent=[
+            Case(why="as many are resolved", series=series((LETTERS, "2x200 12x30 3x400")), at="7h"),
+            Case(why="many, and they do not grow", series=series((LETTERS, "500x600")), at="7h"),
+            Case(why="the first sweep of a source finds many", series=series((LETTERS, "_x10 500x600")), at="1h"),
+        ],
+    ),
+    "AutomationDeadLettersOld": Cases(
+        fires=[
+            Case(
+                why="open for more than a day",
+                series=series((OLDEST, "0x1700")),
+                at="25h",
+                told=(
+                    {**AT, **NAMED},
+                    "The oldest dead letter of Invoices (5004) of make-eu has been open for 1d 1h 0m 0s.",
+                ),
+            )
+        ],
+        silent=[
+            Case(why="open for twenty hours", series=series((OLDEST, "0x3000")), at="20h"),
+            Case(why="it is resolved", series=series((OLDEST, "0x1450 stale")), at="25h"),
+        ],
+        every="5m",
+    ),
+    "AutomationDeadLettersNearCapacity": Cases(
+        fires=[
+            Case(
+                why="900 of the 1000 there is room for, in two workflows",
+                series=series(
+                    (metric("automation_dead_letters", error_class="network"), "600x30"),
+                    (metric("automation_dead_letters", f'{SOURCE}, workflow_id="7"', error_class="auth"), "300x30"),
+                ),
+                at="15m",
+                told=(
+                    HERE,
+                    "make-eu holds 900 open dead letters. When there is no room left, what fails is lost, or stops its"
+                    " workflow.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="600",
+                series=series((metric("automation_dead_letters", error_class="network"), "600x30")),
+                at="15m",
+            )
+        ],
+    ),
+}

@@ -1,0 +1,165 @@
+"""The Alertmanager example: what it routes and silences, by Alertmanager's own tool and by a real Alertmanager."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from exporter.alerting import rules
+from exporter.alerting.alerts import ALERTS
+from exporter.alerting.objectives import SloConfig
+from exporter.platforms import PLATFORMS
+from tests.servers import alertmanager, eventually, prometheus, real
+from tests.test_docs import DOCS, fences
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = ROOT / "alerts" / "alertmanager.example.yaml"
+RECEIVERS = {"critical": "pager", "warning": "tickets", "info": "nobody"}
+#: What an exporter says while `up` can be read and `down` cannot. Invoices fail in both.
+EXPOSITION = "\n".join(
+    [
+        *(f"# TYPE automation_{name} gauge" for name in ("workflow_info", "workflow_consecutive_failures")),
+        *(
+            line
+            for source in ("up", "down")
+            for line in (
+                f'automation_workflow_info{{platform="p",source="{source}",workflow_id="1",workflow="Invoices"}} 1',
+                f'automation_workflow_consecutive_failures{{platform="p",source="{source}",workflow_id="1"}} 4',
+                f'automation_exporter_data_complete{{platform="p",source="{source}",stream="runs"}} {source == "up":d}',
+            )
+        ),
+        "",
+    ]
+)
+
+
+def amtool(*arguments: str) -> str:
+    done = subprocess.run(["amtool", *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@real("amtool")
+def test_alertmanager_takes_the_example() -> None:
+    [line] = [line for code in fences(DOCS / "alerts.md", "sh") for line in code.splitlines() if "amtool" in line]
+    assert "SUCCESS" in amtool(*line.partition("#")[0].split()[1:])
+
+
+@real("amtool")
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_every_alert_goes_to_whom_its_severity_says(alert: Any) -> None:
+    labels = [f"alertname={alert.name}", f"severity={alert.severity}", "job=automation-exporter", "source=make-eu"]
+    told = amtool("config", "routes", "test", f"--config.file={EXAMPLE}", *labels)
+    assert told.split() == [RECEIVERS[alert.severity]]
+
+
+# What silences what
+
+
+def matches(matchers: list[str], labels: dict[str, str]) -> bool:
+    for text in matchers:
+        found = re.fullmatch(r'(\w+) *(=~|!=|=) *"?(.*?)"?', text)
+        assert found, text
+        name, sign, value = found.groups()
+        has = labels.get(name, "")
+        if {"=": has == value, "!=": has != value, "=~": bool(re.fullmatch(value, has))}[sign] is False:
+            return False
+    return True
+
+
+def silenced_by(**labels: str) -> set[str]:
+    """Names of the alerts that an alert with these labels keeps back."""
+    out = set()
+    for rule in yaml.safe_load(EXAMPLE.read_text())["inhibit_rules"]:
+        if matches(rule["source_matchers"], labels):
+            assert "job" in rule["equal"]
+            out |= {a.name for a in ALERTS if matches(rule["target_matchers"], {"alertname": a.name})}
+    return out
+
+
+def test_data_that_cannot_be_read_keep_back_what_cannot_be_judged_and_nothing_else() -> None:
+    judged = {alert.name for alert in ALERTS if alert.needs_data}
+    letters = {name for name in judged if re.match("AutomationDeadLetters|AutomationRetr", name)}
+    for stream in ("workflows", "runs"):
+        assert silenced_by(alertname="AutomationDataIncomplete", stream=stream) == judged
+    assert silenced_by(alertname="AutomationDataIncomplete", stream="dead_letters") == letters
+    assert silenced_by(alertname="AutomationDataIncomplete", stream="quota") == set()
+    assert silenced_by(alertname="AutomationDataFaulty", stream="runs") == set()
+    assert {"workflows", "runs", "dead_letters"} <= {s.name for p in PLATFORMS.values() for s in p.streams}
+
+
+def test_an_exporter_that_is_down_keeps_back_everything_else() -> None:
+    assert silenced_by(alertname="AutomationExporterDown") == {a.name for a in ALERTS} - {"AutomationExporterDown"}
+
+
+# A real Prometheus and a real Alertmanager
+
+
+def test_the_check_of_silences_reads_matchers_as_alertmanager_does() -> None:
+    assert matches(['a =~ "x.+"', "b != y"], {"a": "xy"})
+    assert not matches(['a =~ "x.+"'], {"a": "axy"})
+    assert not matches(["b != y"], {"b": "y"})
+
+
+@real("prometheus-alertmanager")
+@real("prometheus")
+async def test_a_firing_rule_reaches_a_receiver_unless_the_source_cannot_be_read(tmp_path: Path) -> None:
+    messages: list[dict[str, Any]] = []
+
+    async def receive(request: web.Request) -> web.Response:
+        messages.append(await request.json())
+        return web.Response()
+
+    async def expose(request: web.Request) -> web.Response:
+        return web.Response(text=EXPOSITION, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    app = web.Application()
+    app.router.add_post("/tickets", receive)
+    app.router.add_get("/metrics", expose)
+    server = TestServer(app)
+    async with server:
+        config = tmp_path / "alertmanager.yaml"
+        example = EXAMPLE.read_text().replace("http://127.0.0.1:9095", str(server.make_url("/")).rstrip("/"))
+        config.write_text(example.replace("group_wait: 30s", "group_wait: 2s"))
+        file = tmp_path / "rules.yaml"
+        at_once = rules.alert_rules(SloConfig(job="test"))
+        for group in at_once:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                rule["for"] = "0s"
+        file.write_text(rules.as_yaml(at_once))
+        target = f"127.0.0.1:{server.port}"
+        async with (
+            alertmanager(tmp_path, config) as url,
+            prometheus(tmp_path, [target], rules=[file], alertmanager=url),
+            ClientSession() as session,
+        ):
+
+            async def failing() -> dict[str, str] | None:
+                async with session.get(f"{url}/api/v2/alerts") as response:
+                    alerts = await response.json()
+                states = {
+                    a["labels"]["source"]: a["status"]["state"]
+                    for a in alerts
+                    if a["labels"]["alertname"] == "AutomationWorkflowFailing"
+                }
+                return states if states == {"up": "active", "down": "suppressed"} else None
+
+            assert await eventually(failing)
+
+            async def told() -> list[dict[str, Any]]:
+                return [
+                    a for m in messages for a in m["alerts"] if a["labels"]["alertname"] == "AutomationWorkflowFailing"
+                ]
+
+            first = (await eventually(told))[0]
+            assert first["status"] == "firing"
+            assert first["labels"]["workflow"] == "Invoices"
+            assert first["annotations"]["description"] == "The last 4 runs of Invoices (1) of up failed."
+            assert first["annotations"]["runbook_url"].endswith("/docs/runbooks/AutomationWorkflowFailing.md")
+            assert {a["labels"]["source"] for a in await told()} == {"up"}
