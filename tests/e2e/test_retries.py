@@ -3,15 +3,19 @@
 The simulators count what really happened to each dead letter.
 """
 
+import contextlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.model import ErrorClass
 from exporter.retries.model import Outcome, RetryState
 from exporter.simulator.retries import RetryPlan
 from tests.e2e.deployment import Deployment, deployment
+from tests.e2e.test_truth import ROOMY
 from tests.otlp import otlp_receiver
 
 POLICY: Mapping[str, Any] = {
@@ -189,3 +193,41 @@ async def test_a_retry_is_a_trace_linked_to_the_run_that_failed_and_the_counter_
             assert root.trace_id in line
             assert len([span for span in receiver.spans if span.name.startswith("RETRY")]) == 1
             assert retry.closed_at is not None
+
+
+@pytest.mark.parametrize("platform", ["make", "qlik", "etlworks", "cognaize"])
+async def test_on_every_platform_the_ledger_says_what_the_simulator_knows(tmp_path: Path, platform: str) -> None:
+    """A living world, in which calls are lost, cut and answered with errors: every call is in the ledger once, no
+    success is claimed that did not happen, and what was cut is not repeated."""
+    changes = retrying(match={}, retry={"retries": 3, "backoff": {"first": "30s", "factor": 2}, "give_up_after": "30d"})
+    changes["retries"]["sources"] = {platform: {"pace": {"rate": "60/1m", "burst": 20}}}
+    named = {"error.class": [error_class.value for error_class in ErrorClass]}
+    changes["retries"]["policies"][0]["match"] = named
+    async with deployment(tmp_path, platforms=[platform], options=ROOMY, workflows=4, changes=changes) as made:
+        simulator: Any = made.fleet.simulators[platform]
+        await made.sweep()
+        good = "completed" if platform == "cognaize" else "success"
+        # After a call that Make lost, a person's retry that names nobody is taken for ours: the API tells no better.
+        fates: list[Any] = ["done", "cut", "error", "done" if platform == "make" else "lost"]
+        for index in range(40):
+            with contextlib.suppress(ValueError):
+                simulator.plan_retries(RetryPlan(outcome=good if index % 2 else None, fate=fates[index % 4]))
+        await made.live(2 * 3600, step=60, deliver=True, retry=True)
+        retries = [retry for retry in made.service.book.everything() if not retry.shadow]
+        by_letter = Counter(retry.dead_letter_id for retry in retries)
+        assert retries, made.service.book.decisions
+        assert sum(simulator.retry_calls.values()) <= len(retries)
+        for letter, calls in simulator.retry_calls.items():
+            # A start of an Etlworks flow names no dead letter: the simulator takes it for the newest.
+            assert calls <= by_letter[letter] or platform == "etlworks", letter
+        for retry in retries:
+            if retry.outcome is Outcome.SUCCEEDED and platform in ("make", "cognaize"):
+                assert simulator.retry_executions[retry.dead_letter_id] >= 1
+            if retry.outcome is Outcome.NOT_SENT and platform != "etlworks":
+                assert simulator.retry_calls[retry.dead_letter_id] < by_letter[retry.dead_letter_id]
+        succeeded = sum(retry.outcome is Outcome.SUCCEEDED for retry in retries)
+        assert 0 < succeeded <= sum(simulator.retry_executions.values())
+        per_root = Counter(retry.root for retry in retries if retry.counts)
+        assert max(per_root.values()) <= 3
+        counted = await made.samples("automation_retries_total")
+        assert sum(counted.values()) == sum(1 for retry in retries if retry.outcome is not None)

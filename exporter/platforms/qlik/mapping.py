@@ -163,7 +163,7 @@ def vanished(run: Run) -> Run:
 #: A run made this long (seconds) before a call was read is made by it still: clocks differ.
 SKEW_SECONDS = 5.0
 #: A run that a call makes is made within so many seconds; one made later may be anybody's.
-PROMPT_SECONDS = 120.0
+PROMPT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

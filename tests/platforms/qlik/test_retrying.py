@@ -24,7 +24,11 @@ async def failed(made: Tenant, **settings: Any) -> tuple[str, DeadLetter, QlikRe
     workflow = made.simulator.add_workflow(name="Invoices", **settings)
     await made.sweep()
     made.simulator.add_run(
-        workflow, started_at=made.clock.now() + 1, ended_at=made.clock.now() + 10, result="failure", error_class="network"
+        workflow,
+        started_at=made.clock.now() + 1,
+        ended_at=made.clock.now() + 10,
+        result="failure",
+        error_class="network",
     )
     await made.pass_time(60)
     await made.sweep()
@@ -34,13 +38,14 @@ async def failed(made: Tenant, **settings: Any) -> tuple[str, DeadLetter, QlikRe
 
 async def sent(made: Tenant, adapter: QlikRetries, letter: DeadLetter) -> Target:
     before = await adapter.look(Target(letter=letter))
-    assert (before.standing, before.refusal, before.efforts) == (Standing.DEAD, None, ())
+    assert (before.standing, before.refusal, list(before.efforts)) == (Standing.DEAD, None, [])
     sent_at = made.api.platform_now()
     try:
         accepted = await adapter.send([letter], send_by=made.clock.now() + 10)
         assert accepted.handles == {letter.id: None}
     except ApiError as error:
-        assert error.sent
+        if not error.sent:
+            raise
     return Target(letter=letter, mark=before.mark, sent_at=sent_at)
 
 
@@ -82,15 +87,12 @@ async def test_a_call_that_came_to_nothing_shows_nothing(made: Tenant) -> None:
     assert (look.standing, list(look.efforts)) == (Standing.DEAD, [])
 
 
-async def test_of_two_new_runs_and_of_a_late_one_nobody_can_tell(made: Tenant) -> None:
-    workflow, letter, adapter = await failed(made)
+async def test_of_two_new_runs_nobody_can_tell(made: Tenant) -> None:
+    _, letter, adapter = await failed(made)
     made.simulator.plan_retries(RetryPlan(outcome="failure", fate="beaten"))
     target = await sent(made, adapter, letter)
     look = await settled(made, adapter, target)
     assert [effort.ours for effort in look.efforts] == [None, None]
-    again = await sent(made, adapter, letter) if look.standing is Standing.DEAD else None
-    assert again is not None
-    assert workflow in {letter.workflow_id}
 
 
 async def test_a_run_that_comes_long_after_the_call_may_be_anybodys(made: Tenant) -> None:
@@ -106,9 +108,8 @@ async def test_a_running_automation_is_busy_and_a_disabled_one_refuses(made: Ten
     made.simulator.add_run(workflow, started_at=made.clock.now(), ended_at=None, result="success")
     await made.pass_time(30)
     assert (await adapter.look(Target(letter=letter))).standing is Standing.BUSY
-    other, second, adapter = await failed(made) if False else (workflow, letter, adapter)
-    made.simulator.set_enabled(other, False)
-    assert (await adapter.look(Target(letter=second))).refusal == "the automation is disabled"
+    made.simulator.set_enabled(workflow, False)
+    assert (await adapter.look(Target(letter=letter))).refusal == "the automation is disabled"
 
 
 async def test_what_is_gone_is_gone(made: Tenant) -> None:
