@@ -138,7 +138,7 @@ class Projection:
         prefix = (self._platforms[source].name, source)
         for labels in shown | now.keys():  # once shown, a state without retries is 0
             self._gauge(catalogue.RETRIES_OPEN).set((*prefix, *labels), float(now[labels]))
-        shown |= now.keys()
+        shown.update(now)
 
     def exemplar(
         self, metric: Metric, key: Key, labels: Labels, exemplar: Exemplar, *, bucket: int | None = None

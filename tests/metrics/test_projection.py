@@ -24,10 +24,12 @@ from exporter.model import (
     Workflow,
 )
 from exporter.platform import Platform, WebhookEvents
+from exporter.retries.model import Mode, RetryState
 from exporter.settings import SourceConfig
 from exporter.store.ingest import Batch, Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.world import World
+from tests.retries.made import retry
 
 NOW = 1_700_000_000.0
 STAND_IN = Platform(
@@ -232,3 +234,19 @@ async def test_an_open_run_told_of_under_two_workflows_is_shown_under_one_and_th
     assert [service.value(active, workflow_id=w, state="running") for w in "ab"] == [0.0, 1.0]
     await service.tell(failed("r", NOW, "a"))
     assert [service.value(active, workflow_id=w, state="running") for w in "ab"] == [0.0, 0.0]
+
+
+def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
+    projection = Projection({"s": STAND_IN}, series_max=10_000)
+
+    def shown(name: str) -> dict[tuple[str, ...], float]:
+        text = b"".join(projection.registry.render(openmetrics=False)).decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {tuple(sample.labels.values()): sample.value for sample in samples if sample.name == name}
+
+    doubtful = retry(source="s", state=RetryState.IN_DOUBT)
+    for retries in ([doubtful], [], [doubtful, doubtful], []):
+        projection.show_retries("s", mode=Mode.APPROVE, paused=bool(retries), retries=retries)
+        assert shown("automation_retries_open") == {("stand-in", "s", "p", "in_doubt"): len(retries)}
+        assert shown("automation_retry_mode") == {("s", "approve"): 1.0}
+        assert shown("automation_retry_paused") == {("s",): float(bool(retries))}
