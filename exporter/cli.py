@@ -23,6 +23,7 @@ from exporter.fields import parse_duration
 from exporter.retries.control import Control, ControlError
 from exporter.retries.model import Outcome
 from exporter.simulator import SIMULATORS
+from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
 from exporter.store.script import StoreError
@@ -34,6 +35,8 @@ DEMO_WORKFLOWS = 15
 DEMO_REPORT_INTERVAL = 5.0
 #: In the demo somebody approves this many retries at most, this often (seconds).
 DEMO_APPROVED_AT_ONCE, DEMO_APPROVAL_INTERVAL = 6, 10.0
+#: Debian's packages of what may run beside the demo.
+PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 #: What says by itself what is wrong.
 _PROBLEMS = (StoreError, OSError, ExporterUnavailable)
 
@@ -80,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = subcommands.add_parser("demo", help="simulators of all platforms plus the service against them, on loopback")
     demo.add_argument("--port", type=int, default=10870, help="of the service; 0: any free one (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=1, help="another seed, another world (default: %(default)s)")
+    demo.add_argument(
+        "--with-prometheus", action="store_true", help="also a local Prometheus and Alertmanager, where installed"
+    )
     demo.set_defaults(command=_demo)
 
     checking = subcommands.add_parser("check", help="validate a config and print it with its secrets masked")
@@ -286,13 +292,26 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
             print(f"\nstatus page   {base}/\nmetrics       {base}/metrics", flush=True)
             for platform, url in fleet.urls.items():
                 print(f"simulator     {url}  ({platform}; truth at {url}/_sim/truth)", flush=True)
-            print("stop with Ctrl-C\n", flush=True)
+            tasks.create_task(_accompany(options, folder, running.port, stop))
             tasks.create_task(fleet.deliver(f"{base}/webhooks", stop))
             tasks.create_task(_report(running, stop))
             tasks.create_task(_approve_now_and_then(running, stop))
 
         async with asyncio.TaskGroup() as tasks:
             await app.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
+
+
+async def _accompany(options: argparse.Namespace, folder: Path, port: int, stop: asyncio.Event) -> None:
+    """Keep a Prometheus and an Alertmanager running beside the demo, if that is asked for."""
+    if not options.with_prometheus:
+        print("stop with Ctrl-C\n", flush=True)
+        return
+    async with companions(folder, f"127.0.0.1:{port}") as urls:
+        for name in ("prometheus", "alertmanager"):
+            found = urls.get(name, f"not installed: apt-get install {PACKAGES[name]}")
+            print(f"{name:<13} {found}", flush=True)
+        print("stop with Ctrl-C\n", flush=True)
+        await stop.wait()
 
 
 async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> None:
