@@ -1,0 +1,165 @@
+"""What rots, what is being done about it and why, and what came of it."""
+
+from dashboards.generator.panels import Board, graph, rows, stat
+from dashboards.generator.queries import (
+    by_workflow,
+    increase,
+    mean,
+    named,
+    per_hour,
+    quantile,
+    select,
+    share,
+)
+from exporter.metrics import catalogue as c
+
+#: Resolved without a person's doing: by a retry of ours, by the platform, or by a later success.
+UNAIDED = 'by=~"retry|platform|superseded"'
+
+BOARD = Board(
+    uid="automation-dead-letters",
+    title="Dead letters and retries",
+    description="What rots, what is being done about it and why, and what came of it.",
+    rows=(
+        (
+            "Now",
+            (
+                stat(
+                    "Open dead letters",
+                    "Work that a platform gave up on and that a retry could still save.",
+                    f"sum({select(c.DEAD_LETTERS)}) or vector(0)",
+                    limits=(1, 100),
+                ),
+                stat(
+                    "Oldest",
+                    "How long the oldest dead letter has been open.",
+                    f"max(time() - {select(c.DEAD_LETTER_OLDEST)})",
+                    unit="s",
+                    limits=(86400, 604800),
+                ),
+                stat(
+                    "Opened, 24 h",
+                    "Dead letters opened in the last day.",
+                    f"round(sum({increase(c.DEAD_LETTERS_OPENED, '1d')}))",
+                ),
+                stat(
+                    "Resolved, 24 h",
+                    "Dead letters resolved in the last day, whatever resolved them.",
+                    f"round(sum({increase(c.DEAD_LETTERS_RESOLVED, '1d')}))",
+                ),
+                stat(
+                    "Mean time to resolution, 24 h",
+                    "From the opening of a dead letter to its resolution, of those resolved in the last day.",
+                    mean(c.DEAD_LETTER_RESOLUTION, "1d"),
+                    unit="s",
+                ),
+                stat(
+                    "Without a person, 24 h",
+                    "Share of those resolved in the last day that a retry, the platform or a later success resolved.",
+                    share(c.DEAD_LETTERS_RESOLVED, "1d", UNAIDED),
+                    unit="percentunit",
+                    decimals=0,
+                ),
+            ),
+        ),
+        (
+            "Dead letters",
+            (
+                graph(
+                    "Open, by error class",
+                    "What they failed of.",
+                    (f"sum by (error_class) ({select(c.DEAD_LETTERS)})", "{{error_class}}"),
+                    stacked=True,
+                ),
+                graph(
+                    "Opened and resolved an hour",
+                    "What came, and what went by whose doing.",
+                    (per_hour(c.DEAD_LETTERS_OPENED, "job"), "opened"),
+                    (per_hour(c.DEAD_LETTERS_RESOLVED, "by"), "resolved: {{by}}"),
+                ),
+                graph(
+                    "Time to resolution",
+                    "Nine of ten dead letters were resolved within this time, by what resolved them.",
+                    (quantile(0.9, c.DEAD_LETTER_RESOLUTION, "by"), "{{by}}"),
+                    unit="s",
+                ),
+                rows(
+                    "Most open",
+                    "Open dead letters of each workflow. A row leads to its workflow.",
+                    f"sort_desc(topk(20, {named(f'{by_workflow(select(c.DEAD_LETTERS))} > 0')}))",
+                ),
+                rows(
+                    "Oldest open",
+                    "Age of the oldest dead letter of each workflow. A row leads to its workflow.",
+                    f"sort_desc(topk(20, {named(f'time() - {by_workflow(select(c.DEAD_LETTER_OLDEST))}')}))",
+                    unit="s",
+                ),
+                rows(
+                    "Resolved, 24 h, by",
+                    "What resolved the dead letters of the last day.",
+                    f"sort_desc(round(sum by (source, by) ({increase(c.DEAD_LETTERS_RESOLVED, '1d')})) > 0)",
+                    columns=(("source", "Source"), ("by", "By")),
+                    decimals=0,
+                ),
+            ),
+        ),
+        (
+            "Decisions",
+            (
+                graph(
+                    "Decisions an hour",
+                    "Counted when a dead letter's decision changes.",
+                    (per_hour(c.RETRY_DECISIONS, "decision"), "{{decision}}"),
+                ),
+                rows(
+                    "Decisions and reasons, 24 h",
+                    "What was decided in the last day, under which policy and why.",
+                    f"sort_desc(round(sum by (policy, decision, reason) ({increase(c.RETRY_DECISIONS, '1d')})) > 0)",
+                    columns=(("decision", "Decision"), ("reason", "Reason"), ("policy", "Policy")),
+                    decimals=0,
+                ),
+                rows(
+                    "Mode",
+                    "off sends nothing, shadow shows what it would do, approve waits for a person, enforce acts.",
+                    f"max by (source, mode) ({select(c.RETRY_MODE)}) > 0",
+                    columns=(("source", "Source"), ("mode", "Mode")),
+                ),
+            ),
+        ),
+        (
+            "Retries",
+            (
+                graph(
+                    "Without an outcome so far",
+                    "Retries by state. Held ones wait for a person.",
+                    (f"sum by (state) ({select(c.RETRIES_OPEN)})", "{{state}}"),
+                    stacked=True,
+                ),
+                graph(
+                    "Outcomes an hour",
+                    "What became of retries, by what the platform later said. A dot leads to the trace.",
+                    (per_hour(c.RETRIES, "outcome"), "{{outcome}}"),
+                    exemplars=True,
+                    stacked=True,
+                ),
+                graph(
+                    "Would have been sent, an hour",
+                    "Retries that the mode kept from being sent, by policy.",
+                    (per_hour(c.RETRIES_SHADOW, "policy"), "{{policy}}"),
+                ),
+                rows(
+                    "Outcomes, 24 h",
+                    "What became of the retries of each policy in the last day.",
+                    f"sort_desc(round(sum by (policy, outcome) ({increase(c.RETRIES, '1d')})) > 0)",
+                    columns=(("policy", "Policy"), ("outcome", "Outcome")),
+                    decimals=0,
+                ),
+                graph(
+                    "Paused",
+                    "1 while retries of a source are paused.",
+                    (f"max by (source) ({select(c.RETRY_PAUSED)})", "{{source}}"),
+                ),
+            ),
+        ),
+    ),
+)

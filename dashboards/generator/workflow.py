@@ -1,0 +1,179 @@
+"""One workflow: does it run, how long does it take, what does it leave behind."""
+
+from dashboards.generator.panels import WORKFLOW_UID, Board, graph, query_variable, rows, stat
+from dashboards.generator.queries import (
+    FAILURES,
+    RANGE,
+    SOURCE,
+    WORKFLOW,
+    increase,
+    per_hour,
+    per_second,
+    quantile,
+    select,
+    share,
+)
+from exporter.metrics import catalogue as c
+
+SUCCESSES = 'result="success"'
+
+
+BOARD = Board(
+    uid=WORKFLOW_UID,
+    title="Workflow",
+    description="One workflow: does it run, how long does it take, what does it leave behind. Workflows of one name "
+    "are shown together.",
+    variables=(
+        query_variable("workflow", "Workflow", f"label_values({c.WORKFLOW_INFO.name}{{{SOURCE}}}, workflow)"),
+        query_variable(
+            "workflow_id",
+            "Its identifiers",
+            f'label_values({c.WORKFLOW_INFO.name}{{{SOURCE}, workflow="$workflow"}}, workflow_id)',
+            hidden=True,
+        ),
+    ),
+    rows=(
+        (
+            "Now",
+            (
+                stat(
+                    "Switched on",
+                    "Whether the workflow is switched on.",
+                    f"min({select(c.WORKFLOW_ENABLED, of=WORKFLOW)})",
+                    unit="bool_yes_no",
+                ),
+                stat(
+                    "Failures in a row",
+                    "Failed runs since the last successful one.",
+                    f"max({select(c.WORKFLOW_FAILURES, of=WORKFLOW)})",
+                    limits=(1, 3),
+                ),
+                stat(
+                    "Finished runs",
+                    "In the time shown, each attempt once.",
+                    f"round(sum({increase(c.RUNS, RANGE, of=WORKFLOW)}))",
+                ),
+                stat(
+                    "Failed",
+                    "Share of the runs finished in the time shown that failed.",
+                    share(c.RUNS, RANGE, FAILURES, of=WORKFLOW),
+                    unit="percentunit",
+                    decimals=1,
+                    limits=(0.01, 0.05),
+                ),
+                stat(
+                    "Open dead letters",
+                    "Work that the platform gave up on and that a retry could still save.",
+                    f"sum({select(c.DEAD_LETTERS, of=WORKFLOW)}) or vector(0)",
+                    limits=(1, 10),
+                ),
+                stat(
+                    "Next run",
+                    "When the platform plans the next run. Empty where it does not tell, or plans none.",
+                    f"1000 * min({select(c.WORKFLOW_NEXT_RUN, of=WORKFLOW)})",
+                    unit="dateTimeFromNow",
+                ),
+            ),
+        ),
+        (
+            "Runs",
+            (
+                graph(
+                    "Finished runs an hour, by result",
+                    "Each attempt of a run counts once.",
+                    (per_hour(c.RUNS, "result", of=WORKFLOW), "{{result}}"),
+                    stacked=True,
+                ),
+                graph(
+                    "Duration of successful runs",
+                    "From start to end. A dot leads to the trace of that run, where Prometheus keeps exemplars.",
+                    (quantile(0.5, c.RUN_DURATION, "", SUCCESSES, of=WORKFLOW), "half of them"),
+                    (quantile(0.95, c.RUN_DURATION, "", SUCCESSES, of=WORKFLOW), "95 %"),
+                    unit="s",
+                    exemplars=True,
+                ),
+                rows(
+                    "Last ended",
+                    "How long ago a run last ended with each result.",
+                    f"sort(time() - max by (source, result) ({select(c.WORKFLOW_LAST_RUN, of=WORKFLOW)}))",
+                    columns=(("source", "Source"), ("result", "Result")),
+                    unit="s",
+                ),
+                graph(
+                    "Failed runs an hour, by error class",
+                    "What they failed of, as far as the platform tells.",
+                    (per_hour(c.RUN_ERRORS, "error_class", of=WORKFLOW), "{{error_class}}"),
+                    stacked=True,
+                ),
+                graph(
+                    "Unfinished runs",
+                    "Runs that wait or are under way.",
+                    (f"sum by (state) ({select(c.RUNS_ACTIVE, of=WORKFLOW)})", "{{state}}"),
+                ),
+                graph(
+                    "Age of the oldest unfinished run",
+                    "How long it has waited, or been under way.",
+                    (f"time() - min by (state) ({select(c.RUN_OLDEST_ACTIVE, of=WORKFLOW)})", "{{state}}"),
+                    unit="s",
+                ),
+            ),
+        ),
+        (
+            "What it leaves behind",
+            (
+                graph(
+                    "Open dead letters, by error class",
+                    "Work that the platform gave up on and that a retry could still save.",
+                    (f"sum by (error_class) ({select(c.DEAD_LETTERS, of=WORKFLOW)})", "{{error_class}}"),
+                    stacked=True,
+                ),
+                graph(
+                    "Dead letters opened and resolved an hour",
+                    "What came, and what went by whose doing.",
+                    (per_hour(c.DEAD_LETTERS_OPENED, "source", of=WORKFLOW), "opened"),
+                    (per_hour(c.DEAD_LETTERS_RESOLVED, "by", of=WORKFLOW), "resolved: {{by}}"),
+                ),
+                graph(
+                    "Age of the oldest dead letter",
+                    "How long it has been open.",
+                    (f"time() - min({select(c.DEAD_LETTER_OLDEST, of=WORKFLOW)})", "oldest"),
+                    unit="s",
+                ),
+            ),
+        ),
+        (
+            "What it costs",
+            (
+                graph(
+                    "Operations an hour",
+                    "As the platform bills them, where it tells.",
+                    (per_hour(c.RUN_OPERATIONS, "source", of=WORKFLOW), "{{source}}"),
+                ),
+                graph(
+                    "Bytes moved a second",
+                    "Where the platform tells.",
+                    (f"sum by (direction) ({per_second(c.RUN_TRANSFER, of=WORKFLOW)})", "{{direction}}"),
+                    unit="Bps",
+                ),
+                graph(
+                    "Input queue",
+                    "Items that wait in front of the workflow, and how many may.",
+                    (f"sum({select(c.QUEUE_ITEMS, of=WORKFLOW)})", "waiting"),
+                    (f"sum({select(c.QUEUE_LIMIT, of=WORKFLOW)})", "limit"),
+                ),
+                graph(
+                    "Wait before the start",
+                    "From being queued to the start, where the platform gives both.",
+                    (quantile(0.95, c.RUN_QUEUE_DURATION, of=WORKFLOW), "95 %"),
+                    unit="s",
+                ),
+                graph(
+                    "Finished steps an hour",
+                    "By kind and result, where steps are known.",
+                    (per_hour(c.STEPS, "step_type, result", of=WORKFLOW), "{{step_type}} {{result}}"),
+                    width=16,
+                ),
+            ),
+        ),
+    ),
+)
