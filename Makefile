@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev real-components demo test test-slow lint bench clean
+.PHONY: help install install-dev real-components demo test test-slow lint dashboards bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,9 +70,12 @@ lint: install-dev ## ruff check, ruff format --check, mypy --strict
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+dashboards: install-dev ## write dashboards/*.json anew from dashboards/generator
+	@$(BIN)/python -m dashboards.generator
+
 bench: install-dev ## measurements, printed
 	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
 
 clean: ## remove everything the other targets made, .venv included
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find exporter tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find exporter tests dashboards -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -95,6 +95,19 @@ class PrometheusServer:
             raise ValueError(f"{expr} is a {data['resultType']}, not an instant vector")
         return [(sample["metric"], float(sample["value"][1])) for sample in data["result"]]
 
+    async def query_range(
+        self, expr: str, start: float, end: float, step: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Labels of each series, and its times and values."""
+        params = {"query": expr, "start": str(start), "end": str(end), "step": str(step)}
+        found = (await self._get("/api/v1/query_range", params))["result"]
+        return [(series["metric"], [(float(at), float(v)) for at, v in series["values"]]) for series in found]
+
+    async def label_values(self, label: str, selector: str, start: float, end: float) -> list[str]:
+        params = {"match[]": selector, "start": str(start), "end": str(end)}
+        values: list[str] = await self._get(f"/api/v1/label/{label}/values", params)
+        return values
+
     async def query_exemplars(self, expr: str, start: float, end: float) -> list[Exemplar]:
         data = await self._get("/api/v1/query_exemplars", {"query": expr, "start": str(start), "end": str(end)})
         return [
@@ -129,8 +142,12 @@ async def prometheus(
     scrape_interval: str = "1s",
     exemplars: bool = True,
     alertmanager: str | None = None,
+    history: Path | None = None,
 ) -> AsyncIterator[PrometheusServer]:
-    """A Prometheus that scrapes `/metrics` of each `host:port`, evaluates `rules` and alerts `alertmanager` (a URL)."""
+    """A Prometheus that scrapes `/metrics` of each `host:port`, evaluates `rules` and alerts `alertmanager` (a URL).
+
+    ``history``: a file of OpenMetrics with timestamps, of what it is to have scraped before.
+    """
     home = tmp_path / "prometheus"
     home.mkdir()
     config: dict[str, object] = {
@@ -153,6 +170,9 @@ async def prometheus(
         }
     # JSON is YAML; Prometheus reads it as such.
     (home / "prometheus.yml").write_text(json.dumps(config))
+    if history is not None:
+        load = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(history), str(home / "data")]
+        subprocess.run(load, check=True, capture_output=True, timeout=60)
     port = free_port()
     command = [
         "prometheus",

@@ -1,4 +1,4 @@
-"""Makes the Grafana dashboards beside this folder: `make dashboards`. For development only; nothing imports it at run time.
+"""Makes the Grafana dashboards beside this folder: `make dashboards`. For development only.
 
 ``overview``, ``workflow``, ``dead_letters`` and ``service`` say what each dashboard shows, ``queries`` holds the pieces
 of PromQL they share, ``panels`` turns all of it into Grafana's JSON. Names of metrics come from where the metrics are

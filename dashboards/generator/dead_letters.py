@@ -2,6 +2,7 @@
 
 from dashboards.generator.panels import Board, graph, rows, stat
 from dashboards.generator.queries import (
+    DAY,
     by_workflow,
     increase,
     mean,
@@ -10,6 +11,7 @@ from dashboards.generator.queries import (
     quantile,
     select,
     share,
+    worst,
 )
 from exporter.metrics import catalogue as c
 
@@ -40,23 +42,23 @@ BOARD = Board(
                 stat(
                     "Opened, 24 h",
                     "Dead letters opened in the last day.",
-                    f"round(sum({increase(c.DEAD_LETTERS_OPENED, '1d')}))",
+                    f"round(sum({increase(c.DEAD_LETTERS_OPENED, DAY)}))",
                 ),
                 stat(
                     "Resolved, 24 h",
                     "Dead letters resolved in the last day, whatever resolved them.",
-                    f"round(sum({increase(c.DEAD_LETTERS_RESOLVED, '1d')}))",
+                    f"round(sum({increase(c.DEAD_LETTERS_RESOLVED, DAY)}))",
                 ),
                 stat(
                     "Mean time to resolution, 24 h",
                     "From the opening of a dead letter to its resolution, of those resolved in the last day.",
-                    mean(c.DEAD_LETTER_RESOLUTION, "1d"),
+                    mean(c.DEAD_LETTER_RESOLUTION, DAY),
                     unit="s",
                 ),
                 stat(
                     "Without a person, 24 h",
                     "Share of those resolved in the last day that a retry, the platform or a later success resolved.",
-                    share(c.DEAD_LETTERS_RESOLVED, "1d", UNAIDED),
+                    share(c.DEAD_LETTERS_RESOLVED, DAY, UNAIDED),
                     unit="percentunit",
                     decimals=0,
                 ),
@@ -86,18 +88,18 @@ BOARD = Board(
                 rows(
                     "Most open",
                     "Open dead letters of each workflow. A row leads to its workflow.",
-                    f"sort_desc(topk(20, {named(f'{by_workflow(select(c.DEAD_LETTERS))} > 0')}))",
+                    worst(named(f"{by_workflow(select(c.DEAD_LETTERS))} > 0")),
                 ),
                 rows(
                     "Oldest open",
                     "Age of the oldest dead letter of each workflow. A row leads to its workflow.",
-                    f"sort_desc(topk(20, {named(f'time() - {by_workflow(select(c.DEAD_LETTER_OLDEST))}')}))",
+                    worst(named(f"time() - {by_workflow(select(c.DEAD_LETTER_OLDEST))}")),
                     unit="s",
                 ),
                 rows(
                     "Resolved, 24 h, by",
                     "What resolved the dead letters of the last day.",
-                    f"sort_desc(round(sum by (source, by) ({increase(c.DEAD_LETTERS_RESOLVED, '1d')})) > 0)",
+                    f"round(sum by (source, by) ({increase(c.DEAD_LETTERS_RESOLVED, DAY)})) > 0",
                     columns=(("source", "Source"), ("by", "By")),
                     decimals=0,
                 ),
@@ -114,7 +116,7 @@ BOARD = Board(
                 rows(
                     "Decisions and reasons, 24 h",
                     "What was decided in the last day, under which policy and why.",
-                    f"sort_desc(round(sum by (policy, decision, reason) ({increase(c.RETRY_DECISIONS, '1d')})) > 0)",
+                    f"round(sum by (policy, decision, reason) ({increase(c.RETRY_DECISIONS, DAY)})) > 0",
                     columns=(("decision", "Decision"), ("reason", "Reason"), ("policy", "Policy")),
                     decimals=0,
                 ),
@@ -150,7 +152,7 @@ BOARD = Board(
                 rows(
                     "Outcomes, 24 h",
                     "What became of the retries of each policy in the last day.",
-                    f"sort_desc(round(sum by (policy, outcome) ({increase(c.RETRIES, '1d')})) > 0)",
+                    f"round(sum by (policy, outcome) ({increase(c.RETRIES, DAY)})) > 0",
                     columns=(("policy", "Policy"), ("outcome", "Outcome")),
                     decimals=0,
                 ),

@@ -2,7 +2,9 @@
 
 from dashboards.generator.panels import Board, bars, graph, rows, stat
 from dashboards.generator.queries import (
+    DAY,
     FAILURES,
+    SUCCESSES,
     and_failing,
     by_workflow,
     increase,
@@ -10,6 +12,7 @@ from dashboards.generator.queries import (
     per_hour,
     select,
     share,
+    worst,
 )
 from exporter.alerting.promql import own
 from exporter.metrics import catalogue as c
@@ -28,7 +31,7 @@ BOARD = Board(
                     "Sources down",
                     "Sources whose main listing could not be read in the last sweep.",
                     f"sum(1 - {select(c.SOURCE_UP)})",
-                    limits=(1, 1),
+                    limits=(1, 2),
                 ),
                 stat(
                     "Workflows failing",
@@ -39,7 +42,7 @@ BOARD = Board(
                 stat(
                     "Workflows blocked",
                     "Workflows that the platform keeps from running.",
-                    f"count({by_workflow(select(c.WORKFLOW_BLOCKED))}) or vector(0)",
+                    f"count({by_workflow(select(c.WORKFLOW_BLOCKED))} > 0) or vector(0)",
                     limits=(1, 3),
                 ),
                 stat(
@@ -51,7 +54,7 @@ BOARD = Board(
                 stat(
                     "Failed, 24 h",
                     "Share of the runs finished in the last day that failed.",
-                    share(c.RUNS, "1d", FAILURES),
+                    share(c.RUNS, DAY, FAILURES),
                     unit="percentunit",
                     decimals=1,
                     limits=(0.01, 0.05),
@@ -71,20 +74,18 @@ BOARD = Board(
                 rows(
                     "Failures in a row",
                     "Failed runs since the last success, the worst first. A row leads to its workflow.",
-                    f"sort_desc(topk(20, {named(f'{select(c.WORKFLOW_FAILURES)} > 0')}))",
+                    worst(named(f"{select(c.WORKFLOW_FAILURES)} > 0")),
                 ),
                 rows(
                     "Failed runs, 24 h",
                     "Failed runs of the last day. A row leads to its workflow.",
-                    f"sort_desc(topk(20, {named(f'round({by_workflow(increase(c.RUNS, "1d", FAILURES))}) > 0')}))",
+                    worst(named(f"round({by_workflow(increase(c.RUNS, DAY, FAILURES))}) > 0")),
                     decimals=0,
                 ),
                 rows(
                     "Since the last success",
                     "How long ago a run of each failing workflow last went well. Those that never did are not here.",
-                    "sort_desc(topk(20, "
-                    + named(and_failing(f"time() - {by_workflow(select(c.WORKFLOW_LAST_RUN, 'result="success"'))}"))
-                    + "))",
+                    worst(named(and_failing(f"time() - {by_workflow(select(c.WORKFLOW_LAST_RUN, SUCCESSES))}"))),
                     unit="s",
                 ),
             ),

@@ -13,9 +13,11 @@ WORKFLOW = f'{SOURCE}, workflow_id=~"$workflow_id"'
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
+DAY = "1d"
 PER_HOUR = 3600
 
 FAILURES = f'result=~"{"|".join(sorted(FAILED))}"'
+SUCCESSES = 'result="success"'
 _KEY = "job, instance, source, workflow_id"
 
 
@@ -58,6 +60,11 @@ def named(expr: str) -> str:
     """A vector by workflow with the label ``workflow``; without it where nobody told the name, but never dropped."""
     names = select(catalogue.WORKFLOW_INFO)
     return f"({expr}) * on ({_KEY}) group_left (workflow) {names} or on ({_KEY}) ({expr})"
+
+
+def worst(expr: str) -> str:
+    """The twenty highest."""
+    return f"topk(20, {expr})"
 
 
 def by_workflow(expr: str) -> str:

@@ -134,7 +134,7 @@ BOARD = Board(
                 ),
                 graph(
                     "Left of the quota",
-                    "Requests that may still be sent, as the platform or the budget counts.",
+                    "Requests that could be sent at once now.",
                     (f"min by (source) ({select(API_QUOTA_REMAINING)})", "{{source}}"),
                 ),
                 graph(
@@ -145,7 +145,7 @@ BOARD = Board(
                 rows(
                     "Requests an hour, by endpoint",
                     "What the budget is spent on.",
-                    f"sort_desc(3600 * {_sum('source, endpoint', per_second(REQUESTS))} > 0)",
+                    f"3600 * {_sum('source, endpoint', per_second(REQUESTS))} > 0",
                     columns=(("source", "Source"), ("endpoint", "Endpoint")),
                     decimals=0,
                     width=16,
@@ -197,7 +197,7 @@ BOARD = Board(
                 graph(
                     "Store errors",
                     "Operations a second that the store could not do.",
-                    (_sum("operation", per_second(STORE_ERRORS, of=EXPORTER)), "{{operation}}"),
+                    (f"sum({per_second(STORE_ERRORS, of=EXPORTER)}) or vector(0)", "errors"),
                     unit="ops",
                 ),
                 graph(

@@ -5,6 +5,7 @@ from dashboards.generator.queries import (
     FAILURES,
     RANGE,
     SOURCE,
+    SUCCESSES,
     WORKFLOW,
     increase,
     per_hour,
@@ -14,9 +15,6 @@ from dashboards.generator.queries import (
     share,
 )
 from exporter.metrics import catalogue as c
-
-SUCCESSES = 'result="success"'
-
 
 BOARD = Board(
     uid=WORKFLOW_UID,
@@ -95,7 +93,7 @@ BOARD = Board(
                 rows(
                     "Last ended",
                     "How long ago a run last ended with each result.",
-                    f"sort(time() - max by (source, result) ({select(c.WORKFLOW_LAST_RUN, of=WORKFLOW)}))",
+                    f"time() - max by (source, result) ({select(c.WORKFLOW_LAST_RUN, of=WORKFLOW)})",
                     columns=(("source", "Source"), ("result", "Result")),
                     unit="s",
                 ),
