@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
 
 import orjson
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from exporter import __version__, status
@@ -226,7 +226,10 @@ class _Connection(web.RequestHandler):
         return super().handle_error(request, status, exc, message)
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """What is not HTTP, or not the body it says it is, is no error of ours, and anybody can send a lot of it."""
+        """What is not HTTP, or not the body it says it is, is no error of ours, and anybody can send a lot of it.
+
+        Nor is it one if somebody hangs up before the answer is written.
+        """
         level = logging.DEBUG if _is_theirs(kwargs.get("exc_info")) else logging.ERROR
         self.logger.log(level, *args, **kwargs)
 
@@ -240,7 +243,7 @@ class _Connection(web.RequestHandler):
 
 
 def _is_theirs(exc: BaseException | None) -> bool:
-    return isinstance(exc, HttpProcessingError | web.RequestPayloadError)
+    return isinstance(exc, HttpProcessingError | web.RequestPayloadError | ClientConnectionResetError)
 
 
 class _Site(web.TCPSite):

@@ -46,6 +46,18 @@ async def test_hostile_names_are_escaped_on_the_page_and_in_the_exposition(made:
     assert any(name in labels for labels in info)
 
 
+async def test_a_scraper_that_hangs_up_is_no_error_of_ours(made: Deployment, caplog: pytest.LogCaptureFixture) -> None:
+    await made.sweep()
+    for _ in range(20):  # some of them hang up while the answer is being written
+        _, writer = await asyncio.open_connection("127.0.0.1", made.service.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: exporter\r\nAccept-Encoding: gzip\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.transport.abort()
+    await made.scrape()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_status_and_dead_letters_are_there_as_json(made: Deployment) -> None:
     await made.sweep()
     await made.live(600, step=60)
