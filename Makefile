@@ -8,7 +8,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev real-components demo test test-slow lint dashboards bench clean
+.PHONY: help install install-dev real-components demo test test-slow lint dashboards pictures bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,10 @@ lint: install-dev ## ruff check, ruff format --check, mypy --strict
 
 dashboards: install-dev ## write dashboards/*.json anew from dashboards/generator
 	@$(BIN)/python -m dashboards.generator
+
+pictures: install-dev real-components ## make the pictures of the docs anew
+	@$(PIP) --editable '.[dev,pictures]'
+	@$(BIN)/python -m tests.pictures
 
 bench: install-dev ## measurements, printed
 	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)

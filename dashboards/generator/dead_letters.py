@@ -160,6 +160,7 @@ BOARD = Board(
                     "Paused",
                     "1 while retries of a source are paused.",
                     (f"max by (source) ({select(c.RETRY_PAUSED)})", "{{source}}"),
+                    width=16,
                 ),
             ),
         ),

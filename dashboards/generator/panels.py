@@ -48,6 +48,20 @@ class Panel:
     columns: tuple[tuple[str, str], ...] = ()
 
 
+#: Series that everybody expects in a certain colour.
+_COLOURS = {
+    "success": "green",
+    "succeeded": "green",
+    "warning": "yellow",
+    "failure": "red",
+    "failed": "red",
+    "timeout": "dark-red",
+    "quota": "orange",
+    "cancelled": "blue",
+    "unknown": "text",
+}
+
+
 def stat(
     title: str,
     description: str,
@@ -268,8 +282,14 @@ def _graph(panel: Panel) -> Any:
     legend = legend.placement(common_models.LegendPlacement.BOTTOM)
     made = timeseries.Panel().legend(legend).fill_opacity(20.0 if panel.stacked else 0.0).min(0.0)
     if panel.stacked:
-        return made.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
-    return made.span_nulls(True)  # quantiles have values only where something happened
+        made = made.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    if any("histogram_quantile" in expr for expr, _ in panel.queries):
+        made = made.span_nulls(True)  # there are values only where something happened
+    if any(legend in ("{{result}}", "{{outcome}}") for _, legend in panel.queries):
+        for name, colour in _COLOURS.items():
+            fixed = models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+            made = made.override_by_name(name, [fixed])
+    return made
 
 
 def _bars(panel: Panel) -> Any:

@@ -128,7 +128,7 @@ BOARD = Board(
                 graph(
                     "Dead letters opened and resolved an hour",
                     "What came, and what went by whose doing.",
-                    (per_hour(c.DEAD_LETTERS_OPENED, "source", of=WORKFLOW), "opened"),
+                    (per_hour(c.DEAD_LETTERS_OPENED, "job", of=WORKFLOW), "opened"),
                     (per_hour(c.DEAD_LETTERS_RESOLVED, "by", of=WORKFLOW), "resolved: {{by}}"),
                 ),
                 graph(

@@ -1,7 +1,7 @@
 """A few hours in the life of a deployment, as a Prometheus that scraped it all along would know them."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from tests.e2e.test_truth import ROOMY
 from tests.otlp import otlp_receiver
 from tests.servers import PrometheusServer, prometheus
 
-SECONDS = 2 * 3600.0
 STEP = 60.0
+RETRYING: Mapping[str, Any] = {"retries": {"mode": "enforce", "policies": [POLICY]}}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,15 +32,17 @@ class History:
 
 
 @asynccontextmanager
-async def history(folder: Path) -> AsyncIterator[History]:
+async def history(
+    folder: Path, *, hours: float = 2.0, workflows: int = 4, changes: Mapping[str, Any] = RETRYING
+) -> AsyncIterator[History]:
     """All platforms, with webhooks, traces and retries; some things went wrong, and some still are."""
-    start = time.time() - SECONDS
+    start = time.time() - hours * 3600
     async with otlp_receiver() as receiver:
-        changes = {
-            "retries": {"mode": "enforce", "policies": [POLICY]},
-            "traces": {"enabled": True, "endpoint": receiver.url},
-        }
-        async with deployment(folder, options=ROOMY, changes=changes, start=start) as made:
+        traces = {"traces": {"enabled": True, "endpoint": receiver.url}}
+        async with deployment(
+            folder, workflows=workflows, options=ROOMY, changes={**changes, **traces}, start=start
+        ) as made:
+            made.service.own.reload_successful.set(1)  # as the command does that loads the config
             target = made.url.removeprefix("http://")
             file = folder / "history.openmetrics"
             with file.open("w") as out:
