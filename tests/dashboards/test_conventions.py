@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,17 @@ def test_the_examples_of_provisioning_name_what_there_is() -> None:
     prometheus, traces = sources["datasources"]
     [destination] = prometheus["jsonData"]["exemplarTraceIdDestinations"]
     assert destination == {"name": "trace_id", "datasourceUid": traces["uid"]}
+
+
+def test_the_page_lists_every_dashboard_and_its_commands_put_them_where_the_provider_looks(tmp_path: Path) -> None:
+    page = (FOLDER.parent / "docs" / "dashboards.md").read_text()
+    assert set(re.findall(r"\.\./dashboards/([\w-]+\.json)\)", page)) == {file.name for file in FILES}
+    [commands] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    etc = tmp_path / "etc" / "grafana"
+    (etc / "provisioning" / "dashboards").mkdir(parents=True)
+    subprocess.run(
+        ["sh", "-e"], input=commands.replace("/etc/grafana", str(etc)), text=True, cwd=FOLDER.parent, check=True
+    )
+    copied = {path.name for path in (etc / "dashboards" / "automation-exporter").iterdir()}
+    assert copied == {file.name for file in FILES}
+    assert (etc / "provisioning" / "dashboards" / "automation-exporter.yaml").is_file()
