@@ -5,6 +5,7 @@ writer thread, PostgreSQL on a connection. Placeholders are ``$1``, ``$2``, …:
 """
 
 from collections.abc import Generator, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -62,4 +63,9 @@ def insert(table: str, columns: str, rows: Iterable[Row], *, conflict: str) -> S
     """Multi-row insert with an ``ON CONFLICT`` clause."""
     for part in chunks(rows):
         width = columns.count(",") + 1
-        yield f"INSERT INTO {table} ({columns}) VALUES {values(len(part), width)} ON CONFLICT {conflict}", flat(part)
+        yield _insert_sql(table, columns, len(part), width, conflict), flat(part)
+
+
+@lru_cache(maxsize=4096)
+def _insert_sql(table: str, columns: str, rows: int, width: int, conflict: str) -> str:
+    return f"INSERT INTO {table} ({columns}) VALUES {values(rows, width)} ON CONFLICT {conflict}"
