@@ -16,8 +16,9 @@ Statement = tuple[str, Sequence[Any]]
 #: Yields statements, is sent their rows, returns a T. Runs inside one transaction.
 Script = Generator[Statement, list[Row], T]
 
-#: Rows in one multi-row statement; SQLite takes 32,766 values in one.
-ROWS_PER_STATEMENT_MAX = 1000
+#: Rows in one multi-row statement. Engines keep statements prepared, and each number of rows is one of its own: few
+#: and short ones, because a thousand of up to a thousand rows would take hundreds of megabytes.
+ROWS_PER_STATEMENT_MAX = 100
 
 
 class StoreError(Exception):
