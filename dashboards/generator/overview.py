@@ -5,6 +5,7 @@ from dashboards.generator.queries import (
     DAY,
     FAILURES,
     SUCCESSES,
+    SWEPT,
     and_failing,
     by_workflow,
     increase,
@@ -14,10 +15,7 @@ from dashboards.generator.queries import (
     share,
     worst,
 )
-from exporter.alerting.promql import own
 from exporter.metrics import catalogue as c
-
-SWEPT = own(lambda metrics: metrics.sweep_success)
 
 BOARD = Board(
     uid="automation-overview",

@@ -71,7 +71,6 @@ def stat(
     legend: str = "",
     limits: Limits | None = None,
     decimals: int | None = None,
-    width: int = 4,
 ) -> Panel:
     """One number, as it is now."""
     return Panel(
@@ -82,7 +81,7 @@ def stat(
         unit=unit,
         limits=limits,
         decimals=decimals,
-        width=width,
+        width=4,
         height=4,
     )
 
@@ -142,7 +141,6 @@ def bars(
     *,
     unit: str = "short",
     limits: Limits | None = None,
-    width: int = 8,
 ) -> Panel:
     """Bars of what is now."""
     return Panel(
@@ -152,7 +150,7 @@ def bars(
         queries=((expr, legend),),
         unit=unit,
         limits=limits,
-        width=width,
+        width=8,
         height=8,
     )
 

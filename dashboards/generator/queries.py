@@ -1,5 +1,6 @@
 """Pieces of the dashboards' PromQL. Every selector says whose exporter; most say which sources."""
 
+from exporter.alerting.promql import own
 from exporter.metrics import catalogue
 from exporter.metrics.exposition import Metric
 from exporter.model import FAILED
@@ -16,6 +17,8 @@ RANGE = "$__range"
 DAY = "1d"
 PER_HOUR = 3600
 
+#: When a stream was last read completely: how old everything else may be.
+SWEPT = own(lambda metrics: metrics.sweep_success)
 FAILURES = f'result=~"{"|".join(sorted(FAILED))}"'
 SUCCESSES = 'result="success"'
 _KEY = "job, instance, source, workflow_id"

@@ -1,11 +1,10 @@
 """The exporter itself: does it read everything, at what cost, and how late does it see things."""
 
 from dashboards.generator.panels import Board, graph, rows, stat
-from dashboards.generator.queries import EXPORTER, per_second, quantile, select
+from dashboards.generator.queries import EXPORTER, SWEPT, per_hour, per_second, quantile, select
 from exporter.alerting.promql import API_QUOTA_REMAINING, own
 from exporter.metrics import catalogue as c
 
-SWEPT = own(lambda metrics: metrics.sweep_success)
 SWEEP_DURATION = own(lambda metrics: metrics.sweep_duration)
 SWEEP_ERRORS = own(lambda metrics: metrics.sweep_errors)
 COMPLETE = own(lambda metrics: metrics.data_complete)
@@ -145,7 +144,7 @@ BOARD = Board(
                 rows(
                     "Requests an hour, by endpoint",
                     "What the budget is spent on.",
-                    f"3600 * {_sum('source, endpoint', per_second(REQUESTS))} > 0",
+                    f"{per_hour(REQUESTS, 'source, endpoint')} > 0",
                     columns=(("source", "Source"), ("endpoint", "Endpoint")),
                     decimals=0,
                     width=24,

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import random
 import sys
 import tempfile
 from pathlib import Path
@@ -53,7 +52,6 @@ async def make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    random.seed(1)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(make(Path(folder)))
     sys.stdout.write(f"{IMAGES}: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))}\n")
