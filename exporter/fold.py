@@ -9,8 +9,10 @@ attempt is counted exactly once, whoever saw it first. What was counted is remem
 entry.
 """
 
-from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from exporter.model import (
     FAILED,
@@ -190,8 +192,7 @@ def join_workflow(a: Workflow, b: Workflow) -> Workflow:
     return max(a, b, key=lambda w: (w.at, repr(w)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Baseline:
+class Baseline(Struct, frozen=True, kw_only=True, gc=False):
     """From when on a source's finished runs count: its first sweep ever, or earlier where a backfill is configured.
 
     Never from before ``horizon``: the ledger has forgotten what it counted there.
@@ -209,8 +210,7 @@ class Baseline:
 SAME_END = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEntry:
+class RunEntry(Struct, frozen=True, kw_only=True, gc=False):
     """A run in the ledger: the join of its claims, and what of it has been counted."""
 
     run: Run
@@ -340,8 +340,7 @@ def _more(before: float | None, after: float | None) -> float:
     return max(0.0, after - (before or 0.0)) if after else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterEntry:
+class DeadLetterEntry(Struct, frozen=True, kw_only=True, gc=False):
     """A dead letter in the ledger, and whether its opening has been counted."""
 
     dead_letter: DeadLetter
@@ -392,8 +391,7 @@ LISTINGS_WITHOUT = 2
 GONE_AFTER = 900.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowEntry:
+class WorkflowEntry(Struct, frozen=True, kw_only=True, gc=False):
     """A workflow in the ledger: its newest reading and what its ended runs add up to."""
 
     workflow: Workflow

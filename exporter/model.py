@@ -8,8 +8,9 @@ Times are seconds since the epoch in UTC, on the platform's own clock. Nothing h
 a clock.
 """
 
-from dataclasses import dataclass
 from enum import IntFlag, StrEnum
+
+from msgspec import Struct
 
 
 class State(StrEnum):
@@ -91,8 +92,7 @@ class Heard(IntFlag):
     WEBHOOK = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Error:
+class Error(Struct, frozen=True, kw_only=True, gc=False):
     """Why something failed. ``message`` is redacted and capped before it gets here; payload data never does."""
 
     error_class: ErrorClass = ErrorClass.UNKNOWN
@@ -101,8 +101,7 @@ class Error:
     step_type: str | None = None  # the kind of step that failed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True, gc=False):
     """A part of a run. A step that is restarted in place keeps its id; the latest start and the latest end hold."""
 
     id: str
@@ -112,8 +111,7 @@ class Step:
     result: Result | None = None  # of the latest end
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True, gc=False):
     """One execution of a workflow, or one claim about it.
 
     ``attempt`` is the platform's ordinal of the run, 1 upwards. Where a platform restarts a run in place and counts
@@ -176,8 +174,7 @@ def is_version(attempt: int) -> bool:
     return attempt >= 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     """Work a platform gave up on and a retry could still save, or one claim about it.
 
     Open until resolved, never again.
@@ -199,8 +196,7 @@ class DeadLetter:
         return self.resolved_at is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workflow:
+class Workflow(Struct, frozen=True, kw_only=True, gc=False):
     """What the customer defined, as read at the moment ``at``; the newest reading holds as a whole."""
 
     id: str
@@ -214,16 +210,14 @@ class Workflow:
     ordered: bool = False  # the platform runs nothing new while a dead letter is open
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Listing(Struct, frozen=True, kw_only=True, gc=False):
     """A complete listing of a source's workflows: what is not in it was not there at that moment."""
 
     at: float
     workflow_ids: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
+class Queue(Struct, frozen=True, kw_only=True, gc=False):
     """Items waiting in front of a workflow."""
 
     workflow_id: str
@@ -232,8 +226,7 @@ class Queue:
     limit: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True, gc=False):
     """What a source has used of what it may use, in the platform's own unit named by ``kind``."""
 
     kind: str
@@ -246,8 +239,7 @@ class Usage:
 Observation = Run | DeadLetter | Workflow | Listing | Queue | Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFinished:
+class RunFinished(Struct, frozen=True, kw_only=True, gc=False):
     """An attempt was counted: it ended, after the baseline, and had not been counted before."""
 
     run: Run
@@ -256,8 +248,7 @@ class RunFinished:
     delay: float  # seconds from the end on the platform to now
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTimed:
+class RunTimed(Struct, frozen=True, kw_only=True, gc=False):
     """The duration of a counted attempt became known."""
 
     run: Run
@@ -265,24 +256,21 @@ class RunTimed:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunQueued:
+class RunQueued(Struct, frozen=True, kw_only=True, gc=False):
     """The time a counted run had waited became known."""
 
     run: Run
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFailed:
+class RunFailed(Struct, frozen=True, kw_only=True, gc=False):
     """The cause of a counted failure became known."""
 
     run: Run
     error: Error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunUsed:
+class RunUsed(Struct, frozen=True, kw_only=True, gc=False):
     """A counted attempt was seen to have used this much more than known before."""
 
     run: Run
@@ -291,16 +279,14 @@ class RunUsed:
     bytes_out: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFinished:
+class StepFinished(Struct, frozen=True, kw_only=True, gc=False):
     """A step of a run ended, after the baseline."""
 
     run: Run
     step: Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCorrected:
+class RunCorrected(Struct, frozen=True, kw_only=True, gc=False):
     """A counted attempt turned out to have ended otherwise.
 
     Counters do not go back; this says how often they would have.
@@ -310,16 +296,14 @@ class RunCorrected:
     counted_as: Result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterOpened:
+class DeadLetterOpened(Struct, frozen=True, kw_only=True, gc=False):
     """A dead letter was counted as opened: after the baseline, once its error class is known or it is resolved."""
 
     dead_letter: DeadLetter
     error_class: ErrorClass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterResolved:
+class DeadLetterResolved(Struct, frozen=True, kw_only=True, gc=False):
     """An open dead letter was closed."""
 
     dead_letter: DeadLetter

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from exporter.http import Api
 from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, Workflow
 from exporter.polling.budget import Lane
@@ -52,8 +54,7 @@ class Page:
     faults: Sequence[Fault] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunKey:
+class RunKey(Struct, frozen=True, kw_only=True, gc=False):
     """Names a run that something said too little about."""
 
     run_id: str
@@ -107,8 +108,7 @@ class Client(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookRequest:
+class WebhookRequest(Struct, frozen=True, kw_only=True, gc=False):
     """A verified webhook, as it was sent. Header names are lower-case; the body is decompressed."""
 
     method: str
@@ -123,8 +123,7 @@ class MalformedEvent(Exception):
     """The event cannot be read: one line, never quoting it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookEvents:
+class WebhookEvents(Struct, frozen=True, kw_only=True, gc=False):
     """What a webhook said: claims, runs to complete, event types nobody knows."""
 
     observations: Sequence[Observation] = ()

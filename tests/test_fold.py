@@ -1,12 +1,12 @@
 """The law of the fold, then histories that once hurt."""
 
 import random
-from dataclasses import replace
 from functools import reduce
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from exporter import fold
 from exporter.fold import Baseline, RunEntry, WorkflowEntry

@@ -6,11 +6,13 @@ its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from exporter import fold
 from exporter.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
@@ -63,8 +65,7 @@ class SourceRules:
         return explained and (run.steps is not None or run.result not in self.steps_later)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True, gc=False):
     """Observations of one source to be stored together."""
 
     source: str
@@ -76,8 +77,7 @@ class Batch:
     cursors: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, kw_only=True):
     """What became of one batch."""
 
     batch: Batch
@@ -86,8 +86,7 @@ class Outcome:
     found: list[str] = field(default_factory=list)  # workflows not known before
 
 
-@dataclass(slots=True, kw_only=True)
-class Committed:
+class Committed(Struct, kw_only=True):
     """What one transaction altered: the state after it, for whoever keeps a picture of the ledger in memory."""
 
     outcomes: list[Outcome] = field(default_factory=list)

@@ -1,9 +1,10 @@
 """Keeping the ledger bounded: what is past retention is expired or pruned. A tally never changes by it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import orjson
+from msgspec.structs import replace
 
 from exporter.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
 from exporter.metrics import catalogue

@@ -10,9 +10,9 @@ Names follow OpenTelemetry's semantic conventions for CI/CD where they fit; what
 """
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope

@@ -10,11 +10,11 @@ signature over the body alone does not cover them (see ``schemes``).
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes
 
 import orjson
+from msgspec import Struct
 
 ID_CHARS_MAX = 256  # an id is a key of a table; a database refuses much longer ones
 ATTRIBUTE_CHARS_MAX = 2048
@@ -36,8 +36,7 @@ class Malformed(Exception):
     """What arrived is not a CloudEvent we can read. One line, without any of the received text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloudEvent:
+class CloudEvent(Struct, frozen=True, kw_only=True, gc=False):
     """One event. ``data`` is decoded JSON, or bytes when the sender says that it is something else."""
 
     id: str

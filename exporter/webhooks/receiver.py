@@ -7,11 +7,11 @@ Nothing is acknowledged before it is durable. What a sender gets wrong is its ow
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import orjson
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec.structs import replace
 
 from exporter.clock import Clock
 from exporter.log import get_logger

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.retries.adapter import Traits
 from exporter.retries.matchers import Matcher, read
@@ -18,7 +20,7 @@ PLAIN = Backoff(first=900.0, factor=3.0, cap=21600.0, jitter=0.0)
 
 def letter(**changes: Any) -> DeadLetter:
     made = DeadLetter(id="d1", workflow_id="w1", run_id="r1", opened_at=NOW - HOUR, error=ERROR)
-    return replace(made, **changes)
+    return structs.replace(made, **changes)
 
 
 def policy(match: Any = None, *, action: Action = Action.RETRY, **changes: Any) -> Policy:

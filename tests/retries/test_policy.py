@@ -1,11 +1,12 @@
 """The ladder: one row a decision, every reason named; then the laws that hold for all of them."""
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from exporter.model import Error, ErrorClass, Workflow
 from exporter.retries.matchers import FIELDS, Matcher, read
@@ -210,7 +211,7 @@ MATCHES = st.one_of(
 )
 POLICIES = st.lists(
     st.builds(
-        lambda match, none, action, number: replace(
+        lambda match, none, action, number: dataclasses.replace(
             policy(match, action=action),
             name=f"p{number}",
             matcher=Matcher(match=read(match, ""), none=tuple(read(n, "") for n in none)),
@@ -254,7 +255,7 @@ def test_missing_data_never_turns_not_retry_into_retry(given_: Subject, policies
     nothing: Any = {f: None for f in lost if f in ("type", "message", "step_type")}
     fewer = replace(error, **nothing)
     workflow = replace(given_.workflow, **{f: None for f in lost if f in ("trigger", "name")})  # type: ignore[type-var]
-    missing = replace(
+    missing = dataclasses.replace(
         given_,
         letter=replace(given_.letter, error=None if "error" in lost else fewer),
         workflow=workflow,

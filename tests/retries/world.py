@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from msgspec import structs
+
 from exporter.clock import ManualClock
 from exporter.http import ApiError, ErrorKind
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
@@ -235,7 +237,7 @@ class FakePlatform:
         )
 
     def _gone(self, target: Target) -> list[Observation]:
-        closed = replace(target.letter, resolved_at=self.clock.now(), resolved_by=ResolvedBy.MANUAL)
+        closed = structs.replace(target.letter, resolved_at=self.clock.now(), resolved_by=ResolvedBy.MANUAL)
         return [closed]
 
     def sweep(self) -> list[Observation]:
@@ -249,7 +251,7 @@ class FakePlatform:
         for item in self.items.values():
             seen = self.observation(item)
             if item.gone:
-                seen = replace(seen, resolved_at=now, resolved_by=ResolvedBy.MANUAL)
+                seen = structs.replace(seen, resolved_at=now, resolved_by=ResolvedBy.MANUAL)
             if seen.opened_at <= now:
                 found.append(seen)
         return found

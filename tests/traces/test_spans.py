@@ -1,12 +1,12 @@
 """What a finished attempt looks like as a trace: ids, names, attributes, times, links, and which attempts are kept."""
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan

@@ -1,6 +1,6 @@
 """Cognaize, the workflow engine of its platform: processes that work through documents, step by step."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from exporter.model import ErrorClass, ResolvedBy, Result, Run
 from exporter.platform import Platform, RunKey, Stream, WebhookEvents, WebhookRequest

@@ -28,6 +28,8 @@ from itertools import pairwise
 from math import ceil, floor
 from typing import Any, Literal
 
+from msgspec import structs
+
 from exporter.fold import resolve
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step
 from exporter.retries.adapter import Effort, Standing
@@ -260,7 +262,7 @@ def restart(process: Any, letter: DeadLetter, *, sent_at: float | None, accepted
     """
     reading = read(process, dead_letters=(letter,))
     # Without what was known of the run before, times of its steps cannot be told: that is left to the sweeps.
-    reading = replace(reading, run=replace(reading.run, steps=None))
+    reading = replace(reading, run=structs.replace(reading.run, steps=None))
     step = next((s for s in process["steps"] if _id(s.get("id")) == step_id(letter)), None)
     if step is None or reading.run.id != letter.run_id:
         raise BadItem("the process lacks the step that failed, or is another one")

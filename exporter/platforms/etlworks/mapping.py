@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
@@ -215,14 +217,14 @@ def as_cancelled(item: Execution, *, stopped_at: float | None) -> Execution:
     if item.run.state is not State.FINISHED or item.run.result is Result.CANCELLED:
         return item
     ended_at = item.run.ended_at if stopped_at is None else stopped_at
-    return replace(item, run=replace(item.run, result=Result.CANCELLED, ended_at=ended_at, error=None))
+    return replace(item, run=structs.replace(item.run, result=Result.CANCELLED, ended_at=ended_at, error=None))
 
 
 def vanished(run: Run) -> Run:
     """An open run the platform does not know any more: its audit row was dropped, or its flow. How it ended, nobody
     can say.
     """
-    return replace(run, state=State.FINISHED, result=Result.UNKNOWN)
+    return structs.replace(run, state=State.FINISHED, result=Result.UNKNOWN)
 
 
 # What a retry looks at.

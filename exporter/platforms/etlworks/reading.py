@@ -10,8 +10,10 @@ knowledge that a run was cancelled before it was called an error.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from exporter.model import Observation, Result, Run, State, Workflow
 from exporter.platforms.etlworks import mapping

@@ -6,7 +6,8 @@ asking leads nowhere, the cause is unknown for good, so that the failure is coun
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import FAILED, Error, Run

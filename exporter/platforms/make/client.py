@@ -12,8 +12,9 @@ All that has to outlive the process is in the ledger; what is kept here only sav
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import FAILED, Listing, Observation, Workflow

@@ -14,8 +14,10 @@ was left to be asked; ``told``, when everything on it had been told.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, ResolvedBy

@@ -18,8 +18,9 @@ Never read: names people gave to modules, their parameters, bundles.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.model import FAILED, Result, Run, Step
 from exporter.platforms.make.mapping import RESULTS, BadItem, as_object, milliseconds, plain_id, seconds, whole

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result
 from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
 from exporter.platforms.make.mapping import (
@@ -159,7 +161,7 @@ def resolution(rows: Sequence[object]) -> tuple[float, ResolvedBy] | None:
 
 def resolve(letter: DeadLetter, *, at: float, by: ResolvedBy) -> DeadLetter:
     """The claim that a dead letter was closed."""
-    return replace(letter, resolved_at=max(at, letter.opened_at), resolved_by=by)
+    return structs.replace(letter, resolved_at=max(at, letter.opened_at), resolved_by=by)
 
 
 # Before and after a retry of ours
@@ -172,7 +174,7 @@ def looked(data: object, *, known: DeadLetter, at: float) -> Looked:
         raise BadItem("the answer is about another incomplete execution, or does not say which")
     item = listed(fields, workflow_id=known.workflow_id, at=at, known=known)
     return Looked(
-        letter=replace(item.letter, run_id=told.run_id or known.run_id, error=known.error),
+        letter=structs.replace(item.letter, run_id=told.run_id or known.run_id, error=known.error),
         resolved=told.resolved,
         deleted=told.deleted,
         native=fields.get("retry") is True and not told.resolved,

@@ -29,8 +29,10 @@ Never read: authors, descriptions, addresses and ids of webhooks, outputs and bu
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.model import FAILED, Blocked, Error, Queue, Result, Run, State, Usage, Workflow
 from exporter.platforms.make.errors import read_error

@@ -11,6 +11,8 @@ The API does not tell that a retry is queued or running: until its row shows, a 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from exporter.http import Answer, Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, Error, ResolvedBy
 from exporter.platforms.make import letters, mapping
@@ -83,7 +85,7 @@ class MakeRetries:
             edited, refusal = await self._scenario(letter)
             look = replace(look, refusal=refusal)
         if seen.error is None:
-            seen = replace(seen, error=await self._cause(seen, edited))
+            seen = structs.replace(seen, error=await self._cause(seen, edited))
         if found.resolved:
             at, by = letters.resolution(attempts) or (answer.at, ResolvedBy.MANUAL)
             seen = letters.resolve(seen, at=at, by=by)

@@ -11,7 +11,8 @@ are an extra, and what is missing of them is no fault of a sweep.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Result, Run, Step

@@ -30,9 +30,11 @@ blocks, the workspace and the execution token.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.model import (
     FAILED,

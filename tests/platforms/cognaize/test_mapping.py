@@ -1,12 +1,13 @@
 """Recorded shapes of Cognaize's answers become exactly these observations, awkward ones included."""
 
-from dataclasses import replace
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from exporter.fold import join_run
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result, Run, State, Step
@@ -198,9 +199,9 @@ def test_a_page_is_read_with_its_place_and_the_creation_times_it_tells() -> None
 def test_ranks_count_from_the_oldest_process_whichever_way_the_listing_is_sorted() -> None:
     rows = mapping.Rows(number=0, size=100, total=250, items=(), moments=())
     assert (rows.ranks("oldest_first"), rows.ranks("newest_first")) == ((0, 100), (150, 250))
-    last = replace(rows, number=2)
+    last = dataclasses.replace(rows, number=2)
     assert (last.ranks("oldest_first"), last.ranks("newest_first")) == ((200, 250), (0, 50))
-    beyond = replace(rows, number=3)
+    beyond = dataclasses.replace(rows, number=3)
     assert [low >= high for low, high in (beyond.ranks("oldest_first"), beyond.ranks("newest_first"))] == [True, True]
 
 

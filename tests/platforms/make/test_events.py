@@ -1,12 +1,12 @@
 """What the events of an execution's modules mean here: each shape, and the awkward ones by name."""
 
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from exporter.model import Result, Run, State, Step
 from exporter.platforms.make import events

@@ -1,10 +1,10 @@
 """What Make's incomplete executions mean here: each recorded shape, and the awkward ones by name."""
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result
 from exporter.platforms.make import letters, mapping

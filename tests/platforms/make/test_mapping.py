@@ -1,6 +1,5 @@
 """What Make's payloads mean here: each recorded shape, and the awkward ones by name. Dead letters: test_letters."""
 
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from exporter.model import Blocked, Error, ErrorClass, Queue, Result, Run, State, Usage, Workflow
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest

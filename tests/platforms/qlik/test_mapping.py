@@ -1,12 +1,12 @@
 """What Qlik's payloads mean here: each recorded shape, and the awkward ones by name."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Result, Run, State, Step, Usage, Workflow
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
