@@ -3,8 +3,8 @@ the older 0.1 envelope (``eventId``, ``eventType``, ``eventTime``, ``extensions 
 
 All of them become the same ``CloudEvent``. Attributes are looked up by their lower-case names, the new ones before the
 old; what is not a known attribute is an extension (``tenantid``, ``toplevelresourceid``, ...). Whatever cannot be read
-raises ``Malformed``, whose text never quotes what was received. In binary mode the attributes come from headers: a
-signature over the body alone does not cover them (see ``schemes``).
+raises ``Malformed``, whose text never quotes what was received. In binary mode the attributes come from headers, given
+with their names in lower case: a signature over the body alone does not cover them (see ``schemes``).
 """
 
 import base64
@@ -22,7 +22,7 @@ ATTRIBUTE_CHARS_MAX = 2048
 _FORMATS = "application/cloudevents"
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
-_BINARY_MARKS = ("ce-specversion", "ce-id", "ce-type", "ce-cloudeventsversion", "ce-eventid", "ce-eventtype")
+_BINARY_MARKS = {"ce-specversion", "ce-id", "ce-type", "ce-cloudeventsversion", "ce-eventid", "ce-eventtype"}
 _NEW_NAMES = "specversion id source type time subject datacontenttype dataschema data data_base64"
 _OLD_NAMES = "cloudeventsversion eventid eventtype eventtypeversion eventtime contenttype schemaurl extensions"
 _NOT_EXTENSIONS = frozenset(f"{_NEW_NAMES} {_OLD_NAMES}".split())
@@ -50,26 +50,34 @@ class CloudEvent(Struct, frozen=True, kw_only=True, gc=False):
 
 def is_cloudevent(headers: Mapping[str, str], body_object: object) -> bool:
     """Whether ``parse`` is the right reader for this request; ``body_object`` is its decoded JSON body or None."""
-    names = _lowered(headers)
-    return _media_type(names).startswith(_FORMATS) or _is_binary(names) or _is_marked(body_object)
+    return media_type(headers).startswith(_FORMATS) or has_attributes(headers) or _is_marked(body_object)
 
 
 def parse(headers: Mapping[str, str], body: bytes, *, events_max: int = 1000) -> list[CloudEvent]:
     """The events of one request, in their order; a batch may be empty. Raises Malformed and nothing else."""
-    names = _lowered(headers)
-    media = _media_type(names)
+    media = media_type(headers)
     if media == _BATCH:
         return _parse_batch(_decode_json(body), events_max)
     if media == _STRUCTURED:
         return [_structured(_decode_json(body))]
     if media.startswith(_FORMATS):
         raise Malformed("an event format other than JSON")
-    if _is_binary(names):
-        return [_binary(names, media, body)]
+    if has_attributes(headers):
+        return [_binary(headers, media, body)]
     value = _decode_json(body)
     if not _is_marked(value):
         raise Malformed("not a CloudEvent: there is no specversion")
     return [_structured(value)]
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """The content type without its parameters, in lower case; empty if there is none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def has_attributes(headers: Mapping[str, str]) -> bool:
+    """Whether the headers carry the attributes of an event: binary mode."""
+    return not _BINARY_MARKS.isdisjoint(headers)
 
 
 def parse_time(value: object) -> float | None:
@@ -120,9 +128,9 @@ def _structured(value: object) -> CloudEvent:
     return _event(attributes, _decode_data(_decode_base64(encoded), media.partition(";")[0].strip().lower()))
 
 
-def _binary(names: Mapping[str, str], media: str, body: bytes) -> CloudEvent:
+def _binary(headers: Mapping[str, str], media: str, body: bytes) -> CloudEvent:
     attributes: dict[str, object] = {}
-    for name, value in names.items():
+    for name, value in headers.items():
         if name.startswith("ce-"):
             attributes[name.removeprefix("ce-")] = _percent_decoded(value)
     return _event(attributes, _decode_data(body, media))
@@ -197,22 +205,6 @@ def _checked(value: str, what: str) -> str:
     if _CONTROL.search(value):
         raise Malformed(f"{what} has control characters")
     return value
-
-
-def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers by lower-case name; of a repeated one, the first."""
-    names: dict[str, str] = {}
-    for name, value in headers.items():
-        names.setdefault(name.lower(), value)
-    return names
-
-
-def _media_type(names: Mapping[str, str]) -> str:
-    return names.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _is_binary(names: Mapping[str, str]) -> bool:
-    return any(mark in names for mark in _BINARY_MARKS)
 
 
 def _is_marked(value: object) -> bool:

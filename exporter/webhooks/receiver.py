@@ -101,13 +101,13 @@ class Receiver:
         except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError):
             return self._answer("malformed", 400, "the body cannot be read")
         now = self._clock.now()
-        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers = _headers(request)
         refusal = schemes.verify(self._scheme, headers, body, now)
         if refusal is not None:
             log.debug("webhook refused", source=self._source, reason=refusal)
             return self._answer("unauthenticated", 401, "the webhook is not authenticated")
-        media = headers.get("content-type", "").partition(";")[0].strip().lower()
-        has_attributes = any(name.startswith("ce-") for name in headers)
+        media = cloudevents.media_type(headers)
+        has_attributes = cloudevents.has_attributes(headers)
         if body and not has_attributes and media not in ("", "application/json") and not media.endswith("+json"):
             return self._answer("malformed", 415, "send application/json")
         if has_attributes and self._body_signed and not media.startswith("application/cloudevents"):
@@ -182,15 +182,25 @@ async def _read(request: web.Request) -> bytes:
         return await request.read()
 
 
+def _headers(request: web.Request) -> dict[str, str]:
+    """The headers by their names in lower case; of a repeated one, the first."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        headers.setdefault(name.lower(), value)
+    return headers
+
+
 def _workflow_id(item: Observation) -> str:
     return getattr(item, "workflow_id", "")
 
 
 def _baseline(events: WebhookEvents, now: float) -> float:
     """When the source began, if this is the first thing ever heard of it: as its own clock told, within reason."""
-    moments = [item.finished_at for item in events.observations if isinstance(item, Run)]
-    earliest = min((m for m in moments if m is not None), default=now)
-    return min(now, max(earliest, now - BASELINE_REACH_MAX))
+    earliest = now
+    for item in events.observations:
+        if isinstance(item, Run):
+            earliest = min(earliest, item.finished_at or now)
+    return max(earliest, now - BASELINE_REACH_MAX)
 
 
 def _handshake(request: web.Request) -> web.Response:

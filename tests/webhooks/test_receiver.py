@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from exporter.clock import ManualClock
 from exporter.platform import RunKey, WebhookEvents, WebhookRequest
@@ -58,10 +59,10 @@ class Answer:
         self.data: dict[str, str] = json.loads(body)
 
 
-async def post(to: Receiving, payload: object, headers: dict[str, str] | None = None, **more: Any) -> Answer:
+async def post(to: Receiving, payload: object, headers: Mapping[str, str] | None = None, **more: Any) -> Answer:
     """POST an object as signed JSON, or bytes as they are; ``headers`` come on top, or instead when there are bytes."""
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    sent = (headers or {}) if isinstance(payload, bytes) else signed(body) | (headers or {})
+    sent = (headers or {}) if isinstance(payload, bytes) else {**signed(body), **(headers or {})}
     url = f"http://127.0.0.1:{to.port}{PATH}"
     async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=sent, **more) as response:
         return Answer(response, await response.read())
@@ -189,6 +190,17 @@ async def test_what_is_not_signed_with_the_secret_is_answered_401(service: Recei
     assert (answer.status, answer.data) == (401, {"error": "the webhook is not authenticated"})
     assert service.outcomes() == {"unauthenticated": 1}
     assert await runs_counted(service) == 0
+
+
+@pytest.mark.parametrize("name", ["X-Signature", "x-signature", "X-SIGNATURE"])
+async def test_headers_are_found_in_any_case_and_the_first_of_a_repeated_one_decides(
+    service: Receiving, name: str
+) -> None:
+    body = json.dumps(event()).encode()
+    true = sign(SCHEME, body, NOW)["X-Signature"]
+    for first, second, status in ((true, "00" * 32, 202), ("00" * 32, true, 401)):
+        headers = CIMultiDict([("Content-Type", "application/json"), (name, first), (name, second)])
+        assert (await post(service, body, headers)).status == status
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from exporter.webhooks import schemes
 from exporter.webhooks.config import WebhookConfig
 from exporter.webhooks.schemes import (
     Basic,
@@ -22,7 +22,6 @@ from exporter.webhooks.schemes import (
     Refusal,
     Scheme,
     StandardWebhooks,
-    verify,
 )
 
 NOW = 1_768_456_842.5
@@ -84,6 +83,11 @@ def signed_by(scheme: Scheme, secret: str, body: bytes = BODY, at: float = NOW) 
             }
 
 
+def verify(scheme: Scheme, headers: dict[str, str], body: bytes, now: float) -> Refusal | None:
+    """With the names of headers in lower case, as the receiver hands them on."""
+    return schemes.verify(scheme, {name.lower(): value for name, value in headers.items()}, body, now)
+
+
 # Every scheme alike
 
 
@@ -106,14 +110,6 @@ def test_a_request_without_the_headers_is_missing_them(scheme: Scheme) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
 def test_empty_headers_count_as_missing(scheme: Scheme) -> None:
     assert verify(scheme, dict.fromkeys(signed_by(scheme, "hunter2-new"), ""), BODY, NOW) is Refusal.MISSING
-
-
-@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
-def test_the_case_of_header_names_does_not_matter(scheme: Scheme) -> None:
-    headers = signed_by(scheme, "hunter2-new")
-    assert verify(scheme, {name.lower(): value for name, value in headers.items()}, BODY, NOW) is None
-    assert verify(scheme, {name.upper(): value for name, value in headers.items()}, BODY, NOW) is None
-    assert verify(scheme, CIMultiDict(headers), BODY, NOW) is None
 
 
 @pytest.mark.parametrize("scheme", [s for s in SCHEMES if isinstance(s, HmacSha256 | Qlik | StandardWebhooks)])
@@ -193,11 +189,6 @@ def test_a_value_that_no_bytes_decode_to_is_malformed() -> None:
 @pytest.mark.parametrize("value", ["hunter2", "hunter2-new ", "hunter2-newer", "HUNTER2-NEW"])
 def test_a_header_secret_must_match_whole_and_in_its_case(value: str) -> None:
     assert verify(SCHEMES[0], {"X-Webhook-Token": value}, b"", NOW) is Refusal.MISMATCH
-
-
-def test_the_first_of_a_repeated_header_decides() -> None:
-    repeated = CIMultiDict([("X-Webhook-Token", "wrong"), ("X-Webhook-Token", "hunter2-new")])
-    assert verify(SCHEMES[0], repeated, b"", NOW) is Refusal.MISMATCH
 
 
 def test_the_name_of_the_authorization_kind_may_be_in_any_case() -> None:
