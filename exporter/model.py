@@ -5,7 +5,8 @@ An observation has the shape of the thing it is about: a claim about a run is a 
 speak of one type.
 
 Times are seconds since the epoch in UTC, on the platform's own clock. Nothing here knows a platform, does I/O or reads
-a clock.
+a clock. Values are immutable Structs: one webhook makes a dozen of them, and a frozen dataclass takes eight times as
+long to make. A changed copy comes from ``msgspec.structs.replace``.
 """
 
 from enum import IntFlag, StrEnum
