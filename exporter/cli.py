@@ -321,7 +321,7 @@ async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> No
         keys = [(f.subject.source, f.subject.letter.id) for f in waiting[:DEMO_APPROVED_AT_ONCE]]
         if keys:
             await running.control.approve(keys, who="demo")
-            print(f"somebody approves {len(keys)} retries of {len(waiting)} that wait for it", flush=True)
+            print(f"somebody approves {len(keys)} of {len(waiting)} retries that wait for it", flush=True)
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
