@@ -93,7 +93,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"  # the platform refused the call
     SUPERSEDED = "superseded"  # somebody else, or the platform, dealt with the dead letter meanwhile
     EXPIRED = "expired"  # no verdict by the deadline
-    NOT_SENT = "not_sent"  # provably never left; does not count
+    NOT_SENT = "not_sent"  # never left, or is known to have had no effect; does not count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
