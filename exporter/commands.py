@@ -142,7 +142,7 @@ async def tell(
     for name, value in answer.items():
         if value not in (None, False, []):
             told = ", ".join(map(str, value)) if isinstance(value, list) else value
-            say(f"{name}: {_moment(told) if name == 'until' else told}")
+            say(f"{name}: {_moment(told) if name in ('until', 'settles') else told}")
     return 0
 
 

@@ -142,6 +142,8 @@ class Control:
         """Take back what holds a dead letter, and settle a retry that is held or in doubt.
 
         ``sent`` is whether that retry may have had an effect; if a person knows that it had none, it does not count.
+        The retrier heeds it once it has read the platform again, after the time (``settles``) up to which an effect
+        may still show.
         """
         source, letter_id = key
         now = self._clock.now()
@@ -157,12 +159,13 @@ class Control:
         if any(override.action is OverrideAction.QUARANTINE for override in ended):
             await self._put(Scope.ROOT, OverrideAction.RELEASE, source=source, key=root, until=None, who=who, why=why)
         await self._book.end(ended, who=who, now=now)
+        answer: dict[str, Any] = {"released": f"{source}/{letter_id}", "ended": len(ended)}
         if retry is not None:
             after = protocol.released(retry, sent=sent, who=who, now=now)
             await self._book.save([after], now=now, kind="released", who=who)
+            answer |= {"retry": retry.id, "outcome": after.word, "settles": max(now, protocol.horizon(retry))}
         self._said(source)
-        settled = None if retry is None else {"retry": retry.id, "outcome": "superseded" if sent else "not_sent"}
-        return {"released": f"{source}/{letter_id}", "ended": len(ended), "settled": settled}
+        return answer
 
     # How
 

@@ -147,6 +147,8 @@ class Retry:
     sent_at_theirs: float | None = None  # the same on the platform's clock
     answered_at: float | None = None  # when the call came to an end, whatever it said
     doubt_at: float | None = None  # since when nobody knows; the horizon of reconciliation starts here
+    word: Outcome | None = None  # a person's, of a call in doubt: holds if the platform shows nothing to the contrary
+    word_by: str = ""
     look_at: float | None = None  # when the platform is next asked
     closed_at: float | None = None
     mark: Any = None  # taken right before the call, see exporter.retries.adapter

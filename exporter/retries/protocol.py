@@ -6,7 +6,9 @@
 
 A timeout is no failure and a 2xx no success: only what the platform later says about the dead letter is. What is in
 doubt is never sent again by itself. The horizon after which an absent effect may prove anything is counted from the
-moment of doubt, not from the intent: a call can leave as late as its ``send_by``.
+moment of doubt, not from the intent: a call can leave as late as its ``send_by``. A person's word about a doubt waits
+for the horizon and for one more look: an effect that shows by then counts for more, and a run that it made is known to
+descend from the root.
 """
 
 from collections.abc import Sequence
@@ -87,6 +89,8 @@ def seen(retry: Retry, look: Look, traits: Traits, *, asked_at: float, now: floa
         return closed(retry, Outcome.SUPERSEDED, now=now, detail="the dead letter is gone")
     if look.standing is Standing.RESOLVED:
         return closed(retry, Outcome.SUPERSEDED, now=now, detail="somebody else resolved it")
+    if retry.word is not None:
+        return _heeded(retry, retry.word, look, asked_at=asked_at, now=now)
     if retry.state is RetryState.IN_DOUBT:
         return _unseen(retry, look, traits, asked_at=asked_at, now=now)
     if retry.state is RetryState.HELD or now < _deadline(retry):
@@ -112,12 +116,24 @@ def _verified(retry: Retry, ours: Sequence[Effort], *, now: float) -> Retry:
 
 def _unseen(retry: Retry, look: Look, traits: Traits, *, asked_at: float, now: float) -> Retry:
     """In doubt, and nothing happened to the dead letter, so far."""
-    since = max(retry.send_by, retry.send_by if retry.doubt_at is None else retry.doubt_at)
-    if look.standing is not Standing.DEAD or asked_at < since + max(HORIZON, traits.absence or 0.0):
+    late = max(0.0, (traits.absence or 0.0) - HORIZON)
+    if look.standing is not Standing.DEAD or asked_at < horizon(retry) + late:
         return retry
     if traits.absence is not None:
         return closed(retry, Outcome.NOT_SENT, now=now, detail="nothing came of the call, and it would have by now")
     return _held(retry, now=now, detail="whether the call had an effect cannot be told; a person has to look")
+
+
+def _heeded(retry: Retry, word: Outcome, look: Look, *, asked_at: float, now: float) -> Retry:
+    """A person has settled it, and nothing happened to the dead letter, so far."""
+    if look.standing is not Standing.DEAD or asked_at < horizon(retry):
+        return retry
+    return closed(retry, word, now=now, detail=f"released by {retry.word_by}")
+
+
+def horizon(retry: Retry) -> float:
+    """Until when an effect of its call may still show."""
+    return max(retry.send_by, retry.doubt_at or 0.0) + HORIZON
 
 
 def _held(retry: Retry, *, now: float, detail: str) -> Retry:
@@ -129,13 +145,17 @@ def _deadline(retry: Retry) -> float:
 
 
 def _next_look(retry: Retry, now: float) -> float:
-    if retry.state is RetryState.HELD:
+    if retry.state is RetryState.HELD and retry.word is None:
         return now + LOOK_HELD
     since = retry.claimed_at if retry.sent_at is None else retry.sent_at
     return now + min(LOOK_MOST, max(LOOK_FIRST, (now - since) / 4))
 
 
 def released(retry: Retry, *, sent: bool, who: str, now: float) -> Retry:
-    """A person settles an open question: ``sent`` is whether the call had an effect, or may have had."""
-    outcome = Outcome.SUPERSEDED if sent else Outcome.NOT_SENT
-    return closed(retry, outcome, now=now, detail=f"released by {who}")
+    """A person settles an open question: ``sent`` is whether the call had an effect, or may have had.
+
+    It closes with the first look after the horizon: now, if that has passed.
+    """
+    word = Outcome.SUPERSEDED if sent else Outcome.NOT_SENT
+    detail = f"released by {who}; it closes once the platform was read again"
+    return replace(retry, word=word, word_by=who, look_at=now, detail=detail)

@@ -406,6 +406,7 @@ def _retry(row: Row) -> Retry:
     fields = orjson.loads(row[0])
     fields["state"] = RetryState(fields["state"])
     fields["outcome"] = None if fields["outcome"] is None else Outcome(fields["outcome"])
+    fields["word"] = Outcome(fields["word"]) if fields.get("word") else None
     fields["new_runs"] = tuple(fields["new_runs"])
     return Retry(**fields)
 

@@ -168,7 +168,7 @@ class Forms:
                 return f"{key[1]} is released."
             case "release-not-sent":
                 await self._control.release(key, sent=False, who=WHO)
-                return f"{key[1]} is released; its retry does not count."
+                return f"{key[1]} is released; unless the platform shows otherwise, its retry does not count."
         raise ControlError(f"there is no action {action}", status=404)
 
 

@@ -16,6 +16,7 @@ from tests.retries.made import NOW, TRAITS, retry, sent
 ACCEPTED = sent(state=RetryState.ACCEPTED, look_at=NOW + 30)
 DOUBT = sent(state=RetryState.IN_DOUBT, doubt_at=NOW + 10)
 HELD = sent(state=RetryState.HELD)
+SAID = protocol.released(DOUBT, sent=False, who="ann", now=NOW + 20)
 INFERRED = replace(TRAITS, handle="inferred")
 PROVABLE = replace(TRAITS, absence=600.0)
 
@@ -106,6 +107,13 @@ SEEN: list[tuple[str, Retry, Look, Traits, float, RetryState | Outcome]] = [
     ("held: its effect after all", HELD, look(Standing.DEAD, effort(result=Result.SUCCESS)), TRAITS, NOW + 9999,
         Outcome.SUCCEEDED),
     ("held: resolved", HELD, look(Standing.RESOLVED), TRAITS, NOW + 9999, Outcome.SUPERSEDED),
+    ("released: too early", SAID, look(), TRAITS, LATE - 1, RetryState.IN_DOUBT),
+    ("released: a word is heeded", SAID, look(), TRAITS, LATE, Outcome.NOT_SENT),
+    ("released: as the word is", protocol.released(HELD, sent=True, who="ann", now=NOW + 9999), look(), TRAITS,
+        NOW + 9999, Outcome.SUPERSEDED),
+    ("released: its effect after all", SAID, look(Standing.BUSY, effort()), TRAITS, NOW + 60, RetryState.VERIFYING),
+    ("released: nobody can tell whose", SAID, look(Standing.DEAD, effort(None)), TRAITS, LATE, Outcome.SUPERSEDED),
+    ("released: busy tells nothing", SAID, look(Standing.BUSY), TRAITS, LATE + 9999, RetryState.IN_DOUBT),
 ]  # fmt: skip
 
 
@@ -140,9 +148,12 @@ def test_what_is_closed_stays_as_it_is() -> None:
     assert protocol.seen(done, look(Standing.GONE), TRAITS, asked_at=NOW, now=NOW + 9) == done
 
 
-def test_a_person_settles_what_nobody_can_tell() -> None:
-    assert protocol.released(HELD, sent=True, who="ann", now=NOW).outcome is Outcome.SUPERSEDED
-    assert protocol.released(HELD, sent=False, who="ann", now=NOW).outcome is Outcome.NOT_SENT
+def test_a_persons_word_has_the_platform_read_at_once() -> None:
+    said = protocol.released(HELD, sent=True, who="ann", now=NOW + 60)
+    assert (said.state, said.outcome, said.look_at) == (RetryState.HELD, None, NOW + 60)
+    changed = protocol.released(said, sent=False, who="bob", now=NOW + 90)
+    after = protocol.seen(changed, look(), TRAITS, asked_at=LATE, now=LATE)
+    assert (after.outcome, after.detail) == (Outcome.NOT_SENT, "released by bob")
 
 
 # Two mistakes that look right. Each test plays the history that shows it, with the protocol as it is and with the

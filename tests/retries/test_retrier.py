@@ -177,6 +177,44 @@ async def test_what_is_in_doubt_is_never_sent_again_by_itself(make: Callable[...
     assert len(engine.platform.calls) == 1
 
 
+async def test_a_persons_word_is_heeded_when_the_platform_was_read_once_more(make: Callable[..., Any]) -> None:
+    """Released before anybody saw the new run that the call had made: that run descends from the root all the same."""
+    engine: Engine = await make(traits=RERUN)
+    engine.platform.add()
+    engine.platform.fates = ["cut after"]
+    while not engine.platform.calls:
+        await engine.live(30)
+    await engine.control.release((SOURCE, "d1"), who="ann")
+    await engine.live(24 * 3600, step=60)
+    first = engine.retries()[0]
+    assert (first.outcome, len(first.new_runs)) == (Outcome.FAILED, 1)
+    assert {retry.root for retry in engine.retries()} == {"d1"}
+    assert len(engine.platform.calls) == 3
+
+
+@pytest.mark.parametrize(("fate", "outcome"), [("cut, late", Outcome.SUCCEEDED), ("cut before", Outcome.NOT_SENT)])
+async def test_a_persons_word_waits_as_long_as_the_call_may_take_effect(
+    make: Callable[..., Any], fate: Any, outcome: Outcome
+) -> None:
+    engine: Engine = await make()
+    engine.platform.add()
+    engine.platform.fates = [fate]
+    engine.platform.results = [Result.SUCCESS]
+    while not engine.book.open_of(SOURCE):
+        await engine.live(30)
+    asked_at = engine.clock.now()
+    said = await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+    await engine.live(120)
+    assert [retry.outcome for retry in engine.retries()] == [None]
+    await engine.live(3600)
+    first = engine.retries()[0]
+    assert first.outcome is outcome
+    if outcome is Outcome.NOT_SENT:
+        assert first.detail == "released by ann"
+        assert first.closed_at is not None
+        assert asked_at + 600 < said["settles"] <= first.closed_at <= said["settles"] + 300
+
+
 async def test_a_doubt_keeps_its_workflow_and_its_group_still(make: Callable[..., Any]) -> None:
     engine: Engine = await make(rules(policy(group_by=("error.class",)), sources=ROOMY))
     engine.platform.add("w1")
