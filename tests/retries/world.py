@@ -145,12 +145,14 @@ class FakePlatform:
         self.trip.step()
         self.advance()
         now, item = self.clock.now(), self.items.get(target.letter.id)
-        if item is None or item.gone:
+        if item is None:
             return Look(at=now, standing=Standing.GONE, observations=self._gone(target))
         known = set(target.mark or ())
         efforts = (
             [self._effort(e, now) for e in item.executions if e.id not in known] if target.mark is not None else []
         )
+        if item.gone:  # what came of a call shows all the same
+            return Look(at=now, standing=Standing.GONE, efforts=efforts, observations=self._gone(target))
         running = any(execution.ended_at > now for execution in item.executions)
         standing = Standing.DEAD
         if running:

@@ -51,14 +51,14 @@ class QlikRetries:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
             return Look(at=self._api.platform_now(), standing=Standing.GONE)
-        if not any(row.id == letter.run_id for row in rows) and await self._is_gone(letter):
-            return Look(at=at, standing=Standing.GONE)
+        listed = any(row.id == letter.run_id for row in rows)
+        gone = not listed and await self._is_gone(letter)
         efforts = [] if target.mark is None else mapping.efforts(rows, target.mark, sent_at=target.sent_at)
         known = {effort.run_id for effort in efforts} | {letter.run_id}
         observations: list[Observation] = [claim for row in rows if row.id in known for claim in row.claims]
         return Look(
             at=at,
-            standing=mapping.standing(rows, letter),
+            standing=Standing.GONE if gone else mapping.standing(rows, letter),
             refusal=refusal,
             mark=mapping.mark(rows),
             efforts=efforts,

@@ -119,6 +119,16 @@ async def test_what_is_gone_is_gone(made: Tenant) -> None:
     assert (await adapter.look(Target(letter=letter))).standing is Standing.GONE
 
 
+async def test_what_our_call_made_is_seen_when_the_failed_run_is_gone_meanwhile() -> None:
+    async with tenant(workflows=0, runs_max=1) as made:
+        _, letter, adapter = await failed(made)
+        made.simulator.plan_retries("failure")
+        target = await sent(made, adapter, letter)
+        look = await settled(made, adapter, target)
+        [effort] = look.efforts
+        assert (look.standing, effort.ours, effort.result) == (Standing.GONE, True, Result.FAILURE)
+
+
 async def test_a_missing_right_and_a_late_call_are_told_apart(made: Tenant) -> None:
     workflow, letter, adapter = await failed(made)
     made.simulator.set_enabled(workflow, False)
