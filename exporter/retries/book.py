@@ -3,8 +3,9 @@
 Memory follows the commits and is never ahead of them.
 """
 
+import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exporter.metrics.projection import Projection
@@ -54,6 +55,7 @@ class RetryBook:
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in platforms}
         self._decided: dict[Key, tuple[str, str, str]] = {}
         self._full_at: dict[str, float] = {}
+        self._changing = asyncio.Lock()
 
     async def load(self, now: float) -> None:
         """Start from what the ledger remembers."""
@@ -162,6 +164,21 @@ class RetryBook:
                 for run_id in retry.new_runs:
                     self._lineage.setdefault((retry.source, run_id), retry.root)
             self._count(tallies)
+
+    async def change(
+        self, retry: Retry, change: Callable[[Retry], Retry], *, now: float, kind: str = "", who: str = "engine"
+    ) -> Retry:
+        """Change an open retry as it is by now, and return it: it may have changed since it was read.
+
+        One that is closed by now stays as it is. Without a ``kind`` the audit calls it what the retry became.
+        """
+        async with self._changing:
+            before = self._by_root[retry.source, retry.root][retry.id]
+            if not before.is_open:
+                return before
+            after = change(before)
+            await self.save([after], now=now, kind=kind or after.outcome or after.state, who=who)
+            return after
 
     async def recurred(self, retry: Retry, *, now: float) -> None:
         self._keep(await self._ledger.transact("save_retry", script.recur(retry, now=now)))

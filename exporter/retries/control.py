@@ -161,9 +161,10 @@ class Control:
         await self._book.end(ended, who=who, now=now)
         answer: dict[str, Any] = {"released": f"{source}/{letter_id}", "ended": len(ended)}
         if retry is not None:
-            after = protocol.released(retry, sent=sent, who=who, now=now)
-            await self._book.save([after], now=now, kind="released", who=who)
-            answer |= {"retry": retry.id, "outcome": after.word, "settles": max(now, protocol.horizon(retry))}
+            after = await self._book.change(
+                retry, lambda r: protocol.released(r, sent=sent, who=who, now=now), now=now, kind="released", who=who
+            )
+            answer |= {"retry": retry.id, "outcome": after.outcome or after.word, "settles": max(now, protocol.horizon(retry))}
         self._said(source)
         return answer
 

@@ -153,12 +153,15 @@ class Retrier:
             with self._span("watch retry"):
                 look = await self._adapter.look(target)
         except ApiError as error:
-            later = replace(retry, look_at=self._clock.now() + WAIT_FAILED)
-            await self._book.save([later], now=self._clock.now(), kind=f"not seen: {error.kind}")
+            later = self._clock.now() + WAIT_FAILED
+            kind = f"not seen: {error.kind}"
+            await self._book.change(retry, lambda r: replace(r, look_at=later), now=self._clock.now(), kind=kind)
             return False
-        after = protocol.seen(retry, look, self._traits, asked_at=asked_at, now=self._clock.now())
+        now = self._clock.now()
         # The retry first: who then sees the dead letter resolved has to find that it was us.
-        await self._book.save([after], now=self._clock.now(), kind=after.outcome or after.state)
+        after = await self._book.change(
+            retry, lambda r: protocol.seen(r, look, self._traits, asked_at=asked_at, now=now), now=now
+        )
         await self._observe(look.observations, look.at)
         made_new = self._traits.effect != "resume" and bool(after.new_runs)
         if after.outcome is Outcome.FAILED and made_new and letter.is_open:

@@ -1,5 +1,6 @@
 """The engine against a platform in a nutshell: one story a test."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,23 @@ async def test_a_persons_word_waits_as_long_as_the_call_may_take_effect(
         assert first.detail == "released by ann"
         assert first.closed_at is not None
         assert asked_at + 600 < said["settles"] <= first.closed_at <= said["settles"] + 300
+
+
+async def test_what_a_person_says_while_the_platform_is_being_read_is_not_lost(make: Callable[..., Any]) -> None:
+    engine: Engine = await make()
+    engine.platform.add()
+    engine.platform.fates = ["cut before"]
+    await engine.live(3 * 3600)
+    engine.platform.answers = asyncio.Event()
+    await engine.clock.advance(1800)
+    turn = asyncio.create_task(engine.turn())
+    await asyncio.sleep(0.05)
+    assert not turn.done()
+    await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+    engine.platform.answers.set()
+    await turn
+    await engine.live(60)
+    assert engine.retries()[0].outcome is Outcome.NOT_SENT
 
 
 async def test_a_doubt_keeps_its_workflow_and_its_group_still(make: Callable[..., Any]) -> None:

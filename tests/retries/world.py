@@ -96,6 +96,7 @@ class FakePlatform:
         self.calls: list[tuple[float, str, str]] = []  # when, which item, which retry of the ledger
         self.due: list[tuple[float, str, str]] = []  # deliveries to come: when, of which item, by which retry
         self.problems: list[str] = []
+        self.answers: asyncio.Event | None = None  # if there is one, looks wait for it
         self._database = database
         self._numbers = 0
 
@@ -142,6 +143,8 @@ class FakePlatform:
     async def look(self, target: Target) -> Look:
         self.trip.step()
         await asyncio.sleep(0)
+        if self.answers is not None:
+            await self.answers.wait()
         self.trip.step()
         self.advance()
         now, item = self.clock.now(), self.items.get(target.letter.id)
