@@ -164,7 +164,8 @@ class Control:
             after = await self._book.change(
                 retry, lambda r: protocol.released(r, sent=sent, who=who, now=now), now=now, kind="released", who=who
             )
-            answer |= {"retry": retry.id, "outcome": after.outcome or after.word, "settles": max(now, protocol.horizon(retry))}
+            settles = max(now, protocol.horizon(retry))
+            answer |= {"retry": retry.id, "outcome": after.outcome or after.word, "settles": settles}
         self._said(source)
         return answer
 
