@@ -59,8 +59,9 @@ demo: install ## simulators of all platforms plus the exporter, on loopback (ARG
 real-components:
 	@./tests/setup-real-components
 
+# Four at once, on two cores too: most of their time they wait for servers.
 test: install-dev real-components ## the tests (ARGS="-k name"), against real servers where these can be installed
-	@$(BIN)/pytest -m "not slow and not bench" $(ARGS)
+	@$(BIN)/pytest -m "not slow and not bench" -n 4 --dist worksteal $(ARGS)
 
 test-slow: install-dev real-components ## the slow tests
 	@$(BIN)/pytest -m "slow and not bench" $(ARGS)
