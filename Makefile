@@ -64,7 +64,7 @@ test: install-dev real-components ## the tests (ARGS="-k name"), against real se
 	@$(BIN)/pytest -m "not slow and not bench" -n 4 --dist worksteal $(ARGS)
 
 test-slow: install-dev real-components ## the slow tests
-	@$(BIN)/pytest -m "slow and not bench" $(ARGS)
+	@$(BIN)/pytest -m "slow and not bench" -n 2 $(ARGS)
 
 lint: install-dev ## ruff check, ruff format --check, mypy --strict
 	@$(BIN)/ruff check .
