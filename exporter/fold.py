@@ -210,7 +210,7 @@ class Baseline(Struct, frozen=True, kw_only=True, gc=False):
 SAME_END = 60.0
 
 
-class RunEntry(Struct, frozen=True, kw_only=True, gc=False):
+class RunEntry(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A run in the ledger: the join of its claims, and what of it has been counted."""
 
     run: Run
@@ -340,7 +340,7 @@ def _more(before: float | None, after: float | None) -> float:
     return max(0.0, after - (before or 0.0)) if after else 0.0
 
 
-class DeadLetterEntry(Struct, frozen=True, kw_only=True, gc=False):
+class DeadLetterEntry(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A dead letter in the ledger, and whether its opening has been counted."""
 
     dead_letter: DeadLetter
@@ -391,7 +391,7 @@ LISTINGS_WITHOUT = 2
 GONE_AFTER = 900.0
 
 
-class WorkflowEntry(Struct, frozen=True, kw_only=True, gc=False):
+class WorkflowEntry(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A workflow in the ledger: its newest reading and what its ended runs add up to."""
 
     workflow: Workflow

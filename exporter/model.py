@@ -93,7 +93,7 @@ class Heard(IntFlag):
     WEBHOOK = 2
 
 
-class Error(Struct, frozen=True, kw_only=True, gc=False):
+class Error(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """Why something failed. ``message`` is redacted and capped before it gets here; payload data never does."""
 
     error_class: ErrorClass = ErrorClass.UNKNOWN
@@ -102,7 +102,7 @@ class Error(Struct, frozen=True, kw_only=True, gc=False):
     step_type: str | None = None  # the kind of step that failed
 
 
-class Step(Struct, frozen=True, kw_only=True, gc=False):
+class Step(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A part of a run. A step that is restarted in place keeps its id; the latest start and the latest end hold."""
 
     id: str
@@ -112,7 +112,7 @@ class Step(Struct, frozen=True, kw_only=True, gc=False):
     result: Result | None = None  # of the latest end
 
 
-class Run(Struct, frozen=True, kw_only=True, gc=False):
+class Run(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """One execution of a workflow, or one claim about it.
 
     ``attempt`` is the platform's ordinal of the run, 1 upwards. Where a platform restarts a run in place and counts
@@ -175,7 +175,7 @@ def is_version(attempt: int) -> bool:
     return attempt >= 1_000_000_000
 
 
-class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
+class DeadLetter(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """Work a platform gave up on and a retry could still save, or one claim about it.
 
     Open until resolved, never again.
@@ -197,7 +197,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
         return self.resolved_at is None
 
 
-class Workflow(Struct, frozen=True, kw_only=True, gc=False):
+class Workflow(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """What the customer defined, as read at the moment ``at``; the newest reading holds as a whole."""
 
     id: str

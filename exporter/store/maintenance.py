@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import orjson
 from msgspec.structs import replace
 
 from exporter.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
@@ -165,7 +164,7 @@ def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingT
         (settled_before,),
     )
     retries = [PendingTrace(source=source, of=retry_of(data)) for source, attempt, data in rows if attempt == 0]
-    runs = [codec.run_entry(orjson.loads(data)) for _, attempt, data in rows if attempt != 0]
+    runs = [(source, codec.traced_run(data)) for source, attempt, data in rows if attempt != 0]
     keys = {(source, entry.run.id) for source, entry in runs}
     rows = yield from select_in("source, run_id, dead_letter_id", "dead_letters", "source, run_id", keys)
     letters = {(source, run_id): letter_id for source, run_id, letter_id in rows}

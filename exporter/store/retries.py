@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import orjson
 
 from exporter.metrics import catalogue
 from exporter.retries.model import (
     Decision,
-    Outcome,
     Override,
     OverrideAction,
     Reason,
@@ -29,6 +29,9 @@ from exporter.store.script import Row, Script, chunks, flat, insert, values
 from exporter.tallies import SUM, Tallies
 
 _COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
+# By the names of their fields: what a row lacks takes its default, what is not known here is left out.
+_decode_retry = msgspec.json.Decoder(Retry).decode
+_decode_override = msgspec.json.Decoder(Override).decode
 #: Closed retries read at the start for the status page.
 RECENT_MAX = 200
 
@@ -330,7 +333,7 @@ def reaches(override: Override, *, source: str, policy: str, workflow: str, root
 
 def _overrides(now: float) -> Script[list[Override]]:
     rows = yield "SELECT data FROM overrides WHERE ended_at IS NULL AND (until IS NULL OR until > $1)", (now,)
-    return [_override(row) for row in rows]
+    return [override_of(data) for (data,) in rows]
 
 
 def _audit(now: float, entries: Iterable[Mapping[str, Any]]) -> Script[None]:
@@ -395,23 +398,17 @@ def _trace_row(retry: Retry) -> Row:
 
 def retry_of(data: str) -> Retry:
     """A retry from what its row holds."""
-    return _retry((data,))
+    return _decode_retry(data)
 
 
 def _outcome(retry: Retry) -> str | None:
     return None if retry.outcome is None else retry.outcome.value
 
 
+def override_of(data: str) -> Override:
+    """An override from what its row holds."""
+    return _decode_override(data)
+
+
 def _retry(row: Row) -> Retry:
-    fields = orjson.loads(row[0])
-    fields["state"] = RetryState(fields["state"])
-    fields["outcome"] = None if fields["outcome"] is None else Outcome(fields["outcome"])
-    fields["word"] = Outcome(fields["word"]) if fields.get("word") else None
-    fields["new_runs"] = tuple(fields["new_runs"])
-    return Retry(**fields)
-
-
-def _override(row: Row) -> Override:
-    fields = orjson.loads(row[0])
-    fields["scope"], fields["action"] = Scope(fields["scope"]), OverrideAction(fields["action"])
-    return Override(**fields)
+    return retry_of(row[0])

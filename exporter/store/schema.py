@@ -3,10 +3,13 @@
 A database newer than this program is refused, never guessed at.
 """
 
+from collections.abc import Callable
+
+from exporter.store import schema2
 from exporter.store.script import Script, StoreError
 
-#: One entry a version, each a list of statements; an entry is never changed once released.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+#: One entry a version, statements or a script; an entry is never changed once released.
+MIGRATIONS: tuple[tuple[str, ...] | Callable[[], Script[None]], ...] = (
     (
         """CREATE TABLE sources (
             source TEXT NOT NULL PRIMARY KEY,
@@ -127,6 +130,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             hash TEXT NOT NULL
         )""",
     ),
+    schema2.rewrite,
 )
 
 
@@ -140,9 +144,12 @@ def migrate() -> Script[int]:
             f"the database has schema version {version}, this program knows up to {len(MIGRATIONS)}: "
             "run the newer version of automation-exporter that wrote it"
         )
-    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
-        for statement in statements:
-            yield statement, ()
+    for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+        if callable(migration):
+            yield from migration()
+        else:
+            for statement in migration:
+                yield statement, ()
         yield "INSERT INTO schema_version (version) VALUES ($1)", (number,)
     return version
 
