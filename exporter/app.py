@@ -94,6 +94,7 @@ async def service(
             await open_engine(config.store.url),
             {source: _rules(config, section, platforms[source]) for source, section in config.sources.items()},
             on_error=lambda operation: own.store_errors.labels(operation).inc(),
+            on_up=lambda up: own.store_up.set(float(up)),
             timer=_commit_timer(own),
         )
         stack.push_async_callback(ledger.close)
@@ -152,6 +153,7 @@ async def service(
             for retrier in running.retriers.values():
                 tasks(retrier.run())
             tasks(_housekeeping_loop(running, config, clock, folded))
+            tasks(ledger.recover(clock.sleep))
             if running.traces is not None:
                 tasks(running.traces.run())
         local_token = secrets.token_urlsafe(32)
@@ -165,7 +167,7 @@ async def service(
             receivers=receivers,
             links=_links(config, platforms),
             control=ControlRoutes(control, book, config.server.admin_token, local_token),
-            store_error=lambda: ledger.error,
+            store_error=ledger.check,
             reload=reload,
         )
         tls = _tls(config)
@@ -339,7 +341,11 @@ def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], Non
 
 
 async def housekeeping_once(running: Service, config: Config, now: float, folded: list[Key]) -> None:
-    """Expire, prune, count rows, judge webhooks; remember which workflows are shown together."""
+    """Expire, prune, count rows, judge webhooks; remember which workflows are shown together.
+
+    First of all see whether the store still takes what needs room, however little comes in.
+    """
+    await running.ledger.probe()
     done = await running.ledger.maintain(now=now, retention=config.store.retention)
     for table, rows in done.rows.items():
         running.own.ledger_rows.labels(table).set(rows)

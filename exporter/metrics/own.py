@@ -102,6 +102,10 @@ class OwnMetrics:
         )
         self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
         self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
+        self.store_up = gauge(
+            "store_up",
+            "1 while the last write was stored and the database at the configured place is the one that is open.",
+        )
         self.commit_duration = histogram(
             "commit_duration_seconds",
             "Time of one transaction, waiting for its turn included.",

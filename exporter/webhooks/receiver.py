@@ -142,6 +142,8 @@ class Receiver:
     async def _take(self, events: WebhookEvents, now: float) -> web.Response:
         if events.unknown_types:
             log.debug("webhook of unknown type", source=self._source, types=",".join(events.unknown_types))
+        if self._ledger.is_down and not events.observations:
+            return self._answer("unavailable", 503, "nothing can be stored now")
         if events.observations:
             batch = Batch(
                 source=self._source,
