@@ -5,6 +5,7 @@ import re
 from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
+    REPLICA,
     SOURCE,
     WORKFLOW,
     by_objective,
@@ -177,15 +178,17 @@ def retries_do_not_help(slo: SloConfig) -> str:
 def data_are_incomplete(slo: SloConfig) -> str:
     """The last sweep failed, and none has worked for a while. One unusable item alone does not silence a source.
 
-    Usage is read too rarely for that, and nothing but the alert on it depends on it.
+    Usage is read too rarely for that, and nothing but the alert on it depends on it. What cannot be stored is no fault
+    of the source.
     """
     complete = select(own(lambda o: o.data_complete), slo, 'stream!="quota"')
     success = select(own(lambda o: o.sweep_success), slo)
-    return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}"
+    return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}\n{_stored(slo)}"
 
 
 def data_are_faulty(slo: SloConfig) -> str:
-    return f"{select(own(lambda o: o.data_complete), slo)} == 0\nunless\n{_grouped(data_are_incomplete(slo))}"
+    complete = f"{select(own(lambda o: o.data_complete), slo)} == 0"
+    return f"{complete}\n{_stored(slo)}\nunless\n{_grouped(data_are_incomplete(slo))}"
 
 
 def credential_is_refused(slo: SloConfig) -> str:
@@ -225,14 +228,29 @@ def series_are_folded(slo: SloConfig) -> str:
     return f"round(increase({select(own(lambda o: o.series_folded), slo)}[1d])) > 0"
 
 
+def store_is_down(slo: SloConfig) -> str:
+    return f"{select(own(lambda o: o.store_up), slo)} == 0"
+
+
+def store_refuses_some(slo: SloConfig) -> str:
+    """Compared with a quarter of an hour ago, because the counter of an operation is born with its first error."""
+    errors = select(own(lambda o: o.store_errors), slo)
+    return f"sum without (operation) (\n  {errors} - ({errors} offset 15m or {errors} * 0)\n) > 0\n{_stored(slo)}"
+
+
 def exporter_is_down(slo: SloConfig) -> str:
     up = select("up", slo)
     return f"{up} == 0 or absent({up})"
 
 
 def _read(slo: SloConfig) -> str:
-    """Only while the source can be read: what is old grows older by itself."""
-    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1"
+    """Only while the source can be read, and that be stored: what is old grows older by itself."""
+    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1\n{_stored(slo)}"
+
+
+def _stored(slo: SloConfig) -> str:
+    """Only while the store works. Where nobody tells, it is taken to."""
+    return f"unless on ({REPLICA}) {store_is_down(slo)}"
 
 
 def _not_off(slo: SloConfig) -> str:

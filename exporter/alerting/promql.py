@@ -19,6 +19,8 @@ WORKFLOW = "job, source, workflow_id"
 WORKFLOW_AT = "job, instance, source, workflow_id"
 #: The first labels of an alert that is about a whole source.
 SOURCE = "job, source"
+#: One process.
+REPLICA = "job, instance"
 
 #: Computed at each scrape by the app.
 API_QUOTA_REMAINING = "automation_exporter_api_quota_remaining"

@@ -30,6 +30,8 @@ WAKES_MAX = 5000
 WOKEN_GAP = 10.0
 #: A run that could not be completed is asked for this often before it is left to the sweeps.
 COMPLETE_TRIES_MAX = 3
+#: Seconds between two looks at whether the store works again.
+STORE_INTERVAL = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,22 +128,30 @@ class Poller:
 
     async def complete_once(self) -> SweepReport:
         """Read the runs webhooks said too little about."""
-        wanted, self._wakes = self._wakes, {}
         report, began = SweepReport(stream="complete"), self._clock.now()
+        if self._ledger.is_down:
+            report.faults.append(Fault(kind="store", detail=self._ledger.error or ""))
+            return report
+        wanted, self._wakes = self._wakes, {}
         try:
             pages = self.client.complete(list(wanted), self._world, self.api.platform_now())
             await self._store(pages, report, began, "complete")
         except ApiError as error:
             report.error = error
             self._own.sweep_errors.labels(*self._labels, "complete", error.kind).inc()
-            for key, tries in wanted.items():
-                if tries + 1 < COMPLETE_TRIES_MAX:
-                    self._wakes.setdefault(key, tries + 1)
+            self._wake_again(wanted)
         except StoreError as error:
             report.faults.append(Fault(kind="store", detail=str(error)))
+            self._own.sweep_errors.labels(*self._labels, "complete", "store").inc()
+            self._wake_again(wanted)
         except Exception as bug:
             log.error("completing runs broke", source=self.source, error=bug)
         return report
+
+    def _wake_again(self, wanted: dict[RunKey, int]) -> None:
+        for key, tries in wanted.items():
+            if tries + 1 < COMPLETE_TRIES_MAX:
+                self._wakes.setdefault(key, tries + 1)
 
     async def _store(self, pages: AsyncIterator[Page], report: SweepReport, began: float, stream: str) -> None:
         async with aclosing(pages) as stream_of_pages:  # type: ignore[type-var]
@@ -230,7 +240,8 @@ class Poller:
                 await self.sweep_once(stream.name)
             swept = False
             delay = next_delay(
-                interval=status.interval,
+                # While nothing can be stored a sweep asks nobody: so often that it goes on soon after.
+                interval=min(status.interval, STORE_INTERVAL) if self._ledger.is_down else status.interval,
                 failures=status.failures,
                 kind=status.kind,
                 slowdown=self._slowdown(),

@@ -55,6 +55,8 @@ STREAM = f'{SOURCE}, stream="runs"'
 COMPLETE = metric("automation_exporter_data_complete", STREAM)
 SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STREAM)
 REFUSED = metric("automation_exporter_sweep_errors_total", STREAM, kind="auth")
+STORE_UP = metric("automation_exporter_store_up", JOB)
+REFUSED_BY_STORE = metric("automation_exporter_store_errors_total", JOB, operation="ingest")
 RELIABILITY = metric("automation_exporter_webhook_reliability_ratio", SOURCE)
 ENDED = metric("automation_exporter_runs_observed_total", SOURCE, via="poll")
 FREE = metric("automation_exporter_api_quota_remaining", SOURCE)
