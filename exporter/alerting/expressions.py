@@ -233,9 +233,8 @@ def store_is_down(slo: SloConfig) -> str:
 
 
 def store_refuses_some(slo: SloConfig) -> str:
-    """Compared with a quarter of an hour ago, because the counter of an operation is born with its first error."""
     errors = select(own(lambda o: o.store_errors), slo)
-    return f"sum without (operation) (\n  {errors} - ({errors} offset 15m or {errors} * 0)\n) > 0\n{_stored(slo)}"
+    return f"round(sum without (operation) (increase({errors}[15m]))) > 0\n{_stored(slo)}"
 
 
 def exporter_is_down(slo: SloConfig) -> str:

@@ -102,6 +102,8 @@ class OwnMetrics:
         )
         self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
         self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
+        for operation in ("ingest", "probe"):  # there before the first error, so that it is seen as a rise
+            self.store_errors.labels(operation)
         self.store_up = gauge(
             "store_up",
             "1 while the last write was stored and the database at the configured place is the one that is open.",

@@ -131,7 +131,7 @@ class Ledger:
     def _stall(self, writing: list[tuple[Batch, asyncio.Future[Outcome]]]) -> None:
         """Let nobody wait for a disk that hangs. What is stored in the end after all comes again and counts once."""
         waiting, self._pending = [*writing, *self._pending], []
-        error = StoreUnavailable(f"the disk of the database hangs: a write has taken {COMMIT_SECONDS_MAX:.0f} s")
+        error = _hangs()
         self._broke("ingest", error)
         self._fail(waiting, error)
 
@@ -172,7 +172,12 @@ class Ledger:
         is_down = isinstance(exc, StoreUnavailable)
         reason = str(exc) if isinstance(exc, StoreError) else f"the store failed: {type(exc).__name__}"
         if is_down and not self.is_down:
-            log.error("nothing can be stored, webhooks get 503", operation=operation, reason=reason)
+            log.error(
+                "nothing can be stored, webhooks get 503",
+                operation=operation,
+                database=self._engine.where,
+                reason=reason,
+            )
         elif isinstance(exc, StoreError) and self.error is None:
             log.error("not stored", operation=operation, reason=reason)
         self.error = reason
@@ -191,7 +196,10 @@ class Ledger:
         """Why the store does not work, None while it does: asks where the database is, but does not write."""
         if not self.is_down:
             try:
-                await self._engine.check()
+                async with asyncio.timeout(COMMIT_SECONDS_MAX):
+                    await self._engine.check()
+            except TimeoutError:
+                self._broke("check", _hangs())
             except StoreError as exc:
                 self._broke("check", exc)
         return self.error
@@ -287,6 +295,10 @@ class Ledger:
             with suppress(asyncio.CancelledError):
                 await self._writer
         await self._engine.close()
+
+
+def _hangs() -> StoreUnavailable:
+    return StoreUnavailable(f"the disk of the database hangs: it has not answered for {COMMIT_SECONDS_MAX:.0f} s")
 
 
 def _load() -> Script[Loaded]:

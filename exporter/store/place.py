@@ -190,7 +190,7 @@ def _set_aside(real: Path) -> None:
         if not real.exists() and os.stat(left).st_size:
             os.replace(left, f"{left}.left")
             log.warning(
-                "the database is gone and its log is not: a new database is begun, the log is kept",
+                "the database is gone and its log is not: a new one is begun",
                 database=str(real),
                 kept=f"{left}.left",
             )

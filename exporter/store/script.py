@@ -38,6 +38,10 @@ class Engine(Protocol):
     """
 
     @property
+    def where(self) -> str:
+        """How a person finds the database; no secret."""
+
+    @property
     def trouble(self) -> str | None:
         """Why nothing can be stored now, in one line with the way out; None while it works.
 

@@ -71,6 +71,10 @@ class SqliteEngine:
         self._trouble: str | None = None
 
     @property
+    def where(self) -> str:
+        return "" if self._place is None else str(self._place.path)
+
+    @property
     def trouble(self) -> str | None:
         return self._trouble
 
@@ -152,7 +156,6 @@ class SqliteEngine:
             raise StoreUnavailable(self._trouble)
         connection = self._connection
         try:
-            self._must_be_there()
             connection.execute("BEGIN" if self._place is None else "BEGIN IMMEDIATE")
             try:
                 sql, values = next(script)
@@ -227,8 +230,8 @@ class SqliteEngine:
         is_large = self._place is not None and self._place.log_bytes() > LOG_BYTES_MAX
         if is_large and not self._log_is_large:
             log.warning(
-                "the database's log grows: somebody has been reading for long and keeps it from being emptied; end it "
-                "(an open sqlite3, a backup) before the disk is full",
+                "the database's log grows: a program reads it and does not end",
+                remedy="end it before the disk is full: an open sqlite3, a backup that hangs",
                 bytes=0 if self._place is None else self._place.log_bytes(),
             )
         self._log_is_large = is_large

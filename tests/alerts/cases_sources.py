@@ -262,9 +262,9 @@ SOURCES: dict[str, Cases] = {
     "AutomationStoreErrors": Cases(
         fires=[
             Case(
-                why="a counter that is born with the third error, while the store works",
-                series={STORE_UP: "1x40", REFUSED_BY_STORE: "_x10 3x30"},
-                at="15m",
+                why="three errors, while the store works",
+                series={STORE_UP: "1x60", REFUSED_BY_STORE: "0x20 3x40"},
+                at="30m",
                 told=(AT, "host:10870 could not do 3 operations in its database within 15 minutes."),
             ),
         ],
@@ -276,6 +276,7 @@ SOURCES: dict[str, Cases] = {
                 at="30m",
             ),
             Case(why="a restart", series={STORE_UP: "1x40", REFUSED_BY_STORE: "7x20 0x20"}, at="25m"),
+            Case(why="a Prometheus that is new here", series={STORE_UP: "1x40", REFUSED_BY_STORE: "7x40"}, at="5m"),
         ],
     ),
     "AutomationExporterDown": Cases(

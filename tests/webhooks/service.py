@@ -178,6 +178,10 @@ class Fronted:
         self.engine = engine
 
     @property
+    def where(self) -> str:
+        return self.engine.where
+
+    @property
     def trouble(self) -> str | None:
         return self.engine.trouble
 
