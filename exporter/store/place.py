@@ -51,6 +51,7 @@ class Place:
         self._parts: dict[str, tuple[int, int] | None] = {}
         self._size = 0  # SQLite shrinks the file for VACUUM only, which is not used here
         self.is_cut = False
+        self._log_size = 0
 
     @classmethod
     def take(cls, path: Path) -> "Place":
@@ -127,6 +128,15 @@ class Place:
         if os.fstat(self._database).st_nlink == 0:
             return "the database was deleted while in use: put a backup in its place and restart the service"
         return "the database was moved, or a folder above it: put it back, and the service goes on by itself"
+
+    def log_was_cut(self) -> bool:
+        """Whether somebody else made the log shorter. For the thread that writes: it says when it emptied the log."""
+        size = self.log_bytes()
+        was_cut, self._log_size = size < self._log_size, size
+        return was_cut
+
+    def log_emptied(self) -> None:
+        self._log_size = self.log_bytes()
 
     def room(self) -> float:
         """Bytes that are left on the disk, as far as it says so."""

@@ -50,6 +50,7 @@ _TROUBLE = {
 }
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _DAMAGED = "the database is damaged: restore a backup and restart the service"
+_LOG_CUT = "the database's -wal file was cut short while in use: restore a backup and restart the service"
 _TROUBLE |= dict.fromkeys(_DAMAGE, _DAMAGED)
 
 
@@ -128,6 +129,7 @@ class SqliteEngine:
         problem = None if self._place is None else await asyncio.to_thread(self._place.problem)
         if problem is not None:
             self._trouble = problem
+            self._thread.submit(self._save)
             raise StoreUnavailable(problem)
         if self._place is not None and self._trouble is None and self._place.room() < PROBE_BYTES:
             await self.probe()  # a full disk, unless the log has room that can be used again
@@ -175,10 +177,14 @@ class SqliteEngine:
                     connection.execute("ROLLBACK")
             if isinstance(exc, sqlite3.Error):
                 raise self._refused(exc) from exc
+            if isinstance(exc, StoreUnavailable):
+                self._save()
             raise
 
     def _must_be_there(self) -> None:
         problem = None if self._place is None else self._place.problem()
+        if self._place is not None and problem is None and self._place.log_was_cut():
+            self._is_damaged, problem = True, _LOG_CUT
         if problem is not None:
             self._trouble = problem
             raise StoreUnavailable(problem)
@@ -199,6 +205,9 @@ class SqliteEngine:
             raise StoreUnavailable(self._trouble or _DAMAGED)
         connection, size = self._connection, PROBE_BYTES if self._trouble is None else RECOVERY_BYTES
         try:
+            if self._place.log_was_cut():
+                self._is_damaged, self._trouble = True, _LOG_CUT
+                raise StoreUnavailable(_LOG_CUT)
             # With the log emptied, what is written next needs new room. If the database is not in its place, this
             # leaves the file that was moved complete, and nothing beside the file that took its place.
             self._empty_log()
@@ -227,6 +236,8 @@ class SqliteEngine:
                 raise
         finally:
             self._connection.execute(f"PRAGMA busy_timeout={WAIT_MS}")
+            if self._place is not None:
+                self._place.log_emptied()
         is_large = self._place is not None and self._place.log_bytes() > LOG_BYTES_MAX
         if is_large and not self._log_is_large:
             log.warning(
@@ -236,10 +247,15 @@ class SqliteEngine:
             )
         self._log_is_large = is_large
 
-    def _disconnect(self) -> None:
-        if self._place is not None and self._place.problem() is not None and not self._place.is_cut:
-            with suppress(sqlite3.Error):  # SQLite itself leaves the log as it is if the database was moved
+    def _save(self) -> None:
+        """Bring what only the log holds into the database file, wherever both are now."""
+        if self._place is not None and not self._is_damaged and not self._place.is_cut:
+            with suppress(sqlite3.Error):
                 self._empty_log()
+
+    def _disconnect(self) -> None:
+        if self._place is not None and self._place.problem() is not None:
+            self._save()  # SQLite itself leaves the log as it is if the database was moved
         self._connection.close()
 
 

@@ -63,7 +63,7 @@ def stored(file: Path) -> set[str]:
         return {row[0] for row in connection.execute("SELECT run_id FROM runs WHERE run_id LIKE 'sent%'")}
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stopped", "killed"])
 async def test_whatever_happens_to_the_database_what_was_acknowledged_is_there_afterwards(
     tmp_path: Path, killed: bool
 ) -> None:

@@ -136,6 +136,10 @@ def truncate(file: Path) -> None:
     os.truncate(file, 4096)
 
 
+def truncate_log(file: Path) -> None:
+    os.truncate(file.with_name(file.name + "-wal"), 0)
+
+
 def copy_over(file: Path) -> None:
     file.write_bytes(b"")
 
@@ -170,6 +174,13 @@ LOST: dict[str, tuple[Callable[[Path], None], str]] = {
     "index deleted": (lose("-shm"), "-shm file was deleted"),
     "index replaced": (swap("-shm"), "-shm file was deleted, moved or replaced"),
 }
+
+
+async def test_a_log_that_is_cut_short_is_a_damaged_database(
+    made: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    truncate_log(database(made))
+    await down(made, caplog, why="-wal file was cut short while in use: restore a backup")
 
 
 @pytest.mark.parametrize("kind", LOST)
@@ -265,6 +276,23 @@ async def test_a_database_that_was_moved_alone_is_whole_and_what_replaced_it_is_
     moved = sqlite3.connect(file.with_name("moved.db"))
     assert {row[0] for row in moved.execute("SELECT run_id FROM runs")} == {"before0", "more0"}
     moved.close()
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "written to"])
+async def test_what_was_only_in_a_log_that_was_deleted_is_in_the_database_at_once(
+    made: Deployment, tmp_path: Path, asked: bool
+) -> None:
+    """So that even a kill right after loses nothing."""
+    lose("-wal")(database(made))
+    if asked:
+        assert await ready(made)
+    assert not await stored(made, "r")
+    engine = made.service.ledger._engine
+    await engine._call(lambda: None)  # type: ignore[attr-defined]  # the thread is done with it
+    shutil.copy(database(made), tmp_path / "copy.db")
+    copy = sqlite3.connect(tmp_path / "copy.db")
+    assert [row[0] for row in copy.execute("SELECT run_id FROM runs")] == ["before0"]
+    copy.close()
 
 
 async def test_what_was_only_in_a_log_that_was_deleted_is_there_after_the_restart(
