@@ -11,6 +11,7 @@ from typing import Any
 from exporter.metrics.projection import Projection
 from exporter.model import DeadLetter
 from exporter.platform import Platform
+from exporter.retries import protocol
 from exporter.retries.model import Decision, Override, OverrideAction, Retry, Scope
 from exporter.retries.policy import Rules
 from exporter.store import retries as script
@@ -51,6 +52,7 @@ class RetryBook:
         self._platforms = platforms
         self._projection = projection
         self._lineage: dict[Key, str] = {}
+        self._unmade: dict[str, set[str]] = {}  # open dead letters that no call of ours can have made
         self._by_root: dict[Key, dict[str, Retry]] = {}
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in platforms}
         self._decided: dict[Key, tuple[str, str, str]] = {}
@@ -180,6 +182,28 @@ class RetryBook:
             await self.save([after], now=now, kind=kind or after.outcome or after.state, who=who)
             return after
 
+    async def trace(self, source: str, *, now: float, theirs: float) -> None:
+        """Have every dead letter that a call of ours may have made descend from the root of that call.
+
+        To be done before anything is decided of it. ``theirs`` is now on the platform's clock.
+        """
+        known = self._world.sources[source].dead_letters
+        before = self._unmade.get(source, set()) & known.keys()
+        new = [letter for letter in known.values() if letter.id not in before and self._may_be_made(source, letter)]
+        if new:
+            began, calls = await self._ledger.transact(
+                "load_retries", script.calls_near(source, new, offset=now - theirs)
+            )
+            makers = {x.run_id: protocol.maker(x, began.get(x.run_id), calls) for x in new if x.run_id is not None}
+            made_by = {run_id: call for run_id, call in makers.items() if call is not None}
+            if made_by:
+                histories = await self._ledger.transact("save_retry", script.descend(source, made_by, now=now))
+                self._lineage |= {(source, run_id): call.root for run_id, call in made_by.items()}
+                for retry in histories:  # closed ones may have been forgotten with their dead letter
+                    if retry.id not in self._by_root.get((source, retry.root), {}):
+                        self._keep(retry)
+        self._unmade[source] = {letter.id for letter in new} | before
+
     async def recurred(self, retry: Retry, *, now: float) -> None:
         self._keep(await self._ledger.transact("save_retry", script.recur(retry, now=now)))
 
@@ -231,6 +255,11 @@ class RetryBook:
                 self._projection.show_retries(source, mode=mode, paused=paused, retries=retries.values())
 
     # How it is kept
+
+    def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
+        """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""
+        told = letter.run_id is None or (source, letter.run_id) in self._lineage
+        return not told and all(retry.shadow for retry in self.history(source, self.root_of(source, letter)))
 
     def _keep(self, retry: Retry) -> None:
         self._by_root.setdefault((retry.source, retry.root), {})[retry.id] = retry

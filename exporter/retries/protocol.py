@@ -11,11 +11,11 @@ for the horizon and for one more look: an effect that shows by then counts for m
 descend from the root.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from exporter.http import ApiError
-from exporter.model import SUCCEEDED, Result
+from exporter.model import SUCCEEDED, DeadLetter, Result
 from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
 from exporter.retries.model import Outcome, Retry, RetryState
 
@@ -27,6 +27,8 @@ HORIZON = 900.0
 REFUSALS = frozenset({400, 401, 403, 404, 405, 409, 412, 422, 429})
 #: Seconds between two looks at an open retry: at first, at most, and while a person has to decide.
 LOOK_FIRST, LOOK_MOST, LOOK_HELD = 30.0, 300.0, 1800.0
+#: The run that a call makes may seem to begin so much (seconds) before it: times are rounded, and clocks differ.
+SKEW = 5.0
 
 
 def sending(retry: Retry, *, now: float, theirs: float) -> Retry:
@@ -134,6 +136,32 @@ def _heeded(retry: Retry, word: Outcome, look: Look, *, asked_at: float, now: fl
 def horizon(retry: Retry) -> float:
     """Until when an effect of its call may still show."""
     return max(retry.send_by, retry.doubt_at or 0.0) + HORIZON
+
+
+def maker(letter: DeadLetter, began_at: float | None, calls: Iterable[Retry]) -> Retry | None:
+    """The call of ours whose work the failed run of a dead letter may be, by the times alone; the last, of several.
+
+    For platforms on which a retry is another run. What was answered does not count: a refusal may have been misread, a
+    person wrong. So a run of the workflow that begins while an effect may show is never one without a past.
+    ``began_at`` is when the run began, on the platform's clock.
+    """
+    found = [
+        call for call in calls if call.workflow_id == letter.workflow_id and _may_have_made(call, letter, began_at)
+    ]
+    return max(found, key=lambda call: (call.sent_at_theirs or 0.0, call.id), default=None)
+
+
+def _may_have_made(call: Retry, letter: DeadLetter, began_at: float | None) -> bool:
+    never_left = call.outcome is Outcome.NOT_SENT and call.doubt_at is None and call.word is None
+    if call.shadow or never_left or call.sent_at_theirs is None:
+        return False
+    if call.handle is not None and call.handle == letter.run_id:
+        return True
+    first = call.sent_at_theirs - SKEW
+    last = call.sent_at_theirs + horizon(call) - (call.claimed_at if call.sent_at is None else call.sent_at)
+    if began_at is None:  # it cannot have begun after it failed
+        return first <= letter.opened_at <= last + call.deadline
+    return first <= began_at <= last
 
 
 def _held(retry: Retry, *, now: float, detail: str) -> Retry:

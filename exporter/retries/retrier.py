@@ -205,6 +205,8 @@ class Retrier:
     async def _decide(self, report: TurnReport) -> dict[str, Ladder]:
         """Decide about every open dead letter and remember it."""
         now, ladders = self._clock.now(), dict[str, Ladder]()
+        if self._traits.effect != "resume":  # there a retry is another run, which may fail as a dead letter of its own
+            await self._book.trace(self.source, now=now, theirs=self._platform_now())
         for number, subject in enumerate(self._subjects(now), start=1):
             ladders[subject.letter.id] = climb(subject, self._book.rules, now)
             if number % DECIDED_AT_ONCE == 0:

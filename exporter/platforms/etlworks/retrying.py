@@ -7,7 +7,8 @@ the execution in progress. So an answer is believed on the audit id alone, and o
 before.
 
 Sources: Etlworks Integrator documentation, "Run Flow by ID" (``status`` 0 started, 1 running, 3 not executed), "Get
-flow status API", "Schedules API" (native repetitions), "Stop flow" (a stopped run is not finally what it is called first).
+flow status API", "Schedules API" (native repetitions), "Stop flow" (a stopped run is not finally what it is called
+first).
 """
 
 from collections.abc import Sequence

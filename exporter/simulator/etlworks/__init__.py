@@ -7,7 +7,8 @@ Where those contradict each other or are silent there is an option, or the choic
 - A flow that never ran, like an unknown audit id, is answered as an unknown flow is (``unknown_flow``: 500, or 404).
 - A start that worked answers the int status 0 or 1 (``started``), both with the ``auditId`` of the new execution.
 - A start that is refused because the flow already runs answers the int status 3 without an ``auditId``, or 1 with that
-  of the execution in progress, or an error (``refusal``). The name of the query parameter that allows a parallel start is not published (``parallel_parameter``).
+  of the execution in progress, or an error (``refusal``). The name of the query parameter that allows a parallel start
+  is not published (``parallel_parameter``).
 - A stopped execution is announced twice by webhook: when it becomes ``canceled``, and when it is really down.
 - Waiting for the end of a start (synchronous mode) is left out: simulated time does not pass during a request.
 """
