@@ -12,7 +12,7 @@ from exporter.metrics.projection import Projection
 from exporter.model import DeadLetter
 from exporter.platform import Platform
 from exporter.retries import protocol
-from exporter.retries.model import Decision, Override, OverrideAction, Retry, Scope
+from exporter.retries.model import Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.retries.policy import Rules
 from exporter.store import retries as script
 from exporter.store.ingest import Committed, Key
@@ -25,6 +25,10 @@ from exporter.world import World
 RECENT_MAX = 200
 #: A dead letter that opened within the settling time may be seen so many seconds later.
 SETTLING_SLACK = 900.0
+#: A retry may have been claimed so long (seconds) before it closed.
+GROUP_SLACK = 7 * 86400.0
+#: An approval of a group ends after so long (seconds).
+GROUP_APPROVAL_SECONDS = 7 * 86400.0
 
 
 def new_id() -> str:
@@ -56,16 +60,26 @@ class RetryBook:
         self._by_root: dict[Key, dict[str, Retry]] = {}
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in platforms}
         self._decided: dict[Key, tuple[str, str, str]] = {}
+        self._worked_at: dict[tuple[str, str], float] = {}  # by policy and group: the last approved one that worked
+        self._failed_at: dict[tuple[str, str], float] = {}  # the last that failed, or did not last
+        self._lowered_at: dict[str, float] = {}  # by source
         self._full_at: dict[str, float] = {}
         self._changing = asyncio.Lock()
 
     async def load(self, now: float) -> None:
         """Start from what the ledger remembers."""
-        remembered: Remembered = await self._ledger.transact("load_retries", script.remember(now, self._roots_by))
+        asks = any(policy.approve == "first_of_group" for policy in self.rules.policies)
+        groups_since = now - GROUP_APPROVAL_SECONDS - GROUP_SLACK if asks else None
+        remembered: Remembered = await self._ledger.transact(
+            "load_retries", script.remember(now, self._roots_by, groups_since=groups_since)
+        )
         self._lineage, self._decided, self._full_at = remembered.lineage, remembered.decided, remembered.full_at
         self.overrides = {override.id: override for override in remembered.overrides}
+        self._lowered_at = remembered.lowered_at
         for retry in remembered.retries:
             self._keep(retry)
+        for retry in remembered.of_groups:
+            self._note_group(retry)
         if self._projection is not None:
             for source in self._platforms:
                 self._projection.open_retries(
@@ -122,13 +136,16 @@ class RetryBook:
         tokens = pace.burst - max(0.0, self._full_at.get(source, 0.0) - now) * pace.rate
         return max(0, min(int(tokens + 1e-6), pace.in_flight - in_flight))
 
-    def approved_groups(self) -> frozenset[tuple[str, str]]:
-        """Policies and groups of which a retry that a person approved has worked."""
+    def approved_groups(self, source: str, now: float) -> frozenset[tuple[str, str]]:
+        """Policies and groups of which a retry that a person approved has worked lately, and nothing failed since.
+
+        Neither was the source lowered since.
+        """
+        lowered = max(self._lowered_at.get(source, 0.0), self._lowered_at.get("", 0.0))
         return frozenset(
-            (retry.policy, retry.group)
-            for retries in self._by_root.values()
-            for retry in retries.values()
-            if retry.approved_by is not None and retry.outcome == "succeeded"
+            group
+            for group, at in self._worked_at.items()
+            if 0.0 <= now - at <= GROUP_APPROVAL_SECONDS and at > max(lowered, self._failed_at.get(group, 0.0))
         )
 
     def settling(self, source: str, now: float) -> list[Retry]:
@@ -225,6 +242,10 @@ class RetryBook:
     async def put(self, overrides: Sequence[Override], *, now: float) -> None:
         await self._ledger.transact("override", script.put_overrides(overrides, now=now))
         self.overrides |= {override.id: override for override in overrides}
+        for override in overrides:
+            if override.action is OverrideAction.LOWER:
+                before = self._lowered_at.get(override.source, 0.0)
+                self._lowered_at[override.source] = max(before, override.created_at)
 
     async def end(self, overrides: Sequence[Override], *, who: str, now: float) -> None:
         await self._ledger.transact("override", script.end_overrides(overrides, who=who, now=now))
@@ -263,11 +284,25 @@ class RetryBook:
 
     def _keep(self, retry: Retry) -> None:
         self._by_root.setdefault((retry.source, retry.root), {})[retry.id] = retry
+        self._note_group(retry)
         of_source = self._open.setdefault(retry.source, {})
         if retry.is_open:
             of_source[retry.id] = retry
         else:
             of_source.pop(retry.id, None)
+
+    def _note_group(self, retry: Retry) -> None:
+        """Remember what its end says of its group: an approval that worked, or a failure that ends such."""
+        if retry.shadow or retry.closed_at is None:
+            return
+        if retry.recurred or retry.outcome in (Outcome.FAILED, Outcome.EXPIRED):
+            noted = self._failed_at
+        elif retry.outcome is Outcome.SUCCEEDED and retry.approved_by is not None:
+            noted = self._worked_at
+        else:
+            return
+        group = (retry.policy, retry.group)
+        noted[group] = max(noted.get(group, 0.0), retry.closed_at)
 
     def _count(self, tallies: Tallies) -> None:
         if tallies:

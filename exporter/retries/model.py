@@ -106,7 +106,7 @@ class Decision:
     mode: Mode = Mode.OFF  # the effective one
     detail: str = ""
     next_at: float | None = None  # when it would next be allowed, as far as that is known
-    awaits_approval: bool = False  # nothing but a person's approval is missing
+    awaits_approval: bool = False  # it is a person's approval that is missing, and else at most time
 
     @property
     def label(self) -> tuple[str, str, str]:

@@ -366,7 +366,7 @@ class Retrier:
             burst=pace.burst,
             in_flight_max=pace.in_flight,
             approval=None if ladder.approval is None else ladder.approval.id,
-            approved=ladder.approval is not None or ladder.decision.mode is Mode.APPROVE,
+            approved=ladder.approval is not None,
         )
 
     async def _send(self, claimed: Sequence[_Claimed]) -> None:

@@ -48,6 +48,8 @@ class Remembered:
     overrides: list[Override] = field(default_factory=list)  # not ended
     decided: dict[Key, tuple[str, str, str]] = field(default_factory=dict)  # dead letter -> policy, decision, reason
     full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
+    of_groups: list[Retry] = field(default_factory=list)  # what closed lately, where that decides who is asked
+    lowered_at: dict[str, float] = field(default_factory=dict)  # when each source was last lowered, ended or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +81,13 @@ class Claimed:
     tallies: Tallies = field(default_factory=dict)
 
 
-def remember(now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]]) -> Script[Remembered]:
+def remember(
+    now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]], *, groups_since: float | None = None
+) -> Script[Remembered]:
     """Everything the picture of retrying in memory starts from.
 
-    ``roots`` is told the lineage and says of which roots (source, root) dead letters are open.
+    ``roots`` is told the lineage and says of which roots (source, root) dead letters are open; ``groups_since``, if
+    approvals of groups matter, from when on the ends of retries count for them.
     """
     found = Remembered()
     rows = yield "SELECT source, run_id, root FROM lineage", ()
@@ -98,6 +103,11 @@ def remember(now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]]) ->
     known |= {retry.id: retry for retry in (yield from recent())}
     found.retries = sorted(known.values(), key=lambda retry: (retry.claimed_at, retry.id))
     found.overrides = yield from _overrides(now)
+    for override in map(_override, (yield 'SELECT data FROM overrides WHERE data LIKE \'%"action":"lower"%\'', ())):
+        found.lowered_at[override.source] = max(override.created_at, found.lowered_at.get(override.source, 0.0))
+    if groups_since is not None:
+        sql = "SELECT data FROM retries WHERE shadow = 0 AND outcome IS NOT NULL AND claimed_at > $1"
+        found.of_groups = [_retry(row) for row in (yield sql, (groups_since,))]
     rows = yield "SELECT source, dead_letter_id, policy, decision, reason FROM decisions", ()
     found.decided = {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
     rows = yield "SELECT source, full_at FROM paces", ()
