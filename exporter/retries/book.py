@@ -125,15 +125,15 @@ class RetryBook:
             for override in self.holding(now)
         )
 
-    def pace_at(self, source: str) -> float:
+    def pace_at(self, source: str, now: float) -> float:
         """When the pace next allows a call."""
         pace = self.rules.source(source).pace
-        return self._full_at.get(source, 0.0) - (pace.burst - 1) / pace.rate
+        return self._full(source, now) - (pace.burst - 1) / pace.rate
 
     def room(self, source: str, now: float) -> int:
         """How many calls the pace allows now."""
         pace, in_flight = self.rules.source(source).pace, sum(1 for r in self.open_of(source) if r.in_flight)
-        tokens = pace.burst - max(0.0, self._full_at.get(source, 0.0) - now) * pace.rate
+        tokens = pace.burst - max(0.0, self._full(source, now) - now) * pace.rate
         return max(0, min(int(tokens + 1e-6), pace.in_flight - in_flight))
 
     def approved_groups(self, source: str, now: float) -> frozenset[tuple[str, str]]:
@@ -252,6 +252,23 @@ class RetryBook:
         for override in overrides:
             self.overrides.pop(override.id, None)
 
+    async def redate(self, source: str, *, now: float) -> None:
+        """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""
+        full_at = self._full(source, now)
+        if full_at < self._full_at.get(source, 0.0):
+            await self._ledger.transact("save_retry", script.set_pace(source, full_at))
+            self._full_at[source] = full_at
+        for retry in self.open_of(source):
+            if protocol.redated(retry, now=now) is not retry:
+                await self.change(retry, lambda r: protocol.redated(r, now=now), now=now, kind="clock set back")
+        early = [override for override in self.overrides.values() if override.created_at > now + protocol.SKEW]
+        if early:
+            meant = {override.id: override.redated(now) for override in early}
+            await self._ledger.transact("override", script.redate_overrides(list(meant.values()), now=now))
+            self.overrides |= {key: override for key, override in meant.items() if key in self.overrides}
+        self._lowered_at = {key: min(now, at) for key, at in self._lowered_at.items()}
+        self._failed_at = {key: min(now, at) for key, at in self._failed_at.items()}
+
     async def prune(self, *, now: float, retention: float) -> None:
         """Forget what is past retention, in the ledger and in memory."""
         keep = self._roots_by(self._lineage)
@@ -276,6 +293,11 @@ class RetryBook:
                 self._projection.show_retries(source, mode=mode, paused=paused, retries=retries.values())
 
     # How it is kept
+
+    def _full(self, source: str, now: float) -> float:
+        """When the bucket of the pace is full again: at most what filling it takes from now, whatever was noted."""
+        pace = self.rules.source(source).pace
+        return min(self._full_at.get(source, 0.0), now + pace.burst / pace.rate)
 
     def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
         """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""

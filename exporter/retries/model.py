@@ -4,7 +4,7 @@ Times are seconds since the epoch on our own clock, unless a name says otherwise
 our clock. What platforms say stays on theirs.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -209,3 +209,8 @@ class Override:
 
     def holds(self, now: float) -> bool:
         return self.ended_at is None and (self.until is None or now < self.until)
+
+    def redated(self, now: float) -> "Override":
+        """The same, said now: for as long as it was meant to hold."""
+        until = None if self.until is None else now + self.until - self.created_at
+        return replace(self, created_at=now, until=until)

@@ -407,7 +407,8 @@ def _exhausted(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
 
 def _backoff(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
     spent = _spent(subject, mode)
-    ends = [retry.closed_at for retry in spent if retry.closed_at is not None]
+    # One that closed in the future closed by a clock that was ahead: when, nobody knows.
+    ends = [retry.closed_at for retry in spent if retry.closed_at is not None and retry.closed_at <= now]
     native = subject.letter.native_retry
     gave_up = [native[0]] if native is not None and not native[1] else []
     since = max([subject.letter.opened_at, *ends, *gave_up])

@@ -71,6 +71,30 @@ def resumed(retry: Retry, *, now: float) -> Retry:
     return retry
 
 
+def redated(retry: Retry, *, now: float) -> Retry:
+    """An open retry whose times lie ahead was claimed while our clock was ahead: they move along with it."""
+    moments = (retry.claimed_at, retry.sent_at, retry.answered_at, retry.send_by - SEND_WITHIN)
+    doubted_at = 0.0 if retry.doubt_at is None else retry.doubt_at - SEND_WITHIN
+    back = max(doubted_at, *(moment for moment in moments if moment is not None)) - now
+    if not retry.is_open or back <= SKEW:
+        return retry
+    return replace(
+        retry,
+        claimed_at=retry.claimed_at - back,
+        send_by=retry.send_by - back,
+        sent_at=None if retry.sent_at is None else retry.sent_at - back,
+        answered_at=None if retry.answered_at is None else retry.answered_at - back,
+        doubt_at=None if retry.doubt_at is None else retry.doubt_at - back,
+        look_at=None if retry.look_at is None else retry.look_at - back,
+    )
+
+
+def is_due(retry: Retry, *, now: float) -> bool:
+    """Whether it is time to look at an open retry. A time further ahead than any is set was set by a wrong clock."""
+    look_at = retry.look_at or 0.0
+    return not now < look_at <= now + LOOK_HELD
+
+
 def closed(retry: Retry, outcome: Outcome, *, now: float, detail: str) -> Retry:
     return replace(retry, outcome=outcome, closed_at=now, look_at=None, detail=detail)
 

@@ -330,6 +330,18 @@ def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Scr
     yield from _audit(now, [_said("override ended", o, who) for o in overrides])
 
 
+def redate_overrides(overrides: Sequence[Override], *, now: float) -> Script[None]:
+    """Let these, which were said by a clock that was ahead, end when they were meant to."""
+    for o in overrides:
+        yield "UPDATE overrides SET until = $2, data = $3 WHERE id = $1", (o.id, o.until, codec.to_json(o))
+    yield from _audit(now, [_said("override redated", o, "engine") for o in overrides])
+
+
+def set_pace(source: str, full_at: float) -> Script[None]:
+    """Let the pace of a source be full at this time."""
+    yield "UPDATE paces SET full_at = $2 WHERE source = $1", (source, full_at)
+
+
 def prune(*, before: float, keep: Collection[Key]) -> Script[None]:
     """Forget what was closed before a moment, and what ended before it; nothing of the roots (source, root) to keep."""
     rows = yield (
