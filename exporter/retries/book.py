@@ -107,8 +107,9 @@ class RetryBook:
         found = [retry for retries in self._by_root.values() for retry in retries.values()]
         return sorted(found, key=lambda retry: retry.claimed_at, reverse=True)
 
-    def find(self, retry_id: str) -> Retry | None:
-        return next((retry for retry in self.everything() if retry.id == retry_id), None)
+    def named(self, identity: str) -> list[Retry]:
+        """The retries in memory that an id stands for, newest first."""
+        return [retry for retry in self.everything() if retry.is_named(identity)]
 
     def holding(self, now: float) -> list[Override]:
         return [override for override in self.overrides.values() if override.holds(now)]
@@ -279,8 +280,12 @@ class RetryBook:
         self.overrides = {override.id: override for override in self.holding(now)}
 
     async def audit_of(self, identity: str) -> list[dict[str, Any]]:
-        """Every record about a retry or a dead letter, oldest first."""
-        return await self._ledger.transact("audit", script.history(identity))
+        """Every record about a retry or a dead letter (ID or SOURCE/ID), oldest first."""
+        source, _, letter_id = identity.partition("/")
+        if source not in self._platforms or not letter_id:
+            return await self._ledger.transact("audit", script.history(identity))
+        records = await self._ledger.transact("audit", script.history(letter_id))
+        return [record for record in records if record.get("source") == source]
 
     def show(self, now: float) -> None:
         """Bring the gauges to what is so now."""

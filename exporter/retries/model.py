@@ -161,6 +161,11 @@ class Retry:
     def is_open(self) -> bool:
         return self.outcome is None and not self.shadow
 
+    def is_named(self, identity: str) -> bool:
+        """Whether somebody means it who writes its id, or its dead letter's or root's, as ID or SOURCE/ID."""
+        letters = (self.dead_letter_id, self.root)
+        return identity in (self.id, *letters, *(f"{self.source}/{letter}" for letter in letters))
+
     @property
     def counts(self) -> bool:
         """Whether it uses up one of its root's retries."""
