@@ -41,6 +41,7 @@ CANCEL_GRACE_SECONDS = 600.0
 MILLISECONDS_MAX = 1e14  # the year 5138: what is above is no time
 DELAY_MINUTES_MAX = 60 * 24 * 30
 RETRIES_MAX = 10_000
+NOT_EXECUTED = 3  # the status of a start that started nothing
 
 _RESULTS = {
     "success": Result.SUCCESS,
@@ -233,12 +234,12 @@ def vanished(run: Run) -> Run:
 def efforts(found: Sequence[Execution], mark: int, *, handle: str | None, at: float) -> list[Effort]:
     """The executions that began after the one with the audit id ``mark``, oldest first.
 
-    The one our call named is ours; what the scheduler started is not; of others nobody can tell.
+    What the scheduler started is not ours, whatever our call named; the one it named is; of others nobody can tell.
     """
     made: list[Effort] = []
     for item in sorted({item.run.id: item for item in found if item.number > mark}.values(), key=lambda i: i.number):
         run = item.run
-        ours = True if run.id == handle else False if item.scheduled else None
+        ours = False if item.scheduled else True if run.id == handle else None
         over = run.state is State.FINISHED and not is_going_down(item, at)
         made.append(
             Effort(
@@ -273,17 +274,19 @@ def refusal(newest: Execution, letter: DeadLetter) -> str | None:
     return "somebody stopped a later run of the flow" if stopped else None
 
 
-def started(data: Any) -> tuple[str | None, str | None]:
-    """The answer to a start, ``{"auditId", "status": 0 started, 1 running, 3 not executed, …}``: the new execution, or
-    why there is none.
+def started(data: Any, *, mark: int) -> tuple[str | None, bool]:
+    """The answer to a start, ``{"auditId", "status", …}``: the execution it made, and whether it says there is none.
+
+    An audit id above ``mark``, the greatest one that the flow had before, names the new execution whatever the status
+    says: 0 (started) and 1 (running) are both ordinary, and only the execution itself tells how it went. Without one,
+    only a status 3 (not executed) says that nothing was started.
     """
     fields = data if isinstance(data, dict) else {}
-    match fields.get("status"):
-        case 1:
-            return None, "the flow is running already"
-        case 3:
-            return None, "the flow was not executed: it is running already"
-    return identity(fields.get("auditId")), None
+    audit_id = identity(fields.get("auditId"))
+    if audit_id is not None and int(audit_id) > mark:
+        return audit_id, False
+    status = fields.get("status")
+    return None, isinstance(status, int) and status == NOT_EXECUTED
 
 
 def error_detail(body: Any) -> str | None:
