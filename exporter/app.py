@@ -272,6 +272,7 @@ async def _open_source(
             requests_max=config.limits.webhook_requests_max,
             span=lambda name: tracer.span(name, source=source),
             platform_now=lambda: api.platform_now() if api.answered else None,
+            read_until=lambda: running.world.sources[source].read_until,
             selects=lambda workflow_id: _selects(section, running.world.sources[source], workflow_id),
         )
 

@@ -40,7 +40,7 @@ RETRY_AFTER_SECONDS_MIN = 1.0
 RETRY_AFTER_SECONDS_MAX = 300.0
 #: Date headers have whole seconds and answers take time: less than this is no difference between two clocks.
 CLOCK_OFFSET_SECONDS_MIN = 2.0
-#: The platform's clock is what most of so many answers say: one of them may come from a cache, or from another machine …
+#: The platform's clock is what most of so many answers say: one may come from a cache, or from another machine …
 CLOCK_ANSWERS = 5
 #: … unless the newest differs by more than this: then somebody has set a clock, and old answers say nothing any more.
 CLOCK_JUMP_SECONDS = 3600.0

@@ -5,7 +5,7 @@ many. The latest end of a workflow holds, so one date years ahead would hide eve
 of the platform's own clock than a day, or before there were such platforms, is no time but a fault of its item.
 """
 
-from exporter.model import DeadLetter, Run
+from exporter.model import DeadLetter, Run, State
 
 #: A time may be this much (seconds) ahead of the platform's clock.
 FUTURE_SECONDS_MAX = 86_400.0
@@ -28,7 +28,9 @@ def implausible(claim: Run | DeadLetter, latest: float) -> str | None:
     if isinstance(claim, DeadLetter):
         told = [("opening", claim.opened_at), ("resolution", claim.resolved_at)]
     else:
-        told = [("queueing", claim.queued_at), ("start", claim.started_at), ("end", claim.ended_at)]
+        told = [("start", claim.started_at), ("end", claim.ended_at)]
+        if claim.state is not State.PENDING:  # one that waits may be planned for next month
+            told.append(("queueing", claim.queued_at))
         for step in claim.steps or ():
             told += [("step's start", step.started_at), ("step's end", step.ended_at)]
     return next((what for what, at in told if at is not None and not is_plausible(at, latest)), None)

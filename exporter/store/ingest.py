@@ -112,6 +112,7 @@ class Committed(Struct, kw_only=True):
 
     outcomes: list[Outcome] = field(default_factory=list)
     first_sweeps: dict[str, float] = field(default_factory=dict)
+    read_until: dict[str, float] = field(default_factory=dict)
     runs: dict[Key, RunEntry] = field(default_factory=dict)
     dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
     workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
@@ -153,6 +154,7 @@ class _Ingest:
         return Committed(
             outcomes=outcomes,
             first_sweeps=self.first_sweeps,
+            read_until={source: known.read_until for source, known in self.forgotten.items()},
             runs={k: self.runs[k] for k in self.changed_runs},
             dead_letters={k: self.letters[k] for k in self.changed_letters},
             workflows={k: self.workflows[k] for k in self.changed_workflows},

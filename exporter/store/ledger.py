@@ -33,6 +33,7 @@ class Loaded:
     """What the ledger remembers, as read at the start."""
 
     first_sweeps: dict[str, float] = field(default_factory=dict)
+    read_until: dict[str, float] = field(default_factory=dict)
     open_runs: dict[Key, RunEntry] = field(default_factory=dict)
     open_dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
     workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
@@ -198,8 +199,8 @@ class Ledger:
 
 def _load() -> Script[Loaded]:
     loaded = Loaded()
-    rows = yield "SELECT source, first_sweep_at FROM sources", ()
-    loaded.first_sweeps = dict(rows)
+    for source, first, read in (yield "SELECT source, first_sweep_at, read_until FROM sources", ()):
+        loaded.first_sweeps[source], loaded.read_until[source] = first, read
     for row in (yield f"SELECT {codec.RUN_COLUMNS} FROM runs WHERE state <> 'finished'", ()):
         source, run = codec.run_entry(row)
         loaded.open_runs[source, run.run.id] = run

@@ -13,7 +13,7 @@ from exporter.retries.model import Retry
 from exporter.store import codec
 from exporter.store.ingest import Forgotten, Key, add_tallies, read_on
 from exporter.store.retries import retry_of
-from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
+from exporter.store.script import Script, chunks, flat, insert, select_in, values
 from exporter.tallies import SUM, Tallies, tally
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.

@@ -61,9 +61,11 @@ class Receiver:
         selects: Callable[[str], bool] = lambda workflow_id: True,
         span: Callable[[str], AbstractContextManager[object]] = nullcontext,
         platform_now: Callable[[], float | None] | None = None,
+        read_until: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """``selects`` says whether the source watches a workflow: what others are told of is ignored. ``platform_now``
-        is the platform's clock, None while nobody knows it; without it, ours is taken to be right.
+        is the platform's clock, None while nobody knows it; without it, ours is taken to be right. ``read_until`` is
+        the newest end a poll has read.
         """
         self._source = source
         self._platform = platform
@@ -77,6 +79,7 @@ class Receiver:
         self._selects = selects
         self._span = span
         self._platform_now = platform_now or clock.now
+        self._read_until = read_until
         self._requests = 0
         labels = (platform.name, source)
         self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
@@ -124,6 +127,7 @@ class Receiver:
             body=body,
             received_at=now,
             clock_known=theirs is not None,
+            read_until=self._read_until(),
             base_url=self._base_url,
         )
         try:

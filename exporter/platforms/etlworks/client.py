@@ -279,7 +279,7 @@ class EtlworksClient:
         """
         params = {key: value for key, value in (("auditId", audit_id), ("status", status)) if value}
         answer = await self._api.get(EXECUTION, lane=lane, ids={"flow_id": flow_id}, params=params)
-        item = mapping.execution(answer.data, flow_id=flow_id)
+        item = mapping.execution(answer.data, flow_id=flow_id, latest=self._api.latest())
         if audit_id and item.run.id != audit_id:
             raise BadItem("another execution than the one that was asked for")
         if item.run.state is State.FINISHED and item.run.ended_at is None:
@@ -287,7 +287,7 @@ class EtlworksClient:
                 again = await self._api.get(
                     EXECUTION, lane=lane, ids={"flow_id": flow_id}, params={"auditId": item.run.id}
                 )
-                whole = mapping.execution(again.data, flow_id=flow_id)
+                whole = mapping.execution(again.data, flow_id=flow_id, latest=self._api.latest())
             except (ApiError, BadItem):
                 return item
             return whole if whole.run.id == item.run.id and whole.run.ended_at is not None else item

@@ -97,7 +97,7 @@ class EtlworksRetries:
 
     def _mapped(self, record: Any, flow_id: str) -> Execution:
         try:
-            return mapping.execution(record, flow_id=flow_id)
+            return mapping.execution(record, flow_id=flow_id, latest=self._api.latest())
         except BadItem as bad:
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {EXECUTION}", detail=str(bad), status=200) from None
 

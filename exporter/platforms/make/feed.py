@@ -86,7 +86,7 @@ class Feed:
                 limit=ROWS_PER_PAGE,
                 query=[("since", _iso(since))],
             )
-            last = _last(page)
+            last = _last(page, latest=self._api.latest())
             runs, faults = await self._runs(page.rows, known)
             settled = page.at - SETTLED_SECONDS
             if page.full and last is not None:
@@ -106,7 +106,7 @@ class Feed:
         runs, faults = list[Run](), list[Fault]()
         for row in found:
             try:
-                run = mapping.feed_run(row)
+                run = mapping.feed_run(row, latest=self._api.latest())
                 mine = mapping.in_scope(
                     row, organization_id=self._config.organization_id, team_ids=self._config.team_ids
                 )
@@ -135,9 +135,10 @@ def _since(known: Known, counted_from: float) -> int:
     return round(max(covered) * 1000)
 
 
-def _last(page: Rows) -> int | None:
-    """The newest completion on a page. A feed that begins with it cannot be followed."""
-    stamps = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+def _last(page: Rows, *, latest: float) -> int | None:
+    """The newest completion on a page, no later than ``latest``. A feed that begins with it cannot be followed."""
+    told = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+    stamps = [at for at in told if at <= latest * 1000]
     if page.full and (not stamps or stamps[0] > stamps[-1]):
         raise bad_payload(ENDPOINT, "the feed does not go by time of completion")
     return max(stamps, default=None)

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from exporter import times
 from exporter.http import Api, ApiError
 from exporter.model import Run, State, Workflow
 from exporter.platform import Fault, Known, Page
@@ -266,7 +267,7 @@ class Logs:
     async def _introduce(self, sweep: _Sweep, workflow_id: str) -> tuple[bool, Page]:
         """The newest runs of a scenario met for the first time, and whether they are all that has to be read."""
         page = await self._rows(workflow_id, limit=NEWEST_ROWS, query=[("pg[sortDir]", "desc")])
-        runs, faults = _runs(page.rows, workflow_id)
+        runs, faults = _runs(page.rows, workflow_id, self._api.latest())
         # Runs from before it was watched would be counted as if they were new.
         kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
         oldest = min(_stamps(page), default=0)
@@ -280,7 +281,7 @@ class Logs:
         start = max(earliest, mark.resume or 0.0)
         ran, vague, on = False, False, None
         async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
-            runs, faults = _runs(page.rows, workflow_id)
+            runs, faults = _runs(page.rows, workflow_id, self._api.latest())
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
             over = [run for run in fresh if run.state is State.FINISHED]
             ran = ran or any((run.finished_at or 0.0) > mark.since for run in over)
@@ -354,11 +355,11 @@ def _ran(mark: _Mark, totals: _Totals, workflow_id: str) -> bool:
     return any(used) and totals.reset is not None and totals.reset != mark.reset
 
 
-def _runs(found: Any, workflow_id: str) -> tuple[list[Run], list[Fault]]:
+def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[Fault]]:
     runs, faults = list[Run](), list[Fault]()
     for row in found:
         try:
-            run = mapping.run(row, workflow_id=workflow_id)
+            run = mapping.run(row, workflow_id=workflow_id, latest=latest)
         except BadItem as bad:
             faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
         else:
@@ -372,7 +373,8 @@ def _end(run: Run) -> float | None:
 
 
 def _stamps(page: Rows) -> list[int]:
-    return [at for row in page.rows if (at := mapping.stamp(row)) is not None]
+    latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
+    return [at for row in page.rows if (at := mapping.stamp(row)) is not None and at <= latest]
 
 
 def _last(page: Rows) -> int:
