@@ -9,6 +9,8 @@ from exporter.model import DeadLetter, Run, State
 
 #: A time may be this much (seconds) ahead of the platform's clock.
 FUTURE_SECONDS_MAX = 86_400.0
+#: 2000-01-01: none of the platforms was there before. Zero, in whatever unit, is a column that was never filled.
+MOMENT_MIN = 946_684_800.0
 #: 2100-01-01: where nobody has told the platform's clock yet, what lies beyond is no time all the same.
 MOMENT_MAX = 4_102_444_800.0
 
@@ -20,7 +22,7 @@ def latest(now: float | None) -> float:
 
 def is_plausible(moment: float, latest: float) -> bool:
     """Whether a time can be one. Not a number is none."""
-    return 0.0 < moment <= latest
+    return MOMENT_MIN <= moment <= latest
 
 
 def implausible(claim: Run | DeadLetter, latest: float) -> str | None:

@@ -186,7 +186,7 @@ def _moment(event: dict[str, Any], key: str, latest: float) -> float | None:
         moment = value / 1000 if value > 1e11 else float(value)
     else:
         moment = None
-    if moment is None or moment <= 0:
+    if moment is None or moment < times.MOMENT_MIN:
         raise MalformedEvent(f'"{key}" must be an RFC 3339 time')
     if moment > latest:
         raise MalformedEvent(f'"{key}" is in the future')

@@ -57,6 +57,7 @@ SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STR
 REFUSED = metric("automation_exporter_sweep_errors_total", STREAM, kind="auth")
 RELIABILITY = metric("automation_exporter_webhook_reliability_ratio", SOURCE)
 ENDED = metric("automation_exporter_runs_observed_total", SOURCE, via="poll")
+OFFSET = metric("automation_exporter_clock_offset_seconds", SOURCE)
 FREE = metric("automation_exporter_api_quota_remaining", SOURCE)
 USED = metric("automation_usage", SOURCE, kind="operations")
 ALLOWED = metric("automation_usage_limit", SOURCE, kind="operations")
