@@ -40,7 +40,6 @@ from exporter.retries.adapter import Effort, Standing
 #: What is called canceled may be called an error or a success for so long (seconds), once it is really down.
 CANCEL_GRACE_SECONDS = 600.0
 MILLISECONDS_MAX = 1e14  # the year 5138: what is above is no time
-MILLISECONDS_DIGITS_MAX = 15
 #: From 2001 as seconds on, and up to 1973 as milliseconds.
 SECONDS_MIN, MILLISECONDS_MIN = 1e9, 1e11
 DELAY_MINUTES_MAX = 60 * 24 * 30
@@ -120,10 +119,7 @@ def execution(record: Any, *, flow_id: str, latest: float = times.MOMENT_MAX) ->
         trigger=_trigger(record),
         parent_id=parent if parent != audit_id else None,
     )
-    what = times.implausible(run, latest) or next(
-        (key for key in ("started", "ended") if _is_no_time(record, key)), None
-    )
-    if what is not None:
+    if (what := times.implausible(run, latest)) is not None:
         raise BadItem(f"execution {audit_id}: its {what} is at no time that can be")
     return Execution(
         run=run,
@@ -337,20 +333,12 @@ def identity(value: Any) -> str | None:
 
 
 def moment(value: Any) -> float | None:
-    """Milliseconds since the epoch, as a number or its digits, in seconds."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MILLISECONDS_DIGITS_MAX:
-        value = int(value)
+    """Milliseconds since the epoch, in seconds."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return None
     if SECONDS_MIN <= value < MILLISECONDS_MIN:
         return float(value)  # seconds: in milliseconds it would be long before there was such a platform
     return value / 1000.0 if 0 < value < MILLISECONDS_MAX else None
-
-
-def _is_no_time(record: dict[str, Any], key: str) -> bool:
-    """Whether there is a number that is none: 0 and nothing say that there is no time yet."""
-    value = record.get(key)
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(value) and moment(value) is None
 
 
 def _count(value: Any, most: int) -> int | None:
