@@ -474,10 +474,9 @@ def read_on(source: str, before: Forgotten, *, newest: float, now: float) -> Scr
     And set right how far it was forgotten, where a wrong clock had that run ahead of what was read: nothing that ends
     before would be counted. ``now`` is the platform's clock, infinite while it is not known.
     """
-    read_until = max(before.read_until, newest)
-    if read_until == 0.0 and before.pruned_until > 0.0:  # written by a version that did not remember it
+    read_until, pruned_until = before.read_until, before.pruned_until
+    if read_until == 0.0 and pruned_until > 0.0:  # written by a version that did not remember it
         read_until = yield from _newest_known(source, now)
-    pruned_until = before.pruned_until
     if pruned_until > min(now, read_until):
         # Pruning goes by the end. So if the ledger has a counted run that ended earlier, nothing since then is pruned.
         rows = yield (
@@ -486,6 +485,7 @@ def read_on(source: str, before: Forgotten, *, newest: float, now: float) -> Scr
         )
         oldest: float | None = rows[0][0]
         pruned_until = min(now, read_until) + _NEXT_MOMENT if oldest is None else oldest
+    read_until = max(read_until, newest)
     after = Forgotten(pruned_until=pruned_until, read_until=read_until)
     if after != before:
         sql = "UPDATE sources SET pruned_until = $2, read_until = $3 WHERE source = $1"

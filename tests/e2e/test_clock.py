@@ -121,16 +121,69 @@ async def test_a_service_that_starts_with_a_wrong_clock_counts_what_happens(
         await assert_nothing_refused(made, platform)
 
 
-async def test_the_offset_is_shown_and_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_offset_is_shown_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+
     async with deployment(tmp_path, platforms=["qlik"], options=ROOMY) as made:
         made.ours = ours = Steady(made.clock)
         await made.restart()
         assert await made.samples("automation_exporter_clock_offset_seconds") == {}
         await made.sweep()
         assert await made.samples("automation_exporter_clock_offset_seconds") == {("qlik",): 0.0}
-        ours.ahead = 90.0
-        shown = await made.samples("automation_exporter_clock_offset_seconds")
-        assert shown["qlik",] == pytest.approx(90.0, abs=1.0)
+        for ahead in (90.0, -3600.0):
+            ours.ahead = ahead
+            shown = await made.samples("automation_exporter_clock_offset_seconds")
+            assert shown["qlik",] == pytest.approx(ahead, abs=1.0)
+            await made.sweep()
+            await made.sweep()
+        assert len(told()) == 1
+        assert "90 s ahead of" in told()[0]
+        ours.ahead = 45.0  # not yet right
+        await made.sweep()
+        assert len(told()) == 1
+        ours.ahead = 0.0
+        await made.sweep()
+        await made.sweep()
+        assert told()[1:] == ["our clock agrees with the platform's again"]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_platform_without_a_date_is_read_and_forgets_nothing_by_our_clock(
+    platform: str, tmp_path: Path
+) -> None:
+    async with deployment(tmp_path, platforms=[platform], options=ROOMY, workflows=3, faults={"no_date": 1.0}) as made:
+        made.ours = ours = Steady(made.clock)
+        await made.restart()
+        await made.sweep()
+        await made.live(600, step=15)
+        await made.settle()
+        before, known = await made.counted(platform), await letters(made, platform)
+        assert before == made.truth(platform)
+        ours.ahead = 60 * DAY
+        await housekeeping(made)
+        ours.ahead = 0.0
+        await housekeeping(made)
+        assert await made.samples("automation_exporter_clock_offset_seconds") == {}
+        assert known <= set(made.service.world.sources[platform].dead_letters)
+        await made.live(600, step=15)
+        await assert_true(made)
+
+
+async def test_a_step_makes_nothing_look_old_or_young(tmp_path: Path) -> None:
+    async with deployment(tmp_path, platforms=["make"], options=ROOMY) as made:
+        made.ours = ours = Steady(made.clock)
+        await made.restart()
+        await made.sweep()
+        for ours.ahead in (60 * DAY, -60 * DAY):
+            await assert_ready(made)
+            lag = await made.samples("automation_exporter_cursor_lag_seconds")
+            assert all(age < 60 for age in lag.values())
+        await made.clock.advance(3600)  # and what is old does look it
+        async with made.session.get(f"{made.url}/-/ready") as response:
+            assert response.status == 503
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

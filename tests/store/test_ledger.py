@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -413,3 +414,113 @@ async def test_a_run_that_turns_out_to_have_failed_joins_the_streak_of_failures(
     await ledger.ingest(batch(run("r", Result.FAILURE, NOW - 20)))
     entry = (await ledger.load()).workflows["held", "w"]
     assert entry.failures == 2
+
+
+# A clock that is wrong.
+
+
+async def sql(ledger: Ledger, statement: str, *values: object) -> list[Any]:
+    def script() -> Script[list[Any]]:
+        rows = yield statement, values
+        return list(rows)
+
+    return await ledger.transact("test", script())
+
+
+def known(
+    *seen: Observation, now: float = NOW, via: Via = Via.POLL, source: str = "derived", began: float = NOW - DAY
+) -> Batch:
+    """A batch read while the platform's clock was known."""
+    return Batch(source=source, observations=seen, via=via, now=now, started_at=began, clock_known=True)
+
+
+async def test_housekeeping_by_a_clock_two_months_ahead_forgets_nothing(ledger: Ledger) -> None:
+    letter = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 50, error=Error())
+    await ledger.ingest(batch(run("r", Result.FAILURE, NOW - 50), letter, source="derived"))
+    for clocks in ({}, {"derived": None}, {"derived": NOW}, {"derived": NOW + 60 * DAY}):
+        done = await ledger.maintain(now=NOW + 60 * DAY, retention=30 * DAY, clocks=clocks)
+        assert (done.pruned_runs, done.expired) == (0, 0)
+    assert list((await ledger.load()).open_dead_letters) == [("derived", "d")]
+    [[pruned]] = await sql(ledger, "SELECT pruned_until FROM sources")
+    assert pruned <= NOW
+    assert await ledger.count_pending_traces() == 1
+    await ledger.ingest(batch(run("later", Result.SUCCESS, NOW + 10), source="derived", now=NOW + 20))
+    assert (await totals(ledger, "automation_runs_total"))["derived", "w", "success"] == 1.0
+
+
+async def test_what_a_sender_says_moves_nothing_that_is_forgotten(ledger: Ledger) -> None:
+    await ledger.ingest(known(run("r", Result.FAILURE, NOW - 50)))
+    await ledger.ingest(known(run("far", Result.SUCCESS, NOW + 20 * DAY), via=Via.WEBHOOK))
+    await ledger.ingest(known(run("off", Result.SUCCESS, NOW + 20 * DAY)))
+    assert (await ledger.load()).read_until == {"derived": NOW - 50}
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+async def test_a_mark_that_a_wrong_clock_left_in_the_future_is_set_right(ledger: Ledger, pruned: bool) -> None:
+    old = run("old", Result.FAILURE, NOW - 50)
+    await ledger.ingest(known(old))
+    await sql(ledger, "UPDATE sources SET pruned_until = $1, read_until = 0", NOW + 30 * DAY)
+    if pruned:
+        await sql(ledger, "DELETE FROM runs")
+    await ledger.ingest(known(old, run("new", Result.FAILURE, NOW + 5), now=NOW + 10))
+    assert await totals(ledger, "automation_runs_total") == {("derived", "w", "failure"): 2.0}
+
+
+async def test_a_mark_in_the_future_is_set_right_by_housekeeping_and_by_a_webhook_alone(ledger: Ledger) -> None:
+    await ledger.ingest(known(run("old", Result.FAILURE, NOW - 50)))
+    await sql(ledger, "UPDATE sources SET pruned_until = $1, read_until = 0", NOW + 30 * DAY)
+    await ledger.maintain(now=NOW, retention=30 * DAY, clocks={"derived": NOW})
+    [[mark]] = await sql(ledger, "SELECT pruned_until FROM sources")
+    assert mark <= NOW
+    await sql(ledger, "UPDATE sources SET pruned_until = $1, read_until = 0", NOW + 30 * DAY)
+    told = Batch(
+        source="derived", observations=[run("n", Result.SUCCESS, NOW)], via=Via.WEBHOOK, now=NOW, started_at=None
+    )
+    await ledger.ingest(told)
+    assert (await totals(ledger, "automation_runs_total"))["derived", "w", "success"] == 1.0
+
+
+async def test_a_mark_is_not_taken_back_by_a_clock_that_is_behind(ledger: Ledger) -> None:
+    old = run("old", Result.FAILURE, NOW - 50)
+    await ledger.ingest(known(old))
+    await read_up_to(ledger, NOW + 40 * DAY, "derived")
+    assert (await ledger.maintain(now=NOW + 40 * DAY, retention=30 * DAY)).pruned_runs == 1
+    await ledger.maintain(now=NOW - 60 * DAY, retention=30 * DAY)
+    await ledger.ingest(batch(old, source="derived", now=NOW - 60 * DAY))
+    assert (await totals(ledger, "automation_runs_total"))["derived", "w", "failure"] == 1.0
+
+
+async def test_a_baseline_in_the_future_is_set_right(ledger: Ledger) -> None:
+    wrong = Batch(source="held", observations=(), now=NOW + 60 * DAY, started_at=NOW + 60 * DAY)
+    await ledger.ingest(wrong)
+    await ledger.ingest(known(run("r", Result.SUCCESS, NOW + 1), source="held", began=NOW))
+    assert (await ledger.load()).first_sweeps == {"held": NOW}
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "success"): 1.0}
+
+
+async def test_what_webhooks_tell_before_the_clock_is_known_counts_and_sets_no_baseline(ledger: Ledger) -> None:
+    for ours in (NOW + 60 * DAY, NOW - 60 * DAY):
+        told = run(f"at {ours}", Result.FAILURE, NOW - 100)
+        await ledger.ingest(Batch(source="held", observations=[told], via=Via.WEBHOOK, now=ours, started_at=None))
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "failure"): 2.0}
+    assert (await ledger.load()).first_sweeps == {}
+    await ledger.ingest(known(run("between", Result.SUCCESS, NOW - 50), source="held", began=NOW))
+    assert (await ledger.load()).first_sweeps == {"held": NOW - 100}
+    assert (await totals(ledger, "automation_runs_total"))["held", "w", "success"] == 1.0
+
+
+async def test_webhooks_are_judged_again_after_a_clock_was_ahead(ledger: Ledger) -> None:
+    await ledger.ingest(known(source="held"))
+    await ledger.judge_webhooks("held", until=NOW + 60 * DAY)
+    await ledger.judge_webhooks("held", until=NOW)
+    await ledger.ingest(known(run("m", Result.SUCCESS, NOW + 5), source="held", now=NOW + 6))
+    assert await ledger.judge_webhooks("held", until=NOW + 10) == (0, 1)
+
+
+async def test_the_trace_of_a_failure_waits_by_the_platforms_clock(ledger: Ledger) -> None:
+    await ledger.ingest(known(run("f", Result.FAILURE, NOW - 5), now=NOW))
+    ours = NOW - 60 * DAY
+    assert await ledger.pending_traces(limit=10, settled_before=ours + 1) == []
+    ledger.ahead = lambda: {"derived": 60 * DAY}
+    assert len(await ledger.pending_traces(limit=10, settled_before=ours + 1)) == 1
+    assert await ledger.pending_traces(limit=10, settled_before=ours - 1) == []

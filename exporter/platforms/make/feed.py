@@ -59,7 +59,7 @@ class Feed:
         if now < self._refused_until:
             raise NoFeed
         try:
-            async for page in self._read(known, _since(known, self._watch.counted_from(known, now)), details):
+            async for page in self._read(known, _since(known, self._watch.counted_from(known, now), now), details):
                 yield page
         except ApiError as error:
             if error.kind is ErrorKind.RATE_LIMITED:
@@ -76,7 +76,7 @@ class Feed:
         self._refused_until = 0.0
 
     async def _read(self, known: Known, since: int, details: Details) -> AsyncIterator[Page]:
-        until = covered_until(known)
+        until = covered_until(known, self._api.platform_now())
         for _ in range(PAGES_PER_SWEEP_MAX):
             page = await rows(
                 self._api,
@@ -118,20 +118,20 @@ class Feed:
         return runs, faults
 
 
-def covered_until(known: Known) -> float | None:
-    """Up to when the feed has been read."""
+def covered_until(known: Known, now: float) -> float | None:
+    """Up to when the feed has been read: not further than now, whatever a clock that was wrong has written."""
     cursor = known.cursor("runs", CURSOR)
-    return cursor["until"] if cursor else None
+    return min(cursor["until"], now) if cursor else None
 
 
-def _since(known: Known, counted_from: float) -> int:
+def _since(known: Known, counted_from: float, now: float) -> int:
     """From when on to read, in milliseconds."""
-    feed, logs = covered_until(known), known.cursor("runs", "logs")
+    feed, logs = covered_until(known, now), known.cursor("runs", "logs")
     covered = [counted_from - BASELINE_REACH_SECONDS]
     if feed is not None:
         covered.append(feed)
     if logs is not None:
-        covered.append(logs["until"] - LOGS_REACH_SECONDS)
+        covered.append(min(logs["until"], now) - LOGS_REACH_SECONDS)
     return round(max(covered) * 1000)
 
 

@@ -74,7 +74,8 @@ class _Mark:
     misses: int = 0
 
     @classmethod
-    def load(cls, cursor: Any) -> "_Mark | None":
+    def load(cls, cursor: Any, now: float) -> "_Mark | None":
+        """The one that was kept. Nothing was read further than now, whatever a clock that was wrong has written."""
         if not isinstance(cursor, Mapping):
             return None
         used = cursor["used"]
@@ -82,7 +83,7 @@ class _Mark:
             used=None if used is None else (used[0], used[1], used[2]),
             reset=cursor.get("reset"),
             seen=cursor["seen"],
-            since=cursor["since"],
+            since=min(cursor["since"], now),
             resume=cursor.get("from"),
             began=cursor.get("began"),
             misses=cursor.get("misses", 0),
@@ -191,12 +192,12 @@ class Logs:
 
     def _begin(self, known: Known, now: float, details: Details, totals: _Totals) -> _Sweep:
         counted_from = self._watch.counted_from(known, now)
-        feed_until, complete = feed.covered_until(known), known.cursor("runs", CURSOR)
+        feed_until, complete = feed.covered_until(known, now), known.cursor("runs", CURSOR)
         told = [counted_from]
         if feed_until is not None:
             told.append(feed_until)
         if complete is not None:
-            told.append(complete["until"] - NEWCOMER_SECONDS)
+            told.append(min(complete["until"], now) - NEWCOMER_SECONDS)
         organization = known.cursor("quota", "organization") or {}
         sweep = _Sweep(
             known=known,
@@ -223,7 +224,7 @@ class Logs:
         """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
         due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
         for workflow_id, seen in sweep.seen.items():
-            mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id)), sweep.totals.of(workflow_id)
+            mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
             elif (
@@ -249,7 +250,7 @@ class Logs:
     # Reading
 
     async def _scenario(self, sweep: _Sweep, workflow_id: str) -> AsyncIterator[Page]:
-        mark = _Mark.load(sweep.known.cursor("runs", workflow_id))
+        mark = _Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now)
         if mark is None and sweep.feed_until is None:
             covered, page = await self._introduce(sweep, workflow_id)
             if covered:

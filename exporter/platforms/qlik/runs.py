@@ -74,7 +74,7 @@ class _Sweep:
     def since(self, workflow_id: str) -> float:
         """Runs that started before this have been read, or were over before anything counts."""
         cursor = self.cursors.get(workflow_id)
-        return self.baseline - RUN_SECONDS_MAX if cursor is None else float(cursor["since"])
+        return self.baseline - RUN_SECONDS_MAX if cursor is None else min(float(cursor["since"]), self.now)
 
 
 class RunReader:
