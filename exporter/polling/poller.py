@@ -219,10 +219,10 @@ class Poller:
             return
         self._clock_is_off = not self._clock_is_off
         if self._clock_is_off:
-            way = "ahead of" if offset > 0 else "behind"
             log.warning(
-                f"our clock is {abs(offset):.0f} s {way} the platform's: set one of them right (is NTP running?)",
+                "our clock and the platform's differ: set the wrong one right",
                 source=self.source,
+                ahead_seconds=round(offset),
             )
         else:
             log.info("our clock agrees with the platform's again", source=self.source)
