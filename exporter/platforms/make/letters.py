@@ -101,12 +101,13 @@ def listed(
     if item_id is None:
         raise BadItem(f"{place} has no usable id")
     opened_at = seconds(milliseconds(fields.get("created")))
+    what = "date"
     if opened_at is not None and not times.is_plausible(opened_at, latest):
-        opened_at = None
+        opened_at, what = None, f"date that can be ({item_id})"
     if opened_at is None and known is not None:
         opened_at = known.opened_at
     if opened_at is None:
-        raise BadItem(f"{place}, {item_id}, has no date that can be")
+        raise BadItem(f"{place} has no {what}")
     resolved, reason = fields.get("resolved") is True, fields.get("reason")
     retried, said = fields.get("retry"), None if known is None else known.native_retry
     if isinstance(retried, bool) and (said is None or said[1] != (retried and not resolved)):
