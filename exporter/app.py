@@ -139,6 +139,9 @@ async def service(
         receivers: dict[str, Receiver] = {}
         for source, section in config.sources.items():
             await _open_source(running, receivers, stack, config, source, section, platforms[source], clock, tracer)
+        ledger.ahead = lambda: {
+            source: -offset for source, poller in running.pollers.items() if (offset := poller.api.clock_offset())
+        }
         for unregister in _read_at_scrape(running, clock):
             stack.callback(unregister)
         if is_enabled(config.traces):
@@ -240,6 +243,7 @@ async def _open_source(
         on_up=lambda up: running.projection.set_up(source, up),
         slowdown=slowdown or (lambda: 1.0),
         span=lambda name: tracer.span(name, source=source),
+        clock_offset=api.clock_offset,
     )
     running.pollers[source] = poller
     if platform.retrying is not None:
@@ -269,6 +273,8 @@ async def _open_source(
             own=own,
             requests_max=config.limits.webhook_requests_max,
             span=lambda name: tracer.span(name, source=source),
+            platform_now=lambda: api.platform_now() if api.answered else None,
+            read_until=lambda: running.world.sources[source].read_until,
             selects=lambda workflow_id: _selects(section, running.world.sources[source], workflow_id),
         )
 
@@ -332,9 +338,16 @@ def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], Non
         for poller in running.pollers.values():
             yield (poller.platform.name, poller.source), poller.api.budget.remaining
 
+    def offsets() -> Iterable[tuple[tuple[str, ...], float]]:
+        for poller in running.pollers.values():
+            if (offset := poller.api.clock_offset()) is not None:
+                yield (poller.platform.name, poller.source), offset
+
     own, source = running.own, ("platform", "source")
     help = "Age of the newest moment up to which the stream was read completely."
     yield own.at_scrape("cursor_lag_seconds", help, (*source, "stream"), lag)
+    help = "How far our clock is ahead of the platform's; absent while no answer has told the time there."
+    yield own.at_scrape("clock_offset_seconds", help, source, offsets)
     help = "Requests a minute the platform allows, as far as it says so."
     yield own.at_scrape("api_quota_limit", help, source, limits)
     yield own.at_scrape("api_quota_remaining", "Requests that could be sent at once now.", source, remaining)
@@ -346,15 +359,20 @@ async def housekeeping_once(running: Service, config: Config, now: float, folded
     First of all see whether the store still takes what needs room, however little comes in.
     """
     await running.ledger.probe()
-    done = await running.ledger.maintain(now=now, retention=config.store.retention)
+    theirs = {source: poller.api.platform_now() for source, poller in running.pollers.items() if poller.api.answered}
+    clocks: dict[str, float | None] = {source: theirs.get(source) for source in running.pollers}
+    done = await running.ledger.maintain(now=now, retention=config.store.retention, clocks=clocks)
     for table, rows in done.rows.items():
         running.own.ledger_rows.labels(table).set(rows)
     if done.pruned_runs or done.pruned_dead_letters or done.expired:
         counts = {"runs": done.pruned_runs, "dead_letters": done.pruned_dead_letters, "expired": done.expired}
         log.info("pruned", **counts)
-    await running.book.prune(now=now, retention=config.store.retention)
-    for judge in running.reliability.values():
-        await judge.judge_once(now)
+    if done.forgotten_until is not None and theirs:  # what is ours to forget goes by our clock, within the same bounds
+        before = min(now - config.store.retention, done.forgotten_until)
+        await running.book.prune(now=min(now, max(theirs.values())), before=before)
+    for source, judge in running.reliability.items():
+        if source in theirs:
+            await judge.judge_once(theirs[source])
     if folded:
         taken = list(folded)  # more may be folded while these are written
         await running.ledger.mark_folded(taken)

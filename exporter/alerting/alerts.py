@@ -255,6 +255,17 @@ ALERTS = (
         needs_data=False,
     ),
     Alert(
+        name="AutomationExporterClockOffset",
+        group="exporter",
+        severity="warning",
+        expr=of.clocks_differ,
+        wait="10m",
+        keep="5m",
+        summary="The exporter's clock and a platform's differ.",
+        description="The clocks of the exporter and of {{ $labels.source }} differ by {{ $value | humanizeDuration }}.",
+        needs_data=False,
+    ),
+    Alert(
         name="AutomationSeriesFolded",
         group="exporter",
         severity="warning",

@@ -5,6 +5,7 @@ import re
 from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
+    CLOCK_OFFSET,
     REPLICA,
     SOURCE,
     WORKFLOW,
@@ -21,6 +22,8 @@ from exporter.metrics import catalogue
 
 #: Retries whose end is known, below which a share of failures says nothing.
 RETRIES_MIN = 5
+#: Two clocks that differ by more than this (seconds): one of them is wrong.
+CLOCK_OFFSET_MAX = 60.0
 #: Webhooks that tell of fewer runs than this are not to be relied on.
 WEBHOOK_RATIO = 0.9
 
@@ -222,6 +225,10 @@ def api_budget_is_short(slo: SloConfig) -> str:
 
 
 # The exporter
+
+
+def clocks_differ(slo: SloConfig) -> str:
+    return f"abs({select(CLOCK_OFFSET, slo)}) > {seconds(CLOCK_OFFSET_MAX)}"
 
 
 def series_are_folded(slo: SloConfig) -> str:

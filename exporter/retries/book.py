@@ -270,10 +270,10 @@ class RetryBook:
         self._lowered_at = {key: min(now, at) for key, at in self._lowered_at.items()}
         self._failed_at = {key: min(now, at) for key, at in self._failed_at.items()}
 
-    async def prune(self, *, now: float, retention: float) -> None:
-        """Forget what is past retention, in the ledger and in memory."""
+    async def prune(self, *, now: float, before: float) -> None:
+        """Forget what is past retention, in the ledger (what ended ``before``) and in memory (what holds no more)."""
         keep = self._roots_by(self._lineage)
-        await self._ledger.transact("prune", script.prune(before=now - retention, keep=keep))
+        await self._ledger.transact("prune", script.prune(before=before, keep=keep))
         recent = {(retry.source, retry.root) for retry in self.everything()[:RECENT_MAX]}
         opened = {(r.source, r.root) for retries in self._open.values() for r in retries.values()}
         self._by_root = {key: found for key, found in self._by_root.items() if key in keep | recent | opened}

@@ -192,7 +192,7 @@ class Retrier:
                 source=self.source,
                 observations=observations,
                 via=Via.POLL,
-                now=self._clock.now(),
+                now=self._platform_now(),
                 started_at=at,
                 stream="retries",
             )

@@ -40,6 +40,7 @@ class Loaded:
     """What the ledger remembers, as read at the start."""
 
     first_sweeps: dict[str, float] = field(default_factory=dict)
+    read_until: dict[str, float] = field(default_factory=dict)
     open_runs: dict[Key, RunEntry] = field(default_factory=dict)
     open_dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
     workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Ledger:
         self._engine = engine
         self.rules = rules
         self.on_commit = on_commit
+        self.ahead: Callable[[], Mapping[str, float]] = dict  # by source: seconds its platform's clock is ahead of ours
         self._on_error = on_error
         self._on_up = on_up
         self._timer = timer
@@ -244,12 +246,19 @@ class Ledger:
         """Raise ``StoreError`` unless the store answers."""
         await self._run("ping", maintenance.ping())
 
-    async def maintain(self, *, now: float, retention: float) -> maintenance.Maintained:
-        """Expire and prune what is past retention, in bounded steps; count the rows."""
+    async def maintain(
+        self, *, now: float, retention: float, clocks: Mapping[str, float | None] | None = None
+    ) -> maintenance.Maintained:
+        """Expire and prune what is past retention, in bounded steps; count the rows.
+
+        ``clocks`` are the platforms', by source: see ``maintenance.reach``.
+        """
         expiring = {source for source, rule in self.rules.items() if not rule.holds_dead_letters}
-        done, is_full = maintenance.Maintained(), True
+        reach = maintenance.reach(now=now, retention=retention, clocks=clocks or {})
+        horizons: dict[str, float] = await self._run("prune", reach)
+        done, is_full = maintenance.Maintained(forgotten_until=max(horizons.values(), default=None)), True
         while is_full:
-            script = maintenance.prune(now=now, retention=retention, expiring=expiring)
+            script = maintenance.prune(horizons, retention=retention, expiring=expiring)
             step: maintenance.Pruned = await self._run("prune", script)
             self.on_commit(Committed(dead_letters=step.expired, tallies=step.tallies))
             done.pruned_runs += step.runs
@@ -270,7 +279,7 @@ class Ledger:
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""
-        script = maintenance.pending_traces(limit=limit, settled_before=settled_before)
+        script = maintenance.pending_traces(limit=limit, settled_before=settled_before, ahead=self.ahead())
         pending: list[maintenance.PendingTrace] = await self._run("pending_traces", script)
         return pending
 
@@ -303,8 +312,8 @@ def _hangs() -> StoreUnavailable:
 
 def _load() -> Script[Loaded]:
     loaded = Loaded()
-    rows = yield "SELECT source, first_sweep_at FROM sources", ()
-    loaded.first_sweeps = dict(rows)
+    for source, first, read in (yield "SELECT source, first_sweep_at, read_until FROM sources", ()):
+        loaded.first_sweeps[source], loaded.read_until[source] = first, read
     for row in (yield f"SELECT {codec.RUN_COLUMNS} FROM runs WHERE state <> 'finished'", ()):
         source, run = codec.run_entry(row)
         loaded.open_runs[source, run.run.id] = run

@@ -8,6 +8,7 @@ from tests.alerts.world import (
     FREE,
     HERE,
     JOB,
+    OFFSET,
     POLICY,
     READING,
     REFUSED,
@@ -222,6 +223,26 @@ SOURCES: dict[str, Cases] = {
         silent=[
             Case(why="a burst is what the budget is for", series={FREE: "300x60 0x5 300x60"}, at="70m"),
             Case(why="a small budget, unused", series={FREE: "6x120"}, at="110m"),
+        ],
+    ),
+    "AutomationExporterClockOffset": Cases(
+        fires=[
+            Case(
+                why="60 days ahead",
+                series={OFFSET: "0x10 5184000x60"},
+                at="30m",
+                told=(HERE, "The clocks of the exporter and of make-eu differ by 60d 0h 0m 0s."),
+            ),
+            Case(
+                why="two minutes behind",
+                series={OFFSET: "-120x60"},
+                at="30m",
+                told=(HERE, "The clocks of the exporter and of make-eu differ by 2m 0s."),
+            ),
+        ],
+        silent=[
+            Case(why="whole seconds and slow answers", series={OFFSET: "0 3 -3 0 2x60"}, at="30m"),
+            Case(why="set right within a few minutes", series={OFFSET: "0x10 600x5 0x60"}, at="20m"),
         ],
     ),
     "AutomationSeriesFolded": Cases(

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "alerts"
 NAMES = [alert.name for alert in ALERTS]
 #: Computed at each scrape: in no table.
-SCRAPED = {"automation_exporter_api_quota_remaining"}
+SCRAPED = {"automation_exporter_api_quota_remaining", "automation_exporter_clock_offset_seconds"}
 OVERRIDES = """
 slo:
   job: robots

@@ -308,6 +308,11 @@ def test_messages_beyond_the_tolerance_are_stale_in_both_directions(age: int, re
     assert verify(SCHEMES[-1], headers, BODY, 1_768_000_000.0 + age) is refusal
 
 
+def test_while_nobody_knows_the_time_no_message_is_stale_and_none_is_forged() -> None:
+    assert verify(SCHEMES[-1], standard_headers(b"hunter2-new", at=1_768_000_000), BODY, None) is None
+    assert verify(SCHEMES[-1], standard_headers(b"forged", at=1_768_000_000), BODY, None) is Refusal.MISMATCH
+
+
 def test_the_tolerance_can_be_changed() -> None:
     headers = standard_headers(b"k", at=1_768_000_000)
     assert verify(StandardWebhooks(secrets=("k",), tolerance_seconds=3600), headers, BODY, 1_768_003_600.0) is None

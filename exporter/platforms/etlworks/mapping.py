@@ -30,6 +30,7 @@ from typing import Any
 
 from msgspec import structs
 
+from exporter import times
 from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
@@ -39,6 +40,8 @@ from exporter.retries.adapter import Effort, Standing
 #: What is called canceled may be called an error or a success for so long (seconds), once it is really down.
 CANCEL_GRACE_SECONDS = 600.0
 MILLISECONDS_MAX = 1e14  # the year 5138: what is above is no time
+#: From 2001 as seconds on, and up to 1973 as milliseconds.
+SECONDS_MIN, MILLISECONDS_MIN = 1e9, 1e11
 DELAY_MINUTES_MAX = 60 * 24 * 30
 RETRIES_MAX = 10_000
 NOT_EXECUTED = 3  # the status of a start that started nothing
@@ -82,10 +85,10 @@ class Flow:
     name: str | None = None
 
 
-def execution(record: Any, *, flow_id: str) -> Execution:
+def execution(record: Any, *, flow_id: str, latest: float = times.MOMENT_MAX) -> Execution:
     """One status record of ``GET /rest/v1/executions/{flowId}`` or of a webhook's ``entity``.
 
-    ``flow_id`` is the flow that was asked for. Raises ``BadItem``.
+    ``flow_id`` is the flow that was asked for. Raises ``BadItem``, also where a time is later than ``latest``.
     """
     if not isinstance(record, dict):
         raise BadItem("an execution must be a JSON object")
@@ -117,6 +120,8 @@ def execution(record: Any, *, flow_id: str) -> Execution:
         trigger=_trigger(record),
         parent_id=parent if parent != audit_id else None,
     )
+    if (what := times.implausible(run, latest)) is not None:
+        raise BadItem(f"execution {audit_id}: its {what} is at no time that can be")
     return Execution(
         run=run,
         scheduled=run.trigger == "schedule",
@@ -334,6 +339,8 @@ def moment(value: Any) -> float | None:
     """Milliseconds since the epoch, in seconds."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return None
+    if SECONDS_MIN <= value < MILLISECONDS_MIN:
+        return float(value)  # seconds: in milliseconds it would be long before there was such a platform
     return value / 1000.0 if 0 < value < MILLISECONDS_MAX else None
 
 

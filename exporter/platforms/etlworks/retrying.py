@@ -102,7 +102,7 @@ class EtlworksRetries:
 
     def _mapped(self, record: Any, flow_id: str) -> Execution:
         try:
-            found = mapping.execution(record, flow_id=flow_id)
+            found = mapping.execution(record, flow_id=flow_id, latest=self._api.latest())
         except BadItem as bad:
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {EXECUTION}", detail=str(bad), status=200) from None
         self._greatest[flow_id] = max(self._greatest.get(flow_id, 0), found.number)

@@ -59,7 +59,7 @@ class Feed:
         if now < self._refused_until:
             raise NoFeed
         try:
-            async for page in self._read(known, _since(known, self._watch.counted_from(known, now)), details):
+            async for page in self._read(known, _since(known, self._watch.counted_from(known, now), now), details):
                 yield page
         except ApiError as error:
             if error.kind is ErrorKind.RATE_LIMITED:
@@ -76,7 +76,7 @@ class Feed:
         self._refused_until = 0.0
 
     async def _read(self, known: Known, since: int, details: Details) -> AsyncIterator[Page]:
-        until = covered_until(known)
+        until = covered_until(known, self._api.platform_now())
         for _ in range(PAGES_PER_SWEEP_MAX):
             page = await rows(
                 self._api,
@@ -86,7 +86,7 @@ class Feed:
                 limit=ROWS_PER_PAGE,
                 query=[("since", _iso(since))],
             )
-            last = _last(page)
+            last = _last(page, latest=self._api.latest())
             runs, faults = await self._runs(page.rows, known)
             settled = page.at - SETTLED_SECONDS
             if page.full and last is not None:
@@ -106,7 +106,7 @@ class Feed:
         runs, faults = list[Run](), list[Fault]()
         for row in found:
             try:
-                run = mapping.feed_run(row)
+                run = mapping.feed_run(row, latest=self._api.latest())
                 mine = mapping.in_scope(
                     row, organization_id=self._config.organization_id, team_ids=self._config.team_ids
                 )
@@ -118,26 +118,27 @@ class Feed:
         return runs, faults
 
 
-def covered_until(known: Known) -> float | None:
-    """Up to when the feed has been read."""
+def covered_until(known: Known, now: float) -> float | None:
+    """Up to when the feed has been read: not further than now, whatever a clock that was wrong has written."""
     cursor = known.cursor("runs", CURSOR)
-    return cursor["until"] if cursor else None
+    return min(cursor["until"], now) if cursor else None
 
 
-def _since(known: Known, counted_from: float) -> int:
+def _since(known: Known, counted_from: float, now: float) -> int:
     """From when on to read, in milliseconds."""
-    feed, logs = covered_until(known), known.cursor("runs", "logs")
+    feed, logs = covered_until(known, now), known.cursor("runs", "logs")
     covered = [counted_from - BASELINE_REACH_SECONDS]
     if feed is not None:
         covered.append(feed)
     if logs is not None:
-        covered.append(logs["until"] - LOGS_REACH_SECONDS)
+        covered.append(min(logs["until"], now) - LOGS_REACH_SECONDS)
     return round(max(covered) * 1000)
 
 
-def _last(page: Rows) -> int | None:
-    """The newest completion on a page. A feed that begins with it cannot be followed."""
-    stamps = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+def _last(page: Rows, *, latest: float) -> int | None:
+    """The newest completion on a page, no later than ``latest``. A feed that begins with it cannot be followed."""
+    told = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+    stamps = [at for at in told if at <= latest * 1000]
     if page.full and (not stamps or stamps[0] > stamps[-1]):
         raise bad_payload(ENDPOINT, "the feed does not go by time of completion")
     return max(stamps, default=None)
