@@ -2,25 +2,18 @@
 
 import asyncio
 import logging
-import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from msgspec.structs import replace
-from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import SpanKind
 from pydantic import SecretStr
 
-from exporter.clock import ManualClock
 from exporter.config import TracesConfig
-from exporter.metrics.own import OwnMetrics
-from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Step, Workflow
-from exporter.store.ingest import Batch, SourceRules
-from exporter.store.ledger import Ledger, open_engine
+from exporter.model import DeadLetter, Result, Run, Step
+from exporter.store.ledger import Ledger
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
 from exporter.traces.export import (
@@ -30,11 +23,8 @@ from exporter.traces.export import (
     SETTLING,
     SPANS_PER_BATCH_MAX,
     TRACES_PER_BATCH_MAX,
-    Exported,
     ExporterUnavailable,
     ExportReport,
-    Outbox,
-    TracedSource,
     TraceExporter,
     is_enabled,
     make_exporter,
@@ -43,92 +33,8 @@ from exporter.traces.export import (
 )
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import STEPS_PER_TRACE_MAX, trace_ids
-from tests.otlp import OtlpReceiver, Span, grpc_receiver, otlp_receiver
-
-T = 1_768_456_800.0
-DOCS = TracedSource(
-    platform="example",
-    workflow=lambda workflow_id: Workflow(id=workflow_id, at=T, name="Invoices"),
-    run_url=lambda run: f"https://docs.example/runs/{run.id}",
-)
-LOADED = Batch(source="docs", now=T, started_at=T)
-
-
-def a_run(run_id: str, result: Result = Result.SUCCESS, **other: Any) -> Run:
-    error = Error(error_class=ErrorClass.NETWORK, message="down") if result is Result.FAILURE else None
-    known: dict[str, Any] = {"started_at": T + 1, "ended_at": T + 2, "error": error} | other
-    return Run(workflow_id="wf-1", id=run_id, state=State.FINISHED, result=result, **known)
-
-
-class World:
-    """A ledger, a receiver, a clock, and the exporter between them. More exporters can be made: after a crash, say."""
-
-    def __init__(self, ledger: Ledger, receiver: OtlpReceiver) -> None:
-        self.ledger = ledger
-        self.receiver = receiver
-        self.clock = ManualClock(T + 10)
-        self.own = OwnMetrics()
-        self.told: list[Exported] = []
-        self.made: list[TraceExporter] = []
-        self.exporter = self.make()
-
-    def make(
-        self, *, outbox: Outbox | None = None, share: float = 1.0, through: SpanExporter | None = None
-    ) -> TraceExporter:
-        exporter = TraceExporter(
-            outbox=outbox or self.ledger,
-            exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
-            sources={"docs": DOCS, "later": DOCS},
-            clock=self.clock,
-            own=self.own,
-            share=share,
-            on_exported=self.told.extend,
-        )
-        self.made.append(exporter)
-        return exporter
-
-    async def observe(self, *seen: Run | DeadLetter, source: str = "docs") -> None:
-        now = self.clock.now()
-        await self.ledger.ingest(Batch(source=source, observations=seen, now=now, started_at=T))
-
-    async def once(self, exporter: TraceExporter | None = None) -> ExportReport:
-        return await (exporter or self.exporter).export_once(self.clock.now())
-
-    async def fail(self, rounds: int) -> None:
-        for _ in range(rounds):
-            assert (await self.once()).exported == 0
-
-    async def pending(self) -> list[str]:
-        taken = await self.ledger.pending_traces(limit=10_000, settled_before=float("inf"))
-        return [trace.of.id for trace in taken]
-
-    def spans_total(self, outcome: str) -> float | None:
-        return self.own.registry.get_sample_value("automation_exporter_spans_total", {"outcome": outcome})
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variables of whoever runs the tests, and with a timeout shorter than the shortest pause before the
-    exporter's own retry (0.8 s): a refusal fails at once.
-    """
-    for name in [name for name in os.environ if name.startswith("OTEL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    rules = {name: SourceRules(traced=True) for name in ("docs", "gone")}
-    rules["later"] = SourceRules(traced=True, steps_later=frozenset({Result.WARNING, Result.FAILURE}))
-    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/ledger.db"), rules)
-    await ledger.ingest(LOADED)
-    async with otlp_receiver() as receiver:
-        world = World(ledger, receiver)
-        yield world
-        for exporter in world.made:
-            await exporter.close()
-    await ledger.close()
-
+from tests.otlp import OtlpReceiver, Span, grpc_receiver
+from tests.traces.world import Done, Skipping, T, World, a_run, holds
 
 # What is sent
 
@@ -329,24 +235,6 @@ async def test_the_reason_of_an_outage_is_the_first_thing_the_exporter_said(
     assert "404" in caplog.records[-1].__dict__["fields"]["reason"]
 
 
-class Done(Exception):
-    """The test has seen enough."""
-
-
-class Skipping(ManualClock):
-    """Whoever sleeps has slept: time jumps. ``meanwhile`` is what happens to the world while it does."""
-
-    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(T + 10)
-        self.meanwhile = meanwhile
-        self.slept: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await self.advance(seconds)
-        await self.meanwhile()
-
-
 async def test_an_hours_outage_loses_nothing_and_sends_nothing_twice(world: World) -> None:
     world.receiver.status = 503
     expected: list[str] = []
@@ -471,10 +359,6 @@ async def test_a_store_that_fails_delays_the_mark_and_does_not_end_the_loop(worl
 
 
 # When single traces are the trouble
-
-
-def holds(*run_ids: str) -> Callable[[Span], bool]:
-    return lambda span: span.attributes.get("cicd.pipeline.run.id") in run_ids
 
 
 async def test_a_trace_the_collector_refuses_for_what_it_holds_is_given_up_and_the_others_arrive(
