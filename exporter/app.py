@@ -32,7 +32,8 @@ from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
-from exporter.traces.export import TracedSource, TraceExporter, is_enabled, make_exporter
+from exporter.traces.export import TracedSource, TraceExporter, is_enabled
+from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
 from exporter.web import local

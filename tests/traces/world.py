@@ -3,15 +3,14 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from opentelemetry.sdk.trace.export import SpanExporter
-
 from exporter.clock import ManualClock
 from exporter.config import TracesConfig
 from exporter.metrics.own import OwnMetrics
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
-from exporter.traces.export import Exported, ExportReport, Outbox, TracedSource, TraceExporter, make_exporter
+from exporter.traces.export import Exported, ExportReport, Outbox, TracedSource, TraceExporter
+from exporter.traces.otlp import Sender, make_exporter
 from tests.otlp import OtlpReceiver, Span
 
 T = 1_768_456_800.0
@@ -41,9 +40,7 @@ class World:
         self.made: list[TraceExporter] = []
         self.exporter = self.make()
 
-    def make(
-        self, *, outbox: Outbox | None = None, share: float = 1.0, through: SpanExporter | None = None
-    ) -> TraceExporter:
+    def make(self, *, outbox: Outbox | None = None, share: float = 1.0, through: Sender | None = None) -> TraceExporter:
         exporter = TraceExporter(
             outbox=outbox or self.ledger,
             exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
