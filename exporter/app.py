@@ -32,7 +32,8 @@ from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
-from exporter.traces.export import TracedSource, TraceExporter, is_enabled, make_exporter
+from exporter.traces.export import TracedSource, TraceExporter, is_enabled
+from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
 from exporter.web import local
@@ -85,8 +86,11 @@ async def service(
     """
     clock, own = clock or SystemClock(), own or OwnMetrics()
     register_secrets(config.secrets())
-    own.forget_sources()
     platforms = {source: PLATFORMS[section.platform] for source, section in config.sources.items()}
+    own.forget_sources(
+        {(platform.name, source) for source, platform in platforms.items()},
+        receiving={source for source, section in config.sources.items() if section.webhook is not None},
+    )
 
     async with AsyncExitStack() as stack:
         # What was counted, durable.
@@ -104,7 +108,12 @@ async def service(
         world = World(list(config.sources))
         world.load(loaded)
         folded: list[Key] = []
-        projection = Projection(platforms, series_max=config.limits.series_max, on_folded=folded.append)
+        projection = Projection(
+            platforms,
+            series_max=config.limits.series_max,
+            on_folded=folded.append,
+            selects=lambda source, known: selected(config.sources[source], known.id, known.name),
+        )
         projection.load(world, loaded.tallies)
         own.series_limit.set(config.limits.series_max)
 
