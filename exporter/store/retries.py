@@ -104,7 +104,7 @@ def remember(
     found.retries = sorted(known.values(), key=lambda retry: (retry.claimed_at, retry.id))
     found.overrides = yield from _overrides(now)
     rows = yield """SELECT data FROM overrides WHERE data LIKE '%"action":"lower"%'""", ()
-    for override in (_decode_override(data) for (data,) in rows):
+    for override in (override_of(data) for (data,) in rows):
         found.lowered_at[override.source] = max(override.created_at, found.lowered_at.get(override.source, 0.0))
     if groups_since is not None:
         sql = "SELECT data FROM retries WHERE shadow = 0 AND outcome IS NOT NULL AND claimed_at > $1"
