@@ -83,7 +83,7 @@ def signed_by(scheme: Scheme, secret: str, body: bytes = BODY, at: float = NOW) 
             }
 
 
-def verify(scheme: Scheme, headers: dict[str, str], body: bytes, now: float) -> Refusal | None:
+def verify(scheme: Scheme, headers: dict[str, str], body: bytes, now: float | None) -> Refusal | None:
     """With the names of headers in lower case, as the receiver hands them on."""
     return schemes.verify(scheme, {name.lower(): value for name, value in headers.items()}, body, now)
 
