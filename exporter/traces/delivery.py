@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from exporter.traces.otlp import Answer, Sender, Verdict
+from exporter.traces.answers import Answer, Verdict
+from exporter.traces.otlp import Sender
 
 Key = tuple[str, str, int]
 

@@ -29,8 +29,9 @@ from exporter.model import Run, Workflow
 from exporter.retries.model import Retry
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
+from exporter.traces.answers import Answer
 from exporter.traces.delivery import SUSPECTS_PER_ROUND_MAX, Delivery, Key, Parcel, Round
-from exporter.traces.otlp import Answer, Sender
+from exporter.traces.otlp import Sender
 from exporter.traces.spans import keep, spans_of, spans_of_retry
 
 if TYPE_CHECKING:

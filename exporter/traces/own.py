@@ -17,7 +17,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from exporter import __version__
-from exporter.traces.otlp import Answer, Sender, Verdict
+from exporter.traces.answers import Answer, Verdict
+from exporter.traces.otlp import Sender
 
 #: Seconds one request may take once the service is to end.
 CLOSING_SECONDS = 2.0
