@@ -78,12 +78,22 @@ class Policy:
     exhausted: Literal[Action.QUARANTINE, Action.ESCALATE] = Action.QUARANTINE
 
     def owns(self, facts: Facts) -> bool | None:
-        """Whether it matches; an error that is unknown or was a kill only where a retry policy names its class."""
+        """Whether it matches; an error that is unknown or was a kill only where a retry policy names its class.
+
+        So while the class of an error is not known yet, a policy that does not name both cannot tell.
+        """
         matches = self.matcher.matches(facts)
-        error_class = facts.get("error.class")
-        if matches is not True or self.action is not Action.RETRY or error_class not in NAMED_ONLY:
+        if matches is not True or self.action is not Action.RETRY:
             return matches
-        return self.matcher.names(str(error_class))
+        error_class = facts.get("error.class")
+        if error_class is None:
+            return True if all(map(self.matcher.names, NAMED_ONLY)) else None
+        return self.matcher.names(str(error_class)) if error_class in NAMED_ONLY else True
+
+    def missing(self, facts: Facts) -> tuple[str, ...]:
+        """The fields it depends on whose values nobody knows."""
+        fields = self.matcher.fields() | ({"error.class"} if self.action is Action.RETRY else set())
+        return tuple(sorted(field for field in fields if facts.get(field) is None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +241,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
         decision = Decision(verb=Verb.HOLD, reason=Reason.NO_POLICY, mode=mode, detail="no policy matches")
         return Ladder(decision=decision, owner=None)
     group = "" if owner is None else "\0".join(str(facts.get(name)) for name in owner.group_by)
-    missing = () if undecided is None else tuple(sorted(f for f in undecided.matcher.fields() if facts.get(f) is None))
+    missing = () if undecided is None else undecided.missing(facts)
     rungs = tuple(_rungs(subject, rules, owner, undecided, mode, group, missing, wish, now))
     refusal = next((rung for rung in rungs if rung.refuses), None)
     name = owner.name if owner is not None else ""
