@@ -1,5 +1,6 @@
 """Real OTLP receivers for tests, over HTTP and over gRPC: they decode what a collector would be sent, and can be as
-difficult as one.
+difficult as one. Who is refused is told to come back tomorrow: the SDK would otherwise try again by itself, and wait
+for it on the real clock.
 
 ``async with otlp_receiver() as receiver`` listens on loopback; ``receiver.spans`` are the spans it took, in order. Set
 ``status`` to have every request refused, ``hanging`` to have none answered, ``refuses`` to have those refused that hold
@@ -16,6 +17,8 @@ from typing import Any
 import grpc
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -28,6 +31,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class OtlpReceiver:
     status: int = 200
     hanging: bool = False
     refuses: Callable[[Span], bool] = lambda span: False
-    headers_out: dict[str, str] = field(default_factory=dict)
+    headers_out: dict[str, str] = field(default_factory=lambda: {"Retry-After": str(DAY)})
     requests: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     """Of the last request, names in lower case"""
@@ -131,6 +135,8 @@ class GrpcReceiver(TraceServiceServicer):
         self.requests += 1
         self.metadata = {item.key: str(item.value) for item in context.invocation_metadata()}
         if self.code is not None:
+            tomorrow = RetryInfo(retry_delay=Duration(seconds=DAY)).SerializeToString()
+            context.set_trailing_metadata([("google.rpc.retryinfo-bin", tomorrow)])
             context.abort(self.code, "not now")
         self.batches.append(_spans(request))
         return ExportTraceServiceResponse()

@@ -18,7 +18,7 @@ from exporter.config import ConfigError, parse
 from exporter.metrics import catalogue
 from exporter.metrics.own import OwnMetrics
 from tests.alerts.cases import CASES, unit_tests
-from tests.servers import real
+from tests.servers import PATIENCE_SECONDS, real
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "alerts"
@@ -166,7 +166,9 @@ def test_burn_rates_are_those_of_the_workbook() -> None:
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
 
 
 @real("promtool")
