@@ -117,7 +117,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timeout shorter than the shortest pause before the SDK's own retry (0.8 s): no connection is a failure at once."""
+    """A timeout shorter than the pause before the SDK's own retry (0.8 s): no connection is a failure at once."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
 
 

@@ -538,6 +538,8 @@ async def test_a_connection_that_does_not_complete_its_first_head_is_closed(
 
 
 async def test_a_head_that_trickles_in_wins_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = 0
+
     async def trickle(writer: asyncio.StreamWriter) -> None:
         nonlocal lines
         while True:
@@ -545,7 +547,6 @@ async def test_a_head_that_trickles_in_wins_no_time(monkeypatch: pytest.MonkeyPa
             lines += 1
             await asyncio.sleep(0.02)
 
-    lines = 0
     async with listening(monkeypatch, head_seconds_max=0.2) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\n")
