@@ -134,16 +134,16 @@ async def test_making_and_listing_automations_costs_each_of_them_the_same() -> N
         return line if "/exporter/simulator/" in frame.f_code.co_filename else None
 
     before = sys.gettrace()
-    for automations in (100, 200):
+    for automations in (50, 100):
         sys.settrace(call)
         try:
             async with serve(workflows=automations) as world:
-                pages = await world.pages(API, limit=100)
+                pages = await world.pages(API, limit=50)
         finally:
             sys.settrace(before)
-        assert [len(page) for page in pages] == [100] * (automations // 100)
-    assert lines[100] > 100
-    assert lines[200] < 2.5 * lines[100]
+        assert [len(page) for page in pages] == [50] * (automations // 50)
+    assert lines[50] > 50
+    assert lines[100] < 2.5 * lines[50]
 
 
 async def test_an_added_run_is_seen_from_its_start_and_finished_from_its_end() -> None:
