@@ -329,14 +329,14 @@ async def test_a_private_certificate_authority_is_trusted_only_where_it_is_given
 async def test_at_most_four_calls_are_under_way_and_the_others_do_not_time_out_meanwhile(
     platform: Platform, make_api: Callable[..., Api], clock: WatchedClock
 ) -> None:
-    api = make_api(timeout=2 * HANG_SECONDS)
+    api = make_api(timeout=3 * HANG_SECONDS)
     under_way = most = 0
 
     async def answer(request: web.Request) -> web.StreamResponse:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await asyncio.wait([asyncio.create_task(platform.release.wait())], timeout=HANG_SECONDS / 2)
+        await asyncio.wait([asyncio.create_task(platform.release.wait())], timeout=0.7 * HANG_SECONDS)
         under_way -= 1
         return web.json_response({})
 
