@@ -66,10 +66,11 @@ test: install-dev real-components ## the tests (ARGS="-k name"), against real se
 test-slow: install-dev real-components ## the slow tests
 	@$(BIN)/pytest -m "slow and not bench" -n 2 $(ARGS)
 
-lint: install-dev ## ruff check, ruff format --check, mypy --strict
+lint: install-dev ## ruff check, ruff format --check, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 dashboards: install-dev ## write dashboards/*.json anew from dashboards/generator
 	@$(BIN)/python -m dashboards.generator

@@ -4,9 +4,9 @@ An observation has the shape of the thing it is about: a claim about a run is a 
 ``None``, and the run itself is the join of such claims (``exporter.fold``). So polling, webhooks and the ledger all
 speak of one type.
 
-Times are seconds since the epoch in UTC, on the platform's own clock. Nothing here knows a platform, does I/O or reads
-a clock. Values are immutable Structs: one webhook makes a dozen of them, and a frozen dataclass takes eight times as
-long to make. A changed copy comes from ``msgspec.structs.replace``.
+Times are seconds since the epoch in UTC, on the platform's own clock. Pure. Nothing here knows a platform.
+Values are immutable Structs: one webhook makes a dozen of them, and a frozen dataclass takes eight times as long to
+make. A changed copy comes from ``msgspec.structs.replace``.
 """
 
 from enum import IntFlag, StrEnum

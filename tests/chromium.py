@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.servers import eventually
+from tests.servers import PATIENCE_SECONDS, eventually
 
 FLAGS = (
     "--headless",
@@ -50,7 +50,7 @@ class Page:
         self._number += 1
         future = self._answers[self._number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": self._number, "method": method, "params": params})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answer = await future
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']['message']}")
@@ -62,7 +62,7 @@ class Page:
         await self._wait()
 
     async def _wait(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self._loaded.wait()
 
     async def read(self, script: str) -> Any:

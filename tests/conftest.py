@@ -1,13 +1,17 @@
-"""What holds for every test: Hypothesis without deadlines, and `real` marks that skip where a component is missing."""
+"""What holds for every test: Hypothesis without a clock, and `real` marks that skip where a component is missing."""
+
+import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-from tests.servers import missing_component
+from tests.servers import PATIENCE_SECONDS, missing_component
 
-# A shared machine stalls now and then; a slow example is no wrong example.
-settings.register_profile("default", deadline=None)
+# A shared machine stalls now and then; a slow example is no wrong example, and slowly made examples are no bad ones.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
+# Nor is a collector on a slow machine a collector that does not answer (the SDK's own default: 10 s).
+os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = str(PATIENCE_SECONDS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

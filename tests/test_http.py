@@ -23,6 +23,7 @@ from exporter.clock import ManualClock
 from exporter.http import Api, ApiError, ErrorKind, Params, kind_of
 from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
+from tests.servers import HANG_SECONDS
 
 SECRET = "hunter2-is-the-secret"
 
@@ -329,18 +330,18 @@ async def test_a_private_certificate_authority_is_trusted_only_where_it_is_given
 async def test_at_most_four_calls_are_under_way_and_the_others_do_not_time_out_meanwhile(
     platform: Platform, make_api: Callable[..., Api], clock: WatchedClock
 ) -> None:
-    api = make_api(timeout=0.3)
+    api = make_api(timeout=3 * HANG_SECONDS)
     under_way = most = 0
 
     async def answer(request: web.Request) -> web.StreamResponse:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await asyncio.wait([asyncio.create_task(platform.release.wait())], timeout=0.1)
+        await asyncio.wait([asyncio.create_task(platform.release.wait())], timeout=0.7 * HANG_SECONDS)
         under_way -= 1
         return web.json_response({})
 
-    calls = 20  # five rounds of 0.1 s
+    calls = 20  # five rounds, which together take longer than one call may
     platform.answers.extend([answer] * calls)
     api.budget.learn_limit(60_000)
     waiting = [asyncio.create_task(api.get("/flows", lane=Lane.SWEEPS)) for _ in range(calls)]
@@ -621,13 +622,13 @@ async def test_a_broken_connection_is_tried_again(
 async def test_a_slow_answer_is_a_timeout_and_tried_again(
     platform: Platform, make_api: Callable[..., Api], clock: WatchedClock, counted: list[tuple[str, str]], after: bytes
 ) -> None:
-    api = make_api(timeout=0.1)
+    api = make_api(timeout=HANG_SECONDS)
     for _ in range(3):
         platform.then_hang(after=after)
     call = asyncio.create_task(failing(api.get("/flows", lane=Lane.SWEEPS)))
     assert [await clock.let_sleep(), await clock.let_sleep()] == [1, 2]
     error = await call
-    assert str(error) == "GET /flows: timeout: no answer within 0.1 s"
+    assert str(error) == f"GET /flows: timeout: no answer within {HANG_SECONDS:g} s"
     assert (error.kind, error.status, error.sent) == (ErrorKind.TIMEOUT, None, True)
     assert counted == [("GET /flows", "timeout")] * 3
 
@@ -644,7 +645,7 @@ async def test_a_platform_that_cannot_be_reached_was_certainly_not_asked(
 async def test_a_post_is_not_repeated_when_nobody_knows_what_became_of_it(
     platform: Platform, make_api: Callable[..., Api]
 ) -> None:
-    api = make_api(timeout=0.1)
+    api = make_api(timeout=HANG_SECONDS)
     platform.then(503)
     platform.then_hang_up()
     platform.then_hang()
@@ -776,7 +777,7 @@ async def test_without_a_way_to_find_the_words_the_body_is_told(platform: Platfo
 
 
 async def test_no_error_tells_a_secret(platform: Platform, make_api: Callable[..., Api], clock: WatchedClock) -> None:
-    api = make_api(auth=Token(renewals=0), timeout=0.1)
+    api = make_api(auth=Token(renewals=0), timeout=HANG_SECONDS)
     for status in (400, 401, 403, 404, 409, 429, 500):
         platform.then(status)
     platform.then_hang_up()

@@ -143,11 +143,14 @@ HOSTILE = [
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_a_megabyte_of_anything_takes_no_time_because_only_its_head_is_read(unit: str) -> None:
     text = (unit * (1_000_000 // len(unit) + 1))[:1_000_000]
-    started = time.process_time()
-    redacted, print_ = redact(text), fingerprint(text)
-    assert (
-        time.process_time() - started < 0.5
-    )  # about 0.02 s; a quadratic pattern takes seconds even for the head alone
+    took = []
+    for _ in range(3):  # a busy machine can make one of them slow, a pattern makes all
+        started = time.process_time()
+        redacted, print_ = redact(text), fingerprint(text)
+        took.append(time.process_time() - started)
+        if took[-1] < 0.5:
+            break
+    assert min(took) < 0.5  # about 0.02 s; a quadratic pattern takes seconds even for the head alone
     assert redacted == redact(text[: TEXT_CHARS_MAX + 1])
     assert print_ == fingerprint(text[:TEXT_CHARS_MAX])
 

@@ -1,4 +1,4 @@
-"""What a user calls good enough: the section ``slo``. Alert rules are generated from it; the service never reads it."""
+"""What a user calls good enough: the section ``slo``. Pure. Alert rules come of it; the service never reads it."""
 
 import re
 from typing import Any

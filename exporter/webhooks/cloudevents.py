@@ -1,5 +1,6 @@
 """CloudEvents as they arrive over HTTP: structured, binary and batch (CloudEvents 1.0, 'HTTP Protocol Binding'), and
 the older 0.1 envelope (``eventId``, ``eventType``, ``eventTime``, ``extensions {...}``), alone or mixed with the new.
+Pure.
 
 All of them become the same ``CloudEvent``. Attributes are looked up by their lower-case names, the new ones before the
 old; what is not a known attribute is an extension (``tenantid``, ``toplevelresourceid``, ...). Whatever cannot be read

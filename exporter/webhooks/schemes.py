@@ -1,7 +1,7 @@
 """Was this webhook sent by somebody who knows the secret? One pure function, ``verify``, and the schemes it knows.
 
-A scheme is a frozen value that holds its secrets; several at once make a rotation possible, and any one of them is
-enough. ``verify`` returns why it refuses, or None when the request is authentic. It never raises, whatever bytes
+Pure. A scheme is a frozen value that holds its secrets; several at once make a rotation possible, and any one of them
+is enough. ``verify`` returns why it refuses, or None when the request is authentic. It never raises, whatever bytes
 arrive: whoever can reach the port can send anything. Comparisons take constant time and are made on bytes, because
 header values may carry bytes that are not UTF-8 (aiohttp hands them over as surrogate escapes).
 

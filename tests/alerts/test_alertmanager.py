@@ -14,7 +14,7 @@ from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
 from exporter.alerting.objectives import SloConfig
 from exporter.platforms import PLATFORMS
-from tests.servers import alertmanager, eventually, prometheus, real
+from tests.servers import PATIENCE_SECONDS, alertmanager, eventually, prometheus, real
 from tests.test_docs import DOCS, fences
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +39,9 @@ EXPOSITION = "\n".join(
 
 
 def amtool(*arguments: str) -> str:
-    done = subprocess.run(["amtool", *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    done = subprocess.run(
+        ["amtool", *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

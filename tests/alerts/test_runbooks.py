@@ -17,7 +17,7 @@ from exporter.alerting.objectives import SloConfig
 from tests.alerts.test_rules import NAMES, ROOT, every_rule, known_metrics, selectors
 from tests.e2e.deployment import deployment
 from tests.e2e.test_truth import ROOMY
-from tests.servers import eventually, prometheus, real
+from tests.servers import PATIENCE_SECONDS, eventually, prometheus, real
 from tests.test_docs import DOCS, fences, rows
 
 PAGES = sorted((DOCS / "runbooks").glob("*.md"))
@@ -114,7 +114,9 @@ def test_what_the_page_tells_to_type_checks_the_rules(tmp_path: Path) -> None:
         command = line.partition("#")[0].strip()
         if command.startswith("amtool"):
             continue  # its own mark: tests/alerts/test_alertmanager.py
-        done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -125,9 +127,9 @@ def test_the_page_s_objectives_become_rules_by_the_page_s_command(tmp_path: Path
     [command] = [code for code in fences(DOCS / "alerts.md", "sh") if code.startswith("automation-exporter")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {"PATH": path, "MAKE_TOKEN": "0123456789abcdef"}
-    subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=environment, timeout=60, check=True)
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=environment, timeout=PATIENCE_SECONDS, check=True)
     checked = ["promtool", "check", "rules", "--lint-fatal", "automation-exporter-rules.yaml"]
-    done = subprocess.run(checked, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(checked, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

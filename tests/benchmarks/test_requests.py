@@ -36,7 +36,6 @@ async def test_a_cycle_costs_what_changed(way: str, tmp_path: Path) -> None:
         for _ in range(10):  # a first start reads each workflow once, a part of them with every sweep
             await made.clock.advance(60)
             await made.sweep()
-        made.patience = 10.0  # from here on nothing waits for its budget
         print(f"\n{way}: {WORKFLOWS} workflows, {CHANGED} of which ran since the last cycle")
         for cycle in range(3):
             now = made.clock.now()

@@ -5,7 +5,6 @@ import contextlib
 import json
 import re
 import stat
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from exporter.clock import SystemClock
 from exporter.simulator import SIMULATORS
 from exporter.simulator.fleet import Fleet
 from exporter.simulator.retries import RetryPlan
-from tests.cli.test_commands import Process, command
-from tests.servers import eventually, real
+from tests.cli.test_commands import Process, command, forked_command
+from tests.servers import PATIENCE_SECONDS, eventually, real
 
 POLICIES: list[dict[str, Any]] = [
     {
@@ -55,18 +54,8 @@ def written(folder: Path, url: str, **retries: Any) -> Path:
 
 async def say(config: Path, *words: str) -> tuple[int, str]:
     """Run one command to its end; its exit code and all that it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "exporter",
-        *words,
-        "--config",
-        str(config),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode or 0, output.decode()
+    async with forked_command(config.parent, *words, "--config", str(config)) as process:
+        return await asyncio.wait_for(process.process.wait(), PATIENCE_SECONDS), process.output
 
 
 async def until(config: Path, words: tuple[str, ...], text: str) -> str:
@@ -76,7 +65,17 @@ async def until(config: Path, words: tuple[str, ...], text: str) -> str:
         code, output = await say(config, *words)
         return output if code == 0 and text in output else None
 
-    return await eventually(asked, seconds=40, every=0.5) or ""
+    return await eventually(asked, every=0.2) or ""
+
+
+async def swept(simulator: Any, times: int = 2) -> None:
+    """Wait until the service has read what there is so many times more."""
+    before = max(simulator.requests.values())
+
+    async def often() -> bool:
+        return bool(max(simulator.requests.values()) >= before + times)
+
+    await eventually(often)
 
 
 async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any, str], tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any
         await until(config, ("policies", "explain", "--brief"), "paused: make")
         code, output = await say(config, "retries", "approve", f"make/{letter}")
         assert code == 0, output
-        await asyncio.sleep(2)
+        await swept(simulator)
         assert simulator.retry_calls[letter] == 0
         simulator.plan_retries(RetryPlan(outcome="success", fate="cut"))
         assert (await say(config, "retries", "resume"))[0] == 0
@@ -143,21 +142,21 @@ async def test_a_pause_said_while_nothing_runs_holds_for_the_next_service(
         await service.found("(msg=running)")
         await until(config, ("policies", "explain"), "open dead letters")
 
-    async with command(tmp_path, "run", "--config", str(config)) as service:
+    async with forked_command(tmp_path, "run", "--config", str(config)) as service:
         await started(service)
     assert (await say(config, "retries", "pause", "--for", "1h"))[0] == 0
     letter = simulator.add_dead_letter(workflow)
-    async with command(tmp_path, "run", "--config", str(config)) as service:
+    async with forked_command(tmp_path, "run", "--config", str(config)) as service:
         await started(service)
         await until(config, ("policies", "explain", "--brief"), "wait: paused")
-        await asyncio.sleep(3)
+        await swept(simulator)
         assert simulator.retry_calls[letter] == 0
         assert (await say(config, "retries", "resume"))[0] == 0
 
         async def called() -> bool:
             return bool(simulator.retry_calls[letter])
 
-        assert await eventually(called, seconds=30)
+        assert await eventually(called)
 
 
 async def test_what_is_not_meant_is_said_in_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 import sqlite3
 import time
 from pathlib import Path
@@ -111,7 +112,7 @@ async def test_whatever_happens_to_the_database_what_was_acknowledged_is_there_a
                 assert "sweep failing" not in service.output
                 assert sender.slowest < 10.0
                 if killed:
-                    service.process.kill()
+                    service.process.send_signal(signal.SIGKILL)
                     await service.process.wait()
                 else:
                     assert await service.stop() == 0

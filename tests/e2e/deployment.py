@@ -19,17 +19,29 @@ from exporter.clock import Clock, ManualClock
 from exporter.simulator.fleet import Fleet, demo_config
 
 T = TypeVar("T")
-#: Answers of simulators that take longer than this (seconds) are taken to wait for time to pass.
-PATIENCE = 0.05
+#: Turns of the loop in which nobody asks or is answered before all are taken to be at rest. A request takes fewer.
+QUIET_TURNS = 20
+
+
+class WatchedClock(ManualClock):
+    """A manual clock that knows how many wait for it."""
+
+    waiting = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.waiting += 1
+        try:
+            await super().sleep(seconds)
+        finally:
+            self.waiting -= 1
 
 
 class Deployment:
     """A fleet of simulators, a clock, and the service reading them. Make one with ``deployment``."""
 
-    def __init__(self, *, clock: ManualClock, fleet: Fleet, folder: Path, changes: Mapping[str, Any]) -> None:
+    def __init__(self, *, clock: WatchedClock, fleet: Fleet, folder: Path, changes: Mapping[str, Any]) -> None:
         self.clock = clock
         self.ours: Clock = clock  # the service's own: a test may have it wrong
-        self.patience = PATIENCE
         self.fleet = fleet
         self.config = demo_config(fleet, listen="127.0.0.1:0", database=folder / "e2e.db", changes=changes)
         self._stack = AsyncExitStack()
@@ -52,13 +64,31 @@ class Deployment:
         return f"http://127.0.0.1:{self.service.port}"
 
     async def drive(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await work that may wait for time to pass: whenever it seems to, a second passes."""
+        """Await work that may wait for time to pass: whenever it does, and all else is at rest, a second passes."""
         task = asyncio.ensure_future(work)
         while not task.done():
-            await asyncio.wait({task}, timeout=self.patience)
-            if not task.done():
+            if not await self._at_rest():
+                continue
+            if self.clock.waiting:
                 await self.clock.advance(1.0)
+            else:  # a simulator that is told to be slow, for example
+                await asyncio.wait({task}, timeout=0.01)
         return task.result()
+
+    async def _at_rest(self) -> bool:
+        """Whether no request was made or answered in a few turns of the loop, and the store's thread has nothing to do.
+
+        Everything lives in this process, so that a turn takes whatever there is one step further, however slow it is.
+        """
+        before = self._traffic()
+        await self.service.ledger.ping()
+        for _ in range(QUIET_TURNS):
+            await asyncio.sleep(0)
+        return self._traffic() == before
+
+    def _traffic(self) -> float:
+        asked = sum(sum(simulator.requests.values()) for simulator in self.fleet.simulators.values())
+        return asked + sum(poller.api.budget.remaining for poller in self.service.pollers.values())
 
     async def sweep(self, *streams: str) -> None:
         """Sweep every stream of every source once (or only these), and complete what webhooks asked for."""
@@ -91,16 +121,12 @@ class Deployment:
 
     async def settle(self) -> None:
         """Sweep until nothing happens meanwhile, so that everything that ended up to now has been seen."""
-        usual, self.patience = self.patience, 2.0  # a slow machine must not look like a wait
-        try:
-            for _ in range(20):
-                began = self.clock.now()
-                await self.sweep()
-                if self.clock.now() == began:
-                    return
-                await self.clock.advance(10.0)  # for the budget to recover
-        finally:
-            self.patience = usual
+        for _ in range(20):
+            began = self.clock.now()
+            await self.sweep()
+            if self.clock.now() == began:
+                return
+            await self.clock.advance(10.0)  # for the budget to recover
         raise AssertionError("sweeps never came to rest: requests wait for their budget all the time")
 
     # What is shown, and what is so.
@@ -144,7 +170,7 @@ async def deployment(
     start: float = 1_700_000_000.0,
 ) -> AsyncIterator[Deployment]:
     """A running deployment; closed in the end."""
-    clock = ManualClock(start)
+    clock = WatchedClock(start)
     async with Fleet.open(
         clock=clock, seed=seed, platforms=platforms, workflows=workflows, faults=faults, options=options
     ) as fleet:

@@ -12,7 +12,6 @@ GOLDEN = Path(__file__).with_name("golden.prom")
 
 async def test_the_scrape_of_a_known_world_is_the_golden_one(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     async with deployment(tmp_path, options=ROOMY, workflows=2, seed=7) as made:
-        made.patience = 60.0  # nothing waits for its budget here, and a slow machine must not move the clock
         await made.sweep()
         await made.live(900, step=30, deliver=True)
         await made.settle()

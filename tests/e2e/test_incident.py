@@ -77,7 +77,7 @@ async def fires(pager: Pager, *names: str) -> None:
         return pager.firing() == set(names)
 
     try:
-        await eventually(seen, seconds=30)
+        await eventually(seen)
     except TimeoutError:
         raise AssertionError(f"firing: {sorted(pager.firing())}, expected {sorted(names)}") from None
 

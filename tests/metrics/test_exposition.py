@@ -32,7 +32,7 @@ from exporter.metrics.exposition import (
     Registry,
 )
 from exporter.metrics.http import OPENMETRICS, TEXT, respond, wants_openmetrics
-from tests.servers import promtool_check_metrics, real
+from tests.servers import PATIENCE_SECONDS, promtool_check_metrics, real
 
 NAMES = ("source", "workflow_id")
 BUCKETS = (0.5, 1.0, 30.0, 3600.0, 1e6)
@@ -597,5 +597,5 @@ async def test_a_scraper_that_leaves_ends_the_rendering(connect: Connect) -> Non
     response = await client.get("/metrics", headers={"Accept-Encoding": "identity"})
     await response.content.readexactly(1_000)
     response.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await ended.wait()

@@ -4,12 +4,10 @@ and nothing is lost. The simulator, which lives on, counts what really arrived.
 
 import asyncio
 import contextlib
-import multiprocessing
 import random
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from exporter.config import Config
 from exporter.retries import protocol, retrier
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.simulator.retries import RetryPlan
+from tests.servers import eventually, forked
 
 RETRIES = {
     "mode": "enforce",
@@ -47,14 +46,6 @@ def serve(config: Config) -> None:
     asyncio.run(main())
 
 
-def start(config: Config) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.retries.test_crash"])
-    process = context.Process(target=serve, args=(config,), daemon=True)
-    process.start()
-    return process
-
-
 @contextlib.asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[tuple[Any, Config]]:
     options = {"make": {"api_limit": 1_000_000, "retry_delay": 0.02, "other_module": 0.0}}
@@ -70,13 +61,37 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
         return [orjson.loads(data) for (data,) in connection.execute("SELECT data FROM retries WHERE shadow = 0")]
 
 
+async def has_swept(folder: Path) -> bool:
+    try:
+        with sqlite3.connect(f"file:{folder / 'killed.db'}?mode=ro", uri=True) as connection:
+            return bool(connection.execute("SELECT 1 FROM sources").fetchone())
+    except sqlite3.OperationalError:  # not made yet
+        return False
+
+
+async def asked_for(make: Any, requests: int) -> None:
+    """Wait until the platform was asked so often."""
+
+    async def reached() -> bool:
+        return bool(make.requests.total() >= requests)
+
+    await eventually(reached, every=0.005)
+
+
+async def all_read(make: Any, folder: Path, calls: float) -> bool:
+    """Whether every dead letter of the platform is known, and more than so many retries were called."""
+    with sqlite3.connect(f"file:{folder / 'killed.db'}?mode=ro", uri=True) as connection:
+        known = {i for (i,) in connection.execute("SELECT dead_letter_id FROM dead_letters")}
+    return set(make.world.dead_letters) <= known and sum(make.retry_calls.values()) > calls
+
+
 @pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
 async def test_a_process_killed_at_any_moment_neither_repeats_nor_loses_a_retry(tmp_path: Path, kills: int) -> None:
     source = random.Random(kills)
     async with world(tmp_path) as (make, config):
         workflows = [make.add_workflow(name=f"w{number}") for number in range(4)]
-        process = start(config)
-        await asyncio.sleep(2.5)  # the first sweep is the baseline
+        with forked(serve, config):
+            await eventually(lambda: has_swept(tmp_path))  # the baseline
         letters: list[str] = []
         for _ in range(kills):
             for _ in range(2):
@@ -84,18 +99,17 @@ async def test_a_process_killed_at_any_moment_neither_repeats_nor_loses_a_retry(
                 outcome = source.choice(["success", "success", "failure"])
                 make.plan_retries(RetryPlan(outcome=outcome, fate=fate))
                 letters.append(make.add_dead_letter(source.choice(workflows)))
-            await asyncio.sleep(source.uniform(0.3, 1.6))
-            process.kill()
-            process.join()
-            process = start(config)
-        await asyncio.sleep(8)
-        process.kill()
-        process.join()
+            asked = make.requests.total()
+            with forked(serve, config):
+                await asked_for(make, asked + source.randint(1, 40))
+                await asyncio.sleep(source.uniform(0.0, 0.2))
+        with forked(serve, config):
+            await eventually(lambda: all_read(make, tmp_path, kills / 2))
+            await asked_for(make, make.requests.total() + 40)
         rows = ledger(tmp_path)
 
         # No retry of the ledger was called twice: there are as many calls as retries that may have called, at the most.
         by_letter = Counter(row["dead_letter_id"] for row in rows)
-        assert sum(make.retry_calls.values()) > kills / 2
         for letter in letters:
             assert make.retry_calls[letter] <= by_letter[letter], letter
         certain = Counter(row["dead_letter_id"] for row in rows if row["outcome"] == "not_sent")

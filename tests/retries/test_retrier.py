@@ -224,7 +224,7 @@ async def test_what_a_person_says_while_the_platform_is_being_read_is_not_lost(m
     engine.platform.answers = asyncio.Event()
     await engine.clock.advance(1800)
     turn = asyncio.create_task(engine.turn())
-    await asyncio.sleep(0.05)
+    await engine.platform.asked.wait()
     assert not turn.done()
     await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
     engine.platform.answers.set()

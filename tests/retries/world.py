@@ -100,6 +100,7 @@ class FakePlatform:
         self.due: list[tuple[float, str, str]] = []  # deliveries to come: when, of which item, by which retry
         self.problems: list[str] = []
         self.answers: asyncio.Event | None = None  # if there is one, looks wait for it
+        self.asked = asyncio.Event()  # set while a look does
         self._database = database
         self._numbers = 0
 
@@ -147,6 +148,7 @@ class FakePlatform:
         self.trip.step()
         await asyncio.sleep(0)
         if self.answers is not None:
+            self.asked.set()
             await self.answers.wait()
         self.trip.step()
         self.advance()

@@ -18,6 +18,7 @@ from exporter.clock import ManualClock
 from exporter.simulator.cognaize import CognaizeSimulator
 from exporter.simulator.cognaize.process import Step
 from exporter.simulator.core import Faults, Truth
+from tests.servers import HANG_SECONDS
 
 START = 1_768_456_800.0
 AUTH = {"Authorization": "Bearer demo-token"}
@@ -561,8 +562,8 @@ async def test_a_restart_may_answer_500_although_the_step_has_started(clock: Man
 async def test_a_client_that_gives_up_on_a_slow_delegate_has_restarted_the_step_all_the_same(
     clock: ManualClock, serve: Serve
 ) -> None:
-    _, client = await one_failed(clock, serve, slow_delegates=1.0, slow_delegate_seconds=0.4)
-    impatient = aiohttp.ClientTimeout(total=0.1)
+    _, client = await one_failed(clock, serve, slow_delegates=1.0, slow_delegate_seconds=1.5 * HANG_SECONDS)
+    impatient = aiohttp.ClientTimeout(total=HANG_SECONDS)
     with pytest.raises(asyncio.TimeoutError):
         await client.post(RESTART, json={"processStepId": "p-1-s2", "params": {}}, headers=AUTH, timeout=impatient)
     assert statuses(await ask(client, "/api/v1/processes/p-1"))[1] == "STARTED"

@@ -28,6 +28,7 @@ from exporter.store.maintenance import PRUNED_ROWS_MAX
 from exporter.store.script import Script, StoreError
 from exporter.store.sqlite import SqliteEngine
 from exporter.tallies import SUM
+from tests.servers import PATIENCE_SECONDS
 
 DAY = 86400.0
 NOW = 100 * DAY
@@ -170,7 +171,7 @@ async def test_senders_are_refused_when_too_many_batches_wait(tmp_path: Path) ->
         await asyncio.sleep(0)
     assert not ledger.is_full or sum(task.done() for task in waiting) == 0
     more = [asyncio.create_task(ledger.ingest(batch())) for _ in range(PENDING_BATCHES_MAX + 1)]
-    done, _ = await asyncio.wait(more, timeout=1.0, return_when=asyncio.FIRST_EXCEPTION)
+    done, _ = await asyncio.wait(more, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
     assert any(isinstance(task.exception(), StoreError) for task in done)
     for task in (*waiting, *more):
         task.cancel()

@@ -33,6 +33,7 @@ from exporter.traces.otlp import ExporterUnavailable, destination, make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import STEPS_PER_TRACE_MAX, trace_ids
 from tests.otlp import OtlpReceiver, Span, grpc_receiver
+from tests.servers import PATIENCE_SECONDS
 from tests.traces.world import Done, Skipping, T, World, a_run, holds
 
 # What is sent
@@ -172,7 +173,7 @@ async def test_a_collector_that_does_not_answer_costs_one_timeout(
     exporter = world.make()
     world.receiver.hanging = True
     await world.observe(a_run("r1"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await world.once(exporter)).failed == 1
     assert await world.pending() == ["r1"]
 
@@ -294,7 +295,7 @@ async def test_closing_ends_an_export_that_nobody_answers(world: World) -> None:
     world.receiver.hanging = True
     exporter = world.make()
     await world.observe(a_run("r1"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         trying = asyncio.create_task(world.once(exporter))
         await world.receiver.asked.wait()
         await exporter.close()
@@ -306,7 +307,7 @@ async def test_cancelling_ends_an_export_that_nobody_answers_at_once(world: Worl
     world.receiver.hanging = True
     exporter = world.make()
     await world.observe(a_run("r1"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         trying = asyncio.create_task(world.once(exporter))
         await world.receiver.asked.wait()
         trying.cancel()

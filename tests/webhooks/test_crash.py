@@ -5,12 +5,8 @@ told is stored is there, and once everything was delivered every tally is what i
 import asyncio
 import hmac
 import json
-import multiprocessing
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +16,7 @@ from exporter.store.ingest import SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from exporter.tallies import SUM, Tallies
-from tests.servers import eventually, free_port
+from tests.servers import eventually, forked, free_port
 from tests.webhooks.service import SECRET, SOURCE, serve
 
 KILLS = 10
@@ -55,20 +51,6 @@ def truth(events: list[Event]) -> tuple[Counter[tuple[str, str]], Counter[tuple[
         runs[key] += 1
         seconds[key] += int(event["ended_at"] - event["started_at"])  # type: ignore[operator]
     return runs, seconds
-
-
-@contextmanager
-def service(database: Path, port: int, commits: int) -> Iterator[BaseProcess]:
-    """The receiver in a process of its own. A fork server has the imports done: a start takes milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.webhooks.service"])
-    process = context.Process(target=serve, args=(database, port, commits))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 async def deliver(port: int, events: list[Event]) -> list[Event]:
@@ -125,7 +107,7 @@ async def test_a_receiver_killed_between_commit_and_answer_or_anywhere_counts_ev
     acknowledged: list[Event] = []
     for kill in range(KILLS):
         commits = chance.randrange(3, 40) if kill % 2 else 0
-        with service(database, port, commits) as process:
+        with forked(serve, database, port, commits) as process:
             await eventually(lambda: answers(port), every=0.01)
             if not commits:
                 asyncio.get_running_loop().call_later(chance.uniform(0.02, 0.3), process.kill)
@@ -136,7 +118,7 @@ async def test_a_receiver_killed_between_commit_and_answer_or_anywhere_counts_ev
         ended = {event["run_id"] for event in acknowledged if event["event"] == "run.finished"}
         assert told <= {run_id for run_id, _ in runs}
         assert ended <= {run_id for run_id, state in runs if state == "finished"}
-    with service(database, port, 0):
+    with forked(serve, database, port, 0):
         await eventually(lambda: answers(port), every=0.01)
         assert len(await deliver(port, events)) == len(events)
     _, tallies = await stored(database)

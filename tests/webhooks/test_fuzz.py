@@ -26,6 +26,7 @@ from exporter import log
 from exporter.clock import SystemClock
 from exporter.platforms import PLATFORMS
 from exporter.webhooks import schemes
+from tests.servers import PATIENCE_SECONDS
 from tests.webhooks.service import (
     BODY_BYTES_MAX,
     SECRET,
@@ -232,7 +233,7 @@ class Site:
         """What is answered within a moment: the receiver may well wait for more than will ever come."""
         return self._runner.run(self._send(self.running[door].port, request, patience=0.02))
 
-    async def _send(self, port: int, request: bytes, *, patience: float = 10.0) -> bytes:
+    async def _send(self, port: int, request: bytes, *, patience: float = PATIENCE_SECONDS) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         answer = b""
         try:
