@@ -78,8 +78,10 @@ class StoreConfig(Section):
     def _known_engine(cls, value: str) -> str:
         if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
             return value
-        if re.fullmatch(r"[^:@?#]+", value):  # a path; not quoted where it could hold a password
+        if re.fullmatch(r"[\w./-]+\.(db|sqlite3?)", value):  # anything else may be something else, and is not quoted
             raise ValueError(f"a path is no URL: write sqlite:///{value}")
+        if ":" not in value:
+            raise ValueError("a path is no URL: write sqlite:/// before it")
         if value.startswith("sqlite:"):
             raise ValueError("use sqlite:///FILE: three slashes, and a fourth where the path begins with one")
         raise ValueError("use sqlite:///FILE (PostgreSQL is not supported by this version)")
