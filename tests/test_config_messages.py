@@ -1,4 +1,4 @@
-"""What is said of a mistake in the config: the place, what is wrong, the way out; never a value that may be a secret."""
+"""What is said of a mistake in the config: the place, what is wrong, the way out; never a value that may be secret."""
 
 import re
 from pathlib import Path
@@ -163,27 +163,30 @@ PLACES = st.sampled_from(
         "sources.q.oauth.client_secret",
     ]
 )
-SHAPES = st.sampled_from(
-    [
-        SECRET,
-        f"{SECRET} {SECRET}",
-        [SECRET],
-        {"a": SECRET},
-        {"a": [SECRET, {"b": SECRET}]},
-        [[SECRET]],
-        f"{SECRET}é",
-        f"https://me:{SECRET}@x.example",
-        f"http://x.example/?key={SECRET}",
-        f"sqlite:{SECRET}@x",
-        f"postgresql://u:{SECRET}@h",
-        f"${{NOT_SET}}{SECRET}",
-        f"/nowhere/{SECRET}",
-        f"{SECRET}:{SECRET}",
-        {"scheme": SECRET},
-        {"scheme": "header", "secret": SECRET},
-        {"scheme": "standard_webhooks", "secret": SECRET},
-        {"scheme": "basic", "username": f"a:{SECRET}", "password": [5, SECRET]},
-    ]
+TEXTS = [
+    SECRET,
+    f"{SECRET} {SECRET}",
+    f"{SECRET}é",
+    f"{SECRET}:{SECRET}",
+    f"https://me:{SECRET}@x.example",
+    f"http://x.example/?key={SECRET}",
+    f"sqlite:{SECRET}@x",
+    f"postgresql://u:{SECRET}@h",
+    f"${{NOT_SET}}{SECRET}",
+    f"/nowhere/{SECRET}",
+]
+SHAPES = st.one_of(
+    st.sampled_from(TEXTS),
+    st.recursive(
+        st.sampled_from([*TEXTS, 5, None]),
+        lambda inner: st.lists(inner, max_size=2) | st.fixed_dictionaries({"a": inner}),
+    ),
+    st.fixed_dictionaries(
+        {"scheme": st.sampled_from(["header", "basic", "bearer", "hmac_sha256", "qlik", "standard_webhooks", SECRET])},
+        optional={
+            key: st.sampled_from([*TEXTS, [5, SECRET]]) for key in ("secret", "username", "password", "token", "header")
+        },
+    ),
 )
 
 
