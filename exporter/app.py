@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from exporter import __version__
 from exporter.clock import Clock, SystemClock, stopwatch
 from exporter.config import Config, ConfigError
+from exporter.config.cautions import cautions
 from exporter.log import configure, get_logger, register_secrets
 from exporter.metrics.own import OwnMetrics
 from exporter.metrics.projection import Projection
@@ -435,6 +436,8 @@ async def run(
     while not stop.is_set():
         configure(config.log.level, config.log.format, sys.stderr)
         try:
+            for caution in cautions(config):
+                log.warning("config warning", problem=caution)
             async with service(config, clock=clock, own=own, reload=take) as running:
                 if previous is not None:
                     own.reload_successful.set(1)

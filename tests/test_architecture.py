@@ -157,7 +157,7 @@ def platform_of(module: Module) -> str | None:
 
 
 def imports_app(module: Module) -> list[str]:
-    if module.path in ("exporter/cli.py", "exporter/__main__.py"):
+    if module.path.startswith("exporter/cli/") or module.path == "exporter/__main__.py":
         return []
     return report(module, [(line, name) for line, name in imports(module) if is_within(name, "exporter.app")])
 
@@ -275,7 +275,7 @@ def test_a_platform_that_knows_another_or_the_store_is_caught(path: str, source:
     [
         ("exporter/app.py", "from exporter.platforms.qlik import client", [1]),
         ("exporter/app.py", "from exporter.platforms import make", [1]),
-        ("exporter/cli.py", "from exporter.simulator.make import MakeSimulator", [1]),
+        ("exporter/cli/service.py", "from exporter.simulator.make import MakeSimulator", [1]),
         ("exporter/app.py", "if p == 'make': pass\nif p == 'Make': pass", [1, 2]),
         ("exporter/app.py", "x = f'{a} of Qlik'", [1]),
         ("exporter/platforms/make/client.py", "'''Unlike Qlik.'''\nname = 'make'\nother = 'cognaize'", [3]),
@@ -298,7 +298,7 @@ def test_a_platform_named_elsewhere_is_caught(path: str, source: str, lines: lis
         ("exporter/web/status.py", "from exporter import app", [1]),
         ("exporter/web/status.py", "from .. import app", [1]),
         ("exporter/web/status.py", "from aiohttp.web import Application as app\nimport exporter.apparatus", []),
-        ("exporter/cli.py", "from exporter.app import run", []),
+        ("exporter/cli/service.py", "from exporter.app import run", []),
         ("exporter/__main__.py", "from exporter import app", []),
     ],
 )

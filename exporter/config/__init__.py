@@ -4,7 +4,7 @@ place.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -119,6 +119,13 @@ class LogConfig(Section):
     format: Literal["logfmt", "json"] = "logfmt"
 
 
+def of_no_source(slo: SloConfig, sources: Iterable[str]) -> list[str]:
+    """Objectives of sources that there are not."""
+    known = list(sources)
+    missing = [place for place in slo.workflows if place.partition("/")[0] not in known]
+    return [f"slo.workflows.{place}: there is no such source; one of {', '.join(known)}" for place in missing]
+
+
 class Config(Section):
     """The whole config."""
 
@@ -179,12 +186,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _objectives_fit(self) -> "Config":
-        missing = [place for place in self.slo.workflows if place.partition("/")[0] not in self.sources]
-        if missing:
-            known = ", ".join(self.sources)
-            raise wording.found(
-                [f"slo.workflows.{place}: there is no such source; one of {known}" for place in missing]
-            )
+        problems = of_no_source(self.slo, self.sources)
+        if problems:
+            raise wording.found(problems)
         return self
 
     def rules(self) -> Rules:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 
 from exporter.alerting.objectives import SloConfig
-from exporter.config import StoreConfig, file_text, wording
+from exporter.config import StoreConfig, file_text, of_no_source, wording
 from exporter.config.text import ConfigError, Text, expand, fill
 from exporter.fields import Name, Section
 from exporter.platforms import PLATFORMS
@@ -46,7 +46,11 @@ class Outline:
         return rules
 
     def objectives(self) -> SloConfig:
-        return self._section("slo", SloConfig)
+        slo = self._section("slo", SloConfig)
+        problems = of_no_source(slo, self.platforms)
+        if problems:
+            raise ConfigError(problems, file=self.file)
+        return slo
 
     def labels(self) -> dict[str, Mapping[str, str]]:
         """The labels of each source."""
