@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from exporter.clock import Clock, SystemClock
 from exporter.config.outline import Outline, known
 from exporter.retries.book import RetryBook
@@ -99,10 +101,14 @@ def _rung(rung: Rung) -> str:
     return f"{'refuses' if rung.refuses else 'passes '}  {rung.reason}{detail}{when}"
 
 
-async def list_retries(outline: Outline, *, say: Say, limit: int) -> int:
-    """The newest retries, one line each."""
+async def list_retries(outline: Outline, *, say: Say, limit: int, as_json: bool = False) -> int:
+    """The newest retries, one line each, or as a list of objects."""
     async with offline(outline, to_read=True) as opened:
-        for retry in await opened.ledger.transact("recent", script.recent(limit)):
+        found = await opened.ledger.transact("recent", script.recent(limit))
+        if as_json:
+            say(orjson.dumps([retry_facts(retry) for retry in found], option=orjson.OPT_INDENT_2).decode())
+            return 0
+        for retry in found:
             say(_line(retry))
     return 0
 

@@ -81,6 +81,14 @@ WHOLE = [
     (SOURCE.replace("t-o-k-e-n", "12345"), "sources.q.token: must be text; write a number in quotes"),
     (SOURCE.replace("t-o-k-e-n", "''"), "sources.q.token: must not be empty"),
     (SOURCE.replace("t-o-k-e-n", "${EMPTY}"), "sources.q.token: must not be empty"),
+    (
+        SOURCE.replace("t-o-k-e-n", "${MY-TOKEN}"),
+        "sources.q.token: a variable is written as ${NAME}, with letters, digits and _; a dollar sign as $$",
+    ),
+    (
+        SOURCE.replace("t-o-k-e-n", "${TOKEN"),
+        "sources.q.token: a variable is written as ${NAME}, with letters, digits and _; a dollar sign as $$",
+    ),
     (SOURCE + "server: {listen: 10870}\n", "server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870"),
     (SOURCE + "server: {listen: [a]}\n", "server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870"),
     (SOURCE + "server: {reload: maybe}\n", "server.reload: must be true or false"),

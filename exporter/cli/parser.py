@@ -96,7 +96,9 @@ def _add_retries(retries: Any) -> None:
             parser.add_argument("--store", metavar="URL", help="the database, where the config cannot be read")
         return _takes_config(parser, f"retries:{name}")
 
-    add("list", "the newest retries", without_config=True).add_argument("--limit", type=int, default=50)
+    listing = add("list", "the newest retries", without_config=True)
+    listing.add_argument("--limit", type=int, default=50)
+    listing.add_argument("--json", action="store_true", help="as a list of JSON objects")
     add("show", "one retry, or those of one dead letter, with the audit").add_argument("id", metavar="ID")
     pause = add("pause", "send nothing: the kill switch", without_config=True)
     pause.add_argument("--source", help="default: all")

@@ -24,7 +24,7 @@ def later(options: argparse.Namespace) -> int:
 
 
 def list(options: argparse.Namespace) -> int:
-    return asyncio.run(commands.list_retries(_outline(options), say=print, limit=options.limit))
+    return asyncio.run(commands.list_retries(_outline(options), say=print, limit=options.limit, as_json=options.json))
 
 
 def show(options: argparse.Namespace) -> int:

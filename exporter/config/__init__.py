@@ -2,6 +2,7 @@
 place.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -221,9 +222,10 @@ def file_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise ConfigError([exc.strerror or "cannot be read"], file=path) from None
+        way_out = "; name one with --config FILE or in AUTOMATION_EXPORTER_CONFIG" if exc.errno == errno.ENOENT else ""
+        raise ConfigError([f"{exc.strerror or 'cannot be read'}{way_out}"], file=path) from None
     except UnicodeDecodeError:
-        raise ConfigError(["not UTF-8 text"], file=path) from None
+        raise ConfigError(["not UTF-8 text: save it as UTF-8"], file=path) from None
 
 
 def parse(text: str, environment: Mapping[str, str] = os.environ) -> Config:

@@ -201,6 +201,9 @@ def expand(text: str, place: str, environment: Mapping[str, str], problems: list
         problems.append(f"{place}: the environment variable {name} is not set")
         return _UNREAD
 
+    if "${" in _VARIABLE.sub("", text):
+        problems.append(f"{place}: a variable is written as ${{NAME}}, with letters, digits and _; a dollar sign as $$")
+        return _UNREAD
     return _VARIABLE.sub(one, text)
 
 

@@ -55,6 +55,7 @@ ALL = [
     (["retries", "pause", "--source", "other"], "paused: other"),
     (["retries", "resume"], "resumed: all sources"),
     (["retries", "list"], ""),
+    (["retries", "list", "--json"], "[]"),
     (["policies", "explain"], "0 open dead letters, 1 policies, mode approve"),
     (["rules"], "AutomationWorkflowFailing"),
 ]
