@@ -1,11 +1,17 @@
 """Commands for the night: they work while the config is half edited, and without the service's secrets."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exporter import app, commands
 from exporter.cli import main
+from exporter.clock import SystemClock
+from exporter.config import validate
 from exporter.config.outline import outline
+from exporter.retries.control import Control
+from exporter.store.sqlite import SqliteEngine
 
 WHOLE = """
 server: {{admin_token: "${{NOT_SET}}", listen: 10870}}
@@ -29,8 +35,6 @@ slo: {{success_ratio: 0.9}}
 @pytest.fixture
 async def database(tmp_path: Path) -> Path:
     """The database of a service that ran once."""
-    from exporter.store.sqlite import SqliteEngine
-
     path = tmp_path / "night.db"
     await (await SqliteEngine.open(path)).close()
     return path
@@ -123,6 +127,30 @@ def test_a_pause_does_without_a_file_that_cannot_be_read(
     assert (code, "paused: all sources" in text) == (0, True)
     code, text = said(capsys, "retries", "list", "--store", "night.db")
     assert (code, text) == (1, "config: --store.url: a path is no URL: write sqlite:///night.db\n")
+
+
+async def test_a_pause_reaches_the_service_that_runs_while_its_file_is_broken(config: Path, database: Path) -> None:
+    """It took the file as it was before; its policies are nobody's business here."""
+    running = validate(
+        {
+            "server": {"listen": "127.0.0.1:0"},
+            "store": {"url": f"sqlite:///{database}"},
+            "sources": {"make": {"platform": "qlik", "url": "http://127.0.0.1:9", "token": "t"}},
+        }
+    )
+    config.write_text(config.read_text().replace("mode: approve", "mode: aprove"))
+    said = list[str]()
+
+    async def here(control: Control, who: str) -> dict[str, Any]:
+        raise AssertionError("the service holds the database")
+
+    async with app.service(running, loops=False) as service:
+        for by_rules in (False, True):
+            path, body = "/api/v1/retries/pause", {"source": None, "for": "1h", "why": "night"}
+            code = await commands.tell(outline(config, {}), path, body, here, say=said.append, by_rules=by_rules)
+            assert code == 0
+        assert service.book.is_paused("make", SystemClock().now())
+    assert said[0] == "paused: all sources"
 
 
 def test_a_pause_of_a_database_that_nobody_uses_is_refused(
