@@ -10,8 +10,8 @@ import os
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -102,28 +102,24 @@ async def _try_here(config: Config, report: Report, environment: Mapping[str, st
             await _try_address(f"server.{key}", address, config.store.url, report)
     if config.server.tls is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        with _CertificateFile("server.tls", report):
+        with _certificates_of("server.tls", report):
             context.load_cert_chain(config.server.tls.cert_file, config.server.tls.key_file, password="")
     for source, section in config.sources.items():
         if section.tls_ca_file is not None:
-            with _CertificateFile(f"sources.{source}.tls_ca_file", report):
+            with _certificates_of(f"sources.{source}.tls_ca_file", report):
                 ssl.create_default_context(cafile=section.tls_ca_file)
     if is_enabled(config.traces, environment):
         await _try_traces(config, report, environment, online=online)
 
 
-class _CertificateFile(suppress):
-    """Reports that a file of certificates cannot be used."""
-
-    def __init__(self, key: str, report: Report) -> None:
-        super().__init__(OSError)
-        self._key, self._report = key, report
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> bool:
-        if isinstance(exc, OSError):
-            told = "is no PEM file, or its parts do not fit" if isinstance(exc, ssl.SSLError) else exc.strerror
-            self._report.problems.append(f"{self._key}: cannot be used: {told}")
-        return isinstance(exc, OSError)
+@contextmanager
+def _certificates_of(key: str, report: Report) -> Iterator[None]:
+    """Report it if a file of certificates cannot be used."""
+    try:
+        yield
+    except OSError as exc:
+        told = "is no PEM file, or its parts do not fit" if isinstance(exc, ssl.SSLError) else exc.strerror
+        report.problems.append(f"{key}: cannot be used: {told}")
 
 
 def _try_store(url: str, report: Report) -> None:
@@ -215,9 +211,10 @@ async def _cannot_connect(host: str, port: int) -> str | None:
         return f"no answer from {host}:{port}"
     except socket.gaierror:
         return f"the host name {host} is not known"
-    except OSError as exc:
-        refused = isinstance(exc, ConnectionRefusedError) or "refused" in str(exc).lower() or "111" in str(exc)
-        return f"connection refused by {host}:{port}" if refused else f"there is no way to {host}:{port}"
+    except ConnectionRefusedError:
+        return f"connection refused by {host}:{port}"
+    except OSError:
+        return f"nobody can be reached at {host}:{port}"
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()

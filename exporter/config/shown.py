@@ -28,14 +28,20 @@ _PLATFORM_TOKEN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-
 
 def shown(config: Config, written: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """The effective config; ``written`` is the file before anything was filled in."""
-    return yaml.safe_dump(
-        _Shown(environment).section(config, written, ""), sort_keys=False, allow_unicode=True, width=120
-    )
+    whole = _Shown(environment).section(config, written, "")
+    return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def masked_places(config: Config) -> list[str]:
     """Where a secret is one that ``config show`` made up."""
     return [place for place, secret in _secrets(config, "") if _is_mask(secret)]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what stands twice out twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class _Shown:
