@@ -4,6 +4,8 @@
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHON ?=
+# `make test REAL=no` installs no packages of the system; tests that need them are skipped.
+REAL ?= install
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -40,27 +42,31 @@ endif
 		echo "On Debian or Ubuntu: apt-get install python3-venv. Or name one: make PYTHON=/path/to/python3" >&2; \
 		exit 1; \
 	fi; \
+	echo "making .venv with $$python"; \
 	"$$python" -m venv --clear .venv
 
 # The stamps make a second call a matter of milliseconds.
 .venv/.installed: pyproject.toml .venv/pyvenv.cfg
+	@echo "installing automation-exporter and its libraries into .venv: once, about a minute"
 	@$(PIP) --editable .
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml .venv/pyvenv.cfg
+	@echo "installing automation-exporter and the tools of its tests into .venv: once, one or two minutes"
 	@$(PIP) --editable '.[dev]'
 	@touch .venv/.installed $@
 
 # exec: the recipe's process is the exporter itself. SIGTERM to make is passed on to it, Ctrl-C reaches both, and make
 # waits for it. Stopped cleanly by its own process id, make ends with 0; a make that was itself signalled says so.
 demo: install ## simulators of all platforms plus the exporter, on loopback (ARGS="--port N --seed N")
+	@echo "starting the simulators and the exporter"
 	@exec $(BIN)/automation-exporter demo $(ARGS)
 
 real-components:
-	@./tests/setup-real-components
+	@if [ "$(REAL)" != no ]; then ./tests/setup-real-components; fi
 
 # Four at once, on two cores too: most of their time they wait for servers.
-test: install-dev real-components ## the tests (ARGS="-k name"), against real servers where these can be installed
+test: install-dev real-components ## the tests (ARGS="-k name"), against real servers (REAL=no: installs none)
 	@$(BIN)/pytest -m "not slow and not bench" -n 4 --dist worksteal $(ARGS)
 
 test-slow: install-dev real-components ## the slow tests

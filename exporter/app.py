@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from exporter import __version__
 from exporter.clock import Clock, SystemClock, stopwatch
 from exporter.config import Config, ConfigError
+from exporter.config.cautions import cautions
 from exporter.log import configure, get_logger, register_secrets
 from exporter.metrics.own import OwnMetrics
 from exporter.metrics.projection import Projection
@@ -188,7 +189,9 @@ async def service(
         stack.push_async_callback(runner.cleanup)
         running.webhooks_port = running.port
         if apart is not None:
-            runner, running.webhooks_port = await listen(site.webhook_application(), apart, tls)
+            runner, running.webhooks_port = await listen(
+                site.webhook_application(), apart, tls, key="server.webhooks_listen"
+            )
             stack.push_async_callback(runner.cleanup)
         stack.callback(local.announce(config, port=running.port, token=local_token))
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
@@ -427,7 +430,11 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     if config.server.tls is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.server.tls.cert_file, config.server.tls.key_file)
+    try:
+        context.load_cert_chain(config.server.tls.cert_file, config.server.tls.key_file)
+    except OSError as exc:
+        words = "no PEM files, or their parts do not fit" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise OSError(f"server.tls: the certificate cannot be used: {words}") from None
     return context
 
 
@@ -462,6 +469,8 @@ async def run(
     while not stop.is_set():
         configure(config.log.level, config.log.format, sys.stderr)
         try:
+            for caution in cautions(config):
+                log.warning("config warning", problem=caution)
             async with service(config, clock=clock, own=own, reload=take) as running:
                 if previous is not None:
                     own.reload_successful.set(1)

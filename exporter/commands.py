@@ -11,20 +11,24 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from exporter.clock import Clock, SystemClock
-from exporter.config import Config
-from exporter.platforms import PLATFORMS
+from exporter.config.outline import Outline, known
 from exporter.retries.book import RetryBook
+from exporter.retries.config import RetriesConfig, compile_rules
 from exporter.retries.control import Control, Found, retry_facts
 from exporter.retries.model import Retry
 from exporter.retries.policy import Rules, Rung, facts_of
 from exporter.store import retries as script
-from exporter.store.ledger import Ledger, open_engine
+from exporter.store.ledger import Ledger, database, open_engine
 from exporter.store.script import StoreError
 from exporter.web import local
 from exporter.world import World
 
 Say = Callable[[str], object]
+#: Where nobody asks what is decided.
+NO_RULES = compile_rules(RetriesConfig(), {})[0]
 
 
 class Offline:
@@ -37,30 +41,37 @@ class Offline:
 
 
 @asynccontextmanager
-async def offline(config: Config, *, to_read: bool, clock: Clock | None = None) -> AsyncIterator[Offline]:
-    """Open the ledger and load what retrying needs of it. Raises ``StoreError``."""
+async def offline(
+    outline: Outline, *, to_read: bool, by_rules: bool = False, clock: Clock | None = None
+) -> AsyncIterator[Offline]:
+    """Open the ledger and load what retrying needs of it. Raises ``StoreError``.
+
+    Only ``by_rules`` are the policies and labels of the config read, after the ledger is open: whoever does not ask
+    what is decided can do without them. Where the config names no sources, the ledger does.
+    """
     clock = clock or SystemClock()
-    platforms = {source: PLATFORMS[section.platform] for source, section in config.sources.items()}
-    ledger = Ledger(await open_engine(config.store.url, to_read=to_read), {})
+    platforms = known(outline.platforms)
+    ledger = Ledger(await open_engine(outline.store_url, to_read=to_read), {})
     try:
-        world = World(list(config.sources))
-        world.load(await ledger.load())
-        book = RetryBook(ledger, world, platforms, config.rules())
+        rules, labels = (outline.rules(), outline.labels()) if by_rules else (NO_RULES, {})
+        loaded = await ledger.load()
+        world = World(list(outline.platforms or loaded.first_sweeps))
+        world.load(loaded)
+        book = RetryBook(ledger, world, platforms, rules)
         await book.load(clock.now())
-        labels = {source: section.labels for source, section in config.sources.items()}
         yield Offline(ledger, book, Control(book, world, platforms, labels, clock))
     finally:
         await ledger.close()
 
 
-async def explain(config: Config, *, say: Say, brief: bool = False) -> int:
+async def explain(outline: Outline, *, say: Say, brief: bool = False) -> int:
     """Every open dead letter: what each policy says of it, every check, the decision and when it may change."""
     clock = SystemClock()
-    async with offline(config, to_read=True, clock=clock) as opened:
+    async with offline(outline, to_read=True, by_rules=True, clock=clock) as opened:
         found, rules = opened.control.everything(), opened.book.rules
         for one in found:
             _explain(one, rules, clock.now(), say, brief=brief)
-        paused = [source for source in config.sources if opened.book.is_paused(source, clock.now())]
+        paused = [source for source in outline.platforms if opened.book.is_paused(source, clock.now())]
         note = f"; paused: {', '.join(paused)}" if paused else ""
         say(f"{len(found)} open dead letters, {len(rules.policies)} policies, mode {rules.mode}{note}")
     return 0
@@ -90,17 +101,21 @@ def _rung(rung: Rung) -> str:
     return f"{'refuses' if rung.refuses else 'passes '}  {rung.reason}{detail}{when}"
 
 
-async def list_retries(config: Config, *, say: Say, limit: int) -> int:
-    """The newest retries, one line each."""
-    async with offline(config, to_read=True) as opened:
-        for retry in await opened.ledger.transact("recent", script.recent(limit)):
+async def list_retries(outline: Outline, *, say: Say, limit: int, as_json: bool = False) -> int:
+    """The newest retries, one line each, or as a list of objects."""
+    async with offline(outline, to_read=True) as opened:
+        found = await opened.ledger.transact("recent", script.recent(limit))
+        if as_json:
+            say(orjson.dumps([retry_facts(retry) for retry in found], option=orjson.OPT_INDENT_2).decode())
+            return 0
+        for retry in found:
             say(_line(retry))
     return 0
 
 
-async def show(config: Config, identity: str, *, say: Say) -> int:
+async def show(outline: Outline, identity: str, *, say: Say) -> int:
     """One retry, or every retry of one dead letter, with what the audit says of it."""
-    async with offline(config, to_read=True) as opened:
+    async with offline(outline, to_read=True) as opened:
         everything = await opened.ledger.transact("recent", script.recent(10_000))
         found = [retry for retry in everything if retry.is_named(identity)]
         for retry in found:
@@ -123,22 +138,26 @@ def _line(retry: Retry) -> str:
 
 
 async def tell(
-    config: Config,
+    outline: Outline,
     path: str,
     body: dict[str, Any],
     here: Callable[[Control, str], Awaitable[dict[str, Any]]],
     *,
     say: Say,
+    by_rules: bool = False,
 ) -> int:
     """Say something to the running service, or, where none runs, to the ledger: ``here`` does what ``path`` does."""
-    who = _user()
+    who, file = _user(), database(outline.store_url)
+    if not file.exists():  # a new one would heed it, and no service would ever see it
+        here_or_there = "" if file.is_absolute() else "; store.url is relative to the folder the service was started in"
+        raise StoreError(f"there is no database {file}: the service has never run with it{here_or_there}")
     try:
-        async with offline(config, to_read=False) as opened:
+        async with offline(outline, to_read=False, by_rules=by_rules) as opened:
             answer = await here(opened.control, who)
     except StoreError as exc:
         if "another process is using" not in str(exc):
             raise
-        answer = await local.ask(config, path, {**body, "who": who})
+        answer = await local.ask(outline.store_url, path, {**body, "who": who})
     for name, value in answer.items():
         if value not in (None, False, []):
             told = ", ".join(map(str, value)) if isinstance(value, list) else value

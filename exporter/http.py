@@ -30,6 +30,7 @@ from exporter import times
 from exporter.clock import Clock, steady
 from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
+from exporter.unreachable import why
 
 ATTEMPTS_MAX = 3
 CONNECTIONS_MAX = 4
@@ -173,6 +174,11 @@ _NEVER_SENT = (
 class _ConnectionLost(aiohttp.ClientConnectionError):
     """The connection ended before the answer."""
 
+    @property
+    def errno(self) -> int | None:
+        number = self.args[0]
+        return number if isinstance(number, int) else None
+
 
 async def _tell_lost_connections(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -183,7 +189,7 @@ async def _tell_lost_connections(
     except _NEVER_SENT:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _ConnectionLost(f"{type(error).__name__}: {error}") from None
+        raise _ConnectionLost(getattr(error, "errno", None), "the connection was lost") from error
 
 
 class Api:
@@ -414,7 +420,7 @@ class Api:
             raise ApiError(ErrorKind.TIMEOUT, endpoint=call.endpoint, detail=detail, sent=sent) from None
         except (aiohttp.ClientError, OSError) as error:
             self._on_request(call.endpoint, "error")
-            detail = str(error) if isinstance(error, _ConnectionLost) else f"{type(error).__name__}: {error}"
+            detail = why(error, call.url, self._proxy)
             sent = not isinstance(error, _NEVER_SENT)
             raise ApiError(ErrorKind.UNAVAILABLE, endpoint=call.endpoint, detail=detail, sent=sent) from None
         self._on_request(call.endpoint, str(reply.status))

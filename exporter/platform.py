@@ -104,7 +104,7 @@ class Client(Protocol):
 
     def check(self) -> AsyncIterator[str]:
         """Try the credential: yield one line per thing that works, raise ApiError or yield "problem: …" lines for what
-        does not.
+        does not; "watches: …" names what is read, as the platform calls it, so that two sources can be compared.
         """
         ...
 

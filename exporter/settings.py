@@ -1,8 +1,10 @@
 """The part of a source's section that every platform shares; platforms add their own keys to ``SourceConfig``."""
 
-from typing import Literal
+import re
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator
 
 from exporter.fields import Duration, Id, Name, Secret, Section, Url, parse_duration, secrets_in
 from exporter.webhooks.config import WebhookConfig
@@ -10,6 +12,7 @@ from exporter.webhooks.config import WebhookConfig
 # What a platform needs to write its section comes from here, the kinds of fields included.
 __all__ = [
     "Duration",
+    "HeaderSecret",
     "Id",
     "Name",
     "PollConfig",
@@ -19,6 +22,34 @@ __all__ = [
     "Url",
     "parse_duration",
     "secrets_in",
+]
+
+
+def _fits_a_header(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError(
+            "a token has no spaces and no characters beyond ASCII; without a word such as Bearer before it"
+        )
+    return value
+
+
+#: A secret that is sent in a header as it is.
+HeaderSecret = Annotated[Secret, AfterValidator(_fits_a_header)]
+
+
+def _off_or_duration(value: object) -> object:
+    if value == "off" or value is False:
+        return "off"
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError("write off, or a duration with its unit, for example 7d") from None
+
+
+_Backfill = Annotated[
+    Literal["off"] | float,
+    BeforeValidator(_off_or_duration),
+    WithJsonSchema({"type": "string", "examples": ["off", "7d"]}),
 ]
 
 
@@ -38,7 +69,15 @@ class PollConfig(Section):
 
 
 class SourceConfig(Section):
-    """What every source has, whatever its platform."""
+    """What every source has, whatever its platform.
+
+    ``api_path``, of a platform, is what the exporter adds to ``url``; with ``host_only`` nothing else may stand there.
+    ``refused`` is what a person should know whose credential the platform refuses.
+    """
+
+    api_path: ClassVar[str] = "/api"
+    host_only: ClassVar[bool] = False
+    refused: ClassVar[str] = ""
 
     platform: str
     url: Url
@@ -50,7 +89,27 @@ class SourceConfig(Section):
     tls_ca_file: str | None = None
     proxy: Url | None = None
     timeout: Duration = Field(default="30s", validate_default=True)
-    backfill: Literal["off"] | Duration = Field(default="off")
+    backfill: _Backfill = Field(default="off")
+
+    @field_validator("url")
+    @classmethod
+    def _ends_with_the_host(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.path and (cls.host_only or f"{parts.path}/".startswith(f"{cls.api_path}/")):
+            raise ValueError(
+                f"leave out the path, which is added when it is read: write {parts.scheme}://{parts.netloc}"
+            )
+        return url
+
+    @property
+    def credential(self) -> tuple[str, ...]:
+        """Where in the section the credential stands, and what it is."""
+        return ()
+
+    @property
+    def watches(self) -> frozenset[tuple[str, str]] | None:
+        """What of the platform is watched, as (kind, id); None: all that the credential sees."""
+        return None
 
     @property
     def backfill_seconds(self) -> float:

@@ -28,6 +28,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from exporter import app, cli
+from exporter.cli.parser import parser
 from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, parse
 from exporter.fields import Section
@@ -251,7 +252,7 @@ def test_the_readme_lists_every_command_with_its_options_and_no_other() -> None:
     for cell, _ in rows(README, r"`automation-exporter .*`"):
         usage = cell.strip("`").removeprefix("automation-exporter ")
         says[re.split(r" \[?--", usage)[0]] = set(re.findall(r"--[a-z-]+", usage))
-    assert says == dict(commands(cli._parser()))
+    assert says == dict(commands(parser()))
 
 
 def shell(code: str) -> Iterator[list[str]]:
@@ -277,7 +278,7 @@ def test_what_is_to_be_typed_exists(code: str, capsys: pytest.CaptureFixture[str
             assert {word for word in words[1:] if "=" not in word} <= targets
         if words[0] == "automation-exporter":
             try:
-                cli._parser().parse_args([*itertools.takewhile(lambda word: word != ">", words[1:])])
+                parser().parse_args([*itertools.takewhile(lambda word: word != ">", words[1:])])
             except SystemExit:
                 pytest.fail(f"{shlex.join(words)}: {capsys.readouterr().err}")
 

@@ -323,7 +323,7 @@ async def test_a_private_certificate_authority_is_trusted_only_where_it_is_given
     call = asyncio.create_task(failing(make_api(base_url=url).post("/flows", lane=Lane.SWEEPS)))
     error = await call
     assert (error.kind, error.sent) == (ErrorKind.UNAVAILABLE, False)
-    assert "certificate verify failed" in error.detail
+    assert "is not trusted" in error.detail
     await server.close()
 
 
@@ -639,7 +639,7 @@ async def test_a_platform_that_cannot_be_reached_was_certainly_not_asked(
     api = make_api(base_url=f"http://127.0.0.1:{unused_port()}")
     error = await failing(api.post("/retry", lane=Lane.RETRIES))
     assert (error.kind, error.status, error.sent) == (ErrorKind.UNAVAILABLE, None, False)
-    assert error.detail.startswith("ClientConnectorError: ")
+    assert error.detail.startswith("connection refused by 127.0.0.1:")
 
 
 async def test_a_post_is_not_repeated_when_nobody_knows_what_became_of_it(

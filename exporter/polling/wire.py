@@ -29,7 +29,11 @@ def make_api(
         fixed_per_minute=section.poll.requests_per_minute,
         on_wait=on_wait,
     )
-    trust = None if section.tls_ca_file is None else ssl.create_default_context(cafile=section.tls_ca_file)
+    try:
+        trust = None if section.tls_ca_file is None else ssl.create_default_context(cafile=section.tls_ca_file)
+    except OSError as exc:
+        words = "is no PEM file" if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise OSError(f"tls_ca_file of {section.url} cannot be used: {words}") from None
     return Api(
         base_url=section.url,
         clock=clock,

@@ -129,9 +129,10 @@ class PolicyConfig(_Later):
     @model_validator(mode="after")
     def _fitting(self) -> "PolicyConfig":
         if self.action is not Action.RETRY:
-            given = {"retry", "when", "approve", "verify", "exhausted"} & self.model_fields_set
+            about_retries = ("approve", "exhausted", "retry", "verify", "when")
+            given = [n for n in about_retries if getattr(self, n) != type(self).model_fields[n].default]
             if given:
-                raise ValueError(f"{sorted(given)[0]} makes no sense beside action: {self.action}")
+                raise ValueError(f"{given[0]} makes no sense beside action: {self.action}")
         return self
 
 

@@ -248,8 +248,8 @@ class Control:
         return None
 
     def _check_source(self, source: str | None) -> None:
-        if source is not None and source not in self._platforms:
-            known = ", ".join(self._platforms)
+        if source is not None and source not in self._world.sources:
+            known = ", ".join(self._world.sources)
             raise ControlError(f"there is no source {source}; one of {known}", status=404)
 
     def _said(self, *sources: str) -> None:

@@ -22,7 +22,7 @@ ANSWER_SECONDS_MAX = 30.0
 
 def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
     """Write the file; returns what removes it."""
-    path = _path(config)
+    path = _path(config.store.url)
     host = config.server.listen.rpartition(":")[0].strip("[]")
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     scheme = "https" if config.server.tls is not None else "http"
@@ -39,13 +39,13 @@ def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
     return remove
 
 
-async def ask(config: Config, path: str, body: dict[str, Any]) -> dict[str, Any]:
+async def ask(store_url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Post to the running service. Raises ``StoreError`` with the way out when it cannot be reached or refuses."""
     try:
-        told = orjson.loads(_path(config).read_bytes())
+        told = orjson.loads(_path(store_url).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         raise StoreError(
-            f"the service that uses {database(config.store.url)} cannot be reached: run this as its own user"
+            f"the service that uses {database(store_url)} cannot be reached: run this as its own user"
         ) from None
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX)
     headers = {"Authorization": f"Bearer {told['token']}"}
@@ -63,6 +63,14 @@ async def ask(config: Config, path: str, body: dict[str, Any]) -> dict[str, Any]
     return answer
 
 
-def _path(config: Config) -> Path:
-    file = database(config.store.url)
+def running_at(store_url: str) -> str | None:
+    """Where the service answers that uses this database; None if none says so."""
+    try:
+        return str(orjson.loads(_path(store_url).read_bytes())["url"])
+    except (OSError, orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+
+
+def _path(store_url: str) -> Path:
+    file = database(store_url)
     return file.with_name(f"{file.name}.control")

@@ -1,7 +1,9 @@
 """The HTTP side: which path answers what, and who may ask. A scrape reads memory only."""
 
 import asyncio
+import errno
 import logging
+import socket
 import ssl
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -260,14 +262,36 @@ class _Site(web.TCPSite):
         return _Connection(cast(web.Server, self._runner.server), loop=asyncio.get_running_loop(), **options)
 
 
-async def listen(app: web.Application, address: str, tls: ssl.SSLContext | None) -> tuple[web.AppRunner, int]:
-    """Serve ``app`` at HOST:PORT; returns the runner to clean up and the port taken (for port 0)."""
+class AddressError(OSError):
+    """An address cannot be listened on: one line that names the key and the way out."""
+
+
+def no_address(key: str, address: str, error: OSError) -> str:
+    """Why an address cannot be listened on."""
+    way_out = {
+        errno.EADDRINUSE: "address already in use: stop what listens there, or choose another port",
+        errno.EACCES: "not permitted: ports below 1024 are kept for root, choose another",
+        errno.EADDRNOTAVAIL: "this machine has no such address: write one of its own, or 0.0.0.0 for all",
+    }
+    unknown = "the host name is not known" if isinstance(error, socket.gaierror) else error.strerror or str(error)
+    return f"{key}: {address}: {way_out.get(error.errno or 0, unknown)}"
+
+
+async def listen(
+    app: web.Application, address: str, tls: ssl.SSLContext | None, *, key: str = "server.listen"
+) -> tuple[web.AppRunner, int]:
+    """Serve ``app`` at HOST:PORT; returns the runner to clean up and the port taken (for port 0).
+
+    Raises ``AddressError``, which names the config's ``key``.
+    """
     host, _, port = address.rpartition(":")
     runner = web.AppRunner(app, handler_cancellation=False)
     await runner.setup()
     try:
         await _Site(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024).start()
-    except BaseException:
+    except BaseException as exc:
         await runner.cleanup()
+        if isinstance(exc, OSError):
+            raise AddressError(no_address(key, address, exc)) from None
         raise
     return runner, int(runner.addresses[0][1])

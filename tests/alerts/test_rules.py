@@ -318,8 +318,8 @@ def test_the_command_prints_the_rules_for_the_objectives(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("slo: {succes_ratio: 0.9}", "slo.succes_ratio: unknown key"),
-        ("slo: {success_ratio: 99}", "slo.success_ratio: Input should be less than 1"),
+        ("slo: {succes_ratio: 0.9}", "slo.succes_ratio: unknown key; did you mean success_ratio?"),
+        ("slo: {success_ratio: 99}", "slo.success_ratio: must be below 1: a share, for example 0.99 for 99 %"),
         (
             "slo: {window: 1h}",
             "slo.window: an objective is meant over 7d to 90d; burn rates say nothing for other windows",

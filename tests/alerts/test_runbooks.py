@@ -10,10 +10,10 @@ import promql_parser
 import pytest
 import yaml
 
-from exporter import cli
 from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
 from exporter.alerting.objectives import SloConfig
+from exporter.cli.parser import parser
 from tests.alerts.test_rules import NAMES, ROOT, every_rule, known_metrics, selectors
 from tests.e2e.deployment import deployment
 from tests.e2e.test_truth import ROOMY
@@ -61,7 +61,7 @@ def test_commands_of_runbooks_exist() -> None:
     commands = [words for page in PAGES for words in re.findall(r"`automation-exporter ([^`]+)`", page.read_text())]
     assert len(commands) > 3
     for words in commands:
-        cli._parser().parse_args(words.split())
+        parser().parse_args(words.split())
 
 
 def test_the_grammar_notices_what_is_wrong() -> None:

@@ -3,14 +3,16 @@
 Where a command is run again and again, its process is forked off one that has the imports done (`forked_command`).
 """
 
+import argparse
 import asyncio
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 import yaml
 
 from exporter import cli
+from exporter.cli.parser import parser
 from tests.servers import PATIENCE_SECONDS, eventually, forked
 
 COMMAND = [sys.executable, "-m", "exporter"]
@@ -206,26 +209,33 @@ async def test_kill_9_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) ->
             assert await eventually(agreed, every=0.5)
 
 
-async def test_check_prints_the_masked_config_and_tries_the_source(tmp_path: Path) -> None:
+async def test_check_says_its_verdict_first_and_tries_the_source(tmp_path: Path) -> None:
     async with simulated(tmp_path, "qlik") as url:
         code, said = await run(tmp_path, "check", "--config", str(config(tmp_path, url)), "--online")
         assert code == 0, said
-        assert "token: '***'" in said
+        assert said.startswith(f"{tmp_path}/config.yaml: fine; everything works\n")
         assert "demo-token" not in said
-        assert "everything works" in said
+        assert "q: ok: credential accepted" in said
+        assert "series for each workflow" in said
         code, said = await run(
             tmp_path, "check", "--config", str(config(tmp_path, url, token="wrong-token")), "--online"
         )
         assert code == 1
-        assert re.search(r"q: problem: .*auth", said)
+        assert said.startswith(
+            f"{tmp_path}/config.yaml: 1 problem\nq: problem: sources.q.token is not accepted by 127.0.0.1"
+        )
+        assert re.search(r"401 auth: .*tenant", said)
         assert "wrong-token" not in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run", "--config", "absent.yaml"], "config: absent.yaml: No such file or directory"),
-        (["check", "--config", "/dev/null"], "config: the config must be a mapping with at least the key sources"),
+        (["run", "--config", "absent.yaml"], "absent.yaml: No such file or directory"),
+        (
+            ["config", "show", "--config", "/dev/null"],
+            "/dev/null: the config must be a mapping with at least the key sources",
+        ),
         (["simulate", "--fault", "gremlins=1"], "config: --fault gremlins=1: unknown fault; one of "),
         (["simulate", "--fault", "slow=often"], "config: --fault slow=often: write NAME=VALUE with a number"),
         (["simulate", "--port", "70000"], "automation-exporter: bind(): port must be 0-65535."),
@@ -253,8 +263,69 @@ async def test_a_demo_on_a_port_that_is_taken_says_so_in_one_line(tmp_path: Path
     async with simulated(tmp_path, "qlik") as url:
         code, said = await run(tmp_path, "demo", "--port", url.rsplit(":", 1)[1])
     assert code == 1
-    assert re.fullmatch(r"automation-exporter: \[Errno \d+\] .*address already in use", said.strip().splitlines()[-1])
+    last = said.strip().splitlines()[-1]
+    assert re.fullmatch(r"automation-exporter: server\.listen: 127\.0\.0\.1:\d+: address already in use: .*", last)
     assert "Traceback" not in said
+
+
+async def test_nothing_heavy_is_imported_to_say_the_version(tmp_path: Path) -> None:
+    heavy = "('aiohttp', 'pydantic', 'yaml', 'opentelemetry', 'prometheus_client', 'msgspec')"
+    code = (
+        "import sys\nfrom exporter.cli import main\n"
+        "try: main(['--version'])\nexcept SystemExit: pass\n"
+        f"sys.exit(', '.join(set({heavy}) & set(sys.modules)) or 0)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, out.decode().split()[0], err) == (0, "automation-exporter", b"")
+
+
+def test_every_command_there_is_can_be_imported() -> None:
+    def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
+        if name := parser.get_default("command"):
+            yield name
+        for action in parser._actions:
+            for below in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+                yield from commands(below)
+
+    names = list(commands(parser()))
+    assert len(names) > 15
+    for name in names:
+        module, function = name.split(":")
+        assert callable(getattr(import_module(f"exporter.cli.{module}"), function))
+
+
+@pytest.mark.parametrize("words", [["config", "schema"], ["config", "show"], ["rules"], ["check"]])
+async def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: list[str]) -> None:
+    path = config(tmp_path, "http://127.0.0.1:9")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            *words,
+            stdout=writing,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "AUTOMATION_EXPORTER_CONFIG": str(path)},
+        )
+    finally:
+        os.close(writing)
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert (said, process.returncode) == (b"", 141)
+
+
+async def test_the_config_is_found_where_the_variable_says(tmp_path: Path) -> None:
+    path = config(tmp_path, "http://127.0.0.1:9")
+    async with command(tmp_path, "config", "show", AUTOMATION_EXPORTER_CONFIG=str(path)) as shown:
+        assert await asyncio.wait_for(shown.process.wait(), 60) == 0
+        again = tmp_path / "again.yaml"
+        again.write_text(shown.output)
+    assert "demo-token" not in again.read_text()
+    code, said = await run(tmp_path, "check", "--config", str(again))
+    assert code == 0
+    assert said.startswith(f"{again}: fine, 2 warnings\n{again}: warning: sources.q.")
 
 
 async def test_the_schema_is_json(tmp_path: Path) -> None:

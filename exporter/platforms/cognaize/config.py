@@ -1,14 +1,21 @@
 """What a user writes for a Cognaize source."""
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
-from exporter.settings import Id, Secret, SourceConfig, Url
+from exporter.settings import HeaderSecret, Id, Secret, SourceConfig, Url
 
 
 class CognaizeConfig(SourceConfig):
     """A token, or where and with what to log in for one."""
 
-    token: Secret | None = Field(default=None, description="access token, sent as a bearer token")
+    refused: ClassVar[str] = (
+        "an access token lasts for hours only: give token_url, login and password instead, so that the exporter can "
+        "fetch another"
+    )
+
+    token: HeaderSecret | None = Field(default=None, description="access token, sent as a bearer token")
     token_url: Url | None = Field(
         default=None, description="where POST {login, password} answers with an access token; any host"
     )
@@ -24,3 +31,9 @@ class CognaizeConfig(SourceConfig):
         if self.token is None and len(given) < 3:
             raise ValueError("a credential is missing: give token, or all of token_url, login and password")
         return self
+
+    @property
+    def credential(self) -> tuple[str, ...]:
+        if self.token is not None:
+            return "token", self.token.get_secret_value()
+        return "login", str(self.login), str(self.token_url)

@@ -1,6 +1,7 @@
 """Trying a Make source before it runs: the token, its rights, the limit, what there is to watch."""
 
 from collections.abc import AsyncIterator, Mapping
+from urllib.parse import urlsplit
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.platform import selected
@@ -32,7 +33,8 @@ async def check(config: MakeConfig, api: Api) -> AsyncIterator[str]:
         yield f"problem: right {right} is missing; {needed[right]}"
     yield _retries(rights)
     if not missing & {"organizations:read", "teams:read"}:
-        yield await _limit(config, api)
+        async for line in _organization(config, api):
+            yield line
     if "scenarios:read" in missing:
         return
     try:
@@ -76,18 +78,27 @@ def _retries(rights: set[str] | None) -> str:
     return "ok: dead letters may be retried"
 
 
-async def _limit(config: MakeConfig, api: Api) -> str:
+async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str]:
+    """Its limit, and what of it is watched: an organization is one of its zone."""
     try:
         organization_id = await find_organization(config, api)
         answer = await get(api, "/organizations/{id}", lane=LANE, ids={"id": organization_id})
         limit = mapping.organization(answer.data, at=answer.at).requests_per_minute
     except (ApiError, BadItem) as error:
-        return f"problem: {error}; the limit of requests and the usage will not be known"
+        yield f"problem: {error}; the limit of requests and the usage will not be known"
+        return
+    zone = answer.data["organization"].get("zone") or urlsplit(config.url).hostname
+    whole = f"{zone}/organization {organization_id}"
+    for team_id in config.team_ids:
+        yield f"watches: {whole}/team {team_id}"
+    if not config.team_ids:
+        yield f"watches: {whole}"
     if limit is None:
-        return "ok: the organization does not say its limit of requests"
-    if limit < 1:
-        return "problem: the organization's license allows no requests to the API"
-    return f"ok: limit {limit:g} requests a minute"
+        yield "ok: the organization does not say its limit of requests"
+    elif limit < 1:
+        yield "problem: the organization's license allows no requests to the API"
+    else:
+        yield f"ok: limit {limit:g} requests a minute"
 
 
 async def _watched(config: MakeConfig, api: Api) -> list[Scenario]:

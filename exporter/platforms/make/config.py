@@ -1,27 +1,28 @@
 """What a user writes for a Make source, and how it proves who it is."""
 
 import re
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, SecretStr, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from exporter.http import Api
-from exporter.settings import Secret, SourceConfig
+from exporter.settings import HeaderSecret, SourceConfig
 
 # API tokens look like this; anything else is taken for an access token of OAuth, as Make's own SDK does.
 _API_TOKEN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
 
 
-def _fits_a_header(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-        raise ValueError("a token has no spaces and no characters beyond ASCII")
-    return value
-
-
 class MakeConfig(SourceConfig):
     """An API token of one zone, and whose scenarios are watched: an organization's, or those of some of its teams."""
 
-    token: Annotated[Secret, AfterValidator(_fits_a_header)]
+    api_path: ClassVar[str] = "/api/v2"
+    host_only: ClassVar[bool] = True
+    refused: ClassVar[str] = (
+        "Make answers the same to a wrong token, to one of another zone (compare url with the address that Make has in "
+        "your browser) and to one without the scopes scenarios:read, dlqs:read, hooks:read and organizations:read"
+    )
+
+    token: HeaderSecret
     organization_id: PositiveInt | None = Field(default=None, description="watch all teams of this organization")
     team_ids: list[PositiveInt] = Field(default=[], description="or only these teams, of one organization")
     steps: Literal["off", "problems", "all"] = Field(
@@ -36,6 +37,14 @@ class MakeConfig(SourceConfig):
         if len(set(self.team_ids)) < len(self.team_ids):
             raise ValueError("a team is named twice in team_ids")
         return self
+
+    @property
+    def credential(self) -> tuple[str, ...]:
+        return "token", self.token.get_secret_value()
+
+    @property
+    def watches(self) -> frozenset[tuple[str, str]]:
+        return frozenset((kind, str(number)) for kind, number in self.scopes)
 
     @property
     def scopes(self) -> list[tuple[str, int]]:

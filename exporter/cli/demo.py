@@ -1,0 +1,143 @@
+"""The demo, and the simulators alone."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+from exporter import app, log
+from exporter.cli import UsageError
+from exporter.cli.service import until_stopped
+from exporter.clock import SystemClock
+from exporter.config import ConfigError
+from exporter.retries.model import Outcome
+from exporter.simulator import SIMULATORS
+from exporter.simulator.companions import companions
+from exporter.simulator.core import Faults
+from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
+
+#: Workflows of each platform in the demo: enough for something to happen all the time.
+DEMO_WORKFLOWS = 15
+#: The demo prints one line about what it sees this often (seconds).
+DEMO_REPORT_INTERVAL = 5.0
+#: In the demo somebody approves this many retries at most, this often (seconds).
+DEMO_APPROVED_AT_ONCE, DEMO_APPROVAL_INTERVAL = 6, 10.0
+#: Debian's packages of what may run beside the demo.
+PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+
+
+def demo(options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="automation-exporter-demo-") as folder:
+        return until_stopped(lambda stop, reload: _demonstrate(options, Path(folder), stop, reload))
+
+
+async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    log.configure("info", "logfmt", sys.stderr)
+    async with Fleet.open(clock=SystemClock(), seed=options.seed, workflows=DEMO_WORKFLOWS) as fleet:
+        config = demo_config(
+            fleet,
+            listen=f"127.0.0.1:{options.port}",
+            database=folder / "demo.db",
+            changes={"retries": DEMO_RETRIES},
+        )
+
+        def announce(running: app.Service) -> None:
+            base = f"http://127.0.0.1:{running.port}"
+            print(f"\nstatus page   {base}/\nmetrics       {base}/metrics", flush=True)
+            for platform, url in fleet.urls.items():
+                print(f"simulator     {url}  ({platform}; truth at {url}/_sim/truth)", flush=True)
+            tasks.create_task(_accompany(options, folder, running.port, stop))
+            tasks.create_task(fleet.deliver(f"{base}/webhooks", stop))
+            tasks.create_task(_report(running, stop))
+            tasks.create_task(_approve_now_and_then(running, stop))
+
+        async with asyncio.TaskGroup() as tasks:
+            await app.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
+
+
+async def _accompany(options: argparse.Namespace, folder: Path, port: int, stop: asyncio.Event) -> None:
+    """Keep a Prometheus and an Alertmanager running beside the demo, if that is asked for."""
+    if not options.with_prometheus:
+        print("stop with Ctrl-C\n", flush=True)
+        return
+    async with companions(folder, f"127.0.0.1:{port}") as urls:
+        for name in ("prometheus", "alertmanager"):
+            found = urls.get(name, f"not installed: apt-get install {PACKAGES[name]}")
+            print(f"{name:<13} {found}", flush=True)
+        print("stop with Ctrl-C\n", flush=True)
+        await stop.wait()
+
+
+async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> None:
+    """In the demo somebody looks now and then and approves what waits for it."""
+    while not await _stopped(stop, DEMO_APPROVAL_INTERVAL):
+        waiting = [f for f in running.control.everything() if f.ladder.decision.awaits_approval]
+        keys = [(f.subject.source, f.subject.letter.id) for f in waiting[:DEMO_APPROVED_AT_ONCE]]
+        if keys:
+            await running.control.approve(keys, who="demo")
+            print(f"somebody approves {len(keys)} of {len(waiting)} retries that wait for it", flush=True)
+
+
+async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
+    """Whether it was stopped within this time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    return stop.is_set()
+
+
+async def _report(running: app.Service, stop: asyncio.Event) -> None:
+    """Say now and then what the demo sees."""
+    while not await _stopped(stop, DEMO_REPORT_INTERVAL):
+        sources = running.world.sources.values()
+        workflows, active = sum(len(s.workflows) for s in sources), sum(len(s.open_runs) for s in sources)
+        letters, retries = sum(len(s.dead_letters) for s in sources), running.book.everything()
+        counted = running.projection.runs_counted()
+        mended = sum(1 for retry in retries if retry.outcome is Outcome.SUCCEEDED)
+        print(
+            f"{workflows} workflows, {active} active runs, {counted:.0f} finished runs counted, "
+            f"{letters} open dead letters, {len(retries)} retries, {mended} of them succeeded",
+            flush=True,
+        )
+
+
+def simulate(options: argparse.Namespace) -> int:
+    faults = _faults(options.fault)
+    for name in options.platform or ():
+        if name not in SIMULATORS:
+            raise UsageError(f"--platform {name}: unknown; one of {', '.join(sorted(SIMULATORS))}")
+    log.configure("info", "logfmt", sys.stderr)
+
+    async def serve(stop: asyncio.Event, reload: asyncio.Event) -> None:
+        async with Fleet.open(
+            clock=SystemClock(),
+            seed=options.seed,
+            platforms=options.platform,
+            workflows=options.workflows,
+            faults=faults,
+            port=options.port,
+        ) as fleet:
+            for platform, url in fleet.urls.items():
+                print(f"{platform}: {url}  (truth at {url}/_sim/truth)", flush=True)
+            if options.webhooks:
+                await fleet.deliver(f"{options.webhooks.rstrip('/')}/webhooks", stop)
+            await stop.wait()
+
+    return until_stopped(serve)
+
+
+def _faults(given: Sequence[str]) -> dict[str, float]:
+    known, faults = {f.name for f in fields(Faults)}, dict[str, float]()
+    for item in given:
+        name, _, value = item.partition("=")
+        try:
+            faults[name] = float(value)
+        except ValueError:
+            raise ConfigError([f"--fault {item}: write NAME=VALUE with a number"]) from None
+        if name not in known:
+            raise ConfigError([f"--fault {item}: unknown fault; one of {', '.join(sorted(known))}"])
+    return faults

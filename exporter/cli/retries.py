@@ -1,0 +1,108 @@
+"""``retries`` and ``policies``: reading the ledger, and saying a word to the service."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import quote
+
+from exporter import commands
+from exporter.cli import UsageError
+from exporter.config import ConfigError
+from exporter.config.outline import Outline, outline, without_config
+from exporter.retries.control import Control
+
+
+def explain(options: argparse.Namespace) -> int:
+    return asyncio.run(commands.explain(outline(options.config), say=print, brief=options.brief))
+
+
+def later(options: argparse.Namespace) -> int:
+    print("automation-exporter: this comes with a later version", file=sys.stderr)
+    return 1
+
+
+def list(options: argparse.Namespace) -> int:
+    return asyncio.run(commands.list_retries(_outline(options), say=print, limit=options.limit, as_json=options.json))
+
+
+def show(options: argparse.Namespace) -> int:
+    return asyncio.run(commands.show(outline(options.config), options.id, say=print))
+
+
+def pause(options: argparse.Namespace) -> int:
+    source, seconds, why = options.source, options.seconds, options.why
+    body = {"source": source, "for": None if seconds is None else f"{seconds}s", "why": why or None}
+    return _tell(
+        options, "/api/v1/retries/pause", body, lambda c, who: c.pause(source, seconds=seconds, who=who, why=why)
+    )
+
+
+def resume(options: argparse.Namespace) -> int:
+    source = options.source
+    return _tell(options, "/api/v1/retries/resume", {"source": source}, lambda c, who: c.resume(source, who=who))
+
+
+def approve(options: argparse.Namespace) -> int:
+    if bool(options.ids) == bool(options.policy):
+        raise UsageError("name what to approve: SOURCE/ID …, or --policy NAME")
+    body = {"policy": options.policy} if options.policy else {"ids": options.ids}
+
+    async def here(control: Control, who: str) -> dict[str, Any]:
+        keys = [_key(text) for text in options.ids] or control.awaiting(options.policy)
+        return await control.approve(keys, who=who)
+
+    return _tell(options, "/api/v1/retries/approve", body, here, by_rules=True)
+
+
+def hold(options: argparse.Namespace) -> int:
+    key, seconds = _key(options.id), options.seconds
+    body = {"for": None if seconds is None else f"{seconds}s"}
+    return _tell(options, _path(key, "hold"), body, lambda c, who: c.hold(key, seconds=seconds, who=who))
+
+
+def quarantine(options: argparse.Namespace) -> int:
+    key = _key(options.id)
+    return _tell(options, _path(key, "quarantine"), {}, lambda c, who: c.quarantine(key, who=who))
+
+
+def release(options: argparse.Namespace) -> int:
+    key, sent = _key(options.id), not options.not_sent
+    return _tell(options, _path(key, "release"), {"sent": sent}, lambda c, who: c.release(key, sent=sent, who=who))
+
+
+def _tell(
+    options: argparse.Namespace,
+    path: str,
+    body: dict[str, Any],
+    here: Callable[[Control, str], Coroutine[Any, Any, dict[str, Any]]],
+    *,
+    by_rules: bool = False,
+) -> int:
+    return asyncio.run(commands.tell(_outline(options), path, body, here, say=print, by_rules=by_rules))
+
+
+def _outline(options: argparse.Namespace) -> Outline:
+    """What is read of the config, or ``--store`` in place of it."""
+    given = getattr(options, "store", None)
+    if given is not None:
+        return without_config(given)
+    try:
+        return outline(options.config)
+    except ConfigError as exc:
+        if not hasattr(options, "store"):
+            raise
+        way_out = "this command does without the file: give --store URL, the database's own store.url"
+        raise ConfigError([*exc.problems, way_out], file=exc.file) from None
+
+
+def _key(text: str) -> tuple[str, str]:
+    source, slash, letter_id = text.partition("/")
+    if not slash or not source or not letter_id:
+        raise UsageError(f"{text}: write SOURCE/ID, as `policies explain` prints it")
+    return source, letter_id
+
+
+def _path(key: tuple[str, str], action: str) -> str:
+    return f"/api/v1/dead-letters/{quote(key[0], safe='')}/{quote(key[1], safe='')}/{action}"

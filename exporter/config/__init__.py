@@ -1,0 +1,261 @@
+"""What a user writes, and reading it: YAML, ``${VAR}`` and ``*_file`` filled in, every problem one line that names its
+place.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from exporter.alerting.objectives import SloConfig
+from exporter.config import wording
+from exporter.config.text import NESTED, ConfigError, Text, fill, stands_below
+from exporter.config.twins import twins
+from exporter.platforms import PLATFORMS
+from exporter.retries.config import RetriesConfig, compile_rules
+from exporter.retries.policy import Rules
+from exporter.settings import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
+
+__all__ = ["Config", "ConfigError", "file_text", "load", "parse", "read", "validate"]
+
+
+class TlsConfig(Section):
+    cert_file: str
+    key_file: str
+
+
+class BasicAuthConfig(Section):
+    users: dict[str, str] = Field(min_length=1, description="user name to bcrypt hash")
+
+    @field_validator("users")
+    @classmethod
+    def _bcrypt(cls, users: dict[str, str]) -> dict[str, str]:
+        for name, digest in users.items():
+            if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", digest):
+                raise ValueError(f"the password of {name!r} is not a bcrypt hash; make one with: htpasswd -nBC 10 ''")
+        if find_spec("bcrypt") is None:
+            raise ValueError("passwords need the extra auth: pip install 'automation-exporter[auth]'")
+        return users
+
+
+def _address(value: Any) -> str:
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("write an address as HOST:PORT, for example 127.0.0.1:10870")
+    return str(value)
+
+
+class ServerConfig(Section):
+    listen: str = "127.0.0.1:10870"
+    webhooks_listen: str | None = None
+    tls: TlsConfig | None = None
+    basic_auth: BasicAuthConfig | None = None
+    admin_token: Secret | None = None
+    reload: bool = Field(default=False, description="whether POST /-/reload is answered")
+
+    @field_validator("listen", "webhooks_listen", mode="before")
+    @classmethod
+    def _is_address(cls, value: Any) -> Any:
+        return None if value is None else _address(value)
+
+    @model_validator(mode="after")
+    def _two_addresses(self) -> "ServerConfig":
+        if self.webhooks_listen == self.listen and not self.listen.endswith(":0"):
+            raise ValueError("webhooks_listen is the address of listen; leave it out, or give it another port")
+        return self
+
+
+class StoreConfig(Section):
+    url: str = "sqlite:///automation-exporter.db"
+    retention: Duration = Field(default="30d", validate_default=True)
+
+    @field_validator("url")
+    @classmethod
+    def _known_engine(cls, value: str) -> str:
+        if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
+            return value
+        if re.fullmatch(r"[\w./-]+\.(db|sqlite3?)", value):  # anything else may be something else, and is not quoted
+            raise ValueError(f"a path is no URL: write sqlite:///{value}")
+        if ":" not in value:
+            raise ValueError("a path is no URL: write sqlite:/// before it")
+        if value.startswith("sqlite:"):
+            raise ValueError("use sqlite:///FILE: three slashes, and a fourth where the path begins with one")
+        raise ValueError("use sqlite:///FILE (PostgreSQL is not supported by this version)")
+
+    @field_validator("retention")
+    @classmethod
+    def _long_enough(cls, seconds: float) -> float:
+        if seconds < 86400:
+            raise ValueError("the shortest retention is 1d: runs are recognised by the ledger for that long")
+        return seconds
+
+
+class LimitsConfig(Section):
+    series_max: int = Field(default=200_000, ge=1000)
+    body_bytes_max: int = Field(default=1_048_576, ge=1024)
+    webhook_requests_max: int = Field(default=256, ge=1, description="webhooks handled at one time")
+
+
+class TracesConfig(Section):
+    enabled: bool = False
+    endpoint: Url | None = Field(default=None, description="base URL of an OTLP receiver; default: the OTEL_ variables")
+    headers: dict[Name, Secret] = Field(default={})
+    protocol: Literal["http/protobuf", "grpc"] | None = None
+    proxy: Url | None = Field(default=None, description="URL of an HTTP proxy; HTTP_PROXY and the like are not used")
+    tls_ca_file: str | None = Field(default=None, description="certificates to trust, instead of the system's")
+    url_template: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s]*\{trace_id\}[^\s]*$",
+        description="page of a trace, with {trace_id}, for links on the status page",
+    )
+    sample: float = Field(default=1.0, ge=0.0, le=1.0, description="share of successful runs traced; others always are")
+    own: bool = Field(default=False, description="also trace the exporter's sweeps, API calls and webhooks")
+
+
+class LogConfig(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["logfmt", "json"] = "logfmt"
+
+
+def of_no_source(slo: SloConfig, sources: Iterable[str]) -> list[str]:
+    """Objectives of sources that there are not."""
+    known = list(sources)
+    missing = [place for place in slo.workflows if place.partition("/")[0] not in known]
+    return [f"slo.workflows.{place}: there is no such source; one of {', '.join(known)}" for place in missing]
+
+
+class Config(Section):
+    """The whole config."""
+
+    server: ServerConfig = ServerConfig()
+    store: StoreConfig = StoreConfig()
+    sources: dict[Name, SourceConfig] = Field(min_length=1)
+    limits: LimitsConfig = LimitsConfig()
+    traces: TracesConfig = TracesConfig()
+    retries: RetriesConfig = RetriesConfig()
+    slo: SloConfig = SloConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("sources", mode="wrap")
+    @classmethod
+    def _by_platform(cls, value: Any, handler: Any) -> Any:
+        """Each source is checked against the keys of its own platform."""
+        if value in (None, {}):
+            raise wording.found(["sources: nothing is written there; name at least one source, with platform and url"])
+        if not isinstance(value, dict):
+            return handler(value)
+        made, problems = {}, []
+        for name, section in value.items():
+            place = f"sources.{name}"
+            if isinstance(section, SourceConfig):
+                made[name] = section
+                continue
+            kind = section.get("platform") if isinstance(section, dict) else None
+            if not isinstance(section, dict):
+                problems.append(f"{place}: must be a section with at least platform and url")
+            elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", str(name)):
+                problems.append(f"{place}: a source name has letters, digits, dot, dash and underscore only")
+            elif not isinstance(kind, str) or kind not in PLATFORMS:
+                known, near = ", ".join(PLATFORMS), wording.did_you_mean(str(kind).lower(), PLATFORMS)
+                hint = f"; did you mean {near}?" if near else ""
+                problems.append(f"{place}.platform: {'missing' if kind is None else 'unknown'}; one of {known}{hint}")
+            else:
+                try:
+                    made[str(name)] = PLATFORMS[kind].config.model_validate(section)
+                except ValidationError as exc:
+                    problems += wording.lines(exc, place, PLATFORMS[kind].config)
+        if problems:
+            raise wording.found(problems)
+        return handler(made)
+
+    @model_validator(mode="after")
+    def _read_once(self) -> "Config":
+        problems, _ = twins(self.sources)
+        if problems:
+            raise wording.found(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _policies_fit(self) -> "Config":
+        _, problems = compile_rules(self.retries, self._platforms())
+        if problems:
+            raise wording.found(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> "Config":
+        problems = of_no_source(self.slo, self.sources)
+        if problems:
+            raise wording.found(problems)
+        return self
+
+    def rules(self) -> Rules:
+        """What is written about retrying, compiled."""
+        return compile_rules(self.retries, self._platforms())[0]
+
+    def _platforms(self) -> dict[str, str]:
+        return {name: section.platform for name, section in self.sources.items()}
+
+    def secrets(self) -> list[str]:
+        """Every secret value, so that logs can be scrubbed of them."""
+        return secrets_in(self)
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read a config file. Raises ``ConfigError``."""
+    return read(path, environment)[0]
+
+
+def read(path: Path, environment: Mapping[str, str] = os.environ) -> tuple[Config, Mapping[str, Any]]:
+    """A config file, and what is written there before variables and files are filled in. Raises ``ConfigError``."""
+    try:
+        return _parsed(file_text(path), environment)
+    except ConfigError as exc:
+        raise ConfigError(exc.problems, file=path) from None
+
+
+def file_text(path: Path) -> str:
+    """The text of a config file. Raises ``ConfigError``."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        way_out = "; name one with --config FILE or in AUTOMATION_EXPORTER_CONFIG" if exc.errno == errno.ENOENT else ""
+        raise ConfigError([f"{exc.strerror or 'cannot be read'}{way_out}"], file=path) from None
+    except UnicodeDecodeError:
+        raise ConfigError(["not UTF-8 text: save it as UTF-8"], file=path) from None
+
+
+def parse(text: str, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read a config from YAML text. Raises ``ConfigError``."""
+    return _parsed(text, environment)[0]
+
+
+def _parsed(text: str, environment: Mapping[str, str]) -> tuple[Config, Mapping[str, Any]]:
+    raw = Text(text).everything()
+    problems: list[str] = []
+    try:
+        filled = fill(raw, "", environment, problems)
+    except RecursionError:
+        raise ConfigError([NESTED]) from None
+    if not isinstance(filled, dict):
+        raise ConfigError(["the config must be a mapping with at least the key sources"])
+    try:
+        config = validate(filled)
+    except ConfigError as exc:  # all at once, but nothing of what is told already
+        raise ConfigError(problems + [line for line in exc.problems if not stands_below(line, problems)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config, raw
+
+
+def validate(data: Mapping[str, Any]) -> Config:
+    """Check a config given as plain values. Raises ``ConfigError``."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as exc:
+        raise ConfigError(wording.lines(exc, "", Config)) from None

@@ -1,0 +1,38 @@
+"""What is allowed and probably not meant: warnings of a config, one line each."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from exporter.config import Config
+from exporter.config.shown import masked_places
+from exporter.config.twins import twins
+
+#: Names that lead to no public place: those of one machine, of a cluster, of a house.
+_PRIVATE_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc", ".test", ".example", ".invalid")
+
+
+def cautions(config: Config) -> list[str]:
+    """Every warning."""
+    found = twins(config.sources)[1]
+    for source, section in config.sources.items():
+        for key, url in (("url", section.url), ("token_url", getattr(section, "token_url", None))):
+            if url is not None and _is_public_and_plain(url):
+                found.append(f"sources.{source}.{key}: the credential is sent unencrypted: write https://")
+    endpoint = config.traces.endpoint
+    if config.traces.headers and endpoint is not None and _is_public_and_plain(endpoint):
+        found.append("traces.endpoint: the headers are sent unencrypted: write https://")
+    for place in masked_places(config):
+        found.append(f"{place}: a secret that `config show` made up: put the true one in its place")
+    return found
+
+
+def _is_public_and_plain(url: str) -> bool:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme != "http":
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." in host and not f".{host}".endswith((*_PRIVATE_NAMES, ".cluster.local"))
+    return address.is_global

@@ -1,0 +1,127 @@
+"""What commands for the night need of a config: where the database is, and the names of the sources.
+
+A kill switch must work while the file is half edited and without the service's secrets. So only what is needed is read:
+no secret, no variable of another key; a mistake in another section is somebody else's.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from exporter.alerting.objectives import SloConfig
+from exporter.config import StoreConfig, file_text, of_no_source, wording
+from exporter.config.text import ConfigError, Text, expand, fill
+from exporter.fields import Name, Section
+from exporter.platforms import PLATFORMS
+from exporter.retries.config import RetriesConfig, compile_rules
+from exporter.retries.policy import Rules
+
+S = TypeVar("S", bound=Section)
+
+
+class _Labels(Section):
+    labels: dict[Name, str] = Field(default={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """What is needed is checked when it is asked for; each may raise ``ConfigError``."""
+
+    store_url: str
+    platforms: Mapping[str, str]  # by source, whatever is written there
+    file: Path | None = None
+    _text: Text | None = None
+    _environment: Mapping[str, str] = field(default_factory=dict)
+
+    def rules(self) -> Rules:
+        """What is written about retrying, compiled."""
+        config = self._section("retries", RetriesConfig)
+        rules, problems = compile_rules(config, self.platforms)
+        if problems:
+            raise ConfigError(problems, file=self.file)
+        return rules
+
+    def objectives(self) -> SloConfig:
+        slo = self._section("slo", SloConfig)
+        problems = of_no_source(slo, self.platforms)
+        if problems:
+            raise ConfigError(problems, file=self.file)
+        return slo
+
+    def labels(self) -> dict[str, Mapping[str, str]]:
+        """The labels of each source."""
+        found: dict[str, Mapping[str, str]] = {}
+        for source, section in _sources(self._text).items():
+            labels = {"labels": section["labels"]} if section.get("labels") is not None else {}
+            found[source] = self._checked(labels, _Labels, f"sources.{source}").labels
+        return found
+
+    def _section(self, name: str, model: type[S]) -> S:
+        try:
+            written = None if self._text is None else self._text.section(name)
+        except ConfigError as exc:
+            raise ConfigError(exc.problems, file=self.file) from None
+        return self._checked({} if written is None else written, model, name)
+
+    def _checked(self, written: Any, model: type[S], place: str) -> S:
+        problems: list[str] = []
+        try:
+            made = model.model_validate(fill(written, place, self._environment, problems))
+        except ValidationError as exc:
+            raise ConfigError(problems or wording.lines(exc, place, model), file=self.file) from None
+        if problems:
+            raise ConfigError(problems, file=self.file)
+        return made
+
+
+def outline(path: Path, environment: Mapping[str, str] = os.environ) -> Outline:
+    """Read what is needed of a config file. Raises ``ConfigError``, also for an unset variable in ``store.url``."""
+    text = file_text(path)
+    try:
+        written = Text(text)
+        store = written.section("store", lenient=True)
+        if store is not None and not isinstance(store, dict):
+            raise ConfigError(["store: must be a section of keys and values"])
+        problems: list[str] = []
+        url = (store or {}).get("url", StoreConfig.model_fields["url"].default)
+        if isinstance(url, str):
+            url = expand(url, "store.url", environment, problems)
+        if problems:
+            raise ConfigError(problems)
+        try:
+            url = StoreConfig.model_validate({"url": url}).url
+        except ValidationError as exc:
+            raise ConfigError(wording.lines(exc, "store", StoreConfig)) from None
+        platforms = {
+            name: expand(str(section.get("platform")), "", environment, [])
+            for name, section in _sources(written).items()
+        }
+    except ConfigError as exc:
+        raise ConfigError(exc.problems, file=path) from None
+    return Outline(store_url=url, platforms=platforms, file=path, _text=written, _environment=environment)
+
+
+def without_config(store_url: str) -> Outline:
+    """Where only the database is known. Raises ``ConfigError``."""
+    try:
+        url = StoreConfig.model_validate({"url": store_url}).url
+    except ValidationError as exc:
+        raise ConfigError(["--" + line for line in wording.lines(exc, "store", StoreConfig)]) from None
+    return Outline(store_url=url, platforms={})
+
+
+def known(platforms: Mapping[str, str]) -> dict[str, Any]:
+    """The sources whose platform there is."""
+    return {source: PLATFORMS[name] for source, name in platforms.items() if name in PLATFORMS}
+
+
+def _sources(text: Text | None) -> dict[str, dict[Any, Any]]:
+    """The sources by name, as far as they can be told."""
+    written = None if text is None else text.section("sources", lenient=True)
+    if not isinstance(written, dict):
+        return {}
+    return {str(name): section if isinstance(section, dict) else {} for name, section in written.items()}
