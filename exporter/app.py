@@ -7,8 +7,8 @@ on a signal and, when asked to reload, takes a new config whole or keeps the old
 
 import asyncio
 import secrets
-import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,8 +38,10 @@ from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
 from exporter.web import local
+from exporter.web.certificate import Certificate
 from exporter.web.control import ControlRoutes
-from exporter.web.server import Site, listen
+from exporter.web.doors import Doors
+from exporter.web.server import Site
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
 from exporter.world import SourceWorld, World
@@ -48,6 +50,8 @@ log = get_logger(__name__)
 
 #: Seconds between two rounds of expiring, pruning and counting rows.
 HOUSEKEEPING_INTERVAL = 60.0
+#: The spans of our own work have this long (seconds) to be sent in the end.
+OWN_SPANS_SECONDS_MAX = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,8 +84,11 @@ async def service(
     own: OwnMetrics | None = None,
     reload: Callable[[], Awaitable[str | None]] = _no_reload,
     loops: bool = True,
+    doors: Doors | None = None,
 ) -> AsyncIterator[Service]:
     """Everything, running. Without ``loops`` nothing moves by itself: a test calls the ``…_once`` it wants.
+
+    ``doors`` are open already, or will be needed again; otherwise there are some for this service alone.
 
     Raises ``StoreError`` or ``OSError`` when the store or an address cannot be had.
     """
@@ -94,6 +101,10 @@ async def service(
     )
 
     async with AsyncExitStack() as stack:
+        if doors is None:
+            doors = Doors()
+            stack.push_async_callback(doors.close)
+
         # What was counted, durable.
         ledger = Ledger(
             await open_engine(config.store.url),
@@ -145,7 +156,7 @@ async def service(
             retriers=retriers,
         )
         tracer = OwnTracer(make_exporter(config.traces) if is_enabled(config.traces) and config.traces.own else None)
-        stack.push_async_callback(asyncio.to_thread, tracer.close)
+        stack.push_async_callback(_for_a_moment, tracer.close)
         receivers: dict[str, Receiver] = {}
         for source, section in config.sources.items():
             await _open_source(running, receivers, stack, config, source, section, platforms[source], clock, tracer)
@@ -158,7 +169,9 @@ async def service(
             running.traces = _traces(running, config, platforms, clock)
             stack.push_async_callback(running.traces.close)
 
-        # The loops, and the doors last: nobody is let in before there is something to tell.
+        # The loops, and the doors last: nobody is let in before there is something to tell. In the end people are
+        # still answered while the loops come to rest.
+        stack.push_async_callback(doors.leave)
         tasks = await stack.enter_async_context(_background()) if loops else None
         if tasks is not None:
             for poller in running.pollers.values():
@@ -183,16 +196,15 @@ async def service(
             store_error=ledger.check,
             reload=reload,
         )
-        tls = _tls(config)
-        apart = config.server.webhooks_listen
-        runner, running.port = await listen(site.application(webhooks=apart is None), config.server.listen, tls)
-        stack.push_async_callback(runner.cleanup)
+        tls, apart = config.server.tls, config.server.webhooks_listen
+        certificate = None if tls is None else Certificate(tls.cert_file, tls.key_file)
+        running.port = await doors.open(config.server.listen, site.application(webhooks=apart is None), certificate)
         running.webhooks_port = running.port
         if apart is not None:
-            runner, running.webhooks_port = await listen(
-                site.webhook_application(), apart, tls, key="server.webhooks_listen"
+            running.webhooks_port = await doors.open(
+                apart, site.webhook_application(), certificate, key="server.webhooks_listen"
             )
-            stack.push_async_callback(runner.cleanup)
+        doors.settle()
         stack.callback(local.announce(config, port=running.port, token=local_token))
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
@@ -426,16 +438,20 @@ def _commit_timer(own: OwnMetrics) -> Callable[[str], AbstractContextManager[Non
     return timed
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    if config.server.tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.server.tls.cert_file, config.server.tls.key_file)
-    except OSError as exc:
-        words = "no PEM files, or their parts do not fit" if isinstance(exc, ssl.SSLError) else exc.strerror
-        raise OSError(f"server.tls: the certificate cannot be used: {words}") from None
-    return context
+async def _for_a_moment(work: Callable[[], None]) -> None:
+    """Do what blocks in a thread that nobody waits for when it takes too long, not even the end of the process."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def working() -> None:
+        work()
+        with suppress(RuntimeError):  # the loop is closed: it took too long
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=working, daemon=True).start()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(OWN_SPANS_SECONDS_MAX):
+            await done.wait()
 
 
 async def run(
@@ -466,32 +482,38 @@ async def run(
         return None
 
     previous: Config | None = None
-    while not stop.is_set():
-        configure(config.log.level, config.log.format, sys.stderr)
-        try:
-            for caution in cautions(config):
-                log.warning("config warning", problem=caution)
-            async with service(config, clock=clock, own=own, reload=take) as running:
-                if previous is not None:
-                    own.reload_successful.set(1)
-                    own.reload_timestamp.set(clock.now())
-                previous = None
-                on_running(running)
-                while not stop.is_set() and not pending:
-                    await _either(stop, reload)
-                    if reload.is_set() and not pending:
-                        await take()
-                    reload.clear()
-        except Exception as exc:  # whatever keeps a new config from running, the old one did
-            if previous is None:
-                raise
-            own.reload_successful.set(0)
-            log.error("config not taken", problem=str(exc))
-            config, previous = previous, None
-            continue
-        if pending:
-            previous, config = config, pending.pop()
-            pending.clear()
+    doors = Doors()
+    try:
+        while not stop.is_set():
+            configure(config.log.level, config.log.format, sys.stderr)
+            try:
+                for caution in cautions(config):
+                    log.warning("config warning", problem=caution)
+                async with service(config, clock=clock, own=own, reload=take, doors=doors) as running:
+                    if previous is not None:
+                        own.reload_successful.set(1)
+                        own.reload_timestamp.set(clock.now())
+                    previous = None
+                    on_running(running)
+                    while not stop.is_set() and not pending:
+                        await _either(stop, reload)
+                        if reload.is_set() and not pending:
+                            await take()
+                        reload.clear()
+                    if stop.is_set():
+                        doors.shut()
+            except Exception as exc:  # whatever keeps a new config from running, the old one did
+                if previous is None:
+                    raise
+                own.reload_successful.set(0)
+                log.error("config not taken", problem=str(exc))
+                config, previous = previous, None
+                continue
+            if pending:
+                previous, config = config, pending.pop()
+                pending.clear()
+    finally:
+        await doors.close()
 
 
 async def _either(*events: asyncio.Event) -> None:

@@ -32,7 +32,7 @@ from exporter.store.ledger import database
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
 from exporter.web import local
-from exporter.web.server import no_address
+from exporter.web.doors import no_address
 
 #: Room on the disk below which a database is a worry, and below which it is a problem (bytes).
 SPACE_SCARCE, SPACE_MIN = 512 * 1024**2, 32 * 1024**2

@@ -44,8 +44,8 @@ class BasicAuthConfig(Section):
 
 
 def _address(value: Any) -> str:
-    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+    _, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
         raise ValueError("write an address as HOST:PORT, for example 127.0.0.1:10870")
     return str(value)
 

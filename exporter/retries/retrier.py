@@ -43,7 +43,7 @@ TRIES_PER_TURN_MAX = 10
 #: Claims wait so long (seconds) for others of their workflow, to share a call with them.
 GATHERING = 3.0
 #: A stop waits so long (seconds) for a call that is under way.
-STOP_SECONDS_MAX = 10.0
+STOP_SECONDS_MAX = 4.0
 #: A source whose credential was refused is lowered to approval for so long (seconds).
 LOWERED_FOR = 86400.0
 ENGINE = "engine"

@@ -4,7 +4,7 @@
 or missing; ``for`` in it is a duration. Without an ``admin_token`` nobody from outside can say anything here.
 """
 
-import hmac
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -12,11 +12,16 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
+from exporter import body as bodies
+from exporter.body import BodyError
 from exporter.fields import parse_duration
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
 from exporter.store.script import StoreError
+from exporter.web.proof import same
 
+#: A body has this long (seconds) to arrive.
+READ_SECONDS_MAX = 15.0
 WORDS_CHARS_MAX = 200
 
 
@@ -52,7 +57,7 @@ class ControlRoutes:
 
     def _is(self, request: web.Request, token: str) -> bool:
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+        return kind.lower() == "bearer" and same(given.strip(), token)
 
     def _guarded(
         self, handler: Callable[[web.Request, Mapping[str, Any], str], Awaitable[Mapping[str, Any]]]
@@ -63,10 +68,10 @@ class ControlRoutes:
                     return _json({"error": "retry control is off: set server.admin_token to turn it on"}, status=404)
                 return _json({"error": "send the admin_token: Authorization: Bearer …"}, status=401)
             try:
-                body = _body(await request.read())
+                body = _body(await _read(request))
                 who = _word(body, "who") or ("admin" if not self.is_local(request) else "command")
                 return _json(await handler(request, body, who))
-            except ControlError as exc:
+            except (ControlError, BodyError) as exc:
                 return _json({"error": str(exc)}, status=exc.status)
             except StoreError as exc:
                 return _json({"error": str(exc)}, status=503)
@@ -116,6 +121,18 @@ class ControlRoutes:
         if retries[0].id == identity:
             return _json({**retry_facts(retries[0]), "audit": audit})
         return _json({"retries": [retry_facts(retry) for retry in retries], "audit": audit})
+
+
+async def _read(request: web.Request) -> bytes:
+    """The body, unpacked. Only for who has proved who they are."""
+    limit, coding = request.client_max_size, bodies.coding(request.headers.get("Content-Encoding", ""))
+    if coding is None:
+        raise BodyError(415, f"send the body as it is, or one Content-Encoding of: {bodies.ENCODINGS}")
+    try:
+        async with asyncio.timeout(READ_SECONDS_MAX):
+            return await bodies.unpack(await bodies.read(request, limit=limit), coding, limit=limit)
+    except TimeoutError:
+        raise bodies.late() from None
 
 
 def _body(data: bytes) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
     """Write the file; returns what removes it."""
     path = _path(config.store.url)
     host = config.server.listen.rpartition(":")[0].strip("[]")
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     scheme = "https" if config.server.tls is not None else "http"
     path.unlink(missing_ok=True)  # a process that was killed could not
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

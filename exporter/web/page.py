@@ -1,7 +1,7 @@
 """The status page: one HTML text made of plain values. No script; readable on a phone, dark and light.
 
 Everything a person or a platform wrote is escaped. The page reloads itself; what a person fills in stands on pages of
-their own, which do not.
+their own, which do not. Links and forms are relative: the page may live under a prefix that only a proxy knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,9 +76,9 @@ def sign_in_page(*, csrf: str, problem: str | None = None) -> str:
     """Where a person proves that they may act."""
     wrong = f'<p class="stop">{escape(problem)}</p>' if problem else ""
     return _document(
-        f'<h1>Sign in</h1>{wrong}<form method="post" action="/sign-in">{_hidden(csrf)}'
+        f'<h1>Sign in</h1>{wrong}<form method="post" action="sign-in">{_hidden(csrf)}'
         '<p><label>Admin token <input type="password" name="token" autocomplete="current-password" autofocus></label> '
-        '<button>Sign in</button></p></form><p><a href="/">Back</a></p>'
+        '<button>Sign in</button></p></form><p><a href="./">Back</a></p>'
     )
 
 
@@ -88,8 +88,8 @@ def confirm_page(keys: Sequence[str], *, csrf: str, policy: str) -> str:
     return _document(
         f"<h1>Approve {len(keys)} retries</h1><p>Under the policy <b>{escape(policy)}</b>: these dead letters, "
         "as they are now, once each. What changes before its turn is left out.</p>"
-        f'<form method="post" action="/act/approve-all">{_hidden(csrf)}<ul>{listed}</ul>'
-        '<p><button>Approve these</button></p></form><p><a href="/">Back</a></p>'
+        f'<form method="post" action="act/approve-all">{_hidden(csrf)}<ul>{listed}</ul>'
+        '<p><button>Approve these</button></p></form><p><a href="./">Back</a></p>'
     )
 
 
@@ -104,12 +104,12 @@ def _document(body: str, *, refresh: bool = False) -> str:
 
 
 def _header(facts: Mapping[str, Any], visitor: Visitor) -> str:
-    links = "".join(f'<a href="{path}">{path}</a> ' for path in ("/metrics", "/-/ready", "/api/v1/status"))
+    links = "".join(f'<a href="{path}">/{path}</a> ' for path in ("metrics", "-/ready", "api/v1/status"))
     account = ""
     if visitor.may_act:
-        account = _button("/sign-out", "Sign out", visitor)
+        account = _button("sign-out", "Sign out", visitor)
     elif visitor.control:
-        account = '<a href="/sign-in">Sign in</a>'
+        account = '<a href="sign-in">Sign in</a>'
     return (
         f"<header><h1>automation-exporter <small>{escape(facts['version'])}</small></h1>"
         f"<div>{links}<small>{_time(facts['now'])}</small> {account}</div></header>"
@@ -126,9 +126,9 @@ def _retrying(retries: Mapping[str, Any], visitor: Visitor) -> str:
     if paused:
         parts.append(f'<b class="bad">paused: {escape(", ".join(paused))}</b>')
     if visitor.may_act:
-        parts.append(_button("/act/pause", "Pause all", visitor))
+        parts.append(_button("act/pause", "Pause all", visitor))
         if paused:
-            parts.append(_button("/act/resume", "Resume", visitor))
+            parts.append(_button("act/resume", "Resume", visitor))
     css = "stop" if paused else ""
     return f'<p class="{css}">{" ".join(parts)}</p>'
 
@@ -185,9 +185,7 @@ def _approve_all(letters: Mapping[str, Any], visitor: Visitor) -> str:
         return ""
     decisions = [letter["decision"] for letter in letters["dead_letters"] if letter["decision"] is not None]
     waiting = sorted({decision["policy"] for decision in decisions if decision["awaits_approval"]})
-    links = (
-        f'<a href="/approve?policy={quote(policy)}">Approve what waits: {escape(policy)}</a>' for policy in waiting
-    )
+    links = (f'<a href="approve?policy={quote(policy)}">Approve what waits: {escape(policy)}</a>' for policy in waiting)
     return f"<p>{' · '.join(links)}</p>" if waiting else ""
 
 
@@ -235,7 +233,7 @@ def _letter_buttons(letter: Mapping[str, Any], visitor: Visitor) -> str:
     actions += ["release"] if held else ["retry", "hold"]
     words = {"approve": "Approve", "release": "Release", "retry": "Retry now", "hold": "Hold"}
     key = f"{letter['source']}/{letter['id']}"
-    return " ".join(_button(f"/act/{action}", words[action], visitor, id=key) for action in actions)
+    return " ".join(_button(f"act/{action}", words[action], visitor, id=key) for action in actions)
 
 
 def _retries(retries: Sequence[Mapping[str, Any]], now: float, visitor: Visitor) -> str:
@@ -246,7 +244,7 @@ def _retries(retries: Sequence[Mapping[str, Any]], now: float, visitor: Visitor)
         state = "shadow" if retry["shadow"] else retry["outcome"] or retry["state"]
         css = {"succeeded": "good", "failed": "bad", "rejected": "bad", "held": "bad", "in_doubt": "bad"}.get(state, "")
         letter = f"{escape(retry['source'])}<br><small>{escape(retry['dead_letter_id'])}</small>"
-        audit = f'<a href="/api/v1/retries/{quote(retry["id"])}">audit</a>'
+        audit = f'<a href="api/v1/retries/{quote(retry["id"])}">audit</a>'
         lineage = f"<br><small>root {escape(retry['root'])}</small>" if retry["root"] != retry["dead_letter_id"] else ""
         runs = "".join(f"<br><small>made run {escape(run)}</small>" for run in retry["new_runs"][:3])
         approved = f"<br><small>approved by {escape(retry['approved_by'])}</small>" if retry["approved_by"] else ""
@@ -255,8 +253,8 @@ def _retries(retries: Sequence[Mapping[str, Any]], now: float, visitor: Visitor)
             key = f"{retry['source']}/{retry['dead_letter_id']}"
             settle = " ".join(
                 (
-                    _button("/act/release", "It had an effect", visitor, id=key),
-                    _button("/act/release-not-sent", "It had none", visitor, id=key),
+                    _button("act/release", "It had an effect", visitor, id=key),
+                    _button("act/release-not-sent", "It had none", visitor, id=key),
                 )
             )
         rows.append(

@@ -1,17 +1,10 @@
 """The HTTP side: which path answers what, and who may ask. A scrape reads memory only."""
 
 import asyncio
-import errno
-import logging
-import socket
-import ssl
-from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, cast
 
 import orjson
-from aiohttp import ClientConnectionResetError, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
 from exporter import __version__, status
 from exporter.clock import Clock, stopwatch
@@ -20,20 +13,20 @@ from exporter.log import get_logger
 from exporter.metrics.http import respond, wants_openmetrics
 from exporter.metrics.own import EOF, OwnMetrics
 from exporter.metrics.projection import Projection
+from exporter.peers import peer_of
 from exporter.polling.poller import Poller
 from exporter.web.control import ControlRoutes
 from exporter.web.forms import Forms, html
 from exporter.web.page import Visitor, page
+from exporter.web.proof import Passwords, Verdict
 from exporter.webhooks.receiver import Receiver
 from exporter.world import World
 
 log = get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: The head of a request has this long (seconds) to arrive, on a new connection or after its first byte.
-HEAD_SECONDS_MAX = 15.0
-#: A connection without a request is closed after this long (seconds).
-IDLE_SECONDS_MAX = 75.0
+#: Whoever comes with too many passwords is asked to come back after this many seconds.
+RETRY_AFTER = 5
 #: Paths that answer without a password: probes carry none, and webhooks have their own.
 _OPEN = ("/-/healthy", "/-/ready", "/webhooks/")
 
@@ -72,6 +65,8 @@ class Site:
             if token is None
             else Forms(control.control, token.get_secret_value(), clock, secure=config.server.tls is not None)
         )
+        auth = config.server.basic_auth
+        self._passwords = None if auth is None else Passwords(auth.users, clock)
         self._store_error = store_error
         self._reload = reload
 
@@ -102,12 +97,9 @@ class Site:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        auth = self._config.server.basic_auth
-        is_open = request.path.startswith(_OPEN) or self._control.may_control(request)
-        if auth is not None and not is_open and not await _knows(request, auth.users):
-            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="automation-exporter"'})
         try:
-            return await handler(request)
+            refusal = await self._refusal(request)
+            return await handler(request) if refusal is None else refusal
         except web.HTTPException:
             raise
         except (ConnectionError, asyncio.CancelledError):
@@ -115,6 +107,18 @@ class Site:
         except Exception as exc:
             log.error("request failed", method=request.method, path=request.path, error=exc)
             return _json({"error": "internal error"}, status=500)
+
+    async def _refusal(self, request: web.Request) -> web.Response | None:
+        """None for who may come in."""
+        if self._passwords is None or request.path.startswith(_OPEN) or self._control.may_control(request):
+            return None
+        header = request.headers.get("Authorization", "")
+        match await self._passwords.check(header, peer_of(request.transport)):
+            case Verdict.KNOWN:
+                return None
+            case Verdict.BUSY:
+                return web.Response(status=429, headers={"Retry-After": str(RETRY_AFTER)})
+        return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="automation-exporter"'})
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         openmetrics = wants_openmetrics(request)
@@ -173,125 +177,3 @@ class Site:
 
 def _json(data: object, *, status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(data), content_type="application/json")
-
-
-async def _knows(request: web.Request, users: Mapping[str, str]) -> bool:
-    """Whether the request carries the password of one of the users. bcrypt is slow on purpose: off the loop."""
-    import bcrypt  # of the extra "auth"; its presence is checked when the config is taken
-
-    kind, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() != "basic":
-        return False
-    try:
-        name, colon, password = b64decode(encoded, validate=True).partition(b":")
-        digest = users.get(name.decode())
-    except (ValueError, UnicodeDecodeError):
-        return False
-    if not colon or digest is None:
-        return False
-    return await asyncio.to_thread(bcrypt.checkpw, password[:72], digest.encode())
-
-
-class _Connection(web.RequestHandler):
-    """A connection that is closed when the head of a request it began, or of its first one, does not arrive in time.
-
-    aiohttp bounds only how long a connection may be idle, which has to be longer than the same in a proxy before us.
-    """
-
-    __slots__ = ("_head_timer",)
-    _head_timer: asyncio.TimerHandle | None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._expect_head()
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        heads = self._request_count
-        super().data_received(data)
-        if self._request_count > heads:
-            self._stop_expecting()
-        elif self._head_timer is None and self._waiter is not None:  # no request is being handled: one has begun
-            self._expect_head()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_expecting()
-        super().connection_lost(exc)
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """aiohttp would quote the line it cannot read, which may well be the one with the secret, and fails where it
-        quotes an ``Expect`` that is not UTF-8.
-        """
-        if _is_theirs(exc) or (isinstance(exc, UnicodeError) and "Expect" in request.headers):
-            status, exc, message = 400, HttpProcessingError(), "this is not HTTP"
-        return super().handle_error(request, status, exc, message)
-
-    def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """What is not HTTP, or not the body it says it is, is no error of ours, and anybody can send a lot of it.
-
-        Nor is it one if somebody hangs up before the answer is written.
-        """
-        level = logging.DEBUG if _is_theirs(kwargs.get("exc_info")) else logging.ERROR
-        self.logger.log(level, *args, **kwargs)
-
-    def _expect_head(self) -> None:
-        self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS_MAX, self.force_close)
-
-    def _stop_expecting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
-def _is_theirs(exc: BaseException | None) -> bool:
-    return isinstance(exc, HttpProcessingError | web.RequestPayloadError | ClientConnectionResetError)
-
-
-class _Site(web.TCPSite):
-    """An address whose connections are ``_Connection``s."""
-
-    async def start(self) -> None:
-        await web.BaseSite.start(self)
-        self._server = await asyncio.get_running_loop().create_server(
-            self._connect, self._host, self._port, ssl=self._ssl_context, backlog=self._backlog
-        )
-
-    def _connect(self) -> _Connection:
-        options: dict[str, Any] = {"access_log": None, "keepalive_timeout": IDLE_SECONDS_MAX}
-        return _Connection(cast(web.Server, self._runner.server), loop=asyncio.get_running_loop(), **options)
-
-
-class AddressError(OSError):
-    """An address cannot be listened on: one line that names the key and the way out."""
-
-
-def no_address(key: str, address: str, error: OSError) -> str:
-    """Why an address cannot be listened on."""
-    way_out = {
-        errno.EADDRINUSE: "address already in use: stop what listens there, or choose another port",
-        errno.EACCES: "not permitted: ports below 1024 are kept for root, choose another",
-        errno.EADDRNOTAVAIL: "this machine has no such address: write one of its own, or 0.0.0.0 for all",
-    }
-    unknown = "the host name is not known" if isinstance(error, socket.gaierror) else error.strerror or str(error)
-    return f"{key}: {address}: {way_out.get(error.errno or 0, unknown)}"
-
-
-async def listen(
-    app: web.Application, address: str, tls: ssl.SSLContext | None, *, key: str = "server.listen"
-) -> tuple[web.AppRunner, int]:
-    """Serve ``app`` at HOST:PORT; returns the runner to clean up and the port taken (for port 0).
-
-    Raises ``AddressError``, which names the config's ``key``.
-    """
-    host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, handler_cancellation=False)
-    await runner.setup()
-    try:
-        await _Site(runner, host.strip("[]"), int(port), ssl_context=tls, backlog=1024).start()
-    except BaseException as exc:
-        await runner.cleanup()
-        if isinstance(exc, OSError):
-            raise AddressError(no_address(key, address, exc)) from None
-        raise
-    return runner, int(runner.addresses[0][1])

@@ -1,5 +1,9 @@
 """``POST /webhooks/{source}``: verify, limit, map, commit, and only then answer 202.
 
+Strangers pay first. A proof that lies in the headers is checked before the body is read. A body that is itself the
+proof is waited for as one of few, costs no place among those that are handled, and is unpacked only if the signature
+does not fit it as it was sent, and then not far.
+
 Nothing is acknowledged before it is durable. What a sender gets wrong is its own 4xx and one counted outcome, never a
 500; what the store cannot take now is a 503 with Retry-After, so that the sender keeps it.
 """
@@ -9,14 +13,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import orjson
-from aiohttp import ClientPayloadError, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 from msgspec.structs import replace
 
+from exporter import body as bodies
+from exporter.body import BodyError
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Observation, Run, Via
+from exporter.peers import Waiting, peer_of
 from exporter.platform import MalformedEvent, Platform, WebhookEvents, WebhookRequest
 from exporter.polling.poller import Poller
 from exporter.redact import redact
@@ -29,6 +35,10 @@ log = get_logger(__name__)
 
 #: A sender has this long (seconds) to send the whole body.
 READ_SECONDS_MAX = 15.0
+#: Bodies that are waited for before anybody knows who sends them: of one peer, and of all.
+WAITING_PER_PEER_MAX, WAITING_MAX = 128, 192
+#: A body that proved nothing yet is unpacked up to this many times its size, or up to this many bytes.
+UNPROVEN_RATIO_MAX, UNPROVEN_BYTES_MAX = 50, 65_536
 #: Senders are asked to come back after this many seconds when the store is in trouble.
 RETRY_AFTER = 5
 #: CloudEvents senders that ask are allowed this many requests a minute.
@@ -38,6 +48,8 @@ ALLOWED_RATE = 6000
 BASELINE_REACH_MAX = 300.0
 #: Sign the body but no ce- header: the attributes of a CloudEvent in binary mode could be anybody's.
 _BODY_SIGNED = (schemes.HmacSha256, schemes.Qlik, schemes.StandardWebhooks)
+#: What a body that is of no use is counted as, where that is not ``malformed``.
+_BODY_OUTCOMES = {413: "too_large"}
 _OUTCOMES = (
     "accepted", "duplicate", "unauthenticated", "malformed", "unknown_type", "too_large", "unavailable",
 )  # fmt: skip
@@ -81,6 +93,7 @@ class Receiver:
         self._platform_now = platform_now or clock.now
         self._read_until = read_until
         self._requests = 0
+        self._waiting = Waiting(per_peer_max=WAITING_PER_PEER_MAX, total_max=WAITING_MAX)
         labels = (platform.name, source)
         self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
         self._delay = own.webhook_delay.labels(*labels)
@@ -89,31 +102,78 @@ class Receiver:
         """Answer one webhook."""
         if request.method == "OPTIONS":
             return _handshake(request)
+        with self._span(f"webhook {self._source}"):
+            try:
+                return await self._receive(request)
+            except BodyError as exc:
+                return self._answer(_BODY_OUTCOMES.get(exc.status, "malformed"), exc.status, str(exc))
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        headers = _headers(request)
+        refusal = schemes.verify_head(self._scheme, headers)
+        if refusal is not None:
+            return self._refuse(refusal)
+        coding = bodies.coding(headers.get("content-encoding", ""))
+        if coding is None:
+            text = f"send the body as it is, or one Content-Encoding of: {bodies.ENCODINGS}"
+            return self._answer("malformed", 415, text, {"Accept-Encoding": bodies.ENCODINGS})
+        body = None
+        if self._body_signed:
+            proven = await self._prove(request, headers, coding)
+            if isinstance(proven, schemes.Refusal):
+                return self._refuse(proven)
+            body = proven
         if self._requests >= self._requests_max or self._ledger.is_full:
             return self._answer("unavailable", 503, "too many webhooks at once")
         self._requests += 1
         try:
-            with self._span(f"webhook {self._source}"):
-                return await self._receive(request)
+            if body is None:
+                limit = request.client_max_size
+                body = await bodies.unpack(await self._read(request), coding, limit=limit)
+            return await self._handle(request, headers, body)
         finally:
             self._requests -= 1
 
-    async def _receive(self, request: web.Request) -> web.Response:
+    async def _prove(self, request: web.Request, headers: dict[str, str], coding: str) -> bytes | schemes.Refusal:
+        """The unpacked body, if it is signed: as it was sent, or before something packed it."""
+        sent, limit = await self._read(request), request.client_max_size
+        theirs = self._platform_now()
+        refusal = schemes.verify(self._scheme, headers, sent, theirs)
+        if refusal is None:
+            return await bodies.unpack(sent, coding, limit=limit)
+        if refusal is not schemes.Refusal.MISMATCH or not coding:
+            return refusal
+        far = max(UNPROVEN_BYTES_MAX, UNPROVEN_RATIO_MAX * len(sent))
         try:
-            body = await _read(request)
-        except web.HTTPRequestEntityTooLarge:
-            return self._answer("too_large", 413, "the body is too large")
+            body = await bodies.unpack(sent, coding, limit=min(limit, far))
+        except BodyError as exc:
+            if exc.status != 413 or limit <= far:
+                raise
+            return refusal
+        refusal = schemes.verify(self._scheme, headers, body, theirs)
+        return body if refusal is None else refusal
+
+    async def _read(self, request: web.Request) -> bytes:
+        """The whole body as it was sent, within its limits of size and time."""
+        limit = request.client_max_size
+        if request.content.is_eof():  # all of it came with the head: the usual case, and a timer is not cheap
+            return await bodies.read(request, limit=limit)
+        try:
+            if not self._body_signed:
+                async with asyncio.timeout(READ_SECONDS_MAX):
+                    return await bodies.read(request, limit=limit)
+            async with self._waiting.wait(peer_of(request.transport), seconds=READ_SECONDS_MAX):
+                return await bodies.read(request, limit=limit)
         except TimeoutError:
-            return self._answer("malformed", 408, "the body did not arrive in time")
-        except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError):
-            return self._answer("malformed", 400, "the body cannot be read")
+            raise bodies.late() from None
+
+    def _refuse(self, refusal: schemes.Refusal) -> web.Response:
+        log.debug("webhook refused", source=self._source, reason=refusal)
+        return self._answer("unauthenticated", 401, "the webhook is not authenticated")
+
+    async def _handle(self, request: web.Request, headers: dict[str, str], body: bytes) -> web.Response:
         theirs = self._platform_now()
         now = self._clock.now() if theirs is None else theirs
-        headers = _headers(request)
-        refusal = schemes.verify(self._scheme, headers, body, theirs)
-        if refusal is not None:
-            log.debug("webhook refused", source=self._source, reason=refusal)
-            return self._answer("unauthenticated", 401, "the webhook is not authenticated")
         media = cloudevents.media_type(headers)
         has_attributes = cloudevents.has_attributes(headers)
         if body and not has_attributes and media not in ("", "application/json") and not media.endswith("+json"):
@@ -178,21 +238,14 @@ class Receiver:
             self._delay.observe(max(0.0, (now if stored is None else stored) - events.occurred_at))
         return self._answer("accepted", 202, "stored")
 
-    def _answer(self, outcome: str, status: int, text: str) -> web.Response:
+    def _answer(self, outcome: str, status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
         self._outcomes[outcome].inc()
-        headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else None
+        if status == 503:
+            headers = {"Retry-After": str(RETRY_AFTER)}
         key = "status" if status < 400 else "error"
         return web.Response(
             status=status, body=orjson.dumps({key: text}), content_type="application/json", headers=headers
         )
-
-
-async def _read(request: web.Request) -> bytes:
-    """The whole body, decompressed, within its limits of size and time."""
-    if request.content.is_eof():  # all of it came with the head: the usual case, and a timer is not cheap
-        return await request.read()
-    async with asyncio.timeout(READ_SECONDS_MAX):
-        return await request.read()
 
 
 def _headers(request: web.Request) -> dict[str, str]:

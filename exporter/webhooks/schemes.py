@@ -136,6 +136,25 @@ def verify(scheme: Scheme, headers: Mapping[str, str], body: bytes, now: float |
             return _verify_standard_webhooks(scheme, headers, body, now)
 
 
+def verify_head(scheme: Scheme, headers: Mapping[str, str]) -> Refusal | None:
+    """What can be said before the body is there. Never raises.
+
+    Of a scheme whose proof lies in the headers, that is everything. Of one that signs the body, it is whether there is
+    a signature at all that the body could be compared with.
+    """
+    match scheme:
+        case Header() | Basic() | Bearer():
+            return verify(scheme, headers, b"", 0.0)
+        case HmacSha256():
+            signature = _signature(headers, scheme.header, scheme.encoding, scheme.prefix)
+        case Qlik():
+            signature = _signature(headers, "Qlik-Signature", "hex", "")
+        case StandardWebhooks():
+            signed = _signed_parts(headers)
+            return signed if isinstance(signed, Refusal) else None
+    return signature if isinstance(signature, Refusal) else None
+
+
 # What a secret must be like. ``config`` uses the same checks to name the field at fault.
 
 
@@ -203,6 +222,16 @@ def _verify_basic(scheme: Basic, headers: Mapping[str, str]) -> Refusal | None:
 def _verify_body(
     headers: Mapping[str, str], body: bytes, header: str, secrets: tuple[str, ...], encoding: Encoding, prefix: str
 ) -> Refusal | None:
+    presented = _signature(headers, header, encoding, prefix)
+    if isinstance(presented, Refusal):
+        return presented
+    for secret in secrets:
+        if hmac.compare_digest(presented, hmac.digest(secret.encode(), body, "sha256")):
+            return None
+    return Refusal.MISMATCH
+
+
+def _signature(headers: Mapping[str, str], header: str, encoding: Encoding, prefix: str) -> bytes | Refusal:
     value = _find(headers, header)
     if value is None:
         return Refusal.MISSING
@@ -210,17 +239,26 @@ def _verify_body(
         return Refusal.MALFORMED
     digits = value.removeprefix(prefix)
     presented = _from_hex(digits) if encoding == "hex" else _from_base64(digits)
-    if presented is None or len(presented) != 32:
-        return Refusal.MALFORMED
-    for secret in secrets:
-        if hmac.compare_digest(presented, hmac.digest(secret.encode(), body, "sha256")):
-            return None
-    return Refusal.MISMATCH
+    return Refusal.MALFORMED if presented is None or len(presented) != 32 else presented
 
 
 def _verify_standard_webhooks(
     scheme: StandardWebhooks, headers: Mapping[str, str], body: bytes, now: float | None
 ) -> Refusal | None:
+    parts = _signed_parts(headers)
+    if isinstance(parts, Refusal):
+        return parts
+    raw_identifier, timestamp, wellformed = parts
+    signed = b".".join((raw_identifier, timestamp.encode(), body))
+    expected = [hmac.digest(key, signed, "sha256") for secret in scheme.secrets for key in signing_keys(secret)]
+    if all(_among(signature, expected) is Refusal.MISMATCH for signature in wellformed):
+        return Refusal.MISMATCH
+    # After the signature, so that "stale" in a log means a true sender whose clock, or whose queue, is off.
+    return None if now is None or abs(now - int(timestamp)) <= scheme.tolerance_seconds else Refusal.STALE
+
+
+def _signed_parts(headers: Mapping[str, str]) -> tuple[bytes, str, list[bytes]] | Refusal:
+    """The id, the time and the signatures of a Standard Webhook."""
     identifier, timestamp = _find(headers, "webhook-id"), _find(headers, "webhook-timestamp")
     signatures = _find(headers, "webhook-signature")
     if identifier is None or timestamp is None or signatures is None:
@@ -231,14 +269,7 @@ def _verify_standard_webhooks(
         return Refusal.MALFORMED
     presented = [_from_base64(entry.removeprefix("v1,")) for entry in signatures.split(" ") if entry.startswith("v1,")]
     wellformed = [signature for signature in presented if signature is not None]
-    if not wellformed:
-        return Refusal.MALFORMED
-    signed = b".".join((raw_identifier, timestamp.encode(), body))
-    expected = [hmac.digest(key, signed, "sha256") for secret in scheme.secrets for key in signing_keys(secret)]
-    if all(_among(signature, expected) is Refusal.MISMATCH for signature in wellformed):
-        return Refusal.MISMATCH
-    # After the signature, so that "stale" in a log means a true sender whose clock, or whose queue, is off.
-    return None if now is None or abs(now - int(timestamp)) <= scheme.tolerance_seconds else Refusal.STALE
+    return (raw_identifier, timestamp, wellformed) if wellformed else Refusal.MALFORMED
 
 
 def _find(headers: Mapping[str, str], name: str) -> str | None:

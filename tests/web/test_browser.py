@@ -134,7 +134,7 @@ async def test_forms_of_other_sites_and_without_the_secret_are_refused(made: Dep
     assert [o.action for o in made.service.book.holding(made.clock.now())] == ["approve"]
     await made.clock.advance(43201)
     async with session.post(made.url + "/act/pause", data=data, headers=cookies, allow_redirects=False) as response:
-        assert response.headers["Location"] == "/sign-in"
+        assert response.headers["Location"] == "../sign-in"
 
 
 async def test_guessing_the_token_has_to_wait(made: Deployment) -> None:

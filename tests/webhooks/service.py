@@ -27,7 +27,7 @@ from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
-from exporter.web.server import listen
+from exporter.web.doors import Doors
 from exporter.webhooks import schemes
 from exporter.webhooks.events import receive_generic
 from exporter.webhooks.receiver import Receiver
@@ -156,7 +156,8 @@ async def receiving(
     )
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_route("*", f"/webhooks/{SOURCE}", receiver.receive)
-    runner, port = await listen(app, f"127.0.0.1:{port}", None)
+    doors = Doors()
+    port = await doors.open(f"127.0.0.1:{port}", app)
     try:
         yield Receiving(
             port=port,
@@ -167,7 +168,7 @@ async def receiving(
             asked=asked,
         )
     finally:
-        await runner.cleanup()
+        await doors.close()
         await ledger.close()
 
 

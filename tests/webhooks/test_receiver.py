@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
+from exporter import body as bodies
 from exporter.clock import ManualClock
 from exporter.platform import RunKey, WebhookEvents, WebhookRequest
 from exporter.store.script import Engine, Script, StoreError, T
 from exporter.store.sqlite import SqliteEngine
 from exporter.tallies import SUM
-from exporter.web import server
+from exporter.web import doors
 from exporter.webhooks import receiver as receiver_module
 from exporter.webhooks import schemes
 from tests.servers import HANG_SECONDS, PATIENCE_SECONDS, eventually
@@ -31,6 +32,8 @@ NOW = 1_772_440_000.0
 PATH = f"/webhooks/{SOURCE}"
 HEADER = schemes.Header(header="X-Token", secrets=(SECRET,))
 TOKEN = {"X-Token": SECRET}
+#: Well formed, so that it takes the body to see that it is wrong.
+FORGED = {"X-Signature": "00" * 32}
 
 
 def event(run_id: str = "r1", **more: object) -> dict[str, object]:
@@ -79,6 +82,12 @@ async def raw(to: Receiving, request: bytes, *, close: bool = False) -> bytes:
             return await reader.read(65_536)
     finally:
         writer.close()
+
+
+def half_a_webhook() -> bytes:
+    """The head of one that may be authentic."""
+    signature = FORGED["X-Signature"]
+    return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Signature: {signature}\r\nContent-Length: 100\r\n\r\n".encode()
 
 
 async def in_progress(on: Receiving, requests: int) -> None:
@@ -252,7 +261,7 @@ async def test_a_body_beyond_the_limit_is_answered_413(service: Receiving, chunk
 
     url = f"http://127.0.0.1:{service.port}{PATH}"
     body = pieces() if chunked else b"a" * (BODY_BYTES_MAX + 1)
-    async with aiohttp.ClientSession() as session, session.post(url, data=body) as response:
+    async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=FORGED) as response:
         assert response.status == 413
     assert service.outcomes() == {"too_large": 1}
 
@@ -266,14 +275,14 @@ async def test_a_body_exactly_at_the_limit_is_read(service: Receiving) -> None:
 async def test_a_body_that_unpacks_beyond_the_limit_is_answered_413(service: Receiving, encoding: str) -> None:
     bomb = gzip.compress(bytes(50_000_000)) if encoding == "gzip" else zlib.compress(bytes(50_000_000))
     assert len(bomb) < BODY_BYTES_MAX
-    answer = await post(service, bomb, {"Content-Encoding": encoding})
+    answer = await post(service, bomb, FORGED | {"Content-Encoding": encoding})
     assert answer.status == 413
     assert service.outcomes() == {"too_large": 1}
 
 
 @pytest.mark.parametrize("body", [b"not gzip at all", gzip.compress(b"{}", mtime=0)[:5] + b"\xff" * 20])
 async def test_a_corrupt_gzip_body_is_answered_400(service: Receiving, body: bytes) -> None:
-    answer = await post(service, body, {"Content-Encoding": "gzip"})
+    answer = await post(service, body, FORGED | {"Content-Encoding": "gzip"})
     assert (answer.status, answer.data) == (400, {"error": "the body cannot be read"})
     assert service.outcomes() == {"malformed": 1}
 
@@ -282,17 +291,143 @@ async def test_a_body_that_does_not_arrive_in_time_is_answered_408(
     service: Receiving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiver_module, "READ_SECONDS_MAX", 0.05)
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode()
+    head = half_a_webhook()
     assert (await raw(service, head + b'{"event":')).startswith(b"HTTP/1.1 408 ")
     assert service.outcomes() == {"malformed": 1}
 
 
 async def test_a_sender_that_goes_away_in_the_middle_is_counted_and_holds_nothing(service: Receiving) -> None:
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode()
+    head = half_a_webhook()
     assert await raw(service, head + b'{"event":', close=True) == b""
     await in_progress(service, 0)
     assert service.outcomes() == {"malformed": 1}
     assert (await post(service, event())).status == 202
+
+
+# Strangers pay first
+
+
+def bomb() -> bytes:
+    """Two kilobytes that unpack to two megabytes."""
+    return gzip.compress(bytes(2_000_000))
+
+
+@pytest.mark.parametrize(
+    "scheme", [HEADER, schemes.Basic(username="u", passwords=(SECRET,)), schemes.Bearer(tokens=(SECRET,))]
+)
+async def test_a_proof_in_the_headers_is_checked_before_the_body(tmp_path: Path, scheme: schemes.Scheme) -> None:
+    async with receiving(tmp_path / "t.db", scheme=scheme, requests_max=1) as service:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+        for proof in ("", "X-Token: no\r\n", "Authorization: Bearer no\r\n", "Authorization: Basic bm86bm8=\r\n"):
+            for encoding in ("", "Content-Encoding: gzip\r\n", "Content-Encoding: br\r\n"):
+                answer = await raw(service, f"{head}{proof}{encoding}\r\n".encode())  # and no body at all
+                assert answer.startswith(b"HTTP/1.1 401 "), (proof, encoding)
+        assert service.outcomes() == {"unauthenticated": 12}
+
+
+@pytest.mark.parametrize(
+    "scheme", [SCHEME, schemes.Qlik(secrets=(SECRET,)), schemes.StandardWebhooks(secrets=(SECRET,))]
+)
+async def test_a_body_without_a_signature_is_not_read(tmp_path: Path, scheme: schemes.Scheme) -> None:
+    async with receiving(tmp_path / "t.db", scheme=scheme) as service:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode()
+        assert (await raw(service, head)).startswith(b"HTTP/1.1 401 ")
+        assert service.outcomes() == {"unauthenticated": 1}
+
+
+async def test_forged_bodies_that_do_not_arrive_are_in_nobodys_way(tmp_path: Path) -> None:
+    async with receiving(tmp_path / "t.db", clock=ManualClock(NOW), requests_max=4) as service:
+        waiting = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(8)]
+        for _, writer in waiting:
+            writer.write(half_a_webhook() + b"{")
+            await writer.drain()
+        assert (await post(service, event())).status == 202
+        for _, writer in waiting:
+            writer.close()
+
+
+async def test_of_too_many_bodies_that_are_waited_for_the_oldest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "WAITING_PER_PEER_MAX", 2)
+    body = json.dumps(event()).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in signed(body).items()) + "\r\n"
+    async with receiving(tmp_path / "t.db", clock=ManualClock(NOW)) as service:
+        slow = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(3)]
+        for _, writer in slow[:2]:
+            writer.write(half_a_webhook())
+            await asyncio.sleep(0.05)  # the server is to see them in this order
+        slow[2][1].write(head.encode())
+        async with asyncio.timeout(10):
+            assert (await slow[0][0].read(100)).startswith(b"HTTP/1.1 408 ")
+            slow[2][1].write(body)
+            assert (await slow[2][0].read(100)).startswith(b"HTTP/1.1 202 ")
+        for _, writer in slow:
+            writer.close()
+        assert service.outcomes() == {"malformed": 1, "accepted": 1}
+
+
+async def test_what_is_not_proven_is_not_unpacked_far(service: Receiving) -> None:
+    for _ in range(3):
+        answer = await post(service, bomb(), FORGED | {"Content-Encoding": "gzip"})
+        assert answer.status == 413  # the limit here is where unpacking ends for strangers, too
+    small = gzip.compress(json.dumps(event()).encode())
+    assert (await post(service, small, FORGED | {"Content-Encoding": "gzip"})).status == 401
+    assert service.outcomes() == {"too_large": 3, "unauthenticated": 1}
+
+
+async def test_nothing_is_unpacked_before_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[int] = []
+    unpack = bodies.unpack
+
+    async def watched(body: bytes, coding: str, *, limit: int) -> bytes:
+        unpacked.append(len(body))
+        return await unpack(body, coding, limit=limit)
+
+    monkeypatch.setattr(bodies, "unpack", watched)
+    async with receiving(tmp_path / "t.db", scheme=HEADER, clock=ManualClock(NOW)) as service:
+        gzipped = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        for proof in ({}, {"X-Token": "no"}):
+            assert (await post(service, bomb(), gzipped | proof)).status == 401
+        assert unpacked == []
+        assert (await post(service, bomb(), gzipped | TOKEN)).status == 413
+        body = gzip.compress(json.dumps(event()).encode())
+        assert (await post(service, body, gzipped | TOKEN)).status == 202
+        assert len(unpacked) == 2
+
+
+@pytest.mark.parametrize("signs_packed", [True, False])
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("X-GZIP", gzip.compress),
+        ("GZip, identity", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda body: zlib.compress(body)[2:-4]),  # raw, as some send it
+        ("gzip", lambda body: gzip.compress(body[:9]) + gzip.compress(body[9:])),
+    ],
+)
+async def test_senders_may_sign_before_or_after_they_compress(
+    service: Receiving, encoding: str, pack: Callable[[bytes], bytes], signs_packed: bool
+) -> None:
+    body = json.dumps(event()).encode()
+    sent = pack(body)
+    headers = signed(sent if signs_packed else body) | {"Content-Encoding": encoding}
+    assert (await post(service, sent, headers)).status == 202
+    assert service.outcomes() == {"accepted": 1}
+
+
+@pytest.mark.parametrize(
+    "encoding", ["br", "zstd", "compress", "gzip, gzip", "gzip, br", "deflate,gzip", "aes128gcm", "*"]
+)
+async def test_other_encodings_are_answered_415_with_those_that_may_be_sent(service: Receiving, encoding: str) -> None:
+    body = json.dumps(event()).encode()
+    answer = await post(service, body, signed(body) | {"Content-Encoding": encoding})
+    assert answer.status == 415
+    assert answer.headers["Accept-Encoding"] == "gzip, deflate"
+    assert service.outcomes() == {"malformed": 1}
 
 
 # Attributes outside the signature
@@ -512,14 +647,15 @@ async def listening(monkeypatch: pytest.MonkeyPatch, *, head_seconds_max: float)
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
-    monkeypatch.setattr(server, "HEAD_SECONDS_MAX", head_seconds_max)
+    monkeypatch.setattr(doors, "HEAD_SECONDS_MAX", head_seconds_max)
     app = web.Application()
     app.router.add_post("/", echo)
-    runner, port = await server.listen(app, "127.0.0.1:0", None)
+    opened = doors.Doors()
+    port = await opened.open("127.0.0.1:0", app)
     try:
         yield port
     finally:
-        await runner.cleanup()
+        await opened.close()
 
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
