@@ -26,6 +26,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from exporter.clock import Clock
+from exporter.decode import Undecodable, decode
 from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
 
@@ -428,17 +429,17 @@ class Api:
             return None  # accepted without a word
         else:
             try:
-                return orjson.loads(reply.body)
-            except orjson.JSONDecodeError:
-                detail = f"not JSON but {len(reply.body)} bytes said to be {reply.content_type}"
+                return decode(reply.body)
+            except Undecodable as problem:
+                detail = f"not JSON but {len(reply.body)} bytes said to be {reply.content_type}: {problem}"
         raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=call.endpoint, detail=detail, status=reply.status)
 
     def _wording(self, reply: _Reply) -> str:
         """What the platform says is wrong."""
         text = reply.body.decode("utf-8", "replace").strip()
         try:
-            data = orjson.loads(reply.body)
-        except orjson.JSONDecodeError:
+            data = decode(reply.body)
+        except Undecodable:
             # A gateway's HTML page says no more than its status.
             return reply.reason if not text or text.startswith("<") else text
         try:

@@ -8,8 +8,7 @@ import base64
 import binascii
 from typing import Any
 
-import orjson
-
+from exporter.decode import decode
 from exporter.http import Api, ApiError, Auth, ErrorKind
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.polling.budget import Lane
@@ -79,7 +78,7 @@ def expiry(token: str) -> float | None:
     if len(parts) != 3:
         return None
     try:
-        claims = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError):
         return None
     exp = claims.get("exp") if isinstance(claims, dict) else None
