@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from exporter.alerting.objectives import SloConfig
+from exporter.fields import FileSecret
 from exporter.platforms import PLATFORMS
 from exporter.retries.config import RetriesConfig, compile_rules
 from exporter.retries.policy import Rules
@@ -290,7 +291,8 @@ def _read_secret(value: Any, place: str, problems: list[str]) -> Any:
     if isinstance(value, list):
         return [_read_secret(item, f"{place}[{i}]", problems) for i, item in enumerate(value)]
     try:
-        return Path(str(value)).read_text(encoding="utf-8").rstrip("\r\n")
+        path = Path(str(value))
+        return FileSecret(path.read_text(encoding="utf-8").rstrip("\r\n"), path)
     except UnicodeDecodeError:
         problems.append(f"{place}: cannot read the file: not UTF-8 text")
     except (OSError, ValueError) as exc:

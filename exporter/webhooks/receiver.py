@@ -5,7 +5,7 @@ Nothing is acknowledged before it is durable. What a sender gets wrong is its ow
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import orjson
@@ -43,6 +43,10 @@ _OUTCOMES = (
 )  # fmt: skip
 
 
+async def _unchanged(now: float) -> None:
+    """Where secrets stay as they are."""
+
+
 class Receiver:
     """The webhooks of one source."""
 
@@ -60,8 +64,12 @@ class Receiver:
         requests_max: int,
         selects: Callable[[str], bool] = lambda workflow_id: True,
         span: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        refreshed: Callable[[float], Awaitable[schemes.Scheme | None]] = _unchanged,
     ) -> None:
-        """``selects`` says whether the source watches a workflow: what others are told of is ignored."""
+        """``selects`` says whether the source watches a workflow: what others are told of is ignored. ``refreshed``
+        is asked for newer secrets when a proof fails.
+        """
+        self._refreshed = refreshed
         self._source = source
         self._platform = platform
         self._scheme = scheme
@@ -103,6 +111,9 @@ class Receiver:
         now = self._clock.now()
         headers = _headers(request)
         refusal = schemes.verify(self._scheme, headers, body, now)
+        if refusal is schemes.Refusal.MISMATCH and (scheme := await self._refreshed(now)) is not None:
+            self._scheme = scheme
+            refusal = schemes.verify(scheme, headers, body, now)
         if refusal is not None:
             log.debug("webhook refused", source=self._source, reason=refusal)
             return self._answer("unauthenticated", 401, "the webhook is not authenticated")
