@@ -7,7 +7,7 @@ removed together when it is gone. Beyond ``series_max`` lines, workflows newly f
 """
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from exporter.fold import WorkflowEntry
@@ -228,7 +228,9 @@ class Projection:
             self._shown.pop(key, None)
             self._gauges.pop(key, None)
             return
-        now = {} if entry.gone_at is not None else {(m.name, labels): v for m, labels, v in readings(entry, world)}
+        listed = self._platforms[key[0]].lists_active
+        told = () if entry.gone_at is not None else readings(entry, world, listed=listed)
+        now = {(metric.name, labels): value for metric, labels, value in told}
         before = self._gauges.get(key, {})
         if self._shown[key] == OTHER:
             now = {k: v for k, v in now.items() if k[0] in _SUMMED}
@@ -259,8 +261,11 @@ class Projection:
         return cast(Counter, self._families[metric.name])
 
 
-def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
-    """What the gauges of a workflow say now; what is unknown is not there."""
+def readings(entry: WorkflowEntry, world: SourceWorld, *, listed: Collection[State]) -> Iterator[Reading]:
+    """What the gauges of a workflow say now; what is unknown is not there.
+
+    ``listed`` are the states of unfinished runs that the platform can list.
+    """
     w = entry.workflow
     if w.at > 0:
         yield catalogue.WORKFLOW_INFO, (w.name or w.id, w.workspace or "", w.trigger or ""), 1.0
@@ -273,7 +278,7 @@ def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
     for result, ended_at in entry.last_ended:
         yield catalogue.WORKFLOW_LAST_RUN, (result,), ended_at
     yield catalogue.WORKFLOW_FAILURES, (), float(entry.failures)
-    yield from _open_runs(world, w.id)
+    yield from _open_runs(world, w.id, listed)
     yield from _open_dead_letters(world, w.id)
     queue = world.queues.get(w.id)
     if queue is not None:
@@ -282,11 +287,12 @@ def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
             yield catalogue.QUEUE_LIMIT, (), queue.limit
 
 
-def _open_runs(world: SourceWorld, workflow_id: str) -> Iterator[Reading]:
+def _open_runs(world: SourceWorld, workflow_id: str, listed: Collection[State]) -> Iterator[Reading]:
     runs = world.runs_of(workflow_id)
     for state in (State.PENDING, State.RUNNING):
         of_state = [run for run in runs if run.state is state]
-        yield catalogue.RUNS_ACTIVE, (state,), float(len(of_state))
+        if of_state or state in listed:
+            yield catalogue.RUNS_ACTIVE, (state,), float(len(of_state))
         since = [
             moment
             for run in of_state
