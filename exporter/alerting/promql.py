@@ -22,6 +22,7 @@ SOURCE = "job, source"
 
 #: Computed at each scrape by the app.
 API_QUOTA_REMAINING = "automation_exporter_api_quota_remaining"
+CURSOR_LAG = "automation_exporter_cursor_lag_seconds"
 
 
 @cache

@@ -54,6 +54,7 @@ RETRIES = f'{SOURCE}, policy="transient"'
 STREAM = f'{SOURCE}, stream="runs"'
 COMPLETE = metric("automation_exporter_data_complete", STREAM)
 SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STREAM)
+LAG = metric("automation_exporter_cursor_lag_seconds", STREAM)
 REFUSED = metric("automation_exporter_sweep_errors_total", STREAM, kind="auth")
 RELIABILITY = metric("automation_exporter_webhook_reliability_ratio", SOURCE)
 ENDED = metric("automation_exporter_runs_observed_total", SOURCE, via="poll")
