@@ -34,6 +34,7 @@ ATTEMPTS_MAX = 3
 CONNECTIONS_MAX = 4
 CONNECT_SECONDS_MAX = 10.0
 BODY_BYTES_MAX = 32 * 1024 * 1024
+BIG_BODY_BYTES = 1024 * 1024
 ERROR_BODY_BYTES_MAX = 16 * 1024
 RETRY_AFTER_SECONDS_MIN = 1.0
 RETRY_AFTER_SECONDS_MAX = 300.0
@@ -381,7 +382,7 @@ class Api:
             raise ApiError(ErrorKind.UNAVAILABLE, endpoint=call.endpoint, detail=detail, sent=sent) from None
         self._on_request(call.endpoint, str(reply.status))
         if 200 <= reply.status < 300:
-            data = self._decoded(call, reply)
+            data = await self._decoded(call, reply)
             self._learn_clock(reply.headers)
             return Answer(data=data, headers=reply.headers, status=reply.status, at=self.platform_now())
         raise ApiError(
@@ -422,13 +423,15 @@ class Api:
 
     # Answers.
 
-    def _decoded(self, call: _Call, reply: _Reply) -> Any:
+    async def _decoded(self, call: _Call, reply: _Reply) -> Any:
         if reply.cut:
             detail = f"more than {self._body_bytes_max} bytes"
         elif not reply.body and (reply.status in (202, 204, 205) or call.method == "POST"):
             return None  # accepted without a word
         else:
             try:
+                if len(reply.body) > BIG_BODY_BYTES:  # so that a repair of it does not hold up everything else
+                    return await asyncio.to_thread(decode, reply.body)
                 return decode(reply.body)
             except Undecodable as problem:
                 detail = f"not JSON but {len(reply.body)} bytes said to be {reply.content_type}: {problem}"

@@ -6,7 +6,7 @@ keeps yesterday's numbers and says so; one line is logged when a source turns ba
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
@@ -15,12 +15,13 @@ from exporter.http import Api, ApiError, ErrorKind
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Via
-from exporter.platform import Client, Fault, Page, Platform, RunKey, Stream
+from exporter.platform import CHUNK, Client, Fault, Page, Platform, RunKey, Stream
 from exporter.polling.planner import next_delay
+from exporter.polling.reading import Reading, told
 from exporter.store.ingest import Batch, Outcome
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
-from exporter.world import SourceWorld
+from exporter.world import SourceWorld, Unread, unread_stream
 
 log = get_logger(__name__)
 
@@ -42,6 +43,10 @@ class StreamStatus:
     error: str | None = None
     kind: ErrorKind | None = None
     faults: int = 0  # of the last sweep
+    refusal: str | None = None  # why the last sweep does not count though it went to its end
+    last_fault: Fault | None = None
+    fault_at: float | None = None  # when that was met, on our clock
+    kinds: frozenset[str] = frozenset()  # of faults that are being met, each logged once
     swept_at: float | None = None  # end of the last sweep, on our clock
     success_at: float | None = None  # end of the last sweep that read everything it meant to
     covered_until: float | None = None  # start of that sweep, on the platform's clock
@@ -54,8 +59,23 @@ class SweepReport:
     stream: str
     observations: int = 0
     news: int = 0
-    faults: list[Fault] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
     error: ApiError | None = None
+    store_error: str | None = None
+
+    @property
+    def faults(self) -> list[Fault]:
+        return self.reading.kept
+
+
+def _parts(page: Page) -> Iterator[Page]:
+    """A page in parts that are quickly stored and shown; its cursors come with the last."""
+    rest = page.observations
+    while len(rest) > CHUNK:
+        yield Page(observations=rest[:CHUNK])
+        rest = rest[CHUNK:]
+    if rest or page.cursors:
+        yield Page(observations=rest, cursors=page.cursors)
 
 
 class Poller:
@@ -112,10 +132,12 @@ class Poller:
         except ApiError as error:
             report.error = error
         except StoreError as error:
-            report.faults.append(Fault(kind="store", detail=str(error)))
+            report.store_error = str(error)
+            report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
         except Exception as bug:  # in a mapping, say: costs this sweep, never the service
             log.error("sweep broke", source=self.source, stream=stream, error=bug)
             report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
+        await self._keep_unread(status, report, began)
         ended = self._clock.now()
         self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, ended - began))
         self._note(status, report, self._on_their_clock(began), ended)
@@ -135,7 +157,8 @@ class Poller:
                 if tries + 1 < COMPLETE_TRIES_MAX:
                     self._wakes.setdefault(key, tries + 1)
         except StoreError as error:
-            report.faults.append(Fault(kind="store", detail=str(error)))
+            report.store_error = str(error)
+            report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
         except Exception as bug:
             log.error("completing runs broke", source=self.source, error=bug)
         return report
@@ -143,16 +166,50 @@ class Poller:
     async def _store(self, pages: AsyncIterator[Page], report: SweepReport, began: float, stream: str) -> None:
         async with aclosing(pages) as stream_of_pages:  # type: ignore[type-var]
             async for page in stream_of_pages:
-                report.faults.extend(page.faults)
-                for fault in page.faults:
-                    self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
-                    log.debug("unusable", source=self.source, stream=stream, kind=fault.kind, detail=fault.detail)
-                if page.observations or page.cursors:
-                    outcome = await self._ingest(page, began, stream)
-                    report.observations += len(page.observations)
+                self._tell(stream, page.faults, report.reading.take(page))
+                for part in _parts(page):
+                    outcome = await self._ingest(part, began, stream)
+                    report.observations += len(part.observations)
                     report.news += outcome.news
         if self._world.first_sweep_at is None:  # a source that is empty has been swept as well
             await self._ingest(Page(), began, stream)
+
+    def _tell(self, stream: str, faults: Sequence[Fault], new: set[str]) -> None:
+        """Count what could not be read; the first of its kind is worth a look, until there is none left."""
+        if stream in self.status:
+            new -= self.status[stream].kinds
+        for fault in faults:
+            self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
+            say = log.warning if fault.kind in new else log.debug
+            new.discard(fault.kind)
+            say("not all could be read", source=self.source, stream=stream, kind=fault.kind, detail=told(fault))
+
+    async def _keep_unread(self, status: StreamStatus, report: SweepReport, began: float) -> None:
+        """Remember which workflows could not be read, so that neither sweeps nor restarts make them look fresh."""
+        stream, started_at = status.stream.name, self._on_their_clock(began)
+        changes = report.reading.changes(
+            self._world.unread(stream),
+            since=started_at if status.covered_until is None else status.covered_until,
+            whole=report.error is None and report.store_error is None,
+            workflows=self._world.workflows,
+        )
+        if not changes:
+            return
+        cursors = {key: None if unread is None else unread.dump() for key, unread in changes.items()}
+        try:
+            await self._ingest(Page(cursors=cursors), began, unread_stream(stream))
+        except StoreError as error:
+            report.store_error = report.store_error or str(error)
+
+    def unread(self, stream: str) -> dict[str, Unread]:
+        """The workflows of which this stream could not be read, the longest unread first."""
+        return self._world.unread(stream)
+
+    def covered_until(self, stream: str) -> float | None:
+        """Up to when every workflow was read, on the platform's clock; None before the first sweep."""
+        covered = self.status[stream].covered_until
+        oldest = min((unread.since for unread in self._world.unread(stream).values()), default=covered)
+        return oldest if covered is None or oldest is None else min(covered, oldest)
 
     async def _ingest(self, page: Page, began: float, stream: str) -> Outcome:
         batch = Batch(
@@ -171,25 +228,31 @@ class Poller:
         return moment + self.api.platform_now() - self._clock.now()
 
     def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
-        labels = (*self._labels, status.stream.name)
-        status.swept_at, status.faults = ended, len(report.faults)
-        failed = report.error is not None or any(f.kind == "store" for f in report.faults)
-        complete = not failed and not report.faults
-        self._own.data_complete.labels(*labels).set(float(complete))
+        labels, reading = (*self._labels, status.stream.name), report.reading
+        status.swept_at, status.faults, status.refusal = ended, reading.count, reading.refusal
+        if reading.last is not None:
+            status.last_fault, status.fault_at = reading.last, ended
+        failed = report.error is not None or report.store_error is not None
+        self._own.data_complete.labels(*labels).set(float(not failed and not reading.count))
         if failed:
             kind = report.error.kind if report.error else ErrorKind.UNAVAILABLE
-            detail = str(report.error) if report.error else report.faults[-1].detail
+            detail = str(report.error) if report.error else report.store_error
             if report.error:
                 self._own.sweep_errors.labels(*labels, kind).inc()
             if status.failures == 0 or status.kind is not kind:
                 log.warning("sweep failing", source=self.source, stream=status.stream.name, kind=kind, error=detail)
             status.failures, status.error, status.kind = status.failures + 1, detail, kind
+            status.kinds |= reading.kinds.keys()
         else:
             if status.failures:
                 log.info("sweep recovered", source=self.source, stream=status.stream.name, failures=status.failures)
+            for kind_ in sorted(status.kinds - reading.kinds.keys()):
+                log.info("read again", source=self.source, stream=status.stream.name, kind=kind_)
             status.failures, status.error, status.kind = 0, None, None
-            status.success_at, status.covered_until = ended, started_at
-            self._own.sweep_success.labels(*labels).set(ended)
+            status.kinds = frozenset(reading.kinds)
+            if reading.refusal is None:
+                status.success_at, status.covered_until = ended, started_at
+                self._own.sweep_success.labels(*labels).set(ended)
         if status.stream.name == self._main_stream:
             self._on_up(not failed)
 
