@@ -178,7 +178,7 @@ async def test_a_huge_page_is_stored_in_parts_and_its_cursors_with_the_last(know
 async def test_items_are_looked_at_in_turns() -> None:
     parts, turns = [part async for part in in_turns(range(2 * CHUNK + 1))], 0
     assert [len(part) for part in parts] == [CHUNK, CHUNK, 1]
-    assert [len(part) async for part in in_turns([])] == [0]
+    assert [len(part) async for part in in_turns(list[int]())] == [0]
 
     async def other() -> None:
         nonlocal turns

@@ -1,6 +1,8 @@
 """Listings that are not as asked: in another order, cut shorter, without their paging, or the same page for ever."""
 
 from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import pytest
@@ -160,3 +162,32 @@ async def test_a_log_most_of_which_cannot_be_used_is_not_taken_for_read() -> Non
         broken = False
         await made.rounds(1)
         assert made.known.counts() == {(workflow, "success"): 3}  # nothing was lost meanwhile
+
+
+async def test_a_feed_that_goes_from_the_newest_to_the_oldest_is_read_backwards() -> None:
+    rows: list[dict[str, Any]] = []
+
+    def moment(text: str) -> float:
+        return datetime.fromisoformat(text).timestamp()
+
+    @web.middleware
+    async def feed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.endswith("/scenarios/logs"):
+            return await handler(request)
+        since, until = moment(request.query["since"]), request.query.get("until")
+        found = [r for r in rows if moment(r["timestamp"]) > since and (not until or r["timestamp"] <= until)]
+        limit = int(request.query["pg[limit]"])
+        return web.json_response({"scenarioLogs": found[::-1][:limit], "pg": {"limit": limit}})
+
+    async with source(before=feed) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        for number in range(450):
+            at = datetime.fromtimestamp(made.clock.now() + 1 + number / 10, UTC).isoformat(timespec="milliseconds")
+            row = {"id": f"{number:032x}", "scenarioId": int(workflow), "timestamp": at.replace("+00:00", "Z")}
+            rows.append(row | {"eventType": "EXECUTION_END", "status": 1, "duration": 50, "operations": 1})
+        assert await made.rounds(1) == []
+        assert made.known.counts() == {(workflow, "success"): 450}
+        made.asked()
+        assert await made.rounds(4) == []
+        assert made.known.counts() == {(workflow, "success"): 450}
