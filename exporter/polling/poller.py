@@ -180,9 +180,12 @@ class Poller:
             new -= self.status[stream].kinds
         for fault in faults:
             self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
-            say = log.warning if fault.kind in new else log.debug
+            fields = {"source": self.source, "stream": stream, "kind": fault.kind, "detail": told(fault)}
+            if fault.kind in new:
+                log.warning("not all could be read", **fields)
+            else:
+                log.debug("not all could be read", **fields)
             new.discard(fault.kind)
-            say("not all could be read", source=self.source, stream=stream, kind=fault.kind, detail=told(fault))
 
     async def _keep_unread(self, status: StreamStatus, report: SweepReport, began: float) -> None:
         """Remember which workflows could not be read, so that neither sweeps nor restarts make them look fresh."""
