@@ -32,7 +32,8 @@ from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
-from exporter.traces.export import TracedSource, TraceExporter, is_enabled, make_exporter
+from exporter.traces.export import TracedSource, TraceExporter, is_enabled
+from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
 from exporter.web import local
@@ -86,8 +87,11 @@ async def service(
     """
     clock, own = clock or SystemClock(), own or OwnMetrics()
     register_secrets(config.secrets())
-    own.forget_sources()
     platforms = {source: PLATFORMS[section.platform] for source, section in config.sources.items()}
+    own.forget_sources(
+        {(platform.name, source) for source, platform in platforms.items()},
+        receiving={source for source, section in config.sources.items() if section.webhook is not None},
+    )
 
     async with AsyncExitStack() as stack:
         # What was counted, durable.
@@ -95,6 +99,7 @@ async def service(
             await open_engine(config.store.url),
             {source: _rules(config, section, platforms[source]) for source, section in config.sources.items()},
             on_error=lambda operation: own.store_errors.labels(operation).inc(),
+            on_up=lambda up: own.store_up.set(float(up)),
             timer=_commit_timer(own),
         )
         stack.push_async_callback(ledger.close)
@@ -104,7 +109,12 @@ async def service(
         world = World(list(config.sources))
         world.load(loaded)
         folded: list[Key] = []
-        projection = Projection(platforms, series_max=config.limits.series_max, on_folded=folded.append)
+        projection = Projection(
+            platforms,
+            series_max=config.limits.series_max,
+            on_folded=folded.append,
+            selects=lambda source, known: selected(config.sources[source], known.id, known.name),
+        )
         projection.load(world, loaded.tallies)
         own.series_limit.set(config.limits.series_max)
 
@@ -139,6 +149,9 @@ async def service(
         receivers: dict[str, Receiver] = {}
         for source, section in config.sources.items():
             await _open_source(running, receivers, stack, config, source, section, platforms[source], clock, tracer)
+        ledger.ahead = lambda: {
+            source: -offset for source, poller in running.pollers.items() if (offset := poller.api.clock_offset())
+        }
         for unregister in _read_at_scrape(running, clock):
             stack.callback(unregister)
         if is_enabled(config.traces):
@@ -153,6 +166,7 @@ async def service(
             for retrier in running.retriers.values():
                 tasks(retrier.run())
             tasks(_housekeeping_loop(running, config, clock, folded))
+            tasks(ledger.recover(clock.sleep))
             if running.traces is not None:
                 tasks(running.traces.run())
         local_token = secrets.token_urlsafe(32)
@@ -166,7 +180,7 @@ async def service(
             receivers=receivers,
             links=_links(config, platforms),
             control=ControlRoutes(control, book, config.server.admin_token, local_token),
-            store_error=lambda: ledger.error,
+            store_error=ledger.check,
             reload=reload,
         )
         tls = _tls(config)
@@ -239,6 +253,7 @@ async def _open_source(
         on_up=lambda up: running.projection.set_up(source, up),
         slowdown=slowdown or (lambda: 1.0),
         span=lambda name: tracer.span(name, source=source),
+        clock_offset=api.clock_offset,
     )
     running.pollers[source] = poller
     if platform.retrying is not None:
@@ -269,6 +284,8 @@ async def _open_source(
             own=own,
             requests_max=config.limits.webhook_requests_max,
             span=lambda name: tracer.span(name, source=source),
+            platform_now=lambda: api.platform_now() if api.answered else None,
+            read_until=lambda: running.world.sources[source].read_until,
             selects=lambda workflow_id: _selects(section, running.world.sources[source], workflow_id),
         )
 
@@ -333,25 +350,41 @@ def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], Non
         for poller in running.pollers.values():
             yield (poller.platform.name, poller.source), poller.api.budget.remaining
 
+    def offsets() -> Iterable[tuple[tuple[str, ...], float]]:
+        for poller in running.pollers.values():
+            if (offset := poller.api.clock_offset()) is not None:
+                yield (poller.platform.name, poller.source), offset
+
     own, source = running.own, ("platform", "source")
     help = "Age of the newest moment up to which the stream was read completely, for the workflow that is worst off."
     yield own.at_scrape("cursor_lag_seconds", help, (*source, "stream"), lag)
+    help = "How far our clock is ahead of the platform's; absent while no answer has told the time there."
+    yield own.at_scrape("clock_offset_seconds", help, source, offsets)
     help = "Requests a minute the platform allows, as far as it says so."
     yield own.at_scrape("api_quota_limit", help, source, limits)
     yield own.at_scrape("api_quota_remaining", "Requests that could be sent at once now.", source, remaining)
 
 
 async def housekeeping_once(running: Service, config: Config, now: float, folded: list[Key]) -> None:
-    """Expire, prune, count rows, judge webhooks; remember which workflows are shown together."""
-    done = await running.ledger.maintain(now=now, retention=config.store.retention)
+    """Expire, prune, count rows, judge webhooks; remember which workflows are shown together.
+
+    First of all see whether the store still takes what needs room, however little comes in.
+    """
+    await running.ledger.probe()
+    theirs = {source: poller.api.platform_now() for source, poller in running.pollers.items() if poller.api.answered}
+    clocks: dict[str, float | None] = {source: theirs.get(source) for source in running.pollers}
+    done = await running.ledger.maintain(now=now, retention=config.store.retention, clocks=clocks)
     for table, rows in done.rows.items():
         running.own.ledger_rows.labels(table).set(rows)
     if done.pruned_runs or done.pruned_dead_letters or done.expired:
         counts = {"runs": done.pruned_runs, "dead_letters": done.pruned_dead_letters, "expired": done.expired}
         log.info("pruned", **counts)
-    await running.book.prune(now=now, retention=config.store.retention)
-    for judge in running.reliability.values():
-        await judge.judge_once(now)
+    if done.forgotten_until is not None and theirs:  # what is ours to forget goes by our clock, within the same bounds
+        before = min(now - config.store.retention, done.forgotten_until)
+        await running.book.prune(now=min(now, max(theirs.values())), before=before)
+    for source, judge in running.reliability.items():
+        if source in theirs:
+            await judge.judge_once(theirs[source])
     if folded:
         taken = list(folded)  # more may be folded while these are written
         await running.ledger.mark_folded(taken)

@@ -27,7 +27,7 @@ from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
 from exporter.store.script import StoreError
-from exporter.traces.export import ExporterUnavailable
+from exporter.traces.otlp import ExporterUnavailable
 
 #: Workflows of each platform in the demo: enough for something to happen all the time.
 DEMO_WORKFLOWS = 15

@@ -2,6 +2,8 @@
 
 Everything else takes ``now`` (seconds since the epoch, UTC, as a float) as an argument, or holds a ``Clock``. Tests
 drive a ``ManualClock``: time moves only when they say so, and nobody sleeps.
+
+The wall clock may be wrong, and be set right while we run: what must not follow that is measured with ``steady``.
 """
 
 import asyncio
@@ -30,6 +32,19 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
 
+    def steady(self) -> float:
+        return time.clock_gettime(_STEADY)
+
+
+#: Goes on while the machine sleeps, where there is such a clock.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady(clock: Clock) -> float:
+    """Seconds that only pass, whoever sets the wall clock; of a clock that knows no such thing, its own time."""
+    of_its_own: Callable[[], float] = getattr(clock, "steady", clock.now)
+    return of_its_own()
+
 
 class ManualClock:
     """Time that stands still until ``advance`` is called.
@@ -40,11 +55,19 @@ class ManualClock:
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = start
+        self._ahead = 0.0  # how far somebody has set it
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
+        return self._now + self._ahead
+
+    def steady(self) -> float:
         return self._now
+
+    def set_ahead(self, seconds: float) -> None:
+        """Have it show so much more than the time that has passed, or less: nobody wakes up for that."""
+        self._ahead = seconds
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:

@@ -102,7 +102,7 @@ async def show(config: Config, identity: str, *, say: Say) -> int:
     """One retry, or every retry of one dead letter, with what the audit says of it."""
     async with offline(config, to_read=True) as opened:
         everything = await opened.ledger.transact("recent", script.recent(10_000))
-        found = [retry for retry in everything if identity in (retry.id, retry.dead_letter_id, retry.root)]
+        found = [retry for retry in everything if retry.is_named(identity)]
         for retry in found:
             for name, value in retry_facts(retry).items():
                 say(f"{name}: {_moment(value) if name.endswith('_at') and value is not None else value}")

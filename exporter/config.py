@@ -18,7 +18,7 @@ from exporter.fields import FileSecret
 from exporter.platforms import PLATFORMS
 from exporter.retries.config import RetriesConfig, compile_rules
 from exporter.retries.policy import Rules
-from exporter.settings import Duration, Name, Secret, Section, SourceConfig, secrets_in
+from exporter.settings import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 
 #: Keys that end in _file and mean a file, not a secret read from one.
 _FILE_KEYS = frozenset({"cert_file", "key_file", "tls_ca_file"})
@@ -103,6 +103,8 @@ class TracesConfig(Section):
     endpoint: str | None = Field(default=None, description="base URL of an OTLP receiver; default: the OTEL_ variables")
     headers: dict[Name, Secret] = Field(default={})
     protocol: Literal["http/protobuf", "grpc"] | None = None
+    proxy: Url | None = Field(default=None, description="URL of an HTTP proxy; HTTP_PROXY and the like are not used")
+    tls_ca_file: str | None = Field(default=None, description="certificates to trust, instead of the system's")
     url_template: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s]*\{trace_id\}[^\s]*$",

@@ -218,7 +218,7 @@ class RunEntry(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     counted_attempt: int = 0  # the attempt the rest speaks of; 0: none is counted yet
     counted_as: Result | None = None
     counted_end: float = 0.0  # when that attempt ended, as known when it was counted
-    counted_at: float = 0.0  # when we counted it, on our clock
+    counted_at: float = 0.0  # when it was counted, on the platform's clock
     timed: bool = False
     queue_timed: bool = False
     error_counted: bool = False
@@ -406,6 +406,26 @@ class WorkflowEntry(Struct, frozen=True, kw_only=True, gc=False, array_like=True
     def last(self, results: frozenset[Result]) -> float | None:
         """The latest end among these results."""
         return max((at for result, at in self.last_ended if result in results), default=None)
+
+
+def believed(entry: WorkflowEntry, latest: float) -> WorkflowEntry:
+    """The entry without what lies beyond ``latest``, the latest time to be believed.
+
+    The newest reading and the latest end hold; written while a clock was wrong, they would hold until that time came.
+    """
+    unread = entry.workflow.at > latest
+    missing = entry.missed_at is not None and entry.missed_at > latest
+    gone = entry.gone_at is not None and entry.gone_at > latest
+    if not (unread or missing or gone or any(at > latest for _, at in entry.last_ended)):
+        return entry
+    return replace(
+        entry,
+        workflow=replace(entry.workflow, at=0.0) if unread else entry.workflow,
+        last_ended=tuple((result, at) for result, at in entry.last_ended if at <= latest),
+        missed=0 if missing or gone else entry.missed,
+        missed_at=None if missing or gone else entry.missed_at,
+        gone_at=None if gone else entry.gone_at,
+    )
 
 
 def fold_workflow(entry: WorkflowEntry | None, claim: Workflow, *, now: float) -> WorkflowEntry:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from exporter import times
 from exporter.http import Api
 from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow
 from exporter.polling.budget import Lane
@@ -139,8 +140,15 @@ class WebhookRequest(Struct, frozen=True, kw_only=True, gc=False):
     headers: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
-    received_at: float
+    received_at: float  # on the platform's clock, as far as that is known
     base_url: str  # of the source: other hosts named in an event are ignored
+    clock_known: bool = True  # whether ``received_at`` can be relied on
+    read_until: float = 0.0  # the newest end a poll has read: the platform's clock cannot be behind that
+
+    @property
+    def latest(self) -> float:
+        """The latest time to be believed of an event."""
+        return times.latest(max(self.received_at, self.read_until) if self.clock_known else None)
 
 
 class MalformedEvent(Exception):

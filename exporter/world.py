@@ -44,6 +44,7 @@ class SourceWorld:
     def __init__(self, source: str) -> None:
         self.source = source
         self.first_sweep_at: float | None = None
+        self.read_until = 0.0  # the newest end a poll has read
         self.entries: dict[str, WorkflowEntry] = {}
         self.workflows: dict[str, Workflow] = {}
         self.open_runs: dict[str, Run] = {}
@@ -129,6 +130,9 @@ class World:
         for source, first in loaded.first_sweeps.items():
             if source in self.sources:
                 self.sources[source].first_sweep_at = first
+        for source, read in loaded.read_until.items():
+            if source in self.sources:
+                self.sources[source].read_until = read
         for (source, _), workflow in loaded.workflows.items():
             if source in self.sources:
                 self.sources[source].put_workflow(workflow)
@@ -147,6 +151,8 @@ class World:
         touched: set[Key] = set()
         for source, first in committed.first_sweeps.items():
             self.sources[source].first_sweep_at = first
+        for source, read in committed.read_until.items():
+            self.sources[source].read_until = read
         for (source, workflow_id), workflow in committed.workflows.items():
             self.sources[source].put_workflow(workflow)
             touched.add((source, workflow_id))

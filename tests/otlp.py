@@ -3,7 +3,8 @@ difficult as one.
 
 ``async with otlp_receiver() as receiver`` listens on loopback; ``receiver.spans`` are the spans it took, in order. Set
 ``status`` to have every request refused, ``hanging`` to have none answered, ``refuses`` to have those refused that hold
-a certain span. ``grpc_receiver`` is the same over gRPC, with a ``code`` instead of a status.
+a certain span, ``bytes_max`` to have large ones refused, ``rejects`` to have some spans of a request rejected though it
+is answered with success. ``grpc_receiver`` is the same over gRPC, with a ``code`` instead of a status.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import grpc
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
@@ -27,6 +29,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+#: How many spans of a request are rejected, and why
+Rejects = Callable[[list["Span"]], tuple[int, str] | None]
 BODY_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -58,7 +62,14 @@ class OtlpReceiver:
     status: int = 200
     hanging: bool = False
     refuses: Callable[[Span], bool] = lambda span: False
+    refused_status: int = 400
+    bytes_max: int = BODY_BYTES_MAX
+    rejects: Rejects = lambda spans: None
     headers_out: dict[str, str] = field(default_factory=dict)
+    answer_body: bytes | None = None
+    """Sent with success instead of the response there should be"""
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of each request"""
     requests: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     """Of the last request, names in lower case"""
@@ -83,17 +94,24 @@ class OtlpReceiver:
         self.asked.set()
         self.headers = {name.lower(): value for name, value in request.headers.items()}
         self.path = request.path
-        spans = _decoded(await request.read())
+        body = await request.read()
+        self.sizes.append(len(body))
+        if len(body) > self.bytes_max:
+            return web.Response(status=413)
+        spans = _decoded(body)
         if self.hanging:
             await self.stopping.wait()
         if self.status != 200:
             return web.Response(status=self.status, headers=self.headers_out)
         if any(self.refuses(span) for span in spans):
-            return web.Response(status=400)
+            if self.refused_status == 0:
+                assert request.transport is not None
+                request.transport.close()
+            return web.Response(status=self.refused_status or 200)
         self.batches.append(spans)
-        return web.Response(
-            body=ExportTraceServiceResponse().SerializeToString(), content_type="application/x-protobuf"
-        )
+        body = _response(self.rejects(spans)).SerializeToString()
+        headers = {"Content-Type": "application/x-protobuf"} | self.headers_out
+        return web.Response(body=body if self.answer_body is None else self.answer_body, headers=headers)
 
 
 @contextlib.asynccontextmanager
@@ -118,6 +136,10 @@ class GrpcReceiver(TraceServiceServicer):
 
     url: str = ""
     code: grpc.StatusCode | None = None
+    details: str = "not now"
+    trailing: tuple[tuple[str, bytes], ...] = ()
+    refuses: Callable[[Span], bool] = lambda span: False
+    rejects: Rejects = lambda spans: None
     requests: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     """Of the last request"""
@@ -131,15 +153,20 @@ class GrpcReceiver(TraceServiceServicer):
         self.requests += 1
         self.metadata = {item.key: str(item.value) for item in context.invocation_metadata()}
         if self.code is not None:
-            context.abort(self.code, "not now")
-        self.batches.append(_spans(request))
-        return ExportTraceServiceResponse()
+            context.set_trailing_metadata(self.trailing)
+            context.abort(self.code, self.details)
+        spans = _spans(request)
+        if any(self.refuses(span) for span in spans):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad span")
+        self.batches.append(spans)
+        return _response(self.rejects(spans))
 
 
 @contextlib.contextmanager
-def grpc_receiver(port: str = "0") -> Iterator[GrpcReceiver]:
+def grpc_receiver(port: str = "0", *, bytes_max: int = 4 * 1024 * 1024) -> Iterator[GrpcReceiver]:
     receiver = GrpcReceiver()
-    server = grpc.server(ThreadPoolExecutor(max_workers=4))
+    options = [("grpc.max_receive_message_length", bytes_max)]
+    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=options)
     add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]  # generated
     receiver.url = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
@@ -147,6 +174,14 @@ def grpc_receiver(port: str = "0") -> Iterator[GrpcReceiver]:
         yield receiver
     finally:
         server.stop(grace=None).wait()
+
+
+def _response(rejected: tuple[int, str] | None) -> ExportTraceServiceResponse:
+    if rejected is None:
+        return ExportTraceServiceResponse()
+    spans, message = rejected
+    partial = ExportTracePartialSuccess(rejected_spans=spans, error_message=message)
+    return ExportTraceServiceResponse(partial_success=partial)
 
 
 def _decoded(body: bytes) -> list[Span]:

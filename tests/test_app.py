@@ -6,9 +6,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from exporter import app
 from exporter.config import Config
+from exporter.metrics.catalogue import CATALOGUE
 from exporter.metrics.own import OwnMetrics
 from exporter.simulator.fleet import demo_config
 from exporter.store.ingest import Key
@@ -69,6 +71,34 @@ async def test_a_source_that_a_reload_removes_takes_its_gauges_along(made: Deplo
         async with app.service(config, clock=made.clock, own=own, loops=False):
             assert told(config) == set(names)
     await made.start()
+
+
+async def test_a_source_that_a_reload_removes_leaves_no_line_in_a_scrape(made: Deployment) -> None:
+    async def scraped(url: str) -> list[str]:
+        async with ClientSession() as session, session.get(f"{url}/metrics") as response:
+            return (await response.text()).splitlines()
+
+    def of(source: str, lines: list[str]) -> list[str]:
+        return [line for line in lines if f'source="{source}"' in line]
+
+    await made.sweep()
+    before = await scraped(made.url)
+    own = made.service.own
+    await made.stop()
+    sources = {"qlik": made.config.sources["qlik"], "renamed": made.config.sources["make"]}
+    config = made.config.model_copy(update={"sources": sources})
+    async with app.service(config, clock=made.clock, own=own, loops=False) as running:
+        after = await scraped(f"http://127.0.0.1:{running.port}")
+    await made.start()
+    assert len(of("make", before)) > 100
+    assert of("make", after) == []
+    assert of("renamed", after)
+    requests = [line for line in of("qlik", before) if line.startswith("automation_exporter_api_requests_total")]
+    assert requests
+    assert set(requests) <= set(after), "what stays goes on"
+    series = next(float(line.split()[1]) for line in after if line.startswith("automation_exporter_series "))
+    names = tuple(metric.family for metric in CATALOGUE)
+    assert series == sum(line.startswith(names) and not line.startswith("#") for line in after)
 
 
 async def test_an_address_that_is_taken_is_told_as_it_is_though_loops_are_running(made: Deployment) -> None:

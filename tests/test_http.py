@@ -19,6 +19,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
+from exporter import times
 from exporter.clock import ManualClock
 from exporter.http import Api, ApiError, ErrorKind, Params, kind_of
 from exporter.polling.budget import Budget, Lane
@@ -854,6 +855,37 @@ async def test_what_was_learned_of_the_platforms_clock_stays_until_an_answer_tel
     platform.then(200, headers=at(1))
     await api.get("/flows", lane=Lane.SWEEPS)
     assert api.platform_now() == clock.now()
+
+
+async def test_an_answer_from_a_cache_does_not_set_the_clock(platform: Platform, api: Api, clock: WatchedClock) -> None:
+    def at(seconds: float, **more: str) -> dict[str, str]:
+        return {"Date": formatdate(clock.now() + seconds, usegmt=True), **more}
+
+    for headers in (at(90), at(90), at(90), at(-1800), at(90), at(-1900), at(-1810, Age="1900")):
+        platform.then(200, headers=headers)
+        await api.get("/flows", lane=Lane.SWEEPS)
+        assert api.clock_offset() == -90
+
+
+async def test_a_step_of_our_clock_moves_nothing_but_the_offset(
+    platform: Platform, api: Api, clock: WatchedClock
+) -> None:
+    assert (api.answered, api.clock_offset(), api.latest()) == (False, None, times.MOMENT_MAX)
+    platform.then(200, headers={"Date": formatdate(clock.now(), usegmt=True)})
+    await api.get("/flows", lane=Lane.SWEEPS)
+    there = clock.now()
+    for step in (60 * 86_400.0, -60 * 86_400.0, 0.0):
+        clock.set_ahead(step)
+        assert (api.platform_now(), api.clock_offset()) == (there, step)
+        assert api.latest() == there + times.FUTURE_SECONDS_MAX
+
+
+async def test_without_a_date_our_clock_is_taken_and_nothing_is_shown(
+    platform: Platform, api: Api, clock: WatchedClock
+) -> None:
+    platform.then(200, headers={"Date": ""})
+    await api.get("/flows", lane=Lane.SWEEPS)
+    assert (api.answered, api.platform_now(), api.clock_offset()) == (True, clock.now(), None)
 
 
 # --- Next links ---------------------------------------------------------------------------------------------------

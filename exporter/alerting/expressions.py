@@ -5,7 +5,9 @@ import re
 from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
+    CLOCK_OFFSET,
     CURSOR_LAG,
+    REPLICA,
     SOURCE,
     WORKFLOW,
     by_objective,
@@ -21,6 +23,8 @@ from exporter.metrics import catalogue
 
 #: Retries whose end is known, below which a share of failures says nothing.
 RETRIES_MIN = 5
+#: Two clocks that differ by more than this (seconds): one of them is wrong.
+CLOCK_OFFSET_MAX = 60.0
 #: Webhooks that tell of fewer runs than this are not to be relied on.
 WEBHOOK_RATIO = 0.9
 
@@ -178,15 +182,17 @@ def retries_do_not_help(slo: SloConfig) -> str:
 def data_are_incomplete(slo: SloConfig) -> str:
     """The last sweep failed, and none has worked for a while. One unusable item alone does not silence a source.
 
-    Usage is read too rarely for that, and nothing but the alert on it depends on it.
+    Usage is read too rarely for that, and nothing but the alert on it depends on it. What cannot be stored is no fault
+    of the source.
     """
     complete = select(own(lambda o: o.data_complete), slo, 'stream!="quota"')
     success = select(own(lambda o: o.sweep_success), slo)
-    return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}"
+    return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}\n{_stored(slo)}"
 
 
 def data_are_faulty(slo: SloConfig) -> str:
-    return f"{select(own(lambda o: o.data_complete), slo)} == 0\nunless\n{_grouped(data_are_incomplete(slo))}"
+    complete = f"{select(own(lambda o: o.data_complete), slo)} == 0"
+    return f"{complete}\n{_stored(slo)}\nunless\n{_grouped(data_are_incomplete(slo))}"
 
 
 def reading_is_incomplete(slo: SloConfig) -> str:
@@ -231,8 +237,21 @@ def api_budget_is_short(slo: SloConfig) -> str:
 # The exporter
 
 
+def clocks_differ(slo: SloConfig) -> str:
+    return f"abs({select(CLOCK_OFFSET, slo)}) > {seconds(CLOCK_OFFSET_MAX)}"
+
+
 def series_are_folded(slo: SloConfig) -> str:
     return f"round(increase({select(own(lambda o: o.series_folded), slo)}[1d])) > 0"
+
+
+def store_is_down(slo: SloConfig) -> str:
+    return f"{select(own(lambda o: o.store_up), slo)} == 0"
+
+
+def store_refuses_some(slo: SloConfig) -> str:
+    errors = select(own(lambda o: o.store_errors), slo)
+    return f"round(sum without (operation) (increase({errors}[15m]))) > 0\n{_stored(slo)}"
 
 
 def exporter_is_down(slo: SloConfig) -> str:
@@ -241,8 +260,13 @@ def exporter_is_down(slo: SloConfig) -> str:
 
 
 def _read(slo: SloConfig) -> str:
-    """Only while the source can be read: what is old grows older by itself."""
-    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1"
+    """Only while the source can be read, and that be stored: what is old grows older by itself."""
+    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1\n{_stored(slo)}"
+
+
+def _stored(slo: SloConfig) -> str:
+    """Only while the store works. Where nobody tells, it is taken to."""
+    return f"unless on ({REPLICA}) {store_is_down(slo)}"
 
 
 def _not_off(slo: SloConfig) -> str:

@@ -19,10 +19,13 @@ WORKFLOW = "job, source, workflow_id"
 WORKFLOW_AT = "job, instance, source, workflow_id"
 #: The first labels of an alert that is about a whole source.
 SOURCE = "job, source"
+#: One process.
+REPLICA = "job, instance"
 
 #: Computed at each scrape by the app.
 API_QUOTA_REMAINING = "automation_exporter_api_quota_remaining"
 CURSOR_LAG = "automation_exporter_cursor_lag_seconds"
+CLOCK_OFFSET = "automation_exporter_clock_offset_seconds"
 
 
 @cache

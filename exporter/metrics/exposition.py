@@ -125,11 +125,15 @@ class _Family:
     def __contains__(self, labels: Labels) -> bool:
         return labels in self._slots
 
-    def remove(self, labels: Labels) -> None:
-        """Forget a series, also one that never was."""
+    @property
+    def lines_per_series(self) -> int:
+        return self._lines
+
+    def remove(self, labels: Labels) -> bool:
+        """Forget a series; False if it never was."""
         slot = self._slots.pop(labels, None)
         if slot is None:
-            return
+            return False
         if self._group_label is not None:
             group = self._groups[labels[self._group_label]]
             group.remove(labels)
@@ -142,6 +146,7 @@ class _Family:
             _replace_by_last(self._suffixes, slot, self._lines)
         if slot < len(self._labels):
             self._slots[self._labels[slot]] = slot
+        return True
 
     def remove_matching(self, **wanted: str) -> int:
         """Forget the series whose labels have all these values, and say how many.

@@ -5,7 +5,7 @@ as long as the process; what must survive a restart is a tally in the ledger.
 """
 
 import platform as interpreter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -48,19 +48,26 @@ class OwnMetrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-        self._of_sources: list[Gauge] = []
+        self._states: list[Gauge] = []  # of sources
+        self._totals: list[Counter | Histogram] = []  # of sources
 
         def counter(name: str, help: str, labels: Iterable[str] = ()) -> Counter:
-            return Counter(_P + name, help, labels, registry=registry)
+            made = Counter(_P + name, help, labels, registry=registry)
+            if "source" in labels:
+                self._totals.append(made)
+            return made
 
         def gauge(name: str, help: str, labels: Iterable[str] = ()) -> Gauge:
             made = Gauge(_P + name, help, labels, registry=registry)
             if "source" in labels:
-                self._of_sources.append(made)
+                self._states.append(made)
             return made
 
         def histogram(name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(_P + name, help, labels, buckets=buckets, registry=registry)
+            made = Histogram(_P + name, help, labels, buckets=buckets, registry=registry)
+            if "source" in labels:
+                self._totals.append(made)
+            return made
 
         self.build_info = gauge("build_info", "1, labelled by version.", ("version", "python"))
         self.build_info.labels(__version__, interpreter.python_version()).set(1)
@@ -102,6 +109,12 @@ class OwnMetrics:
         )
         self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
         self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
+        for operation in ("ingest", "probe"):  # there before the first error, so that it is seen as a rise
+            self.store_errors.labels(operation)
+        self.store_up = gauge(
+            "store_up",
+            "1 while the last write was stored and the database at the configured place is the one that is open.",
+        )
         self.commit_duration = histogram(
             "commit_duration_seconds",
             "Time of one transaction, waiting for its turn included.",
@@ -109,17 +122,28 @@ class OwnMetrics:
             _COMMIT,
         )
         self.series = gauge("series", "Lines of ledger metrics exposed.")
-        self.series_limit = gauge("series_limit", "Lines beyond which new workflows are shown as __other__.")
+        self.series_limit = gauge("series_limit", "Lines there may be; workflows without room are shown as __other__.")
         self.series_folded = counter("series_folded_total", "Workflows shown as __other__ for lack of room.")
         self.render_duration = histogram("render_duration_seconds", "Time to write one scrape.", ("format",), _COMMIT)
         self.spans = counter("spans_total", "Spans handed to the collector, by outcome.", ("outcome",))
         self.traces_pending = gauge("traces_pending", "Finished runs whose trace is still to be exported.")
         self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
 
-    def forget_sources(self) -> None:
-        """Forget how the sources were: a new config may have others, and what it keeps says so again."""
-        for gauge in self._of_sources:
+    def forget_sources(self, kept: Collection[tuple[str, str]], *, receiving: Collection[str]) -> None:
+        """Forget how the sources were, for a new config.
+
+        What is so of a source that stays is said again by whoever keeps it. Totals go on for the ``kept`` ones,
+        (platform, source), those of webhooks only for the sources that are still ``receiving`` any. All other series
+        of sources go.
+        """
+        for gauge in self._states:
             gauge.clear()
+        for metric in self._totals:
+            of_webhooks = metric in (self.webhook_events, self.webhook_delay)
+            samples = [sample.labels for family in metric.collect() for sample in family.samples]
+            for platform, source in {(labels["platform"], labels["source"]) for labels in samples}:
+                if (platform, source) not in kept or (of_webhooks and source not in receiving):
+                    metric.remove_by_labels({"platform": platform, "source": source})
 
     def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
         """A gauge computed from memory when it is read, for what changes as time passes; returns how to end it."""

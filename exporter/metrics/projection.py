@@ -2,8 +2,9 @@
 in.
 
 A scrape only reads what stands here. A workflow's series live as long as the workflow: born at 0 when it is found,
-removed together when it is gone. Beyond ``series_max`` lines, workflows newly found are shown together as
-``__other__``, result kept.
+removed together when it is gone. There are never more than ``series_max`` lines (``metrics.room``): workflows for which
+there is no room are shown together as ``__other__``, result kept, the types of their steps not. A series for which
+there is none later on is absent; its total stays in the ledger, and is shown whole once there is room.
 """
 
 from collections import Counter as Count
@@ -13,7 +14,8 @@ from typing import Any, cast
 from exporter.fold import WorkflowEntry
 from exporter.metrics import catalogue
 from exporter.metrics.exposition import Counter, Exemplar, Gauge, Histogram, Metric, Registry
-from exporter.model import ErrorClass, Result, State
+from exporter.metrics.room import Room
+from exporter.model import ErrorClass, Result, State, Workflow
 from exporter.platform import Platform
 from exporter.retries.model import Mode, Outcome, Retry
 from exporter.store.ingest import Key
@@ -24,6 +26,21 @@ OTHER = "__other__"
 
 #: Gauges that still mean something summed over the workflows shown as ``__other__``.
 _SUMMED = frozenset({catalogue.RUNS_ACTIVE.name, catalogue.DEAD_LETTERS.name, catalogue.QUEUE_ITEMS.name})
+
+#: Of the sources themselves, and few: room is set aside for them.
+_OF_SOURCES = (
+    catalogue.SOURCE_UP,
+    catalogue.RUNS_OBSERVED,
+    catalogue.RECONCILED,
+    catalogue.DETECTION_DELAY,
+    catalogue.DEAD_LETTER_RESOLUTION,
+    catalogue.RETRY_MODE,
+    catalogue.RETRY_PAUSED,
+    catalogue.RETRIES,
+    catalogue.RETRIES_SHADOW,
+    catalogue.RETRIES_OPEN,
+)
+_SET_ASIDE = frozenset(metric.name for metric in _OF_SOURCES)
 
 Labels = tuple[str, ...]
 Reading = tuple[Metric, Labels, float]  # labels after platform, source, workflow_id
@@ -48,13 +65,16 @@ class Projection:
         *,
         series_max: int,
         on_folded: Callable[[Key], None] = lambda key: None,
+        selects: Callable[[str, Workflow], bool] = lambda source, workflow: True,
     ) -> None:
         """``platforms`` by source.
 
-        ``on_folded`` is told of a workflow that will be shown as ``__other__`` from now on.
+        ``on_folded`` is told of a workflow that will be shown as ``__other__`` from now on. ``selects`` says whether a
+        source still watches a workflow: one that the config excludes is not shown, even though the ledger knows it.
         """
         self._platforms = platforms
-        self._series_max = series_max
+        self._selects = selects
+        self._room = Room(series_max, aside=sum(map(_lines_set_aside, platforms.values())))
         self._on_folded = on_folded
         self._families = {metric.name: _family(metric) for metric in catalogue.CATALOGUE}
         self.registry = Registry(list(self._families.values()))
@@ -75,8 +95,9 @@ class Projection:
         for key, entry in sorted(found, key=lambda item: (item[1].found_at, item[0])):
             if entry.folded:
                 self._shown[key] = OTHER
-            if entry.folded or entry.gone_at is None:
-                self._show(key)
+                self._show(key, world.sources[key[0]])
+            elif entry.gone_at is None and self._selects(key[0], entry.workflow):
+                self._show(key, world.sources[key[0]])
         by_workflow: dict[Key, list[TallyKey]] = {}
         for tally in self._totals:
             by_workflow.setdefault((tally[1], tally[2]), []).append(tally)
@@ -94,8 +115,10 @@ class Projection:
         ordered, fresh = sorted(touched), set[Key]()
         for key in ordered:
             entry = world.sources[key[0]].entries.get(key[1])
-            if entry is not None and entry.gone_at is None and key not in self._shown:
-                self._show(key)
+            if entry is None or entry.gone_at is not None or key in self._shown:
+                continue
+            if self._selects(key[0], entry.workflow):
+                self._show(key, world.sources[key[0]])
                 fresh.add(key)
         if fresh:
             self._add({k: v for k, v in self._totals.items() if (k[1], k[2]) in fresh})
@@ -105,7 +128,7 @@ class Projection:
             self._refresh(key, world.sources[key[0]])
 
     def set_up(self, source: str, up: bool) -> None:
-        self._gauge(catalogue.SOURCE_UP).set((self._platforms[source].name, source), float(up))
+        self._set(catalogue.SOURCE_UP.name, (self._platforms[source].name, source), float(up))
 
     def refresh_usage(self, world: SourceWorld) -> None:
         """Show a source's usage as last read."""
@@ -113,31 +136,30 @@ class Projection:
             labels = (self._platforms[world.source].name, world.source, kind)
             for metric, value in ((catalogue.USAGE, usage.used), (catalogue.USAGE_LIMIT, usage.limit)):
                 if value is None:
-                    self._gauge(metric).remove(labels)
+                    self._unset(metric.name, labels)
                 else:
-                    self._gauge(metric).set(labels, value)
+                    self._set(metric.name, labels, value)
 
     def open_retries(self, source: str, policies: Iterable[str]) -> None:
         """Give the retries of these policies their counters at 0."""
         labels = (self._platforms[source].name, source)
         for policy in policies:
-            self._counter(catalogue.RETRIES_SHADOW).touch((*labels, policy))
+            self._touch(catalogue.RETRIES_SHADOW, (*labels, policy))
             for outcome in Outcome:
-                self._counter(catalogue.RETRIES).touch((*labels, policy, outcome))
+                self._touch(catalogue.RETRIES, (*labels, policy, outcome))
 
     def show_retries(self, source: str, *, mode: Mode, paused: bool, retries: Iterable[Retry]) -> None:
         """Show the mode of a source and its open ``retries`` as they are now."""
         for each in Mode:
-            if each is mode:
-                self._gauge(catalogue.RETRY_MODE).set((source, each), 1.0)
-            else:
-                self._gauge(catalogue.RETRY_MODE).remove((source, each))
-        self._gauge(catalogue.RETRY_PAUSED).set((source,), float(paused))
+            if each is not mode:
+                self._unset(catalogue.RETRY_MODE.name, (source, each))
+        self._set(catalogue.RETRY_MODE.name, (source, mode), 1.0)
+        self._set(catalogue.RETRY_PAUSED.name, (source,), float(paused))
         now = Count[Labels]((retry.policy, retry.state) for retry in retries)
         shown = self._retries.setdefault(source, set())
         prefix = (self._platforms[source].name, source)
         for labels in shown | now.keys():  # once shown, a state without retries is 0
-            self._gauge(catalogue.RETRIES_OPEN).set((*prefix, *labels), float(now[labels]))
+            self._set(catalogue.RETRIES_OPEN.name, (*prefix, *labels), float(now[labels]))
         shown.update(now)
 
     def exemplar(
@@ -170,53 +192,99 @@ class Projection:
     def _open_source(self, source: str) -> None:
         labels = (self._platforms[source].name, source)
         for via in ("poll", "webhook", "backfill"):
-            self._counter(catalogue.RUNS_OBSERVED).touch((*labels, via))
+            self._touch(catalogue.RUNS_OBSERVED, (*labels, via))
         for kind in ("missed_webhook", "corrected", "late"):
-            self._counter(catalogue.RECONCILED).touch((*labels, kind))
+            self._touch(catalogue.RECONCILED, (*labels, kind))
 
-    def _show(self, key: Key) -> None:
+    def _show(self, key: Key, world: SourceWorld) -> None:
         """Decide under which id a workflow is shown, and give it its counters at 0."""
         platform = self._platforms[key[0]]
-        births: list[tuple[Metric, Labels]] = [
-            *((catalogue.RUNS, (result,)) for result in platform.results),
-            *((catalogue.RUN_ERRORS, (error_class,)) for error_class in platform.error_classes),
-            *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in platform.error_classes),
-            *((catalogue.DEAD_LETTERS_RESOLVED, (by,)) for by in platform.resolved_by),
-        ]
-        if "operations" in platform.measures:
-            births.append((catalogue.RUN_OPERATIONS, ()))
-        if "transfer" in platform.measures:
-            births += [(catalogue.RUN_TRANSFER, ("in",)), (catalogue.RUN_TRANSFER, ("out",))]
+        births = _births(platform)
         if key not in self._shown:
-            if self.registry.series() + len(births) > self._series_max:
+            entry = world.entries[key[1]]
+            # Whoever is called so by the platform is among the others from the beginning.
+            gauges = sum(1 for _ in readings(entry, world, listed=platform.lists_active))
+            if key[1] != OTHER and self._room.promise(key, len(births) + gauges):
+                self._shown[key] = key[1]
+            else:
                 self._shown[key] = OTHER
                 self._on_folded(key)
-            else:
-                self._shown[key] = key[1]
         for metric, labels in births:
-            self._counter(metric).touch((platform.name, key[0], self._shown[key], *labels))
+            self._touch(metric, (platform.name, key[0], self._shown[key], *labels))
 
     def _add(self, tallies: Tallies) -> None:
-        """Add tallies of shown workflows, and of sources, to their series."""
-        for (name, source, workflow_id, labels, part), value in tallies.items():
-            metric_labels = self._labels(source, workflow_id, labels)
-            if metric_labels is None:
+        """Add tallies of shown workflows, and of sources, to their series.
+
+        A series that is created here begins with its whole total, whatever there was no room for before.
+        """
+        born: set[tuple[str, Labels]] = set()
+        for tally, value in tallies.items():
+            name, source, workflow_id, labels, part = tally
+            metric_labels = self._labels(name, source, workflow_id, labels)
+            if metric_labels is None or (name, metric_labels) in born:
                 continue
             family = self._families[name]
-            if isinstance(family, Counter):
-                family.add(metric_labels, value)
-            elif isinstance(family, Histogram):
-                if part == SUM:
-                    family.add(metric_labels, 0, 0.0, sum=value)
-                else:
-                    family.add(metric_labels, part, value, sum=0.0)
+            if metric_labels not in family:
+                if not self._admits(family, metric_labels):
+                    continue
+                if self._shown.get((source, workflow_id)) != OTHER:
+                    born.add((name, metric_labels))
+                    self._add_whole(family, metric_labels, tally)
+                    continue
+            self._add_part(family, metric_labels, part, value)
 
-    def _labels(self, source: str, workflow_id: str, labels: Labels) -> Labels | None:
+    def _add_whole(self, family: Gauge | Counter | Histogram, metric_labels: Labels, tally: TallyKey) -> None:
+        name, source, workflow_id, labels, part = tally
+        parts = (*range(len(family.metric.buckets) + 1), SUM) if isinstance(family, Histogram) else (part,)
+        for each in parts:
+            value = self._totals.get((name, source, workflow_id, labels, each))
+            if value is not None:
+                self._add_part(family, metric_labels, each, value)
+
+    def _add_part(self, family: Gauge | Counter | Histogram, labels: Labels, part: int, value: float) -> None:
+        if isinstance(family, Counter):
+            family.add(labels, value)
+        elif isinstance(family, Histogram):
+            if part == SUM:
+                family.add(labels, 0, 0.0, sum=value)
+            else:
+                family.add(labels, part, value, sum=0.0)
+
+    def _labels(self, name: str, source: str, workflow_id: str, labels: Labels) -> Labels | None:
         platform = self._platforms[source].name
         if not workflow_id:
             return (platform, source, *labels)
         shown = self._shown.get((source, workflow_id))
+        if shown == OTHER and name == catalogue.STEPS.name:
+            labels = (OTHER, *labels[1:])  # nobody knows how many types there are
         return None if shown is None else (platform, source, shown, *labels)
+
+    # Every series is created here
+
+    def _admits(self, family: Gauge | Counter | Histogram, labels: Labels) -> bool:
+        """Whether a series exists, or may come into being: the one place that decides it."""
+        if labels in family:
+            return True
+        aside, workflow = _place(family.metric, labels)
+        return self._room.take(family.lines_per_series, workflow=workflow, aside=aside)
+
+    def _touch(self, metric: Metric, labels: Labels) -> None:
+        family = self._counter(metric)
+        if self._admits(family, labels):
+            family.touch(labels)
+
+    def _set(self, name: str, labels: Labels, value: float) -> bool:
+        """False if there is no room for it."""
+        family = self._named_gauge(name)
+        if not self._admits(family, labels):
+            return False
+        family.set(labels, value)
+        return True
+
+    def _unset(self, name: str, labels: Labels) -> None:
+        family = self._named_gauge(name)
+        if family.remove(labels):
+            self._room.give_back(1, aside=_place(family.metric, labels)[0])
 
     def _refresh(self, key: Key, world: SourceWorld) -> None:
         """Bring the gauges of one workflow to what the world says, removing what is not so any more."""
@@ -224,7 +292,10 @@ class Projection:
         if entry is None or key not in self._shown:
             return
         if entry.gone_at is not None and self._shown[key] != OTHER:
+            before_it = self.registry.series()
             self.registry.remove_matching(source=key[0], workflow_id=key[1])
+            self._room.give_back(before_it - self.registry.series())
+            self._room.forget(key)
             self._shown.pop(key, None)
             self._gauges.pop(key, None)
             return
@@ -235,30 +306,69 @@ class Projection:
         if self._shown[key] == OTHER:
             now = {k: v for k, v in now.items() if k[0] in _SUMMED}
             self._refresh_other(key, before, now)
-        else:
-            prefix = (self._platforms[key[0]].name, key[0], key[1])
-            for reading, value in now.items():
-                if before.get(reading) != value:
-                    self._named_gauge(reading[0]).set((*prefix, *reading[1]), value)
-            for name, labels in before.keys() - now.keys():
-                self._named_gauge(name).remove((*prefix, *labels))
-        self._gauges[key] = now
+            self._gauges[key] = now
+            return
+        prefix = (self._platforms[key[0]].name, key[0], key[1])
+        for name, labels in before.keys() - now.keys():
+            self._unset(name, (*prefix, *labels))
+        refused = [
+            reading
+            for reading, value in now.items()
+            if before.get(reading) != value and not self._set(reading[0], (*prefix, *reading[1]), value)
+        ]
+        shown = {reading: value for reading, value in now.items() if reading not in refused}
+        hidden = sum(now[reading] for reading in refused if reading[0] == catalogue.DEAD_LETTERS.name)
+        if hidden:  # an open dead letter is shown in any case, if need be without its class
+            unknown = catalogue.DEAD_LETTERS.name, (str(ErrorClass.UNKNOWN),)
+            shown[unknown] = now[unknown] + hidden
+            self._set(unknown[0], (*prefix, *unknown[1]), shown[unknown])
+        self._gauges[key] = shown
 
     def _refresh_other(self, key: Key, before: Mapping[Any, float], now: Mapping[Any, float]) -> None:
         prefix = (self._platforms[key[0]].name, key[0], OTHER)
         for name, labels in before.keys() | now.keys():
             family, full = self._named_gauge(name), (*prefix, *labels)
             change = now.get((name, labels), 0.0) - before.get((name, labels), 0.0)
-            family.set(full, (family.get(full) or 0.0) + change)
-
-    def _gauge(self, metric: Metric) -> Gauge:
-        return self._named_gauge(metric.name)
+            self._set(name, full, (family.get(full) or 0.0) + change)
 
     def _named_gauge(self, name: str) -> Gauge:
         return cast(Gauge, self._families[name])
 
     def _counter(self, metric: Metric) -> Counter:
         return cast(Counter, self._families[metric.name])
+
+
+def _births(platform: Platform) -> list[tuple[Metric, Labels]]:
+    """The counters a workflow has from the beginning: whatever can happen to it on this platform."""
+    births: list[tuple[Metric, Labels]] = [
+        *((catalogue.RUNS, (result,)) for result in platform.results),
+        *((catalogue.RUN_ERRORS, (error_class,)) for error_class in platform.error_classes),
+        *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in platform.error_classes),
+        *((catalogue.DEAD_LETTERS_RESOLVED, (by,)) for by in platform.resolved_by),
+    ]
+    if "operations" in platform.measures:
+        births.append((catalogue.RUN_OPERATIONS, ()))
+    if "transfer" in platform.measures:
+        births += [(catalogue.RUN_TRANSFER, ("in",)), (catalogue.RUN_TRANSFER, ("out",))]
+    return births
+
+
+def _place(metric: Metric, labels: Labels) -> tuple[bool, Key | None]:
+    """Whether room is set aside for a series, and the workflow it is of."""
+    if metric.name in _SET_ASIDE:
+        return True, None
+    if "workflow_id" not in metric.labels:
+        return False, None
+    _, source, workflow_id = labels[:3]
+    return workflow_id == OTHER, (source, workflow_id)
+
+
+def _lines_set_aside(platform: Platform) -> int:
+    """What a source and its ``__other__`` need, a policy or two included."""
+    duration, delay = len(catalogue.RUN_DURATION.buckets) + 3, len(catalogue.DETECTION_DELAY.buckets) + 3
+    age = len(catalogue.DEAD_LETTER_RESOLUTION.buckets) + 3
+    others = len(_births(platform)) + (len(Result) + 1) * (duration + 1) + len(ErrorClass) + 4
+    return others + 9 + 3 * delay + len(platform.resolved_by) * age + 32
 
 
 def readings(entry: WorkflowEntry, world: SourceWorld, *, listed: Collection[State]) -> Iterator[Reading]:

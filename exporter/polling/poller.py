@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
-from exporter.clock import Clock
+from exporter.clock import Clock, steady
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
@@ -29,8 +29,14 @@ log = get_logger(__name__)
 WAKES_MAX = 5000
 #: A stream that webhooks ask for is swept at most this often (seconds).
 WOKEN_GAP = 10.0
+#: Our clock is wrong from so many seconds between it and the platform's on, and right again below half of that.
+CLOCK_OFFSET_MAX = 60.0
+#: Less than this (seconds) is no step of our clock: it is read twice, one reading after the other.
+CLOCK_STEP_MIN = 0.5
 #: A run that could not be completed is asked for this often before it is left to the sweeps.
 COMPLETE_TRIES_MAX = 3
+#: Seconds between two looks at whether the store works again.
+STORE_INTERVAL = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +103,9 @@ class Poller:
         slowdown: Callable[[], float] = lambda: 1.0,
         span: Callable[[str], AbstractContextManager[object]] = nullcontext,
         jitter: Callable[[], float] = random.random,
+        clock_offset: Callable[[], float | None] = lambda: None,
     ) -> None:
+        """``clock_offset``: how far our clock is ahead of the platform's, None while nobody knows."""
         self.source = source
         self.platform = platform
         self.client = client
@@ -110,62 +118,107 @@ class Poller:
         self._slowdown = slowdown
         self._span = span
         self._jitter = jitter
+        self._clock_offset = clock_offset
+        self._clock_is_off = False
         self._labels = (platform.name, source)
-        self.status = {s.name: StreamStatus(stream=s, interval=interval * s.every) for s in platform.streams}
+        self._status = {s.name: StreamStatus(stream=s, interval=interval * s.every) for s in platform.streams}
         self._due = {s.name: asyncio.Event() for s in platform.streams}
         self._wakes: dict[RunKey, int] = {}
         self._woken = asyncio.Event()
-        for status in self.status.values():
+        self._wall = clock.now() - steady(clock)
+        for status in self._status.values():
             self._own.data_complete.labels(*self._labels, status.stream.name).set(0)
+
+    @property
+    def status(self) -> dict[str, StreamStatus]:
+        """How each stream is doing. Times of ours follow the clock when somebody sets it: what was read a minute ago
+        stays a minute old.
+        """
+        wall = self._clock.now() - steady(self._clock)
+        step = wall - self._wall
+        if abs(step) > CLOCK_STEP_MIN:
+            self._wall = wall
+            for status in self._status.values():
+                status.swept_at = None if status.swept_at is None else status.swept_at + step
+                status.success_at = None if status.success_at is None else status.success_at + step
+        return self._status
 
     # The work
 
     async def sweep_once(self, stream: str) -> SweepReport:
         """Read one stream and store what it says. Never raises for what a platform does."""
         status, report = self.status[stream], SweepReport(stream=stream)
-        began = self._clock.now()
+        began = steady(self._clock)
         try:
+            if self._ledger.is_down:  # the platform need not be asked for what cannot be stored
+                raise StoreError(self._ledger.error)
             with self._span(f"sweep {stream}"):
-                await self._store(
-                    self.client.sweep(stream, self._world, self.api.platform_now()), report, began, stream
-                )
+                await self._sweep(report, began, stream)
         except ApiError as error:
             report.error = error
         except StoreError as error:
             report.store_error = str(error)
             report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
+            self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
         except Exception as bug:  # in a mapping, say: costs this sweep, never the service
             log.error("sweep broke", source=self.source, stream=stream, error=bug)
             report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
         await self._keep_unread(status, report, began)
-        ended = self._clock.now()
-        self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, ended - began))
-        self._note(status, report, self._on_their_clock(began), ended)
+        self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, steady(self._clock) - began))
+        self._note(status, report, self._on_their_clock(began), self._clock.now())
+        self._compare_clocks()
         return report
+
+    async def _sweep(self, report: SweepReport, began: float, stream: str) -> None:
+        """Read a stream with the platform's time. Where its first answer shows that we did not know it, once more: what
+        a sweep asks for, and remembers, goes by that time.
+        """
+        assumed = self._ahead()
+        pages = self.client.sweep(stream, self._world, self.api.platform_now())
+        if await self._store(pages, report, began, stream, ahead=assumed):
+            return
+        await self._store(self.client.sweep(stream, self._world, self.api.platform_now()), report, began, stream)
+
+    def _ahead(self) -> float:
+        """How far the platform's clock is ahead of our steady one."""
+        return self.api.platform_now() - steady(self._clock)
 
     async def complete_once(self) -> SweepReport:
         """Read the runs webhooks said too little about."""
+        report, began = SweepReport(stream="complete"), steady(self._clock)
+        if self._ledger.is_down:
+            report.reading.take(Page(faults=[Fault(kind="store", detail=self._ledger.error or "")]))
+            return report
         wanted, self._wakes = self._wakes, {}
-        report, began = SweepReport(stream="complete"), self._clock.now()
         try:
             pages = self.client.complete(list(wanted), self._world, self.api.platform_now())
             await self._store(pages, report, began, "complete")
         except ApiError as error:
             report.error = error
             self._own.sweep_errors.labels(*self._labels, "complete", error.kind).inc()
-            for key, tries in wanted.items():
-                if tries + 1 < COMPLETE_TRIES_MAX:
-                    self._wakes.setdefault(key, tries + 1)
+            self._wake_again(wanted)
         except StoreError as error:
             report.store_error = str(error)
             report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
+            self._own.sweep_errors.labels(*self._labels, "complete", "store").inc()
+            self._wake_again(wanted)
         except Exception as bug:
             log.error("completing runs broke", source=self.source, error=bug)
         return report
 
-    async def _store(self, pages: AsyncIterator[Page], report: SweepReport, began: float, stream: str) -> None:
+    def _wake_again(self, wanted: dict[RunKey, int]) -> None:
+        for key, tries in wanted.items():
+            if tries + 1 < COMPLETE_TRIES_MAX:
+                self._wakes.setdefault(key, tries + 1)
+
+    async def _store(
+        self, pages: AsyncIterator[Page], report: SweepReport, began: float, stream: str, *, ahead: float | None = None
+    ) -> bool:
+        """Store what is read. False, and not to the end, if the platform's clock is not ``ahead`` as was assumed."""
         async with aclosing(pages) as stream_of_pages:  # type: ignore[type-var]
             async for page in stream_of_pages:
+                if ahead is not None and abs(self._ahead() - ahead) > CLOCK_OFFSET_MAX:
+                    return False
                 self._tell(stream, page.faults, report.reading.take(page))
                 for part in _parts(page):
                     outcome = await self._ingest(part, began, stream)
@@ -173,6 +226,7 @@ class Poller:
                     report.news += outcome.news
         if self._world.first_sweep_at is None:  # a source that is empty has been swept as well
             await self._ingest(Page(), began, stream)
+        return True
 
     def _tell(self, stream: str, faults: Sequence[Fault], new: set[str]) -> None:
         """Count what could not be read; the first of its kind is worth a look, until there is none left."""
@@ -193,16 +247,18 @@ class Poller:
         changes = report.reading.changes(
             self._world.unread(stream),
             since=started_at if status.covered_until is None else status.covered_until,
-            whole=report.error is None and report.store_error is None,
+            whole=report.error is None,
             workflows=self._world.workflows,
         )
-        if not changes:
+        if not changes or report.store_error is not None:
             return
         cursors = {key: None if unread is None else unread.dump() for key, unread in changes.items()}
         try:
             await self._ingest(Page(cursors=cursors), began, unread_stream(stream))
         except StoreError as error:
-            report.store_error = report.store_error or str(error)
+            report.store_error = str(error)
+            report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
+            self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
 
     def unread(self, stream: str) -> dict[str, Unread]:
         """The workflows of which this stream could not be read, the longest unread first."""
@@ -219,29 +275,45 @@ class Poller:
             source=self.source,
             observations=page.observations,
             via=Via.POLL,
-            now=self._clock.now(),
+            now=self.api.platform_now(),
             started_at=self._on_their_clock(began),
+            clock_known=self._clock_offset() is not None,
             stream=stream,
             cursors=page.cursors,
         )
         return await self._ledger.ingest(batch)
 
     def _on_their_clock(self, moment: float) -> float:
-        """A moment of ours on the platform's clock: how far that is off is known from its first answer on."""
-        return moment + self.api.platform_now() - self._clock.now()
+        """A moment of our steady clock on the platform's: how far that is off is known from its first answer on."""
+        return moment + self._ahead()
+
+    def _compare_clocks(self) -> None:
+        """Say once that our clock is wrong, and once that it is right again."""
+        offset = self._clock_offset()
+        if offset is None or self._clock_is_off == (abs(offset) > CLOCK_OFFSET_MAX / (2 if self._clock_is_off else 1)):
+            return
+        self._clock_is_off = not self._clock_is_off
+        if self._clock_is_off:
+            log.warning(
+                "our clock and the platform's differ: set the wrong one right",
+                source=self.source,
+                ahead_seconds=round(offset),
+            )
+        else:
+            log.info("our clock agrees with the platform's again", source=self.source)
 
     def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
         labels, reading = (*self._labels, status.stream.name), report.reading
         status.swept_at, status.faults, status.refusal = ended, reading.count, reading.refusal
         if reading.last is not None:
             status.last_fault, status.fault_at = reading.last, ended
-        failed = report.error is not None or report.store_error is not None
-        self._own.data_complete.labels(*labels).set(float(not failed and not reading.count))
-        if failed:
-            kind = report.error.kind if report.error else ErrorKind.UNAVAILABLE
-            detail = str(report.error) if report.error else report.store_error
-            if report.error:
-                self._own.sweep_errors.labels(*labels, kind).inc()
+        self._own.data_complete.labels(*labels).set(float(report.error is None and not reading.count))
+        if report.store_error is not None:  # the platform did nothing wrong: it is neither down nor asked more rarely
+            status.error = report.store_error
+            return
+        if report.error is not None:
+            kind, detail = report.error.kind, str(report.error)
+            self._own.sweep_errors.labels(*labels, kind).inc()
             if status.failures == 0 or status.kind is not kind:
                 log.warning("sweep failing", source=self.source, stream=status.stream.name, kind=kind, error=detail)
             status.failures, status.error, status.kind = status.failures + 1, detail, kind
@@ -255,9 +327,10 @@ class Poller:
             status.kinds = frozenset(reading.kinds)
             if reading.refusal is None:
                 status.success_at, status.covered_until = ended, started_at
-                self._own.sweep_success.labels(*labels).set(ended)
+                # Alerts compare it with the time of Prometheus: a clock ahead must not make old data look young.
+                self._own.sweep_success.labels(*labels).set(min(ended, self.api.platform_now()))
         if status.stream.name == self._main_stream:
-            self._on_up(not failed)
+            self._on_up(report.error is None)
 
     @property
     def _main_stream(self) -> str:
@@ -293,7 +366,8 @@ class Poller:
                 await self.sweep_once(stream.name)
             swept = False
             delay = next_delay(
-                interval=status.interval,
+                # While nothing can be stored a sweep asks nobody: so often that it goes on soon after.
+                interval=min(status.interval, STORE_INTERVAL) if self._ledger.is_down else status.interval,
                 failures=status.failures,
                 kind=status.kind,
                 slowdown=self._slowdown(),

@@ -11,7 +11,8 @@ from typing import Any
 from exporter.metrics.projection import Projection
 from exporter.model import DeadLetter
 from exporter.platform import Platform
-from exporter.retries.model import Decision, Override, OverrideAction, Retry, Scope
+from exporter.retries import protocol
+from exporter.retries.model import Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.retries.policy import Rules
 from exporter.store import retries as script
 from exporter.store.ingest import Committed, Key
@@ -24,6 +25,10 @@ from exporter.world import World
 RECENT_MAX = 200
 #: A dead letter that opened within the settling time may be seen so many seconds later.
 SETTLING_SLACK = 900.0
+#: A retry may have been claimed so long (seconds) before it closed.
+GROUP_SLACK = 7 * 86400.0
+#: An approval of a group ends after so long (seconds).
+GROUP_APPROVAL_SECONDS = 7 * 86400.0
 
 
 def new_id() -> str:
@@ -51,19 +56,30 @@ class RetryBook:
         self._platforms = platforms
         self._projection = projection
         self._lineage: dict[Key, str] = {}
+        self._unmade: dict[str, set[str]] = {}  # open dead letters that no call of ours can have made
         self._by_root: dict[Key, dict[str, Retry]] = {}
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in platforms}
         self._decided: dict[Key, tuple[str, str, str]] = {}
+        self._worked_at: dict[tuple[str, str], float] = {}  # by policy and group: the last approved one that worked
+        self._failed_at: dict[tuple[str, str], float] = {}  # the last that failed, or did not last
+        self._lowered_at: dict[str, float] = {}  # by source
         self._full_at: dict[str, float] = {}
         self._changing = asyncio.Lock()
 
     async def load(self, now: float) -> None:
         """Start from what the ledger remembers."""
-        remembered: Remembered = await self._ledger.transact("load_retries", script.remember(now, self._roots_by))
+        asks = any(policy.approve == "first_of_group" for policy in self.rules.policies)
+        groups_since = now - GROUP_APPROVAL_SECONDS - GROUP_SLACK if asks else None
+        remembered: Remembered = await self._ledger.transact(
+            "load_retries", script.remember(now, self._roots_by, groups_since=groups_since)
+        )
         self._lineage, self._decided, self._full_at = remembered.lineage, remembered.decided, remembered.full_at
         self.overrides = {override.id: override for override in remembered.overrides}
+        self._lowered_at = remembered.lowered_at
         for retry in remembered.retries:
             self._keep(retry)
+        for retry in remembered.of_groups:
+            self._note_group(retry)
         if self._projection is not None:
             for source in self._platforms:
                 self._projection.open_retries(
@@ -91,8 +107,9 @@ class RetryBook:
         found = [retry for retries in self._by_root.values() for retry in retries.values()]
         return sorted(found, key=lambda retry: retry.claimed_at, reverse=True)
 
-    def find(self, retry_id: str) -> Retry | None:
-        return next((retry for retry in self.everything() if retry.id == retry_id), None)
+    def named(self, identity: str) -> list[Retry]:
+        """The retries in memory that an id stands for, newest first."""
+        return [retry for retry in self.everything() if retry.is_named(identity)]
 
     def holding(self, now: float) -> list[Override]:
         return [override for override in self.overrides.values() if override.holds(now)]
@@ -109,24 +126,27 @@ class RetryBook:
             for override in self.holding(now)
         )
 
-    def pace_at(self, source: str) -> float:
+    def pace_at(self, source: str, now: float) -> float:
         """When the pace next allows a call."""
         pace = self.rules.source(source).pace
-        return self._full_at.get(source, 0.0) - (pace.burst - 1) / pace.rate
+        return self._full(source, now) - (pace.burst - 1) / pace.rate
 
     def room(self, source: str, now: float) -> int:
         """How many calls the pace allows now."""
         pace, in_flight = self.rules.source(source).pace, sum(1 for r in self.open_of(source) if r.in_flight)
-        tokens = pace.burst - max(0.0, self._full_at.get(source, 0.0) - now) * pace.rate
+        tokens = pace.burst - max(0.0, self._full(source, now) - now) * pace.rate
         return max(0, min(int(tokens + 1e-6), pace.in_flight - in_flight))
 
-    def approved_groups(self) -> frozenset[tuple[str, str]]:
-        """Policies and groups of which a retry that a person approved has worked."""
+    def approved_groups(self, source: str, now: float) -> frozenset[tuple[str, str]]:
+        """Policies and groups of which a retry that a person approved has worked lately, and nothing failed since.
+
+        Neither was the source lowered since.
+        """
+        lowered = max(self._lowered_at.get(source, 0.0), self._lowered_at.get("", 0.0))
         return frozenset(
-            (retry.policy, retry.group)
-            for retries in self._by_root.values()
-            for retry in retries.values()
-            if retry.approved_by is not None and retry.outcome == "succeeded"
+            group
+            for group, at in self._worked_at.items()
+            if 0.0 <= now - at <= GROUP_APPROVAL_SECONDS and at > max(lowered, self._failed_at.get(group, 0.0))
         )
 
     def settling(self, source: str, now: float) -> list[Retry]:
@@ -180,6 +200,28 @@ class RetryBook:
             await self.save([after], now=now, kind=kind or after.outcome or after.state, who=who)
             return after
 
+    async def trace(self, source: str, *, now: float, theirs: float) -> None:
+        """Have every dead letter that a call of ours may have made descend from the root of that call.
+
+        To be done before anything is decided of it. ``theirs`` is now on the platform's clock.
+        """
+        known = self._world.sources[source].dead_letters
+        before = self._unmade.get(source, set()) & known.keys()
+        new = [letter for letter in known.values() if letter.id not in before and self._may_be_made(source, letter)]
+        if new:
+            began, calls = await self._ledger.transact(
+                "load_retries", script.calls_near(source, new, offset=now - theirs)
+            )
+            makers = {x.run_id: protocol.maker(x, began.get(x.run_id), calls) for x in new if x.run_id is not None}
+            made_by = {run_id: call for run_id, call in makers.items() if call is not None}
+            if made_by:
+                histories = await self._ledger.transact("save_retry", script.descend(source, made_by, now=now))
+                self._lineage |= {(source, run_id): call.root for run_id, call in made_by.items()}
+                for retry in histories:  # closed ones may have been forgotten with their dead letter
+                    if retry.id not in self._by_root.get((source, retry.root), {}):
+                        self._keep(retry)
+        self._unmade[source] = {letter.id for letter in new} | before
+
     async def recurred(self, retry: Retry, *, now: float) -> None:
         self._keep(await self._ledger.transact("save_retry", script.recur(retry, now=now)))
 
@@ -201,24 +243,49 @@ class RetryBook:
     async def put(self, overrides: Sequence[Override], *, now: float) -> None:
         await self._ledger.transact("override", script.put_overrides(overrides, now=now))
         self.overrides |= {override.id: override for override in overrides}
+        for override in overrides:
+            if override.action is OverrideAction.LOWER:
+                before = self._lowered_at.get(override.source, 0.0)
+                self._lowered_at[override.source] = max(before, override.created_at)
 
     async def end(self, overrides: Sequence[Override], *, who: str, now: float) -> None:
         await self._ledger.transact("override", script.end_overrides(overrides, who=who, now=now))
         for override in overrides:
             self.overrides.pop(override.id, None)
 
-    async def prune(self, *, now: float, retention: float) -> None:
-        """Forget what is past retention, in the ledger and in memory."""
+    async def redate(self, source: str, *, now: float) -> None:
+        """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""
+        full_at = self._full(source, now)
+        if full_at < self._full_at.get(source, 0.0):
+            await self._ledger.transact("save_retry", script.set_pace(source, full_at))
+            self._full_at[source] = full_at
+        for retry in self.open_of(source):
+            if protocol.redated(retry, now=now) is not retry:
+                await self.change(retry, lambda r: protocol.redated(r, now=now), now=now, kind="clock set back")
+        early = [override for override in self.overrides.values() if override.created_at > now + protocol.SKEW]
+        if early:
+            meant = {override.id: override.redated(now) for override in early}
+            await self._ledger.transact("override", script.redate_overrides(list(meant.values()), now=now))
+            self.overrides |= {key: override for key, override in meant.items() if key in self.overrides}
+        self._lowered_at = {key: min(now, at) for key, at in self._lowered_at.items()}
+        self._failed_at = {key: min(now, at) for key, at in self._failed_at.items()}
+
+    async def prune(self, *, now: float, before: float) -> None:
+        """Forget what is past retention, in the ledger (what ended ``before``) and in memory (what holds no more)."""
         keep = self._roots_by(self._lineage)
-        await self._ledger.transact("prune", script.prune(before=now - retention, keep=keep))
+        await self._ledger.transact("prune", script.prune(before=before, keep=keep))
         recent = {(retry.source, retry.root) for retry in self.everything()[:RECENT_MAX]}
         opened = {(r.source, r.root) for retries in self._open.values() for r in retries.values()}
         self._by_root = {key: found for key, found in self._by_root.items() if key in keep | recent | opened}
         self.overrides = {override.id: override for override in self.holding(now)}
 
     async def audit_of(self, identity: str) -> list[dict[str, Any]]:
-        """Every record about a retry or a dead letter, oldest first."""
-        return await self._ledger.transact("audit", script.history(identity))
+        """Every record about a retry or a dead letter (ID or SOURCE/ID), oldest first."""
+        source, _, letter_id = identity.partition("/")
+        if source not in self._platforms or not letter_id:
+            return await self._ledger.transact("audit", script.history(identity))
+        records = await self._ledger.transact("audit", script.history(letter_id))
+        return [record for record in records if record.get("source") == source]
 
     def show(self, now: float) -> None:
         """Bring the gauges to what is so now."""
@@ -232,13 +299,37 @@ class RetryBook:
 
     # How it is kept
 
+    def _full(self, source: str, now: float) -> float:
+        """When the bucket of the pace is full again: at most what filling it takes from now, whatever was noted."""
+        pace = self.rules.source(source).pace
+        return min(self._full_at.get(source, 0.0), now + pace.burst / pace.rate)
+
+    def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
+        """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""
+        told = letter.run_id is None or (source, letter.run_id) in self._lineage
+        return not told and all(retry.shadow for retry in self.history(source, self.root_of(source, letter)))
+
     def _keep(self, retry: Retry) -> None:
         self._by_root.setdefault((retry.source, retry.root), {})[retry.id] = retry
+        self._note_group(retry)
         of_source = self._open.setdefault(retry.source, {})
         if retry.is_open:
             of_source[retry.id] = retry
         else:
             of_source.pop(retry.id, None)
+
+    def _note_group(self, retry: Retry) -> None:
+        """Remember what its end says of its group: an approval that worked, or a failure that ends such."""
+        if retry.shadow or retry.closed_at is None:
+            return
+        if retry.recurred or retry.outcome in (Outcome.FAILED, Outcome.EXPIRED):
+            noted = self._failed_at
+        elif retry.outcome is Outcome.SUCCEEDED and retry.approved_by is not None:
+            noted = self._worked_at
+        else:
+            return
+        group = (retry.policy, retry.group)
+        noted[group] = max(noted.get(group, 0.0), retry.closed_at)
 
     def _count(self, tallies: Tallies) -> None:
         if tallies:

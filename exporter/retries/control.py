@@ -21,8 +21,10 @@ from exporter.world import World
 #: A pause and an approval end by themselves after so long (seconds) unless another end is given.
 PAUSE_SECONDS = 86400.0
 APPROVAL_SECONDS = 86400.0
+#: Overrides of one dead letter that let it pass once.
+_LETS_PASS = (OverrideAction.APPROVE, OverrideAction.RETRY_NOW)
 #: Overrides of one dead letter that a person may take back with ``release``.
-_RELEASED = (OverrideAction.HOLD, OverrideAction.QUARANTINE, OverrideAction.APPROVE, OverrideAction.RETRY_NOW)
+_RELEASED = (OverrideAction.HOLD, OverrideAction.QUARANTINE, *_LETS_PASS)
 
 
 class ControlError(Exception):
@@ -174,7 +176,7 @@ class Control:
     async def _let_pass(
         self, action: OverrideAction, keys: Sequence[tuple[str, str]], *, who: str, why: str
     ) -> dict[str, Any]:
-        found = [self.one(*key) for key in keys]
+        found = [self.one(*key) for key in dict.fromkeys(keys)]
         now, until = self._clock.now(), self._clock.now() + APPROVAL_SECONDS
         words: list[Override] = []
         for one in found:
@@ -202,6 +204,9 @@ class Control:
                     snapshot=snapshot_of(subject, ladder.owner, action),
                 )
             )
+        roots = {(word.source, word.key) for word in words}
+        before = [o for o in self._book.holding(now) if o.action in _LETS_PASS and (o.source, o.key) in roots]
+        await self._book.end(before, who=who, now=now)  # said twice, it still is one retry
         await self._book.put(words, now=now)
         self._said(*{word.source for word in words})
         keys_said = [one.key for one in found]

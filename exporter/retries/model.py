@@ -4,7 +4,7 @@ Times are seconds since the epoch on our own clock, unless a name says otherwise
 our clock. What platforms say stays on theirs.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -106,7 +106,7 @@ class Decision:
     mode: Mode = Mode.OFF  # the effective one
     detail: str = ""
     next_at: float | None = None  # when it would next be allowed, as far as that is known
-    awaits_approval: bool = False  # nothing but a person's approval is missing
+    awaits_approval: bool = False  # it is a person's approval that is missing, and else at most time
 
     @property
     def label(self) -> tuple[str, str, str]:
@@ -161,6 +161,11 @@ class Retry:
     def is_open(self) -> bool:
         return self.outcome is None and not self.shadow
 
+    def is_named(self, identity: str) -> bool:
+        """Whether somebody means it who writes its id, or its dead letter's or root's, as ID or SOURCE/ID."""
+        letters = (self.dead_letter_id, self.root)
+        return identity in (self.id, *letters, *(f"{self.source}/{letter}" for letter in letters))
+
     @property
     def counts(self) -> bool:
         """Whether it uses up one of its root's retries."""
@@ -209,3 +214,8 @@ class Override:
 
     def holds(self, now: float) -> bool:
         return self.ended_at is None and (self.until is None or now < self.until)
+
+    def redated(self, now: float) -> "Override":
+        """The same, said now: for as long as it was meant to hold."""
+        until = None if self.until is None else now + self.until - self.created_at
+        return replace(self, created_at=now, until=until)

@@ -31,6 +31,8 @@ from exporter.retries.windows import Window
 
 #: Of a message no more than this takes part in a match.
 MESSAGE_CHARS_MAX = 4096
+#: Refusals that pass with time: what waits for approval may be approved meanwhile.
+PASSING = frozenset({Reason.PAUSED, Reason.WINDOW, Reason.BACKOFF, Reason.NATIVE_RETRY, Reason.PACE, Reason.PREFLIGHT})
 #: The policy named by retries that a person asked for and no policy owns.
 MANUAL = "manual"
 
@@ -76,12 +78,22 @@ class Policy:
     exhausted: Literal[Action.QUARANTINE, Action.ESCALATE] = Action.QUARANTINE
 
     def owns(self, facts: Facts) -> bool | None:
-        """Whether it matches; an error that is unknown or was a kill only where a retry policy names its class."""
+        """Whether it matches; an error that is unknown or was a kill only where a retry policy names its class.
+
+        So while the class of an error is not known yet, a policy that does not name both cannot tell.
+        """
         matches = self.matcher.matches(facts)
-        error_class = facts.get("error.class")
-        if matches is not True or self.action is not Action.RETRY or error_class not in NAMED_ONLY:
+        if matches is not True or self.action is not Action.RETRY:
             return matches
-        return self.matcher.names(str(error_class))
+        error_class = facts.get("error.class")
+        if error_class is None:
+            return True if all(map(self.matcher.names, NAMED_ONLY)) else None
+        return self.matcher.names(str(error_class)) if error_class in NAMED_ONLY else True
+
+    def missing(self, facts: Facts) -> tuple[str, ...]:
+        """The fields it depends on whose values nobody knows."""
+        fields = self.matcher.fields() | ({"error.class"} if self.action is Action.RETRY else set())
+        return tuple(sorted(field for field in fields if facts.get(field) is None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +150,7 @@ class Subject:
     doubtful: Mapping[tuple[str, str], Retry] = field(default_factory=dict)  # by policy and group: nobody knows yet
     in_flight: int = 0  # open retries of the source
     pace_at: float = 0.0  # when the pace of the source next allows a call
-    approved_groups: frozenset[tuple[str, str]] = frozenset()  # policy and group, of what a person let pass and worked
+    approved_groups: frozenset[tuple[str, str]] = frozenset()  # policy and group, where an approval holds for the rest
     looked: tuple[float, str] | None = None  # the last preflight refused: until when that holds, and why
 
 
@@ -229,7 +241,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
         decision = Decision(verb=Verb.HOLD, reason=Reason.NO_POLICY, mode=mode, detail="no policy matches")
         return Ladder(decision=decision, owner=None)
     group = "" if owner is None else "\0".join(str(facts.get(name)) for name in owner.group_by)
-    missing = () if undecided is None else tuple(sorted(f for f in undecided.matcher.fields() if facts.get(f) is None))
+    missing = () if undecided is None else undecided.missing(facts)
     rungs = tuple(_rungs(subject, rules, owner, undecided, mode, group, missing, wish, now))
     refusal = next((rung for rung in rungs if rung.refuses), None)
     name = owner.name if owner is not None else ""
@@ -240,8 +252,8 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
         decision = Decision(verb=verb_of, reason=reason, policy=name, mode=mode, detail=detail)
     else:
         assert refusal is not None  # noqa: S101 (an undecided owner is a refusal)
-        others = [rung for rung in rungs if rung.refuses and rung.reason is not Reason.MODE]
-        waits = refusal.reason is Reason.MODE and mode is Mode.APPROVE
+        others = {rung.reason for rung in rungs if rung.refuses and rung.reason is not Reason.MODE}
+        waits = refusal.reason is Reason.MODE and refusal.verb is Verb.WAIT
         decision = Decision(
             verb=refusal.verb,
             reason=refusal.reason,
@@ -249,7 +261,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
             mode=mode,
             detail=refusal.detail,
             next_at=refusal.next_at,
-            awaits_approval=waits and all(rung.reason is Reason.PACE for rung in others),
+            awaits_approval=waits and others <= PASSING,
         )
     return Ladder(
         decision=decision,
@@ -341,7 +353,7 @@ def _mode(
     if not retrying or owner is None or mode is Mode.SHADOW:
         refuses = wish is not None and mode is Mode.SHADOW
         return Rung(reason=Reason.MODE, refuses=refuses, verb=Verb.HOLD, detail=f"the mode is {mode}")
-    asks = owner.approve if mode is Mode.ENFORCE or owner.approve == "first_of_group" else "each"
+    asks = owner.approve if mode is Mode.ENFORCE else "each"  # below, nothing is sent that nobody approved
     passed = asks == "first_of_group" and (owner.name, group) in subject.approved_groups
     waits = asks != "none" and not passed and wish is None
     return Rung(reason=Reason.MODE, refuses=waits, detail="waits for approval" if waits else f"the mode is {mode}")
@@ -405,7 +417,8 @@ def _exhausted(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
 
 def _backoff(subject: Subject, owner: Policy, mode: Mode, now: float) -> Rung:
     spent = _spent(subject, mode)
-    ends = [retry.closed_at for retry in spent if retry.closed_at is not None]
+    # One that closed in the future closed by a clock that was ahead: when, nobody knows.
+    ends = [retry.closed_at for retry in spent if retry.closed_at is not None and retry.closed_at <= now]
     native = subject.letter.native_retry
     gave_up = [native[0]] if native is not None and not native[1] else []
     since = max([subject.letter.opened_at, *ends, *gave_up])

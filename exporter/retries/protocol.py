@@ -11,11 +11,11 @@ for the horizon and for one more look: an effect that shows by then counts for m
 descend from the root.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from exporter.http import ApiError
-from exporter.model import SUCCEEDED, Result
+from exporter.model import SUCCEEDED, DeadLetter, Result
 from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
 from exporter.retries.model import Outcome, Retry, RetryState
 
@@ -27,6 +27,8 @@ HORIZON = 900.0
 REFUSALS = frozenset({400, 401, 403, 404, 405, 409, 412, 422, 429})
 #: Seconds between two looks at an open retry: at first, at most, and while a person has to decide.
 LOOK_FIRST, LOOK_MOST, LOOK_HELD = 30.0, 300.0, 1800.0
+#: The run that a call makes may seem to begin so much (seconds) before it: times are rounded, and clocks differ.
+SKEW = 5.0
 
 
 def sending(retry: Retry, *, now: float, theirs: float) -> Retry:
@@ -67,6 +69,30 @@ def resumed(retry: Retry, *, now: float) -> Retry:
     if retry.state in (RetryState.INTENT, RetryState.SENT):
         return doubted(retry, now=now, detail="the exporter stopped in the middle of the call")
     return retry
+
+
+def redated(retry: Retry, *, now: float) -> Retry:
+    """An open retry whose times lie ahead was claimed while our clock was ahead: they move along with it."""
+    moments = (retry.claimed_at, retry.sent_at, retry.answered_at, retry.send_by - SEND_WITHIN)
+    doubted_at = 0.0 if retry.doubt_at is None else retry.doubt_at - SEND_WITHIN
+    back = max(doubted_at, *(moment for moment in moments if moment is not None)) - now
+    if not retry.is_open or back <= SKEW:
+        return retry
+    return replace(
+        retry,
+        claimed_at=retry.claimed_at - back,
+        send_by=retry.send_by - back,
+        sent_at=None if retry.sent_at is None else retry.sent_at - back,
+        answered_at=None if retry.answered_at is None else retry.answered_at - back,
+        doubt_at=None if retry.doubt_at is None else retry.doubt_at - back,
+        look_at=None if retry.look_at is None else retry.look_at - back,
+    )
+
+
+def is_due(retry: Retry, *, now: float) -> bool:
+    """Whether it is time to look at an open retry. A time further ahead than any is set was set by a wrong clock."""
+    look_at = retry.look_at or 0.0
+    return not now < look_at <= now + LOOK_HELD
 
 
 def closed(retry: Retry, outcome: Outcome, *, now: float, detail: str) -> Retry:
@@ -134,6 +160,32 @@ def _heeded(retry: Retry, word: Outcome, look: Look, *, asked_at: float, now: fl
 def horizon(retry: Retry) -> float:
     """Until when an effect of its call may still show."""
     return max(retry.send_by, retry.doubt_at or 0.0) + HORIZON
+
+
+def maker(letter: DeadLetter, began_at: float | None, calls: Iterable[Retry]) -> Retry | None:
+    """The call of ours whose work the failed run of a dead letter may be, by the times alone; the last, of several.
+
+    For platforms on which a retry is another run. What was answered does not count: a refusal may have been misread, a
+    person wrong. So a run of the workflow that begins while an effect may show is never one without a past.
+    ``began_at`` is when the run began, on the platform's clock.
+    """
+    found = [
+        call for call in calls if call.workflow_id == letter.workflow_id and _may_have_made(call, letter, began_at)
+    ]
+    return max(found, key=lambda call: (call.sent_at_theirs or 0.0, call.id), default=None)
+
+
+def _may_have_made(call: Retry, letter: DeadLetter, began_at: float | None) -> bool:
+    never_left = call.outcome is Outcome.NOT_SENT and call.doubt_at is None and call.word is None
+    if call.shadow or never_left or call.sent_at_theirs is None:
+        return False
+    if call.handle is not None and call.handle == letter.run_id:
+        return True
+    first = call.sent_at_theirs - SKEW
+    last = call.sent_at_theirs + horizon(call) - (call.claimed_at if call.sent_at is None else call.sent_at)
+    if began_at is None:  # it cannot have begun after it failed
+        return first <= letter.opened_at <= last + call.deadline
+    return first <= began_at <= last
 
 
 def _held(retry: Retry, *, now: float, detail: str) -> Retry:

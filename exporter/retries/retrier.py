@@ -128,9 +128,11 @@ class Retrier:
     async def _resume(self) -> None:
         """Whatever was under way when the last process ended, or could not write how its call went, is in doubt.
 
-        A turn makes its calls one after the other and waits for each: at its start none is under way.
+        A turn makes its calls one after the other and waits for each: at its start none is under way. Waits that were
+        set while our clock was ahead come first.
         """
         now = self._clock.now()
+        await self._book.redate(self.source, now=now)
         before = self._book.open_of(self.source)
         after = [protocol.resumed(retry, now=now) for retry in before]
         changed = [new for old, new in zip(before, after, strict=True) if new is not old]
@@ -141,7 +143,7 @@ class Retrier:
     async def _watch(self, report: TurnReport) -> None:
         """Look at the open retries that are due."""
         for retry in self._book.open_of(self.source):
-            if (retry.look_at or 0.0) <= self._clock.now():
+            if protocol.is_due(retry, now=self._clock.now()):
                 report.looked += 1
                 report.closed += await self._look_at(retry)
 
@@ -190,7 +192,7 @@ class Retrier:
                 source=self.source,
                 observations=observations,
                 via=Via.POLL,
-                now=self._clock.now(),
+                now=self._platform_now(),
                 started_at=at,
                 stream="retries",
             )
@@ -205,11 +207,14 @@ class Retrier:
     async def _decide(self, report: TurnReport) -> dict[str, Ladder]:
         """Decide about every open dead letter and remember it."""
         now, ladders = self._clock.now(), dict[str, Ladder]()
+        self._looked = {key: until for key, until in self._looked.items() if until[0] <= now + WAIT_REFUSED}
+        if self._traits.effect != "resume":  # there a retry is another run, which may fail as a dead letter of its own
+            await self._book.trace(self.source, now=now, theirs=self._platform_now())
         for number, subject in enumerate(self._subjects(now), start=1):
             ladders[subject.letter.id] = climb(subject, self._book.rules, now)
             if number % DECIDED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        ladders = take_turns(ladders, self._book.room(self.source, now), self._book.pace_at(self.source))
+        ladders = take_turns(ladders, self._book.room(self.source, now), self._book.pace_at(self.source, now))
         report.changed += await self._book.decide(
             self.source, {(self.source, letter_id): ladder.decision for letter_id, ladder in ladders.items()}, now=now
         )
@@ -364,7 +369,7 @@ class Retrier:
             burst=pace.burst,
             in_flight_max=pace.in_flight,
             approval=None if ladder.approval is None else ladder.approval.id,
-            approved=ladder.approval is not None or ladder.decision.mode is Mode.APPROVE,
+            approved=ladder.approval is not None,
         )
 
     async def _send(self, claimed: Sequence[_Claimed]) -> None:

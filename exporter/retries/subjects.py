@@ -30,7 +30,11 @@ def subjects(
     open_retries = book.open_of(world.source)
     in_flight = sum(1 for retry in open_retries if retry.in_flight)
     doubtful = {(retry.policy, retry.group): retry for retry in open_retries if retry.state in _DOUBTFUL}
-    pace_at, approved, holding = book.pace_at(world.source), book.approved_groups(), book.holding(now)
+    pace_at, approved, holding = (
+        book.pace_at(world.source, now),
+        book.approved_groups(world.source, now),
+        book.holding(now),
+    )
     shared = [o for o in holding if o.scope is not Scope.ROOT and o.source in ("", world.source)]
     by_root: dict[str, list[Override]] = {}
     for override in holding:

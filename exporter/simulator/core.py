@@ -44,6 +44,7 @@ class Faults:
     duplicates: float = 0.0  # an item listed twice, per item
     null_numbers: float = 0.0  # a null where a number belongs, per item
     unknown_status: float = 0.0  # a status the documents do not list, per item
+    no_date: float = 0.0  # no Date header: nothing tells the platform's clock
     webhook_lost: float = 0.0
     webhook_duplicated: float = 0.0
     webhook_shuffled: float = 0.0  # a delivery swaps places with the one before it
@@ -174,7 +175,8 @@ class Engine:
         else:
             faulty = None
         response = faulty if faulty is not None else await handler(request)
-        response.headers["Date"] = formatdate(now, usegmt=True)
+        # An empty one keeps the server from adding the machine's.
+        response.headers["Date"] = "" if self.strikes(self.faults.no_date) else formatdate(now, usegmt=True)
         return response
 
     async def _faulty(self, request: web.Request, handler: Handler) -> web.StreamResponse | None:

@@ -8,13 +8,14 @@ its own.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 import orjson
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from exporter import fold
+from exporter import fold, times
 from exporter.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import (
     FAILED,
@@ -40,6 +41,14 @@ from exporter.tallies import Tallies, tally
 
 Key = tuple[str, str]  # source, id
 
+#: Webhooks may come before anybody knows the platform's clock. The first poll that does sets the baseline, and reaches
+#: back to what they told of, but not further than this (seconds).
+FIRST_REACH_MAX = 86_400.0
+#: A baseline that is so much (seconds) ahead of the platform's clock was set by a clock that was wrong.
+AHEAD_MAX = 60.0
+#: Platforms tell times in milliseconds: the next one.
+_NEXT_MOMENT = 0.001
+
 _FAILED = "('failure', 'timeout', 'quota')"
 _SUCCEEDED = "('success', 'warning')"
 
@@ -51,18 +60,29 @@ class SourceRules:
     backfill: float = 0.0  # seconds before the first sweep that count as well
     superseded_by_success: bool = False
     traced: bool = False  # whether its counted runs go to the outbox of traces
-    retention: float = float("inf")  # seconds the ledger remembers finished runs and resolved dead letters
+    retention: float = inf  # seconds the ledger remembers finished runs and resolved dead letters
     holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention
     steps_later: frozenset[Result] = frozenset()  # runs that ended so are told first, and their steps after that
 
-    def baseline(self, first_sweep_at: float, pruned_until: float, now: float) -> Baseline:
-        horizon = max(now - self.retention, pruned_until)
-        return Baseline(first_sweep_at=first_sweep_at, backfill=self.backfill, horizon=horizon)
+    def horizon(self, forgotten: "Forgotten", now: float) -> float:
+        """What ended before it may have been counted and forgotten; ``now`` is the platform's clock."""
+        return max(forgotten.horizon(self.retention, now), forgotten.pruned_until)
 
     def settled(self, run: Run) -> bool:
         """Whether nothing more is expected of a finished run: its trace need not wait."""
         explained = run.error is not None or run.result not in FAILED
         return explained and (run.steps is not None or run.result not in self.steps_later)
+
+
+class Forgotten(Struct, frozen=True, kw_only=True, gc=False):
+    """How far a source has been read, and forgotten. Times of the platform; 0: not at all."""
+
+    pruned_until: float = 0.0
+    read_until: float = 0.0  # the newest end read by a poll
+
+    def horizon(self, retention: float, now: float) -> float:
+        """What is past retention: by the platform's clock, and never by more than was read of it."""
+        return min(now, self.read_until) - retention
 
 
 class Batch(Struct, frozen=True, kw_only=True, gc=False):
@@ -71,8 +91,9 @@ class Batch(Struct, frozen=True, kw_only=True, gc=False):
     source: str
     observations: Sequence[Observation] = ()
     via: Via = Via.POLL
-    now: float  # our clock
-    started_at: float  # when the sweep began, on the platform's clock: the baseline, if it is the first
+    now: float  # the platform's clock, as far as it is known
+    started_at: float | None  # when the sweep began, on that clock: the baseline, if it is the first; None: never that
+    clock_known: bool = False  # whether the platform has told its time, so that what lies far beyond cannot be
     stream: str = ""
     cursors: Mapping[str, Any] = field(default_factory=dict)
 
@@ -91,6 +112,7 @@ class Committed(Struct, kw_only=True):
 
     outcomes: list[Outcome] = field(default_factory=list)
     first_sweeps: dict[str, float] = field(default_factory=dict)
+    read_until: dict[str, float] = field(default_factory=dict)
     runs: dict[Key, RunEntry] = field(default_factory=dict)
     dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
     workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
@@ -108,7 +130,7 @@ class _Ingest:
     def __init__(self, rules: Mapping[str, SourceRules]) -> None:
         self.rules = rules
         self.first_sweeps: dict[str, float] = {}
-        self.pruned_until: dict[str, float] = {}
+        self.forgotten: dict[str, Forgotten] = {}
         self.runs: dict[Key, RunEntry] = {}
         self.traces: dict[tuple[str, str, int], RunEntry] = {}  # counted attempts, for the outbox
         self.letters: dict[Key, DeadLetterEntry] = {}
@@ -125,12 +147,14 @@ class _Ingest:
     def run(self, batches: Sequence[Batch]) -> Script[Committed]:
         yield from self._load_baselines(batches)
         yield from self._load(batches)
+        self._believe(batches)
         outcomes = [self._fold(batch) for batch in batches]
         yield from self._settle_dead_letters(outcomes)
         yield from self._save(batches)
         return Committed(
             outcomes=outcomes,
             first_sweeps=self.first_sweeps,
+            read_until={source: known.read_until for source, known in self.forgotten.items()},
             runs={k: self.runs[k] for k in self.changed_runs},
             dead_letters={k: self.letters[k] for k in self.changed_letters},
             workflows={k: self.workflows[k] for k in self.changed_workflows},
@@ -139,18 +163,39 @@ class _Ingest:
 
     def _load_baselines(self, batches: Sequence[Batch]) -> Script[None]:
         sources = {batch.source for batch in batches}
-        columns = "source, first_sweep_at, pruned_until"
-        for source, *times in (yield from select_in(columns, "sources", "source", [(s,) for s in sources])):
-            self.first_sweeps[source], self.pruned_until[source] = times
+        columns = "source, first_sweep_at, pruned_until, read_until"
+        for source, first, pruned, read in (
+            yield from select_in(columns, "sources", "source", [(s,) for s in sources])
+        ):
+            self.first_sweeps[source] = first
+            self.forgotten[source] = Forgotten(pruned_until=pruned, read_until=read)
         for batch in batches:
-            if batch.source not in self.first_sweeps:
-                self.first_sweeps[batch.source] = batch.started_at
-                yield from insert(
-                    "sources",
-                    "source, first_sweep_at",
-                    [(batch.source, batch.started_at)],
-                    conflict="(source) DO NOTHING",
-                )
+            yield from self._set_baseline(batch)
+            if batch.source in self.forgotten:
+                before = self.forgotten[batch.source]
+                now = batch.now if batch.clock_known else inf
+                after = yield from read_on(batch.source, before, newest=_newest_end(batch), now=now)
+                self.forgotten[batch.source] = after
+
+    def _set_baseline(self, batch: Batch) -> Script[None]:
+        """The first sweep ever is the baseline. One ahead of the platform's clock was none: nothing would count."""
+        source, first = batch.source, self.first_sweeps.get(batch.source)
+        wrong = first is not None and batch.clock_known and batch.via is Via.POLL and first > batch.now + AHEAD_MAX
+        if batch.started_at is None or (first is not None and not wrong):
+            return
+        first = batch.started_at
+        if batch.via is Via.POLL:
+            rows = yield "SELECT min(finished_at) FROM runs WHERE source = $1 AND counted_at > 0", (source,)
+            if rows[0][0] is not None:
+                first = min(first, max(rows[0][0], first - FIRST_REACH_MAX))
+        self.first_sweeps[source] = first
+        self.forgotten.setdefault(source, Forgotten())
+        yield from insert(
+            "sources",
+            "source, first_sweep_at",
+            [(source, first)],
+            conflict="(source) DO UPDATE SET first_sweep_at = excluded.first_sweep_at",
+        )
 
     def _load(self, batches: Sequence[Batch]) -> Script[None]:
         runs: set[Key] = set()
@@ -200,9 +245,21 @@ class _Ingest:
             source, entry = codec.dead_letter_entry(row)
             self.letters.setdefault((source, entry.dead_letter.id), entry)
 
+    def _believe(self, batches: Sequence[Batch]) -> None:
+        """Drop what workflows are said to have done at times that cannot be, where the platform's clock is known."""
+        known = {batch.source: times.latest(batch.now) for batch in batches if batch.clock_known}
+        for key, entry in self.workflows.items() if known else ():
+            if key[0] in known and (after := fold.believed(entry, known[key[0]])) is not entry:
+                self.workflows[key] = after
+                self.changed_workflows.add(key)
+
     def _baseline(self, batch: Batch) -> Baseline:
-        source = batch.source
-        return self.rules[source].baseline(self.first_sweeps[source], self.pruned_until.get(source, 0.0), batch.now)
+        rules, first = self.rules[batch.source], self.first_sweeps.get(batch.source)
+        if first is None:  # what a webhook tells of before the first sweep counts
+            ends = (run.finished_at for run in batch.observations if isinstance(run, Run))
+            first = min((end for end in ends if end is not None), default=batch.now)
+        horizon = rules.horizon(self.forgotten.get(batch.source, Forgotten()), batch.now)
+        return Baseline(first_sweep_at=first, backfill=rules.backfill, horizon=horizon)
 
     def _fold(self, batch: Batch) -> Outcome:
         outcome = Outcome(batch=batch)
@@ -401,6 +458,49 @@ class _Ingest:
             rows = yield sql, (*key, since)
             self.workflows[key] = replace(self.workflows[key], failures=rows[0][0])
             self.changed_workflows.add(key)
+
+
+def _newest_end(batch: Batch) -> float:
+    """The newest end a poll has read. A sender's time proves nothing, and no end is later than the platform's now."""
+    if batch.via is Via.WEBHOOK:
+        return 0.0
+    ends = (run.finished_at for run in batch.observations if isinstance(run, Run) and run.state is State.FINISHED)
+    return max((end for end in ends if end is not None and end <= batch.now), default=0.0)
+
+
+def read_on(source: str, before: Forgotten, *, newest: float, now: float) -> Script[Forgotten]:
+    """Remember how far a source has been read.
+
+    And set right how far it was forgotten, where a wrong clock had that run ahead of what was read: nothing that ends
+    before would be counted. ``now`` is the platform's clock, infinite while it is not known.
+    """
+    read_until, pruned_until = before.read_until, before.pruned_until
+    if read_until == 0.0 and pruned_until > 0.0:  # written by a version that did not remember it
+        read_until = yield from _newest_known(source, now)
+    if pruned_until > min(now, read_until):
+        # Pruning goes by the end. So if the ledger has a counted run that ended earlier, nothing since then is pruned.
+        rows = yield (
+            "SELECT min(finished_at) FROM runs WHERE source = $1 AND counted_at > 0 AND finished_at < $2",
+            (source, pruned_until),
+        )
+        oldest: float | None = rows[0][0]
+        pruned_until = min(now, read_until) + _NEXT_MOMENT if oldest is None else oldest
+    read_until = max(read_until, newest)
+    after = Forgotten(pruned_until=pruned_until, read_until=read_until)
+    if after != before:
+        sql = "UPDATE sources SET pruned_until = $2, read_until = $3 WHERE source = $1"
+        yield sql, (source, pruned_until, read_until)
+    return after
+
+
+def _newest_known(source: str, now: float) -> Script[float]:
+    """The newest end up to ``now`` among the runs of a source, and what its workflows remember of those pruned."""
+    rows = yield "SELECT max(finished_at) FROM runs WHERE source = $1 AND finished_at <= $2", (source, now)
+    ends = [0.0 if rows[0][0] is None else rows[0][0]]
+    for row in (yield f"SELECT {codec.WORKFLOW_COLUMNS} FROM workflows WHERE source = $1", (source,)):
+        _, entry = codec.workflow_entry(row)
+        ends += [at for _, at in entry.last_ended if at <= now]
+    return max(ends)
 
 
 def _find(columns: str, table: str, id_column: str, keys: Iterable[Key], *, more: str = "") -> Script[list[Row]]:

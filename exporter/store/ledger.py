@@ -2,10 +2,13 @@
 
 Batches that arrive while a transaction is under way share the next one, so a burst costs few commits and no batch waits
 longer than two. ``ingest`` returns once its batch is durable and the in-memory picture (``world``) has it.
+
+While the store is in trouble everything is refused at once, with one line in the log when that begins and one when it
+ends. It ends when a probing write succeeds (``recover``).
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +20,7 @@ from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.log import get_logger
 from exporter.store import codec, maintenance
 from exporter.store.ingest import Batch, Committed, Key, Outcome, SourceRules, ingest
-from exporter.store.script import Engine, Script, StoreError
+from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
 from exporter.tallies import Tallies
 
@@ -26,6 +29,10 @@ log = get_logger(__name__)
 
 #: Batches that may wait for a commit; beyond that senders are asked to come back.
 PENDING_BATCHES_MAX = 2000
+#: Seconds between two probing writes while the store is in trouble.
+PROBE_INTERVAL = 3.0
+#: A batch that is not stored after so many seconds is refused, and comes again: a disk that hangs says nothing.
+COMMIT_SECONDS_MAX = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +40,7 @@ class Loaded:
     """What the ledger remembers, as read at the start."""
 
     first_sweeps: dict[str, float] = field(default_factory=dict)
+    read_until: dict[str, float] = field(default_factory=dict)
     open_runs: dict[Key, RunEntry] = field(default_factory=dict)
     open_dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
     workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
@@ -50,22 +58,35 @@ class Ledger:
         *,
         on_commit: Callable[[Committed], None] = lambda committed: None,
         on_error: Callable[[str], None] = lambda operation: None,
+        on_up: Callable[[bool], None] = lambda up: None,
         timer: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """``on_commit`` is called in order of the commits, before those who wait are told."""
+        """``on_commit`` is called in order of the commits, before those who wait are told; ``on_error`` for each
+        operation that failed or was refused, ``on_up`` when the store begins to work or ceases to.
+        """
         self._engine = engine
         self.rules = rules
         self.on_commit = on_commit
+        self.ahead: Callable[[], Mapping[str, float]] = dict  # by source: seconds its platform's clock is ahead of ours
         self._on_error = on_error
+        self._on_up = on_up
         self._timer = timer
         self._pending: list[tuple[Batch, asyncio.Future[Outcome]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
-        self.error: str | None = None  # why the last operation failed, None once one succeeds again
+        self._down = asyncio.Event()
+        self._refused = 0  # operations, since the store ceased to work
+        self.error: str | None = None  # why the store does not work, or why its last operation failed
+        on_up(True)
 
     @property
     def is_full(self) -> bool:
         return len(self._pending) >= PENDING_BATCHES_MAX
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the store is in trouble, and everything asked of it is refused."""
+        return self._down.is_set()
 
     async def ingest(self, batch: Batch) -> Outcome:
         """Fold one batch in.
@@ -74,6 +95,7 @@ class Ledger:
         """
         if self.is_full:
             raise StoreError("too many batches are waiting for the store")
+        self._refuse("ingest")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._pending.append((batch, future))
         if self._writer is None or self._writer.done():
@@ -86,7 +108,7 @@ class Ledger:
             try:
                 await self._write(waiting)
             except Exception as exc:
-                if len(waiting) == 1:
+                if len(waiting) == 1 or isinstance(exc, StoreUnavailable):
                     self._fail(waiting, exc)
                     continue
                 for one in waiting:  # one of them may be the cause: each on its own
@@ -96,30 +118,111 @@ class Ledger:
                         self._fail([one], alone)
 
     async def _write(self, waiting: list[tuple[Batch, asyncio.Future[Outcome]]]) -> None:
-        committed = await self._run("ingest", ingest([batch for batch, _ in waiting], self.rules))
+        stalled = asyncio.get_running_loop().call_later(COMMIT_SECONDS_MAX, self._stall, waiting)
+        try:
+            committed = await self._run("ingest", ingest([batch for batch, _ in waiting], self.rules))
+        finally:
+            stalled.cancel()
         self.on_commit(committed)
+        if self._engine.trouble is not None:  # committed where a restart would not find it
+            raise StoreUnavailable(self._engine.trouble)
         for (_, future), outcome in zip(waiting, committed.outcomes, strict=True):
             if not future.done():
                 future.set_result(outcome)
 
+    def _stall(self, writing: list[tuple[Batch, asyncio.Future[Outcome]]]) -> None:
+        """Let nobody wait for a disk that hangs. What is stored in the end after all comes again and counts once."""
+        waiting, self._pending = [*writing, *self._pending], []
+        error = _hangs()
+        self._broke("ingest", error)
+        self._fail(waiting, error)
+
     def _fail(self, waiting: list[tuple[Batch, asyncio.Future[Outcome]]], exc: Exception) -> None:
         error = exc if isinstance(exc, StoreError) else StoreError(f"could not store: {type(exc).__name__}")
-        error.__cause__ = None if exc is error else exc
-        log.error("batch not stored", source=waiting[0][0].source, error=exc)
+        if exc is not error:
+            log.error("batch not stored", source=waiting[0][0].source, error=exc)
+            error.__cause__ = exc
         for _, future in waiting:
             if not future.done():
                 future.set_exception(error)
 
+    def _refuse(self, operation: str) -> None:
+        """Raise ``StoreUnavailable`` while the store is in trouble, without asking it."""
+        if self.is_down:
+            self._refused += 1
+            self._on_error(operation)
+            raise StoreUnavailable(self.error)
+
     async def _run(self, operation: str, script: Script[Any]) -> Any:
+        self._refuse(operation)
         try:
             with self._timer(operation):
                 result = await self._engine.run(script)
         except Exception as exc:
-            self.error = str(exc) if isinstance(exc, StoreError) else f"the store failed: {type(exc).__name__}"
-            self._on_error(operation)
+            self._broke(operation, exc)
             raise
-        self.error = None
+        if self._engine.trouble is not None:
+            self._broke(operation, StoreUnavailable(self._engine.trouble))
+        elif not self.is_down:
+            self._works()
         return result
+
+    def _broke(self, operation: str, exc: Exception) -> None:
+        """Count what failed, and say so if it is the first: what follows only counts."""
+        self._on_error(operation)
+        self._refused += 1
+        is_down = isinstance(exc, StoreUnavailable)
+        reason = str(exc) if isinstance(exc, StoreError) else f"the store failed: {type(exc).__name__}"
+        if is_down and not self.is_down:
+            log.error(
+                "nothing can be stored, webhooks get 503",
+                operation=operation,
+                database=self._engine.where,
+                reason=reason,
+            )
+        elif isinstance(exc, StoreError) and self.error is None:
+            log.error("not stored", operation=operation, reason=reason)
+        self.error = reason
+        self._on_up(False)
+        if is_down:
+            self._down.set()
+
+    def _works(self) -> None:
+        if self.error is not None:
+            log.info("the store works again", refused=self._refused)
+        self.error, self._refused = None, 0
+        self._down.clear()
+        self._on_up(True)
+
+    async def check(self) -> str | None:
+        """Why the store does not work, None while it does: asks where the database is, but does not write."""
+        if not self.is_down:
+            try:
+                async with asyncio.timeout(COMMIT_SECONDS_MAX):
+                    await self._engine.check()
+            except TimeoutError:
+                self._broke("check", _hangs())
+            except StoreError as exc:
+                self._broke("check", exc)
+        return self.error
+
+    async def probe(self) -> None:
+        """Store something that needs room, whatever was before; the end of all trouble. Raises ``StoreError``."""
+        try:
+            with self._timer("probe"):
+                await self._engine.probe()
+        except Exception as exc:
+            self._broke("probe", exc)
+            raise
+        self._works()
+
+    async def recover(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Probe again and again while the store is in trouble, until cancelled."""
+        while True:
+            await self._down.wait()
+            await sleep(PROBE_INTERVAL)
+            with suppress(StoreError):
+                await self.probe()
 
     async def transact(self, operation: str, script: Script[T]) -> T:
         """Run one script in a transaction of its own, durable when this returns. Raises ``StoreError``."""
@@ -127,20 +230,35 @@ class Ledger:
         return result
 
     async def load(self) -> Loaded:
-        """Everything the in-memory picture starts from."""
-        loaded: Loaded = await self._run("load", _load())
+        """Everything the in-memory picture starts from. Raises ``StoreError``."""
+        try:
+            loaded: Loaded = await self._run("load", _load())
+        except StoreError:
+            raise
+        except Exception as exc:
+            raise StoreError(
+                f"the database holds what this program cannot read ({type(exc).__name__}): it is damaged, or was "
+                "written by another version; restore a backup"
+            ) from exc
         return loaded
 
     async def ping(self) -> None:
         """Raise ``StoreError`` unless the store answers."""
         await self._run("ping", maintenance.ping())
 
-    async def maintain(self, *, now: float, retention: float) -> maintenance.Maintained:
-        """Expire and prune what is past retention, in bounded steps; count the rows."""
+    async def maintain(
+        self, *, now: float, retention: float, clocks: Mapping[str, float | None] | None = None
+    ) -> maintenance.Maintained:
+        """Expire and prune what is past retention, in bounded steps; count the rows.
+
+        ``clocks`` are the platforms', by source: see ``maintenance.reach``.
+        """
         expiring = {source for source, rule in self.rules.items() if not rule.holds_dead_letters}
-        done, is_full = maintenance.Maintained(), True
+        reach = maintenance.reach(now=now, retention=retention, clocks=clocks or {})
+        horizons: dict[str, float] = await self._run("prune", reach)
+        done, is_full = maintenance.Maintained(forgotten_until=max(horizons.values(), default=None)), True
         while is_full:
-            script = maintenance.prune(now=now, retention=retention, expiring=expiring)
+            script = maintenance.prune(horizons, retention=retention, expiring=expiring)
             step: maintenance.Pruned = await self._run("prune", script)
             self.on_commit(Committed(dead_letters=step.expired, tallies=step.tallies))
             done.pruned_runs += step.runs
@@ -161,7 +279,7 @@ class Ledger:
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""
-        script = maintenance.pending_traces(limit=limit, settled_before=settled_before)
+        script = maintenance.pending_traces(limit=limit, settled_before=settled_before, ahead=self.ahead())
         pending: list[maintenance.PendingTrace] = await self._run("pending_traces", script)
         return pending
 
@@ -188,10 +306,14 @@ class Ledger:
         await self._engine.close()
 
 
+def _hangs() -> StoreUnavailable:
+    return StoreUnavailable(f"the disk of the database hangs: it has not answered for {COMMIT_SECONDS_MAX:.0f} s")
+
+
 def _load() -> Script[Loaded]:
     loaded = Loaded()
-    rows = yield "SELECT source, first_sweep_at FROM sources", ()
-    loaded.first_sweeps = dict(rows)
+    for source, first, read in (yield "SELECT source, first_sweep_at, read_until FROM sources", ()):
+        loaded.first_sweeps[source], loaded.read_until[source] = first, read
     for row in (yield f"SELECT {codec.RUN_COLUMNS} FROM runs WHERE state <> 'finished'", ()):
         source, run = codec.run_entry(row)
         loaded.open_runs[source, run.run.id] = run

@@ -1,7 +1,8 @@
 """Keeping the ledger bounded: what is past retention is expired or pruned. A tally never changes by it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from msgspec.structs import replace
 
@@ -10,13 +11,15 @@ from exporter.metrics import catalogue
 from exporter.model import Change, Heard, ResolvedBy, Run
 from exporter.retries.model import Retry
 from exporter.store import codec
-from exporter.store.ingest import Key, add_tallies
+from exporter.store.ingest import Forgotten, Key, add_tallies, read_on
 from exporter.store.retries import retry_of
-from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
+from exporter.store.script import Script, chunks, flat, insert, select_in, values
 from exporter.tallies import SUM, Tallies, tally
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.
 PRUNED_ROWS_MAX = 2000
+#: How far (seconds) the judgement of webhooks may be ahead of the platform's clock: clocks differ a little.
+JUDGED_AHEAD_MAX = 600.0
 _TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", "cursors", "retries", "audit")
 
 
@@ -43,6 +46,7 @@ class Maintained:
     pruned_dead_letters: int = 0
     expired: int = 0
     rows: dict[str, int] = field(default_factory=dict)
+    forgotten_until: float | None = None  # the latest of the sources' horizons; None: nothing was to be forgotten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,29 +72,68 @@ def ping() -> Script[None]:
     yield "SELECT 1", ()
 
 
-def prune(*, now: float, retention: float, expiring: Collection[str]) -> Script[Pruned]:
-    """Expire what nobody resolved within the retention in ``expiring`` sources, forget what finished before it.
+def reach(*, now: float, retention: float, clocks: Mapping[str, float | None]) -> Script[dict[str, float]]:
+    """Up to when each source is to be forgotten. How far that is, is remembered: what ended before may have been
+    counted, whatever the retention.
 
-    How far each source was pruned is remembered: what ended before that may have been counted, whatever the retention.
+    It follows the platform's clock (``clocks`` by source; ours for others; None: nobody knows it, nothing is forgotten)
+    and never runs ahead of what was read: a clock that is wrong for a minute must not cost what was kept for months.
     """
-    horizon = now - retention
+    horizons: dict[str, float] = {}
+    for source, pruned, read in (yield "SELECT source, pruned_until, read_until FROM sources", ()):
+        theirs = clocks.get(source, now)
+        if theirs is None:
+            continue
+        known = Forgotten(pruned_until=pruned, read_until=read)
+        known = yield from read_on(source, known, newest=0.0, now=theirs if source in clocks else inf)
+        horizons[source] = horizon = known.horizon(retention, theirs)
+        sql = "UPDATE sources SET pruned_until = $2 WHERE source = $1 AND pruned_until < $2"
+        yield sql, (source, horizon)
+    return horizons
+
+
+def prune(horizons: Mapping[str, float], *, retention: float, expiring: Collection[str]) -> Script[Pruned]:
+    """Expire what nobody resolved before its source's horizon in ``expiring`` sources, forget what finished before."""
+    runs = letters = 0
     expired: dict[Key, DeadLetterEntry] = {}
     tallies: Tallies = {}
-    yield "UPDATE sources SET pruned_until = $1 WHERE pruned_until < $1", (horizon,)
-    rows: list[Row] = []
-    if expiring:
-        rows = yield (
-            f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
-                WHERE resolved_at IS NULL AND opened_at < $1
-                AND source IN (VALUES {values(len(expiring), 1, start=2)}) LIMIT {PRUNED_ROWS_MAX}""",
-            (horizon, *expiring),
+    for source, horizon in horizons.items():
+        if source in expiring:
+            room = PRUNED_ROWS_MAX - len(expired)
+            expired |= yield from _expire(source, horizon, at=horizon + retention, limit=room, into=tallies)
+        gone = yield (
+            f"""DELETE FROM runs WHERE (source, run_id) IN (SELECT source, run_id FROM runs
+                WHERE source = $1 AND state = 'finished' AND finished_at < $2 LIMIT {PRUNED_ROWS_MAX - runs})
+                RETURNING 1""",
+            (source, horizon),
         )
+        runs += len(gone)
+        gone = yield (
+            f"""DELETE FROM dead_letters WHERE (source, dead_letter_id) IN (SELECT source, dead_letter_id
+                FROM dead_letters WHERE source = $1 AND resolved_at < $2 LIMIT {PRUNED_ROWS_MAX - letters})
+                RETURNING 1""",
+            (source, horizon),
+        )
+        letters += len(gone)
+        yield "DELETE FROM traces WHERE source = $1 AND counted_at < $2", (source, horizon)
+    yield from add_tallies(tallies)
+    return Pruned(runs=runs, dead_letters=letters, expired=expired, tallies=tallies)
+
+
+def _expire(source: str, horizon: float, *, at: float, limit: int, into: Tallies) -> Script[dict[Key, DeadLetterEntry]]:
+    """Close the dead letters that opened before the horizon, and count that."""
+    expired: dict[Key, DeadLetterEntry] = {}
+    rows = yield (
+        f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
+            WHERE resolved_at IS NULL AND source = $1 AND opened_at < $2 LIMIT {int(limit)}""",
+        (source, horizon),
+    )
     for row in rows:
-        source, entry = codec.dead_letter_entry(row)
-        claim = resolve(entry.dead_letter, by=ResolvedBy.EXPIRED, at=now)
+        _, entry = codec.dead_letter_entry(row)
+        claim = resolve(entry.dead_letter, by=ResolvedBy.EXPIRED, at=at)
         after, changes = fold_dead_letter(entry, claim, baseline=Baseline(first_sweep_at=horizon))
         resolved: list[Change] = list(changes)
-        tally(resolved, source=source, into=tallies)
+        tally(resolved, source=source, into=into)
         expired[source, after.dead_letter.id] = after
     yield from insert(
         "dead_letters",
@@ -98,19 +141,7 @@ def prune(*, now: float, retention: float, expiring: Collection[str]) -> Script[
         [codec.dead_letter_row(source, entry) for (source, _), entry in expired.items()],
         conflict="(source, dead_letter_id) DO UPDATE SET resolved_at = excluded.resolved_at, data = excluded.data",
     )
-    yield from add_tallies(tallies)
-    runs = yield (
-        f"""DELETE FROM runs WHERE (source, run_id) IN (SELECT source, run_id FROM runs
-            WHERE state = 'finished' AND finished_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
-        (horizon,),
-    )
-    letters = yield (
-        f"""DELETE FROM dead_letters WHERE (source, dead_letter_id) IN (SELECT source, dead_letter_id FROM dead_letters
-            WHERE resolved_at < $1 LIMIT {PRUNED_ROWS_MAX}) RETURNING 1""",
-        (horizon,),
-    )
-    yield "DELETE FROM traces WHERE counted_at < $1", (horizon,)
-    return Pruned(runs=len(runs), dead_letters=len(letters), expired=expired, tallies=tallies)
+    return expired
 
 
 def count_rows() -> Script[dict[str, int]]:
@@ -129,6 +160,8 @@ def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Talli
     key = (source, "webhook", "judged_until")
     rows = yield "SELECT value FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key
     since = float(rows[0][0]) if rows else until
+    if since > until + JUDGED_AHEAD_MAX:  # written while a clock was wrong: nothing would be judged until that time
+        since = until
     told = missed = 0
     rows = yield (
         """SELECT heard, count(*) FROM runs
@@ -153,15 +186,18 @@ def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Talli
     return told, missed, tallies
 
 
-def pending_traces(*, limit: int, settled_before: float) -> Script[list[PendingTrace]]:
+def pending_traces(*, limit: int, settled_before: float, ahead: Mapping[str, float]) -> Script[list[PendingTrace]]:
     """Counted attempts, and closed retries, whose trace is still to be exported, oldest first.
 
-    A run of which more is expected, its error or its steps, is withheld until it was counted before ``settled_before``.
+    A run of which more is expected, its error or its steps, is withheld until it was counted before ``settled_before``,
+    on our clock; ``ahead`` says of which sources the clock is how much ahead of ours.
     """
+    cases = " ".join(f"WHEN ${2 * n} THEN ${2 * n + 1}" for n in range(1, len(ahead) + 1))
+    shift = f"CASE source {cases} ELSE 0 END" if ahead else "0"
     rows = yield (
-        f"""SELECT source, attempt, data FROM traces WHERE settled = 1 OR counted_at < $1
+        f"""SELECT source, attempt, data FROM traces WHERE settled = 1 OR counted_at - ({shift}) < $1
             ORDER BY counted_at, source, run_id LIMIT {int(limit)}""",
-        (settled_before,),
+        (settled_before, *flat(ahead.items())),
     )
     retries = [PendingTrace(source=source, of=retry_of(data)) for source, attempt, data in rows if attempt == 0]
     runs = [(source, codec.traced_run(data)) for source, attempt, data in rows if attempt != 0]

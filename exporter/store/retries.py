@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from exporter.metrics import catalogue
+from exporter.model import DeadLetter
 from exporter.retries.model import (
     Decision,
     Override,
@@ -25,13 +26,15 @@ from exporter.retries.model import (
 )
 from exporter.store import codec
 from exporter.store.ingest import Key, add_tallies
-from exporter.store.script import Row, Script, chunks, flat, insert, values
+from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 from exporter.tallies import SUM, Tallies
 
 _COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
 # By the names of their fields: what a row lacks takes its default, what is not known here is left out.
 _decode_retry = msgspec.json.Decoder(Retry).decode
 _decode_override = msgspec.json.Decoder(Override).decode
+#: Calls are looked for from so much (seconds) before a run began: their effects are late, and clocks get corrected.
+CALLS_BEFORE = 2 * 86400.0
 #: Closed retries read at the start for the status page.
 RECENT_MAX = 200
 
@@ -45,6 +48,8 @@ class Remembered:
     overrides: list[Override] = field(default_factory=list)  # not ended
     decided: dict[Key, tuple[str, str, str]] = field(default_factory=dict)  # dead letter -> policy, decision, reason
     full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
+    of_groups: list[Retry] = field(default_factory=list)  # what closed lately, where that decides who is asked
+    lowered_at: dict[str, float] = field(default_factory=dict)  # when each source was last lowered, ended or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,28 +81,34 @@ class Claimed:
     tallies: Tallies = field(default_factory=dict)
 
 
-def remember(now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]]) -> Script[Remembered]:
+def remember(
+    now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]], *, groups_since: float | None = None
+) -> Script[Remembered]:
     """Everything the picture of retrying in memory starts from.
 
-    ``roots`` is told the lineage and says of which roots (source, root) dead letters are open.
+    ``roots`` is told the lineage and says of which roots (source, root) dead letters are open; ``groups_since``, if
+    approvals of groups matter, from when on the ends of retries count for them.
     """
     found = Remembered()
     rows = yield "SELECT source, run_id, root FROM lineage", ()
     found.lineage = {(source, run_id): root for source, run_id, root in rows}
     known: dict[str, Retry] = {}
-    by_root: dict[str, list[Row]] = {}
+    by_root: dict[str, list[str]] = {}
     for source, root in roots(found.lineage):
-        by_root.setdefault(source, []).append((root,))
+        by_root.setdefault(source, []).append(root)
     for source, keys in by_root.items():
-        for part in chunks(keys):
-            numbers = ", ".join(f"${number}" for number in range(2, len(part) + 2))
-            sql = f"SELECT data FROM retries WHERE source = $1 AND root IN ({numbers})"
-            known |= {retry.id: retry for retry in map(_retry, (yield sql, (source, *flat(part))))}
+        known |= {retry.id: retry for retry in (yield from _of_roots(source, keys))}
     sql = "SELECT data FROM retries WHERE outcome IS NULL AND shadow = 0"
     known |= {retry.id: retry for retry in map(_retry, (yield sql, ()))}
     known |= {retry.id: retry for retry in (yield from recent())}
     found.retries = sorted(known.values(), key=lambda retry: (retry.claimed_at, retry.id))
     found.overrides = yield from _overrides(now)
+    rows = yield """SELECT data FROM overrides WHERE data LIKE '%"action":"lower"%'""", ()
+    for override in (override_of(data) for (data,) in rows):
+        found.lowered_at[override.source] = max(override.created_at, found.lowered_at.get(override.source, 0.0))
+    if groups_since is not None:
+        sql = "SELECT data FROM retries WHERE shadow = 0 AND outcome IS NOT NULL AND claimed_at > $1"
+        found.of_groups = [_retry(row) for row in (yield sql, (groups_since,))]
     rows = yield "SELECT source, dead_letter_id, policy, decision, reason FROM decisions", ()
     found.decided = {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
     rows = yield "SELECT source, full_at FROM paces", ()
@@ -215,6 +226,50 @@ def save(
     return tallies
 
 
+def calls_near(
+    source: str, letters: Sequence[DeadLetter], *, offset: float
+) -> Script[tuple[dict[str, float | None], list[Retry]]]:
+    """When the failed runs of dead letters began, and the calls that may have been made before that.
+
+    ``offset`` is what our clock is ahead of the platform's.
+    """
+    wanted = [(source, letter.run_id) for letter in letters]
+    rows = yield from select_in(codec.RUN_COLUMNS, "runs", "source, run_id", wanted)
+    runs = [codec.run_entry(row)[1].run for row in rows]
+    began = {run.id: run.queued_at if run.started_at is None else run.started_at for run in runs}
+    first = min(moment for letter in letters for moment in (letter.opened_at, began.get(letter.run_id or "")) if moment)
+    rows = yield (
+        "SELECT data FROM retries WHERE source = $1 AND shadow = 0 AND claimed_at > $2",
+        (source, first + offset - CALLS_BEFORE),
+    )
+    return began, [_retry(row) for row in rows]
+
+
+def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[list[Retry]]:
+    """Note for good that runs (by id) descend from the roots of calls that may have made them.
+
+    Returns the retries of these roots.
+    """
+    rows = [(source, run_id, call.root, call.id) for run_id, call in made_by.items()]
+    yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
+    yield from _audit(
+        now,
+        [
+            {"kind": "descends", "who": "engine", "source": source, "run": run_id, "retry": call.id, "root": call.root}
+            for run_id, call in made_by.items()
+        ],
+    )
+    return (yield from _of_roots(source, sorted({call.root for call in made_by.values()})))
+
+
+def _of_roots(source: str, roots: Sequence[str]) -> Script[list[Retry]]:
+    found: list[Row] = []
+    for part in chunks((root,) for root in roots):
+        numbers = ", ".join(f"${number}" for number in range(2, len(part) + 2))
+        found += yield f"SELECT data FROM retries WHERE source = $1 AND root IN ({numbers})", (source, *flat(part))
+    return [_retry(row) for row in found]
+
+
 def recur(retry: Retry, *, now: float) -> Script[Retry]:
     """Note that what a retry had mended failed again soon. Its outcome stays."""
     again = replace(retry, recurred=True)
@@ -274,6 +329,18 @@ def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Scr
     for override in overrides:
         yield "UPDATE overrides SET ended_at = $2 WHERE id = $1 AND ended_at IS NULL", (override.id, now)
     yield from _audit(now, [_said("override ended", o, who) for o in overrides])
+
+
+def redate_overrides(overrides: Sequence[Override], *, now: float) -> Script[None]:
+    """Let these, which were said by a clock that was ahead, end when they were meant to."""
+    for o in overrides:
+        yield "UPDATE overrides SET until = $2, data = $3 WHERE id = $1", (o.id, o.until, codec.to_json(o))
+    yield from _audit(now, [_said("override redated", o, "engine") for o in overrides])
+
+
+def set_pace(source: str, full_at: float) -> Script[None]:
+    """Let the pace of a source be full at this time."""
+    yield "UPDATE paces SET full_at = $2 WHERE source = $1", (source, full_at)
 
 
 def prune(*, before: float, keep: Collection[Key]) -> Script[None]:

@@ -131,6 +131,8 @@ MIGRATIONS: tuple[tuple[str, ...] | Callable[[], Script[None]], ...] = (
         )""",
     ),
     schema2.rewrite,
+    # The newest end that was read of a source: what is forgotten never runs ahead of it, whatever a clock shows.
+    ("ALTER TABLE sources ADD COLUMN read_until DOUBLE PRECISION NOT NULL DEFAULT 0",),
 )
 
 

@@ -25,10 +25,41 @@ class StoreError(Exception):
     """The store cannot do what was asked; one line that says why and what to do."""
 
 
+class StoreUnavailable(StoreError):
+    """The store itself is in trouble: whatever is asked of it would fail, so come back later."""
+
+
 class Engine(Protocol):
-    """Runs scripts, each in a transaction of its own that is durable when ``run`` returns."""
+    """Runs scripts, each in a transaction of its own that is durable when ``run`` returns.
+
+    Trouble is what no script is the cause of: the disk is full, the database is locked, not reachable, damaged, or no
+    longer the one that the configuration names. From the first sign of it on, ``run`` raises ``StoreUnavailable`` at
+    once, without trying, until a ``probe`` succeeds.
+    """
+
+    @property
+    def where(self) -> str:
+        """How a person finds the database; no secret."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be stored now, in one line with the way out; None while it works.
+
+        Set as well when a commit succeeded, but in a place that is no longer the configured one.
+        """
 
     async def run(self, script: Script[T]) -> T: ...
+
+    async def check(self) -> None:
+        """Raise ``StoreUnavailable`` if the database is not the configured one any more. Writes nothing, waits for
+        nobody.
+        """
+
+    async def probe(self) -> None:
+        """Store something that needs new room, and forget it again: ends the trouble, or raises ``StoreUnavailable``.
+
+        That old room can be written again says nothing: a full disk allows it.
+        """
 
     async def close(self) -> None: ...
 

@@ -1,34 +1,37 @@
 """Sending traces: a loop over counted runs whose trace the collector does not have yet.
 
-The ledger is the outbox. A run leaves it only when the exporter reported success, so an outage of the collector costs
-nothing but time, and a crash between export and mark sends the same ids once more. The SDK's batch processor would not
-do: it ignores what becomes of an export. So the OTLP exporter is called directly, in a thread because it blocks; its
-own timeout (``OTEL_EXPORTER_OTLP_TIMEOUT``, 10 s) bounds the call and the retries it makes inside.
+The ledger is the outbox. A run leaves it only when the collector took its trace, so an outage of the collector costs
+nothing but time, and a crash between sending and marking sends the same ids once more. The SDK's batch processor would
+not do: it ignores what becomes of an export.
+
+A collector may take a request and reject some of its spans, without saying which (``partial_success``); the protocol
+forbids to send them again. All of them: nothing of the request was exported. Some: that many are counted as rejected,
+the rest as exported, and no exemplar points to any trace of that request, for it might be one of the rejected.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-import requests
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Run, Workflow
-from exporter.redact import redact
 from exporter.retries.model import Retry
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
+from exporter.traces.answers import Answer
+from exporter.traces.delivery import SUSPECTS_PER_ROUND_MAX, Delivery, Key, Parcel, Round
+from exporter.traces.otlp import Sender
 from exporter.traces.spans import keep, spans_of, spans_of_retry
 
 if TYPE_CHECKING:
@@ -44,14 +47,17 @@ SPANS_PER_BATCH_MAX = 2048
 SETTLING = 300.0
 #: Seconds between two rounds: usually, while there is more to send, and at most while the collector is down.
 INTERVAL, INTERVAL_BACKLOG, INTERVAL_FAILING_MAX = 5.0, 0.1, 60.0
-#: From this many failed rounds in a row on, a single trace is tried on its own.
-FAILED_ROUNDS_BEFORE_PROBE = 5
+#: What a collector rejects or remarks again and again is logged once in this time (seconds).
+REMINDER = 3600.0
+#: After making so many traces the event loop gets its turn.
+TRACES_AT_ONCE = 16
 
 
 class Outcome(StrEnum):
     """What became of spans."""
 
     EXPORTED = "exported"
+    REJECTED = "rejected"  # the collector took the request and rejected them; they are not sent again
     FAILED = "failed"  # not taken by the collector this time; they stay in the outbox
     SAMPLED_OUT = "sampled_out"
     INVALID = "invalid"  # nobody can make or take this trace; it is given up
@@ -96,11 +102,13 @@ class ExportReport:
     """What one round did, in traces."""
 
     exported: int = 0
+    rejected: int = 0  # as many as spans were rejected, at most: which traces they belong to is not said
     failed: int = 0
     invalid: int = 0
     dropped_by_sampling: int = 0
     pending: int = 0
     backlog: bool = False  # there was more to send than one round takes
+    retry_after: float | None = None  # seconds the collector wants to be left alone for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +117,12 @@ class _Trace:
 
     pending: PendingTrace
     spans: list[ReadableSpan]
+    body: bytes = b""
     kept: bool = True
+
+    @property
+    def parcel(self) -> Parcel:
+        return Parcel(key=self.pending.key, body=self.body, spans=len(self.spans))
 
     @property
     def exported(self) -> Exported:
@@ -128,61 +141,6 @@ def is_enabled(config: "TracesConfig", environ: Mapping[str, str] = os.environ) 
     return config.enabled and environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true"
 
 
-class ExporterUnavailable(Exception):
-    """The config asks for an exporter that cannot be had: one line that says what to do."""
-
-
-def make_exporter(config: "TracesConfig", environ: Mapping[str, str] = os.environ) -> SpanExporter:
-    """The OTLP exporter the config and the ``OTEL_EXPORTER_OTLP_*`` variables ask for.
-
-    What the config leaves out, the exporter itself takes from the process's environment. Raises
-    ``ExporterUnavailable``.
-    """
-    headers = {name: value.get_secret_value() for name, value in config.headers.items()}
-    protocol = (
-        config.protocol
-        or environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-        or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        or "http/protobuf"
-    )
-    if config.endpoint is not None and not config.endpoint.startswith(("http://", "https://")):
-        raise ExporterUnavailable("traces.endpoint: must be a URL such as http://127.0.0.1:4318")
-    if protocol == "grpc":
-        return _grpc_exporter(config.endpoint, headers)
-    if protocol != "http/protobuf":
-        raise ExporterUnavailable(f"traces.protocol: {protocol!r} is not supported; use http/protobuf or grpc")
-    session = requests.Session()
-    session.hooks["response"].append(_refuse_redirect)
-    return OTLPSpanExporter(endpoint=_traces_url(config.endpoint), headers=headers, session=session)
-
-
-def _grpc_exporter(endpoint: str | None, headers: dict[str, str]) -> SpanExporter:
-    try:
-        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
-    except ImportError:
-        raise ExporterUnavailable(
-            "traces.protocol: grpc needs an extra: pip install 'automation-exporter[grpc]'"
-        ) from None
-    metadata = tuple((name.lower(), value) for name, value in headers.items())
-    made: SpanExporter = grpc.OTLPSpanExporter(endpoint=endpoint, headers=metadata or None)
-    return made
-
-
-def _traces_url(base: str | None) -> str | None:
-    """The exporter's argument is the whole URL, ours is the base, as in ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
-    if base is None:
-        return None
-    base = base.rstrip("/")
-    return base if base.endswith("/v1/traces") else f"{base}/v1/traces"
-
-
-def _refuse_redirect(response: requests.Response, *_: Any, **__: Any) -> None:
-    """The exporter neither follows a redirect nor takes it for a failure: the spans would count as exported."""
-    if 300 <= response.status_code < 400:
-        response.close()
-        raise requests.HTTPError(f"{response.status_code}: the collector has moved, name its new address")
-
-
 def source_resource(source: str, platform: str) -> Resource:
     """The resource of a source's traces: the source is the service; ``OTEL_RESOURCE_ATTRIBUTES`` add to it."""
     known = dict(Resource.create({SERVICE_NAME: source, "automation.platform": platform}).attributes)
@@ -192,7 +150,9 @@ def source_resource(source: str, platform: str) -> Resource:
 
 
 def wait_after(report: ExportReport, *, failed_rounds: int) -> float:
-    """Seconds until the next round."""
+    """Seconds until the next round: what the collector asks for, or else what experience says."""
+    if report.retry_after is not None:
+        return report.retry_after
     if failed_rounds:
         return min(INTERVAL_FAILING_MAX, INTERVAL * 2.0 ** min(failed_rounds - 1, 10))
     return INTERVAL_BACKLOG if report.backlog else INTERVAL
@@ -205,7 +165,7 @@ class TraceExporter:
         self,
         *,
         outbox: Outbox,
-        exporter: SpanExporter,
+        exporter: Sender,
         sources: Mapping[str, TracedSource],
         clock: Clock,
         own: OwnMetrics,
@@ -221,10 +181,20 @@ class TraceExporter:
         self._own = own
         self._share = share
         self._on_exported = on_exported
-        self.failed_rounds = 0  # in a row
-        self._library = _LibraryLog()
+        self._delivery = Delivery(exporter, self._taken)
+        self._sending: dict[Key, _Trace] = {}  # of this round
+        self._exported = self._rejected = 0  # traces of this round
+        self._failing: str | None = None  # how, when it was last logged
+        self._reminded: dict[str, float] = {}
+        # OpenTelemetry's warnings are meant for whoever writes its spans, not for the reader of our log.
+        logging.getLogger("opentelemetry").setLevel(logging.ERROR)
         for outcome in Outcome:
             own.spans.labels(outcome.value)
+
+    @property
+    def failed_rounds(self) -> int:
+        """In a row."""
+        return self._delivery.failed_rounds
 
     async def run(self) -> None:
         """Export until cancelled."""
@@ -236,18 +206,25 @@ class TraceExporter:
             await self._clock.sleep(wait_after(report, failed_rounds=self.failed_rounds))
 
     async def close(self) -> None:
-        """Ends an export under way, too. Nothing is lost: what was not exported stays in the outbox."""
-        await asyncio.to_thread(self._exporter.shutdown)
-        self._library.close()
+        """Nothing is lost: what was not exported stays in the outbox."""
+        await self._exporter.close()
 
     async def export_once(self, now: float) -> ExportReport:
         """Take the oldest pending traces, send them, and mark those the collector took."""
-        taken = await self._outbox.pending_traces(limit=TRACES_PER_BATCH_MAX, settled_before=now - SETTLING)
-        kept: list[_Trace] = []
+        suspects = self._delivery.suspects
+        limit = TRACES_PER_BATCH_MAX + len(suspects)
+        taken = await self._outbox.pending_traces(limit=limit, settled_before=now - SETTLING)
+        self._delivery.keep_suspects({pending.key for pending in taken})
+        waiting = set(suspects[SUSPECTS_PER_ROUND_MAX:])
+        kept: dict[Key, _Trace] = {}
         sampled_out: list[_Trace] = []
         invalid: list[_Trace] = []
-        spans, backlog = 0, len(taken) >= TRACES_PER_BATCH_MAX
-        for pending in taken:
+        spans, backlog = 0, len(taken) >= limit
+        for number, pending in enumerate(taken):
+            if pending.key in waiting:
+                continue
+            if number % TRACES_AT_ONCE == 0:
+                await asyncio.sleep(0)
             trace = self._trace(pending)
             if not trace.spans:
                 invalid.append(trace)
@@ -257,20 +234,22 @@ class TraceExporter:
                 backlog = True
                 break
             else:
-                kept.append(trace)
+                kept[pending.key] = trace
                 spans += len(trace.spans)
         await self._mark(sampled_out, Outcome.SAMPLED_OUT)
-        exported, refused = await self._send_all(kept) if kept else (0, [])
-        await self._mark(invalid + refused, Outcome.INVALID)
+        await self._mark(invalid, Outcome.INVALID)
+        done = await self._send(kept, now) if kept else Round()
         pending_now = await self._outbox.count_pending_traces()
         self._own.traces_pending.set(pending_now)
         return ExportReport(
-            exported=exported,
-            failed=len(kept) - exported - len(refused),
-            invalid=len(invalid) + len(refused),
+            exported=self._exported if kept else 0,
+            rejected=self._rejected if kept else 0,
+            failed=len(done.tried - done.settled),
+            invalid=len(invalid) + len(done.given_up),
             dropped_by_sampling=len(sampled_out),
             pending=pending_now,
-            backlog=backlog,
+            backlog=backlog or (done.spent and not done.failed),
+            retry_after=done.answer.retry_after if done.answer and done.failed else None,
         )
 
     def _trace(self, pending: PendingTrace) -> _Trace:
@@ -279,14 +258,15 @@ class TraceExporter:
             spans = self._spans(pending)
             if not spans:
                 raise LookupError("nothing tells when it was")
+            body = encode_spans(spans).SerializeToString()
         except Exception as exc:
             _, run_id, attempt = pending.key
             log.warning("run cannot be traced", source=pending.source, run_id=run_id, attempt=attempt, error=exc)
             return _Trace(pending=pending, spans=[])
         if isinstance(pending.of, Retry):
-            return _Trace(pending=pending, spans=spans)
+            return _Trace(pending=pending, spans=spans, body=body)
         kept = keep(pending.of, pending.dead_letter_id is not None, spans[0].context.trace_id, self._share)
-        return _Trace(pending=pending, spans=spans, kept=kept)
+        return _Trace(pending=pending, spans=spans, body=body, kept=kept)
 
     def _spans(self, pending: PendingTrace) -> list[ReadableSpan]:
         source = self._sources.get(pending.source)
@@ -308,69 +288,55 @@ class TraceExporter:
             **known,
         )
 
-    async def _send_all(self, traces: list[_Trace]) -> tuple[int, list[_Trace]]:
-        """Send a batch; how many traces of it are exported, and which of them the collector will never take."""
-        failing = self.failed_rounds > 0
-        if await self._send(traces):
-            exported, refused = len(traces), list[_Trace]()
-        elif self.failed_rounds + 1 < FAILED_ROUNDS_BEFORE_PROBE:
-            exported, refused = 0, []
-        else:
-            exported, refused = await self._send_one_by_one(traces)
-        if exported + len(refused) == len(traces):
-            self.failed_rounds = 0
-            if failing:
-                log.info("traces are exported again", exported=exported)
-        else:
-            self.failed_rounds += 1
-            if not failing:
-                log.warning("traces cannot be exported, they wait", traces=len(traces), reason=self._library.reason())
-        return exported, refused
+    async def _send(self, traces: dict[Key, _Trace], now: float) -> Round:
+        """Send a batch, mark what need not be sent again, and say in the log what has changed."""
+        self._sending, self._exported, self._rejected = traces, 0, 0
+        done = await self._delivery.deliver([trace.parcel for trace in traces.values()], now)
+        self._sending = {}
+        await self._mark([traces[key] for key, _ in done.given_up], Outcome.INVALID)
+        self._count([traces[key] for key in done.tried - done.settled], Outcome.FAILED)
+        if done.given_up:
+            key, answer = done.given_up[0]
+            first = dict(zip(("source", "run_id", "attempt"), key, strict=True))
+            more = {"more": len(done.given_up) - 1} if len(done.given_up) > 1 else {}
+            log.warning("the collector refuses a trace, it is given up", **first, **more, reason=answer.reason)
+        if done.failed and done.answer is not None:
+            how = done.answer.reason.partition(":")[0]
+            if how != self._failing:
+                left = len(done.tried - done.settled)
+                log.warning("traces cannot be exported, they wait", traces=left, reason=done.answer.reason)
+            self._failing = how
+        elif self._failing is not None:
+            self._failing = None
+            log.info("traces are exported again", exported=self._exported)
+        return done
 
-    async def _send_one_by_one(self, traces: list[_Trace]) -> tuple[int, list[_Trace]]:
-        """The collector keeps refusing this batch: because of itself, or because of some of the traces?
-
-        If it takes one of them alone, it lives. Then whatever it refuses twice, while it takes that one again in
-        between, is refused for what it holds. Whenever it does not take that one either, the rest waits.
-        """
-        if len(traces) < 2:
-            return 0, []
-        witness = traces[self.failed_rounds % len(traces)]  # another one each time: this one may be the cause
-        if not await self._send([witness]):
-            return 0, []
-        exported, refused = 1, list[_Trace]()
-        for trace in traces:
-            if trace is witness:
-                continue
-            if await self._send([trace]):
-                exported += 1
-            elif not await self._export([witness]):
-                break
-            elif await self._send([trace]):
-                exported += 1
-            else:
-                refused.append(trace)
-                told = dict(zip(("source", "run_id", "attempt"), trace.pending.key, strict=True))
-                log.warning("the collector refuses a trace", **told, reason=self._library.reason())
-        return exported, refused
-
-    async def _send(self, traces: list[_Trace]) -> bool:
-        """Export and mark. A trace is marked on success only."""
-        if not await self._export(traces):
-            self._count(traces, Outcome.FAILED)
-            return False
-        await self._mark(traces, Outcome.EXPORTED)
+    async def _taken(self, parcels: list[Parcel], answer: Answer) -> None:
+        """The collector took a request, perhaps not all of it. A trace is marked now, and only now."""
+        traces = [self._sending[parcel.key] for parcel in parcels]
+        spans = sum(parcel.spans for parcel in parcels)
+        rejected = min(answer.rejected, spans)
+        await self._outbox.mark_traced([parcel.key for parcel in parcels])
+        self._own.spans.labels(Outcome.EXPORTED).inc(spans - rejected)
+        self._own.spans.labels(Outcome.REJECTED).inc(rejected)
+        lost = len(traces) if rejected == spans else min(rejected, len(traces))
+        self._rejected += lost
+        self._exported += len(traces) - lost
+        if rejected:
+            if self._is_due("rejected"):
+                log.warning("the collector rejects spans, they are lost", spans=rejected, reason=answer.reason)
+            return
+        if answer.reason and self._is_due("remark"):
+            log.warning("the collector takes traces, with a warning", reason=answer.reason)
         self._on_exported([trace.exported for trace in traces])
-        return True
 
-    async def _export(self, traces: Sequence[_Trace]) -> bool:
-        spans = [span for trace in traces for span in trace.spans]
-        self._library.forget()
-        try:
-            return await asyncio.to_thread(self._exporter.export, spans) is SpanExportResult.SUCCESS
-        except Exception as exc:
-            log.debug("the exporter broke", error=exc)
-            return False
+    def _is_due(self, what: str) -> bool:
+        """Whether what a collector says again and again is to be logged once more."""
+        now = self._clock.now()
+        due = abs(now - self._reminded.get(what, float("-inf"))) >= REMINDER
+        if due:
+            self._reminded[what] = now
+        return due
 
     async def _mark(self, traces: list[_Trace], outcome: Outcome) -> None:
         if traces:
@@ -379,37 +345,3 @@ class TraceExporter:
 
     def _count(self, traces: list[_Trace], outcome: Outcome) -> None:
         self._own.spans.labels(outcome.value).inc(sum(len(trace.spans) or 1 for trace in traces))
-
-
-class _LibraryLog(logging.Handler):
-    """Keeps what OpenTelemetry's exporters log, which is the only place where they tell a cause, out of our log.
-
-    They write a line for every failed call, and some with a traceback; we write one when it starts.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._first: str | None = None
-        logging.getLogger("opentelemetry").setLevel(logging.ERROR)
-        self._logger = logging.getLogger("opentelemetry.exporter")
-        self._logger.setLevel(logging.WARNING)
-        self._logger.propagate = False
-        self._logger.addHandler(self)
-        # Over gRPC it keeps back what repeats the kind of the line before, and with it the next cause.
-        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").filters.clear()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._first is None:
-            self._first = record.getMessage()
-
-    def forget(self) -> None:
-        self._first = None
-
-    def reason(self) -> str:
-        """The first thing said since ``forget``; later lines are about giving up."""
-        return redact(self._first or "the exporter gave no reason")
-
-    def close(self) -> None:
-        self._logger.removeHandler(self)
-        self._logger.propagate = True
-        super().close()

@@ -34,6 +34,7 @@ class ControlRoutes:
         router.add_post("/api/v1/retries/resume", self._guarded(self._resume))
         router.add_post("/api/v1/retries/approve", self._guarded(self._approve))
         router.add_get("/api/v1/retries/{id}", self._show)
+        router.add_get("/api/v1/retries/{source}/{id}", self._show)
         one = "/api/v1/dead-letters/{source}/{id}/{action:retry|approve|hold|release|quarantine}"
         router.add_post(one, self._guarded(self._act))
 
@@ -106,10 +107,15 @@ class ControlRoutes:
                 return await self.control.release(key, sent=body.get("sent") is not False, who=who, why=why)
 
     async def _show(self, request: web.Request) -> web.Response:
-        retry = self.book.find(request.match_info["id"])
-        if retry is None:
-            return _json({"error": "no such retry"}, status=404)
-        return _json({**retry_facts(retry), "audit": await self.book.audit_of(retry.id)})
+        """One retry by its id; or all of one dead letter, written SOURCE/ID."""
+        identity = "/".join(request.match_info[key] for key in ("source", "id") if key in request.match_info)
+        retries = self.book.named(identity)
+        if not retries:
+            return _json({"error": f"there is no retry or dead letter {identity} with retries"}, status=404)
+        audit = await self.book.audit_of(identity)
+        if retries[0].id == identity:
+            return _json({**retry_facts(retries[0]), "audit": audit})
+        return _json({"retries": [retry_facts(retry) for retry in retries], "audit": audit})
 
 
 def _body(data: bytes) -> Mapping[str, Any]:

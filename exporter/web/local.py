@@ -28,6 +28,7 @@ def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
     scheme = "https" if config.server.tls is not None else "http"
     path.unlink(missing_ok=True)  # a process that was killed could not
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.fchmod(handle, 0o600)  # whatever the umask says
     with os.fdopen(handle, "wb") as file:
         file.write(orjson.dumps({"url": f"{scheme}://{host}:{port}", "token": token}))
 

@@ -51,7 +51,7 @@ class Site:
         receivers: Mapping[str, Receiver],
         control: ControlRoutes,
         links: status.Links,
-        store_error: Callable[[], str | None],
+        store_error: Callable[[], Awaitable[str | None]],
         reload: Callable[[], Awaitable[str | None]],
     ) -> None:
         """``reload`` returns None, or why the config was not taken."""
@@ -132,7 +132,7 @@ class Site:
         return web.Response(text="healthy\n")
 
     async def _ready(self, request: web.Request) -> web.Response:
-        reasons = status.not_ready(self._pollers, now=self._clock.now(), store_error=self._store_error())
+        reasons = status.not_ready(self._pollers, now=self._clock.now(), store_error=await self._store_error())
         if not reasons:
             return _json({"ready": True, "reasons": []})
         listed = [{"source": reason.source, "detail": reason.detail} for reason in reasons]

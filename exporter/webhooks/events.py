@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from exporter import times
 from exporter.decode import DAMAGED, Undecodable, decode
 from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
@@ -36,9 +37,8 @@ _EVENTS_MAX = 1000
 _ID_CHARS_MAX = 200
 #: Nothing has them in its id: some databases refuse them, or they stand for what could not be read.
 _CONTROL = re.compile(rf"[\x00-\x1f\x7f{DAMAGED}]")
-#: A time may be this much (seconds) ahead of our clock: the latest end of a workflow holds, so a date by mistake years
-#: ahead would hide every end after it.
-FUTURE_MAX = 86400.0
+#: A time may be this much (seconds) ahead of the platform's clock.
+FUTURE_MAX = times.FUTURE_SECONDS_MAX
 
 #: Error type and message to error class.
 Classify = Callable[[str | None, str | None], ErrorClass]
@@ -63,7 +63,7 @@ def receive_generic(
         if kind == "dead_letter.opened":
             streams.add("dead_letters")
         elif kind in ("run.started", "run.finished"):
-            run_key, run, happened_at = _claim(event, kind, request.received_at, classify, run_id)
+            run_key, run, happened_at = _claim(event, kind, request, classify, run_id)
             if run is not None:
                 observations.append(run)
             if run is None or (run.result in FAILED and run.error is None):
@@ -109,13 +109,14 @@ def _is_bare(body: object) -> bool:
 
 
 def _claim(
-    event: dict[str, Any], kind: str, now: float, classify: Classify, run_id: Callable[[str], str]
+    event: dict[str, Any], kind: str, request: WebhookRequest, classify: Classify, run_id: Callable[[str], str]
 ) -> tuple[RunKey, Run | None, float | None]:
     """The run an event names, what it claims of it (nothing if it says no result), and when it happened."""
     workflow_id, identity, attempt = _text(event, "workflow_id"), run_id(_text(event, "run_id")), _attempt(event)
-    started_at, ended_at = _moment(event, "started_at", now), _moment(event, "ended_at", now)
-    happened_at = _moment(event, "occurred_at", now) or ended_at
-    at = happened_at or now
+    latest = request.latest
+    started_at, ended_at = _moment(event, "started_at", latest), _moment(event, "ended_at", latest)
+    happened_at = _moment(event, "occurred_at", latest) or ended_at
+    at = happened_at or request.received_at
     key = RunKey(run_id=identity, workflow_id=workflow_id)
     if kind == "run.started":
         started_at = started_at or at
@@ -173,7 +174,7 @@ def _text(event: dict[str, Any], key: str) -> str:
     return value
 
 
-def _moment(event: dict[str, Any], key: str, now: float) -> float | None:
+def _moment(event: dict[str, Any], key: str, latest: float) -> float | None:
     """RFC 3339 text, or a number of seconds or milliseconds since the epoch."""
     value = event.get(key)
     if value is None:
@@ -185,9 +186,9 @@ def _moment(event: dict[str, Any], key: str, now: float) -> float | None:
         moment = value / 1000 if value > 1e11 else float(value)
     else:
         moment = None
-    if moment is None or moment <= 0:
+    if moment is None or moment < times.MOMENT_MIN:
         raise MalformedEvent(f'"{key}" must be an RFC 3339 time')
-    if moment > now + FUTURE_MAX:
+    if moment > latest:
         raise MalformedEvent(f'"{key}" is in the future')
     return moment
 

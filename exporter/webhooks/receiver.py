@@ -64,10 +64,13 @@ class Receiver:
         requests_max: int,
         selects: Callable[[str], bool] = lambda workflow_id: True,
         span: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        platform_now: Callable[[], float | None] | None = None,
+        read_until: Callable[[], float] = lambda: 0.0,
         refreshed: Callable[[float], Awaitable[schemes.Scheme | None]] = _unchanged,
     ) -> None:
-        """``selects`` says whether the source watches a workflow: what others are told of is ignored. ``refreshed``
-        is asked for newer secrets when a proof fails.
+        """``selects`` says whether the source watches a workflow: what others are told of is ignored. ``platform_now``
+        is the platform's clock, None while nobody knows it; without it, ours is taken to be right. ``read_until`` is
+        the newest end a poll has read. ``refreshed`` is asked for newer secrets when a proof fails.
         """
         self._refreshed = refreshed
         self._source = source
@@ -81,6 +84,8 @@ class Receiver:
         self._requests_max = requests_max
         self._selects = selects
         self._span = span
+        self._platform_now = platform_now or clock.now
+        self._read_until = read_until
         self._requests = 0
         labels = (platform.name, source)
         self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
@@ -108,12 +113,13 @@ class Receiver:
             return self._answer("malformed", 408, "the body did not arrive in time")
         except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError):
             return self._answer("malformed", 400, "the body cannot be read")
-        now = self._clock.now()
+        theirs = self._platform_now()
+        now = self._clock.now() if theirs is None else theirs
         headers = _headers(request)
-        refusal = schemes.verify(self._scheme, headers, body, now)
-        if refusal is schemes.Refusal.MISMATCH and (scheme := await self._refreshed(now)) is not None:
+        refusal = schemes.verify(self._scheme, headers, body, theirs)
+        if refusal is schemes.Refusal.MISMATCH and (scheme := await self._refreshed(self._clock.now())) is not None:
             self._scheme = scheme
-            refusal = schemes.verify(scheme, headers, body, now)
+            refusal = schemes.verify(scheme, headers, body, theirs)
         if refusal is not None:
             log.debug("webhook refused", source=self._source, reason=refusal)
             return self._answer("unauthenticated", 401, "the webhook is not authenticated")
@@ -129,6 +135,8 @@ class Receiver:
             query=dict(request.query) if "?" in request.raw_path else {},
             body=body,
             received_at=now,
+            clock_known=theirs is not None,
+            read_until=self._read_until(),
             base_url=self._base_url,
         )
         try:
@@ -140,7 +148,7 @@ class Receiver:
         except Exception as bug:  # in a mapping: costs this webhook, and sending it again would not help
             log.error("reading a webhook broke", source=self._source, error=bug)
             return self._answer("malformed", 400, "the event cannot be read")
-        return await self._take(self._watched(events), now)
+        return await self._take(self._watched(events), now, clock_known=theirs is not None)
 
     def _watched(self, events: WebhookEvents) -> WebhookEvents:
         """The events without what they say of workflows the source leaves out."""
@@ -150,16 +158,18 @@ class Receiver:
             return events
         return replace(events, observations=observations, wake=wake)
 
-    async def _take(self, events: WebhookEvents, now: float) -> web.Response:
+    async def _take(self, events: WebhookEvents, now: float, *, clock_known: bool) -> web.Response:
         if events.unknown_types:
             log.debug("webhook of unknown type", source=self._source, types=",".join(events.unknown_types))
+        if self._ledger.is_down and not events.observations:
+            return self._answer("unavailable", 503, "nothing can be stored now")
         if events.observations:
             batch = Batch(
                 source=self._source,
                 observations=events.observations,
                 via=Via.WEBHOOK,
                 now=now,
-                started_at=_baseline(events, now),
+                started_at=_baseline(events, now) if clock_known else None,
                 stream="webhook",
             )
             try:
@@ -172,8 +182,9 @@ class Receiver:
             self._poller.wake(list(events.wake), list(events.wake_streams))
         elif not events.observations:
             return self._answer("unknown_type", 202, "ignored")
-        if events.occurred_at is not None:
-            self._delay.observe(max(0.0, self._clock.now() - events.occurred_at))
+        if events.occurred_at is not None and clock_known:
+            stored = self._platform_now()
+            self._delay.observe(max(0.0, (now if stored is None else stored) - events.occurred_at))
         return self._answer("accepted", 202, "stored")
 
     def _answer(self, outcome: str, status: int, text: str) -> web.Response:

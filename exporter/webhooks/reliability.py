@@ -28,11 +28,14 @@ class Reliability:
         self._judged: deque[tuple[float, int, int]] = deque()  # when, told of, missed
 
     async def judge_once(self, now: float) -> tuple[int, int]:
-        """Judge the runs whose grace is over; returns how many were told of and how many missed."""
+        """Judge the runs whose grace is over; returns how many were told of and how many missed.
+
+        ``now`` is the platform's clock, by which runs are counted.
+        """
         told, missed = await self._ledger.judge_webhooks(self._source, until=now - GRACE)
         if told or missed:
             self._judged.append((now, told, missed))
-        while self._judged and self._judged[0][0] < now - WINDOW:
+        while self._judged and not now - WINDOW <= self._judged[0][0] <= now:  # later: somebody has set that clock
             self._judged.popleft()
         all_told, all_missed = self._totals()
         if all_told + all_missed:

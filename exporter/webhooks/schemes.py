@@ -113,10 +113,11 @@ class StandardWebhooks:
 Scheme = Header | Basic | Bearer | HmacSha256 | Qlik | StandardWebhooks
 
 
-def verify(scheme: Scheme, headers: Mapping[str, str], body: bytes, now: float) -> Refusal | None:
+def verify(scheme: Scheme, headers: Mapping[str, str], body: bytes, now: float | None) -> Refusal | None:
     """None if the request is authentic, else why not. Never raises.
 
-    ``headers`` have their names in lower case; ``now`` is in seconds since the epoch.
+    ``headers`` have their names in lower case; ``now`` is in seconds since the epoch. None: nobody knows how right our
+    clock is, so nothing is refused for its time (a repetition changes nothing: see ``fold``).
     """
     match scheme:
         case Header():
@@ -218,7 +219,7 @@ def _verify_body(
 
 
 def _verify_standard_webhooks(
-    scheme: StandardWebhooks, headers: Mapping[str, str], body: bytes, now: float
+    scheme: StandardWebhooks, headers: Mapping[str, str], body: bytes, now: float | None
 ) -> Refusal | None:
     identifier, timestamp = _find(headers, "webhook-id"), _find(headers, "webhook-timestamp")
     signatures = _find(headers, "webhook-signature")
@@ -237,7 +238,7 @@ def _verify_standard_webhooks(
     if all(_among(signature, expected) is Refusal.MISMATCH for signature in wellformed):
         return Refusal.MISMATCH
     # After the signature, so that "stale" in a log means a true sender whose clock, or whose queue, is off.
-    return None if abs(now - int(timestamp)) <= scheme.tolerance_seconds else Refusal.STALE
+    return None if now is None or abs(now - int(timestamp)) <= scheme.tolerance_seconds else Refusal.STALE
 
 
 def _find(headers: Mapping[str, str], name: str) -> str | None:

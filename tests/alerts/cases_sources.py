@@ -9,11 +9,14 @@ from tests.alerts.world import (
     HERE,
     JOB,
     LAG,
+    OFFSET,
     POLICY,
     READING,
     REFUSED,
+    REFUSED_BY_STORE,
     RELIABILITY,
     RETRIES,
+    STORE_UP,
     SUCCESS,
     USED,
     Case,
@@ -118,6 +121,11 @@ SOURCES: dict[str, Cases] = {
                 at="40m",
             ),
             Case(why="a stream that is read rarely", series={COMPLETE: "1x60", SUCCESS: "0x60"}, at="40m"),
+            Case(
+                why="what is read cannot be stored: that is the store's, not the platform's",
+                series={COMPLETE: "1x10 0x60", SUCCESS: "0+60x10 600x60", STORE_UP: "1x10 0x60"},
+                at="40m",
+            ),
         ],
     ),
     "AutomationReadingIncomplete": Cases(
@@ -169,6 +177,11 @@ SOURCES: dict[str, Cases] = {
             Case(why="for half an hour", series={COMPLETE: "0x30 1x60", SUCCESS: "0+60x90"}, at="80m"),
             Case(
                 why="nothing can be read, which is another alert", series={COMPLETE: "0x90", SUCCESS: "0x90"}, at="85m"
+            ),
+            Case(
+                why="nothing can be stored, which is another alert",
+                series={COMPLETE: "0x90", SUCCESS: "0+60x90", STORE_UP: "0x90"},
+                at="85m",
             ),
         ],
     ),
@@ -249,6 +262,26 @@ SOURCES: dict[str, Cases] = {
             Case(why="a small budget, unused", series={FREE: "6x120"}, at="110m"),
         ],
     ),
+    "AutomationExporterClockOffset": Cases(
+        fires=[
+            Case(
+                why="60 days ahead",
+                series={OFFSET: "0x10 5184000x60"},
+                at="30m",
+                told=(HERE, "The clocks of the exporter and of make-eu differ by 60d 0h 0m 0s."),
+            ),
+            Case(
+                why="two minutes behind",
+                series={OFFSET: "-120x60"},
+                at="30m",
+                told=(HERE, "The clocks of the exporter and of make-eu differ by 2m 0s."),
+            ),
+        ],
+        silent=[
+            Case(why="whole seconds and slow answers", series={OFFSET: "0 3 -3 0 2x60"}, at="30m"),
+            Case(why="set right within a few minutes", series={OFFSET: "0x10 600x5 0x60"}, at="20m"),
+        ],
+    ),
     "AutomationSeriesFolded": Cases(
         fires=[
             Case(
@@ -264,6 +297,44 @@ SOURCES: dict[str, Cases] = {
                 series={metric("automation_exporter_series_folded_total", JOB): "0x200"},
                 at="2h",
             )
+        ],
+    ),
+    "AutomationStoreDown": Cases(
+        fires=[
+            Case(
+                why="the disk has been full since minute 10: told by minute 15, a minute of scraping included",
+                series={STORE_UP: "1x10 0x30"},
+                at="13m",
+                told=(
+                    AT,
+                    "host:10870 can store nothing: webhooks get 503, what is shown is old, and nothing is retried."
+                    " /-/ready says why.",
+                ),
+            )
+        ],
+        silent=[
+            Case(why="it works", series={STORE_UP: "1x40"}, at="30m"),
+            Case(why="a moment's lock", series={STORE_UP: "1x10 0x0 1x40"}, at="14m"),
+        ],
+    ),
+    "AutomationStoreErrors": Cases(
+        fires=[
+            Case(
+                why="three errors, while the store works",
+                series={STORE_UP: "1x60", REFUSED_BY_STORE: "0x20 3x40"},
+                at="30m",
+                told=(AT, "host:10870 could not do 3 operations in its database within 15 minutes."),
+            ),
+        ],
+        silent=[
+            Case(why="an hour ago", series={STORE_UP: "1x90", REFUSED_BY_STORE: "0x10 3x80"}, at="80m"),
+            Case(
+                why="the whole store is down, which is another alert",
+                series={STORE_UP: "0x40", REFUSED_BY_STORE: "0+9x40"},
+                at="30m",
+            ),
+            Case(why="a restart", series={STORE_UP: "1x40", REFUSED_BY_STORE: "7x20 0x20"}, at="25m"),
+            Case(why="a Prometheus that is new here", series={STORE_UP: "1x40", REFUSED_BY_STORE: "7x40"}, at="5m"),
         ],
     ),
     "AutomationExporterDown": Cases(

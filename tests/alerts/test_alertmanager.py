@@ -93,6 +93,11 @@ def test_data_that_cannot_be_read_keep_back_what_cannot_be_judged_and_nothing_el
     assert {"workflows", "runs", "dead_letters"} <= {s.name for p in PLATFORMS.values() for s in p.streams}
 
 
+def test_a_store_that_is_down_keeps_back_what_would_blame_a_platform_or_a_workflow() -> None:
+    kept = {f"AutomationData{how}" for how in ("Incomplete", "Faulty")}
+    assert silenced_by(alertname="AutomationStoreDown") == {a.name for a in ALERTS if a.needs_data} | kept
+
+
 def test_an_exporter_that_is_down_keeps_back_everything_else() -> None:
     assert silenced_by(alertname="AutomationExporterDown") == {a.name for a in ALERTS} - {"AutomationExporterDown"}
 

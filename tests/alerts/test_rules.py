@@ -26,6 +26,7 @@ NAMES = [alert.name for alert in ALERTS]
 #: Computed at each scrape: in no table.
 SCRAPED = {
     "automation_exporter_api_quota_remaining": {"platform", "source"},
+    "automation_exporter_clock_offset_seconds": {"platform", "source"},
     "automation_exporter_cursor_lag_seconds": {"platform", "source", "stream"},
 }
 OVERRIDES = """

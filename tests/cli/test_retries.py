@@ -113,6 +113,9 @@ async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any
         retry_id = listed.split()[3]
         shown = await until(config, ("retries", "show", retry_id), "intent")
         assert "approved_by" in shown
+        named = listed.split()[5]
+        assert named == f"make/{letter}"  # what `list` prints, `show` takes
+        assert "approved_by" in await until(config, ("retries", "show", named), "intent")
         assert json.loads(control.read_text())["token"] not in shown
         assert simulator.retry_calls[letter] == 1
         code, output = await say(config, "retries", "release", f"make/{letter}")

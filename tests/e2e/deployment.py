@@ -15,7 +15,7 @@ from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import app
-from exporter.clock import ManualClock
+from exporter.clock import Clock, ManualClock
 from exporter.simulator.fleet import Fleet, demo_config
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class Deployment:
 
     def __init__(self, *, clock: ManualClock, fleet: Fleet, folder: Path, changes: Mapping[str, Any]) -> None:
         self.clock = clock
+        self.ours: Clock = clock  # the service's own: a test may have it wrong
         self.patience = PATIENCE
         self.fleet = fleet
         self.config = demo_config(fleet, listen="127.0.0.1:0", database=folder / "e2e.db", changes=changes)
@@ -35,7 +36,7 @@ class Deployment:
         self.service: app.Service
 
     async def start(self) -> None:
-        self.service = await self._stack.enter_async_context(app.service(self.config, clock=self.clock, loops=False))
+        self.service = await self._stack.enter_async_context(app.service(self.config, clock=self.ours, loops=False))
         self.session = await self._stack.enter_async_context(ClientSession())
 
     async def stop(self) -> None:

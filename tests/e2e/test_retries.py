@@ -137,6 +137,12 @@ async def test_a_person_approves_over_http_and_by_command(tmp_path: Path) -> Non
         assert (retry["approved_by"], retry["outcome"]) == ("admin", "succeeded")
         shown = await (await made.session.get(made.url + f"/api/v1/retries/{retry['id']}")).json()
         assert [record["kind"] for record in shown["audit"]][:2] == ["intent", "sent"]
+        for form in (f"make/{letter}", f"make%2F{letter}"):  # as lists and the commands name it
+            of_letter = await (await made.session.get(made.url + f"/api/v1/retries/{form}")).json()
+            assert [one["id"] for one in of_letter["retries"]] == [retry["id"]]
+            assert {"decision", "intent", "succeeded"} <= {record["kind"] for record in of_letter["audit"]}
+        async with made.session.get(made.url + f"/api/v1/retries/qlik/{letter}") as missing:
+            assert missing.status == 404
 
 
 async def test_without_a_token_nobody_from_outside_says_anything(tmp_path: Path) -> None:

@@ -499,7 +499,7 @@ def connect(aiohttp_client: Any) -> Connect:
     [
         (PROMETHEUS, OPENMETRICS),
         ("application/openmetrics-text", OPENMETRICS),
-        ('text/plain, Application/OpenMetrics-Text; Version="1.0.0"; q=0.1', OPENMETRICS),
+        ('text/plain;q=0.05, Application/OpenMetrics-Text; Version="1.0.0"; q=0.1', OPENMETRICS),
         ("application/openmetrics-text;version=1.0.0;q=0", TEXT),
         ("application/openmetrics-text;version=0.0.1", TEXT),
         ("application/openmetrics-text;q=often", TEXT),

@@ -1,10 +1,11 @@
 """The metrics follow the ledger: born at 0, gone with their workflow, the same after a restart, bounded in number."""
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+import dataclasses
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.metrics.projection import OTHER, Projection
@@ -20,6 +21,7 @@ from exporter.model import (
     Result,
     Run,
     State,
+    Step,
     Usage,
     Via,
     Workflow,
@@ -60,11 +62,17 @@ class Service:
     def __init__(self, path: Path, series_max: int = 10_000) -> None:
         self.path, self.series_max = path, series_max
         self.folded: list[Key] = []
+        self.excluded: set[str] = set()
 
     async def open(self) -> None:
         self.ledger = Ledger(await open_engine(f"sqlite:///{self.path}"), {"s": SourceRules()}, on_commit=self.follow)
         self.world = World(["s"])
-        self.projection = Projection({"s": STAND_IN}, series_max=self.series_max, on_folded=self.folded.append)
+        self.projection = Projection(
+            {"s": STAND_IN},
+            series_max=self.series_max,
+            on_folded=self.folded.append,
+            selects=lambda source, known: known.id not in self.excluded,
+        )
         loaded = await self.ledger.load()
         self.world.load(loaded)
         self.projection.load(self.world, loaded.tallies)
@@ -257,7 +265,7 @@ def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
 async def test_where_the_platform_cannot_list_what_runs_nothing_known_is_not_zero(tmp_path: Path) -> None:
     service = Service(tmp_path / "t.db")
     await service.open()
-    service.projection = Projection({"s": replace(STAND_IN, lists_active=frozenset())}, series_max=10_000)
+    service.projection = Projection({"s": dataclasses.replace(STAND_IN, lists_active=frozenset())}, series_max=10_000)
     service.projection.load(service.world, {})
     await service.tell(workflow())
     active, oldest = "automation_runs_active", "automation_run_oldest_active_timestamp_seconds"
@@ -275,3 +283,107 @@ async def test_where_the_platform_cannot_list_what_runs_nothing_known_is_not_zer
 
 def test_only_make_cannot_list_what_runs() -> None:
     assert {p.name for p in PLATFORMS.values() if not p.lists_active} == {"make"}
+
+
+def lines(service: Service) -> int:
+    text = b"".join(service.projection.registry.render(openmetrics=False)).decode()
+    return sum(not line.startswith("#") for line in text.splitlines())
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Service]:
+    service = Service(tmp_path / "t.db", series_max=1000)
+    await service.open()
+    yield service
+    await service.ledger.close()
+
+
+def with_steps(run_id: str, workflow_id: str, types: Iterable[str]) -> Run:
+    steps = [
+        Step(id=str(n), type=name, started_at=NOW - 9, ended_at=NOW - 8 + n, result=Result.SUCCESS)
+        for n, name in enumerate(types)
+    ]
+    run = failed(run_id, NOW - 5, workflow_id)
+    return replace(run, steps=tuple(steps))
+
+
+async def test_whatever_a_hostile_platform_sends_there_are_never_more_lines_than_allowed(small: Service) -> None:
+    async def check() -> None:
+        assert small.projection.registry.series() == lines(small) <= 1000
+
+    names = [f"w{n:03}" for n in range(200)]
+    for number in range(0, 200, 10):  # ten times as many workflows as there is room for
+        await small.tell(*(workflow(name) for name in names[number : number + 10]))
+        await check()
+    for number, name in enumerate(names[:60]):  # each with step types nobody has seen
+        await small.tell(with_steps(f"r{number}", name, [f"type-{number}-{n}" for n in range(20)]))
+        await check()
+    for number, result in enumerate(Result):
+        for name in names[:20]:
+            await small.tell(replace(failed(f"q{number}-{name}", NOW - 4, name), result=result, queued_at=NOW - 90))
+        await check()
+    for number, error_class in enumerate(ErrorClass):
+        error = Error(error_class=error_class)
+        letters = [
+            DeadLetter(id=f"{number}-{name}", workflow_id=name, opened_at=NOW - 40, error=error) for name in names[::9]
+        ]
+        await small.tell(*letters)
+        await check()
+    for number in range(40):
+        await small.tell(*(Usage(kind=f"k{number}-{n}", at=NOW, used=1.0, limit=2.0) for n in range(20)))
+        await check()
+    for name in names:  # and everything else that can be known of a workflow
+        more = {"enabled": True, "blocked": Blocked.PAUSED, "next_run_at": NOW + 60, "workspace": name, "trigger": "t"}
+        known = Workflow(id=name, at=NOW + 1, name=f"{name} again", **more)  # type: ignore[arg-type]
+        await small.tell(known, Queue(workflow_id=name, at=NOW, items=3, limit=10))
+    await check()
+    projection = small.projection
+    projection.set_up("s", True)
+    projection.open_retries("s", [f"p{n}" for n in range(100)])
+    projection.show_retries("s", mode=Mode.ENFORCE, paused=False, retries=[])
+    await check()
+
+    samples = small.samples()
+    declared = {str(result) for result in STAND_IN.results}
+    runs = {k: v for k, v in samples["automation_runs_total"].items() if dict(k)["result"] in declared}
+    assert sum(runs.values()) == 60 + len(declared) * 20, "none is missing"
+    assert sum(samples["automation_dead_letters"].values()) == len(ErrorClass) * len(names[::9])
+    assert samples["automation_source_up"] == {(): 1.0}
+    assert len({dict(labels)["workflow_id"] for labels in samples["automation_runs_total"]}) > 10
+    await small.ledger.close()
+    await small.open()
+    await check()
+
+
+async def test_room_that_becomes_free_is_used_and_a_late_series_shows_its_whole_total(small: Service) -> None:
+    await small.tell(*(workflow(f"w{n}") for n in range(12)))
+    await small.tell(with_steps("r1", "w0", [f"type-{n}" for n in range(2000)]))
+    assert small.projection.registry.series() == lines(small) <= 1000
+    await small.tell(with_steps("r1b", "w1", [f"type-{n}" for n in range(40)]))  # more than is kept for it
+    await small.tell(with_steps("r2", "w1", ["late"]))
+    assert small.value("automation_steps_total", workflow_id="w1", step_type="late", result="success") is None
+    for at in (NOW + 60, NOW + 5000):
+        await small.tell(Listing(at=at, workflow_ids=frozenset({"w1"})))
+    assert small.projection.registry.series() == lines(small)
+    await small.tell(with_steps("r3", "w1", ["late"]))
+    assert small.value("automation_steps_total", workflow_id="w1", step_type="late", result="success") == 2.0
+
+
+async def test_a_workflow_called_as_the_others_are_is_one_of_them(small: Service) -> None:
+    await small.tell(workflow(OTHER), failed("r", NOW - 5, OTHER))
+    for at in (NOW + 60, NOW + 5000):
+        await small.tell(Listing(at=at, workflow_ids=frozenset()))
+    assert small.value("automation_runs_total", workflow_id=OTHER, result="failure") == 1.0
+    assert small.projection.registry.series() == lines(small)
+
+
+async def test_a_workflow_the_config_excludes_is_not_shown_and_comes_back_with_its_totals(service: Service) -> None:
+    await service.tell(workflow("a"), workflow("b"), failed("r", NOW - 5, "a"))
+    for excluded in ({"a"}, {"a", "b"}, set[str]()):
+        await service.ledger.close()
+        service.excluded = excluded
+        await service.open()
+        await service.tell(failed(f"r{len(excluded)}", NOW - 4, "a"), Queue(workflow_id="a", at=NOW, items=1))
+        shown = {dict(labels).get("workflow_id") for series in service.samples().values() for labels in series}
+        assert shown - {None} == {"a", "b"} - excluded
+    assert service.value("automation_runs_total", workflow_id="a", result="failure") == 4.0

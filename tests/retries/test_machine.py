@@ -52,6 +52,8 @@ FATES: tuple[Fate, ...] = (
     "503 after",
     "refused",
     "unnamed",
+    "done, refused",
+    "late, refused",
 )
 
 
@@ -342,6 +344,16 @@ def retries_make_new_runs() -> list[Histories]:
     return [machine]
 
 
+def refusals_are_misread() -> list[Histories]:
+    """What the platform took is read as a refusal: its effect is a new run all the same, at once or late."""
+    machines = []
+    for fate in ("done, refused", "late, refused"):
+        machine = begun(TRAITS[2])
+        machine.a_while(crashes=[None] * 60, fates=[fate] * 60)
+        machines.append(machine)
+    return machines
+
+
 def a_person_pauses() -> list[Histories]:
     machine = begun(TRAITS[0])
     machine.somebody_pauses(seconds=3600.0)
@@ -373,8 +385,14 @@ def a_crash_forgets_what_was_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def new_runs_have_no_past(patch: pytest.MonkeyPatch) -> None:
+    """Neither what a look attributes nor when they began tells."""
+    a_refusal_has_no_effect(patch)
     seen = protocol.seen
     patch.setattr(protocol, "seen", lambda *of, **more: replace(seen(*of, **more), new_runs=()))
+
+
+def a_refusal_has_no_effect(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(protocol, "maker", lambda letter, began_at, calls: None)
 
 
 def an_answer_is_a_success(patch: pytest.MonkeyPatch) -> None:
@@ -394,6 +412,7 @@ MISTAKES: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], list[His
     (absence_proves_at_once, an_effect_is_late),
     (a_crash_forgets_what_was_sent, a_process_is_killed),
     (new_runs_have_no_past, retries_make_new_runs),
+    (a_refusal_has_no_effect, refusals_are_misread),
     (an_answer_is_a_success, retries_make_new_runs),
     (pauses_are_not_read, a_person_pauses),
 ]

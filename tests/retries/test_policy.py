@@ -50,8 +50,10 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
     ("approved before it changed", subject(overrides=[approval()], letter=letter(tries=1)), rules(mode=Mode.APPROVE),
         Verb.WAIT, Reason.MODE),
     ("its group was approved and worked", subject(approved_groups=frozenset({("p", "network")})),
-        rules(policy(approve="first_of_group", group_by=("error.class",)), mode=Mode.APPROVE), Verb.RETRY, Reason.DUE),
-    ("its group was not", subject(), rules(policy(approve="first_of_group"), mode=Mode.APPROVE), Verb.WAIT,
+        rules(policy(approve="first_of_group", group_by=("error.class",))), Verb.RETRY, Reason.DUE),
+    ("its group was, but nothing is sent that was not", subject(approved_groups=frozenset({("p", "network")})),
+        rules(policy(approve="first_of_group", group_by=("error.class",)), mode=Mode.APPROVE), Verb.WAIT, Reason.MODE),
+    ("its group was not", subject(), rules(policy(approve="first_of_group")), Verb.WAIT,
         Reason.MODE),
     ("lowered, so approval is missing", subject(overrides=[override(OverrideAction.LOWER, scope=Scope.SOURCE, key="")]),
         rules(), Verb.WAIT, Reason.MODE),
@@ -306,3 +308,11 @@ def test_lowering_a_mode_never_sends_more(given_: Subject, policies: Any, a: Mod
 
 def test_the_fields_that_policies_may_ask_are_all_told() -> None:
     assert set(facts_of(subject(labels={"tier": "gold"}), NOW)) == {*FIELDS, "labels.tier"}
+
+
+def test_an_error_nobody_has_read_yet_is_retried_by_no_policy_that_matches_everything() -> None:
+    """Its class may turn out to be unknown or a kill, which such a policy does not retry."""
+    unread = subject(letter=letter(error=None))
+    ladder = climb(unread, rules(policy(match={})), NOW)
+    assert (ladder.decision.verb, ladder.decision.reason) == (Verb.HOLD, Reason.UNDETERMINED)
+    assert ladder.missing == ("error.class",)

@@ -34,7 +34,10 @@ SOURCE = "s"
 T = TypeVar("T")
 
 #: What a call meets.
-Fate = Literal["ok", "late", "lost", "cut after", "cut before", "cut, late", "503 after", "refused", "unnamed"]
+Fate = Literal[
+    "ok", "late", "lost", "cut after", "cut before", "cut, late", "503 after", "refused", "unnamed",
+    "done, refused", "late, refused",
+]  # fmt: skip
 #: How long a late effect takes (seconds): less than the horizon, as the horizon demands.
 LATE = 600.0
 RUN_SECONDS = 20.0
@@ -194,13 +197,15 @@ class FakePlatform:
             retry = self._called(letter)
             if fate == "refused":
                 raise ApiError(ErrorKind.CONFLICT, endpoint="POST /retry", detail="busy", status=409)
-            if fate in ("late", "cut, late"):
+            if fate in ("late", "cut, late", "late, refused"):
                 self.due.append((self.clock.now() + LATE, letter.id, retry))
             elif fate != "lost":
                 self.execute(letter.id, "us", retry=retry)
             self.trip.step()
             if fate in ("cut after", "cut, late"):
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="connection lost")
+            if fate in ("done, refused", "late, refused"):
+                raise ApiError(ErrorKind.CONFLICT, endpoint="POST /retry", detail="busy", status=409)
             if fate == "503 after":
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="unavailable", status=503)
             if fate != "unnamed":

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -45,6 +46,13 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 def batch(*observations: Observation, source: str = "held", via: Via = Via.POLL, now: float = NOW) -> Batch:
     return Batch(source=source, observations=observations, via=via, now=now, started_at=NOW - DAY)
+
+
+async def read_up_to(ledger: Ledger, moment: float, *sources: str) -> None:
+    """A run that ended then was read: what is forgotten never runs ahead of that."""
+    for source in sources or ("held",):
+        newest = replace(run(f"at {moment}", Result.SUCCESS, moment), workflow_id="other")
+        await ledger.ingest(batch(newest, source=source, now=moment))
 
 
 def run(run_id: str, result: Result | None, at: float, *, error: Error | None = None) -> Run:
@@ -211,14 +219,17 @@ async def test_pruning_never_changes_a_tally_and_what_was_pruned_is_never_counte
     await ledger.mark_traced([key])
     before = (await ledger.load()).tallies
     later = NOW + 31 * DAY
+    await read_up_to(ledger, later, "derived")
     done = await ledger.maintain(now=later, retention=30 * DAY)
-    assert (done.pruned_runs, done.expired, done.rows["runs"]) == (1, 1, 0)
+    assert (done.pruned_runs, done.expired, done.rows["runs"]) == (1, 1, 1)
+    await read_up_to(ledger, later + 31 * DAY, "derived")
     done = await ledger.maintain(now=later + 31 * DAY, retention=30 * DAY)
     assert done.pruned_dead_letters == 1
     after = (await ledger.load()).tallies
-    assert before.items() <= after.items()
-    assert after.keys() - before.keys()
-    assert all("resol" in key[0] for key in after.keys() - before.keys())
+    of_w = {key for key in after.keys() - before.keys() if key[2] == "w"}
+    assert {key: after[key] for key in before if key[2] == "w"} == {k: v for k, v in before.items() if k[2] == "w"}
+    assert of_w
+    assert all("resol" in key[0] for key in of_w)
     await ledger.ingest(batch(old, letter, source="derived", now=later + 31 * DAY))
     assert (await ledger.load()).tallies == after
     assert (await ledger.load()).open_dead_letters == {}
@@ -356,6 +367,7 @@ async def test_old_dead_letters_of_one_source_do_not_keep_those_of_another_from_
     await ledger.ingest(batch(*kept))
     lost = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 50, error=Error())
     await ledger.ingest(batch(lost, source="derived"))
+    await read_up_to(ledger, NOW + 31 * DAY, "held", "derived")
     done = await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)
     assert done.expired == 1
 
@@ -363,18 +375,20 @@ async def test_old_dead_letters_of_one_source_do_not_keep_those_of_another_from_
 async def test_however_much_is_past_the_retention_one_round_prunes_it_all(ledger: Ledger) -> None:
     runs = PRUNED_ROWS_MAX + 1
     await ledger.ingest(batch(*(run(f"r{i}", Result.SUCCESS, NOW - 50) for i in range(runs))))
+    await read_up_to(ledger, NOW + 31 * DAY)
     done = await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)
-    assert (done.pruned_runs, done.rows["runs"]) == (runs, 0)
+    assert (done.pruned_runs, done.rows["runs"]) == (runs, 1)
 
 
 async def test_a_finished_run_whose_end_is_not_known_is_forgotten_as_well(ledger: Ledger) -> None:
     endless = replace(run("r", Result.UNKNOWN, NOW), ended_at=None)
     await ledger.ingest(batch(endless))
     assert (await ledger.ingest(batch(endless))).news == 0
+    await read_up_to(ledger, NOW + 31 * DAY)
     assert (await ledger.maintain(now=NOW + 29 * DAY, retention=30 * DAY)).pruned_runs == 0
     assert (await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)).pruned_runs == 1
     await ledger.ingest(batch(endless, now=NOW + 31 * DAY))
-    assert await totals(ledger, "automation_runs_total") == {("held", "w", "unknown"): 1.0}
+    assert (await totals(ledger, "automation_runs_total"))["held", "w", "unknown"] == 1.0
 
 
 async def test_what_was_pruned_is_not_counted_again_when_the_retention_grows_or_the_clock_goes_back(
@@ -384,12 +398,13 @@ async def test_what_was_pruned_is_not_counted_again_when_the_retention_grows_or_
     ledger = Ledger(await open_engine(url), {"held": SourceRules(retention=10 * DAY)})
     old = run("old", Result.FAILURE, NOW - 50)
     await ledger.ingest(batch(old))
+    await read_up_to(ledger, NOW + 11 * DAY)
     assert (await ledger.maintain(now=NOW + 11 * DAY, retention=10 * DAY)).pruned_runs == 1
     await ledger.ingest(batch(old, now=NOW + 9 * DAY))
     await ledger.close()
     ledger = Ledger(await open_engine(url), {"held": SourceRules(retention=90 * DAY)})
     await ledger.ingest(batch(old, now=NOW + 12 * DAY))
-    assert await totals(ledger, "automation_runs_total") == {("held", "w", "failure"): 1.0}
+    assert (await totals(ledger, "automation_runs_total"))["held", "w", "failure"] == 1.0
     await ledger.close()
 
 
@@ -399,3 +414,113 @@ async def test_a_run_that_turns_out_to_have_failed_joins_the_streak_of_failures(
     await ledger.ingest(batch(run("r", Result.FAILURE, NOW - 20)))
     entry = (await ledger.load()).workflows["held", "w"]
     assert entry.failures == 2
+
+
+# A clock that is wrong.
+
+
+async def sql(ledger: Ledger, statement: str, *values: object) -> list[Any]:
+    def script() -> Script[list[Any]]:
+        rows = yield statement, values
+        return list(rows)
+
+    return await ledger.transact("test", script())
+
+
+def known(
+    *seen: Observation, now: float = NOW, via: Via = Via.POLL, source: str = "derived", began: float = NOW - DAY
+) -> Batch:
+    """A batch read while the platform's clock was known."""
+    return Batch(source=source, observations=seen, via=via, now=now, started_at=began, clock_known=True)
+
+
+async def test_housekeeping_by_a_clock_two_months_ahead_forgets_nothing(ledger: Ledger) -> None:
+    letter = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 50, error=Error())
+    await ledger.ingest(batch(run("r", Result.FAILURE, NOW - 50), letter, source="derived"))
+    for clocks in ({}, {"derived": None}, {"derived": NOW}, {"derived": NOW + 60 * DAY}):
+        done = await ledger.maintain(now=NOW + 60 * DAY, retention=30 * DAY, clocks=clocks)
+        assert (done.pruned_runs, done.expired) == (0, 0)
+    assert list((await ledger.load()).open_dead_letters) == [("derived", "d")]
+    [[pruned]] = await sql(ledger, "SELECT pruned_until FROM sources")
+    assert pruned <= NOW
+    assert await ledger.count_pending_traces() == 1
+    await ledger.ingest(batch(run("later", Result.SUCCESS, NOW + 10), source="derived", now=NOW + 20))
+    assert (await totals(ledger, "automation_runs_total"))["derived", "w", "success"] == 1.0
+
+
+async def test_what_a_sender_says_moves_nothing_that_is_forgotten(ledger: Ledger) -> None:
+    await ledger.ingest(known(run("r", Result.FAILURE, NOW - 50)))
+    await ledger.ingest(known(run("far", Result.SUCCESS, NOW + 20 * DAY), via=Via.WEBHOOK))
+    await ledger.ingest(known(run("off", Result.SUCCESS, NOW + 20 * DAY)))
+    assert (await ledger.load()).read_until == {"derived": NOW - 50}
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+async def test_a_mark_that_a_wrong_clock_left_in_the_future_is_set_right(ledger: Ledger, pruned: bool) -> None:
+    old = run("old", Result.FAILURE, NOW - 50)
+    await ledger.ingest(known(old))
+    await sql(ledger, "UPDATE sources SET pruned_until = $1, read_until = 0", NOW + 30 * DAY)
+    if pruned:
+        await sql(ledger, "DELETE FROM runs")
+    await ledger.ingest(known(old, run("new", Result.FAILURE, NOW + 5), now=NOW + 10))
+    assert await totals(ledger, "automation_runs_total") == {("derived", "w", "failure"): 2.0}
+
+
+async def test_a_mark_in_the_future_is_set_right_by_housekeeping_and_by_a_webhook_alone(ledger: Ledger) -> None:
+    await ledger.ingest(known(run("old", Result.FAILURE, NOW - 50)))
+    await sql(ledger, "UPDATE sources SET pruned_until = $1, read_until = 0", NOW + 30 * DAY)
+    await ledger.maintain(now=NOW, retention=30 * DAY, clocks={"derived": NOW})
+    [[mark]] = await sql(ledger, "SELECT pruned_until FROM sources")
+    assert mark <= NOW
+    await sql(ledger, "UPDATE sources SET pruned_until = $1, read_until = 0", NOW + 30 * DAY)
+    told = Batch(
+        source="derived", observations=[run("n", Result.SUCCESS, NOW)], via=Via.WEBHOOK, now=NOW, started_at=None
+    )
+    await ledger.ingest(told)
+    assert (await totals(ledger, "automation_runs_total"))["derived", "w", "success"] == 1.0
+
+
+async def test_a_mark_is_not_taken_back_by_a_clock_that_is_behind(ledger: Ledger) -> None:
+    old = run("old", Result.FAILURE, NOW - 50)
+    await ledger.ingest(known(old))
+    await read_up_to(ledger, NOW + 40 * DAY, "derived")
+    assert (await ledger.maintain(now=NOW + 40 * DAY, retention=30 * DAY)).pruned_runs == 1
+    await ledger.maintain(now=NOW - 60 * DAY, retention=30 * DAY)
+    await ledger.ingest(batch(old, source="derived", now=NOW - 60 * DAY))
+    assert (await totals(ledger, "automation_runs_total"))["derived", "w", "failure"] == 1.0
+
+
+async def test_a_baseline_in_the_future_is_set_right(ledger: Ledger) -> None:
+    wrong = Batch(source="held", observations=(), now=NOW + 60 * DAY, started_at=NOW + 60 * DAY)
+    await ledger.ingest(wrong)
+    await ledger.ingest(known(run("r", Result.SUCCESS, NOW + 1), source="held", began=NOW))
+    assert (await ledger.load()).first_sweeps == {"held": NOW}
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "success"): 1.0}
+
+
+async def test_what_webhooks_tell_before_the_clock_is_known_counts_and_sets_no_baseline(ledger: Ledger) -> None:
+    for ours in (NOW + 60 * DAY, NOW - 60 * DAY):
+        told = run(f"at {ours}", Result.FAILURE, NOW - 100)
+        await ledger.ingest(Batch(source="held", observations=[told], via=Via.WEBHOOK, now=ours, started_at=None))
+    assert await totals(ledger, "automation_runs_total") == {("held", "w", "failure"): 2.0}
+    assert (await ledger.load()).first_sweeps == {}
+    await ledger.ingest(known(run("between", Result.SUCCESS, NOW - 50), source="held", began=NOW))
+    assert (await ledger.load()).first_sweeps == {"held": NOW - 100}
+    assert (await totals(ledger, "automation_runs_total"))["held", "w", "success"] == 1.0
+
+
+async def test_webhooks_are_judged_again_after_a_clock_was_ahead(ledger: Ledger) -> None:
+    await ledger.ingest(known(source="held"))
+    await ledger.judge_webhooks("held", until=NOW + 60 * DAY)
+    await ledger.judge_webhooks("held", until=NOW)
+    await ledger.ingest(known(run("m", Result.SUCCESS, NOW + 5), source="held", now=NOW + 6))
+    assert await ledger.judge_webhooks("held", until=NOW + 10) == (0, 1)
+
+
+async def test_the_trace_of_a_failure_waits_by_the_platforms_clock(ledger: Ledger) -> None:
+    await ledger.ingest(known(run("f", Result.FAILURE, NOW - 5), now=NOW))
+    ours = NOW - 60 * DAY
+    assert await ledger.pending_traces(limit=10, settled_before=ours + 1) == []
+    ledger.ahead = lambda: {"derived": 60 * DAY}
+    assert len(await ledger.pending_traces(limit=10, settled_before=ours + 1)) == 1
+    assert await ledger.pending_traces(limit=10, settled_before=ours - 1) == []

@@ -2,25 +2,18 @@
 
 import asyncio
 import logging
-import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from msgspec.structs import replace
-from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import SpanKind
 from pydantic import SecretStr
 
-from exporter.clock import ManualClock
 from exporter.config import TracesConfig
-from exporter.metrics.own import OwnMetrics
-from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Step, Workflow
-from exporter.store.ingest import Batch, SourceRules
-from exporter.store.ledger import Ledger, open_engine
+from exporter.model import DeadLetter, Result, Run, Step
+from exporter.store.ledger import Ledger
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
 from exporter.traces.export import (
@@ -30,105 +23,17 @@ from exporter.traces.export import (
     SETTLING,
     SPANS_PER_BATCH_MAX,
     TRACES_PER_BATCH_MAX,
-    Exported,
-    ExporterUnavailable,
     ExportReport,
-    Outbox,
-    TracedSource,
     TraceExporter,
     is_enabled,
-    make_exporter,
     source_resource,
     wait_after,
 )
+from exporter.traces.otlp import ExporterUnavailable, destination, make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import STEPS_PER_TRACE_MAX, trace_ids
-from tests.otlp import OtlpReceiver, Span, grpc_receiver, otlp_receiver
-
-T = 1_768_456_800.0
-DOCS = TracedSource(
-    platform="example",
-    workflow=lambda workflow_id: Workflow(id=workflow_id, at=T, name="Invoices"),
-    run_url=lambda run: f"https://docs.example/runs/{run.id}",
-)
-LOADED = Batch(source="docs", now=T, started_at=T)
-
-
-def a_run(run_id: str, result: Result = Result.SUCCESS, **other: Any) -> Run:
-    error = Error(error_class=ErrorClass.NETWORK, message="down") if result is Result.FAILURE else None
-    known: dict[str, Any] = {"started_at": T + 1, "ended_at": T + 2, "error": error} | other
-    return Run(workflow_id="wf-1", id=run_id, state=State.FINISHED, result=result, **known)
-
-
-class World:
-    """A ledger, a receiver, a clock, and the exporter between them. More exporters can be made: after a crash, say."""
-
-    def __init__(self, ledger: Ledger, receiver: OtlpReceiver) -> None:
-        self.ledger = ledger
-        self.receiver = receiver
-        self.clock = ManualClock(T + 10)
-        self.own = OwnMetrics()
-        self.told: list[Exported] = []
-        self.made: list[TraceExporter] = []
-        self.exporter = self.make()
-
-    def make(
-        self, *, outbox: Outbox | None = None, share: float = 1.0, through: SpanExporter | None = None
-    ) -> TraceExporter:
-        exporter = TraceExporter(
-            outbox=outbox or self.ledger,
-            exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
-            sources={"docs": DOCS, "later": DOCS},
-            clock=self.clock,
-            own=self.own,
-            share=share,
-            on_exported=self.told.extend,
-        )
-        self.made.append(exporter)
-        return exporter
-
-    async def observe(self, *seen: Run | DeadLetter, source: str = "docs") -> None:
-        now = self.clock.now()
-        await self.ledger.ingest(Batch(source=source, observations=seen, now=now, started_at=T))
-
-    async def once(self, exporter: TraceExporter | None = None) -> ExportReport:
-        return await (exporter or self.exporter).export_once(self.clock.now())
-
-    async def fail(self, rounds: int) -> None:
-        for _ in range(rounds):
-            assert (await self.once()).exported == 0
-
-    async def pending(self) -> list[str]:
-        taken = await self.ledger.pending_traces(limit=10_000, settled_before=float("inf"))
-        return [trace.of.id for trace in taken]
-
-    def spans_total(self, outcome: str) -> float | None:
-        return self.own.registry.get_sample_value("automation_exporter_spans_total", {"outcome": outcome})
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variables of whoever runs the tests, and with a timeout shorter than the shortest pause before the
-    exporter's own retry (0.8 s): a refusal fails at once.
-    """
-    for name in [name for name in os.environ if name.startswith("OTEL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    rules = {name: SourceRules(traced=True) for name in ("docs", "gone")}
-    rules["later"] = SourceRules(traced=True, steps_later=frozenset({Result.WARNING, Result.FAILURE}))
-    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/ledger.db"), rules)
-    await ledger.ingest(LOADED)
-    async with otlp_receiver() as receiver:
-        world = World(ledger, receiver)
-        yield world
-        for exporter in world.made:
-            await exporter.close()
-    await ledger.close()
-
+from tests.otlp import OtlpReceiver, Span, grpc_receiver
+from tests.traces.world import Done, Skipping, T, World, a_run, holds
 
 # What is sent
 
@@ -311,12 +216,10 @@ async def test_an_outage_is_told_when_it_starts_and_when_it_ends(
         ("exporter.traces.export", "WARNING", "traces cannot be exported, they wait"),
         ("exporter.traces.export", "INFO", "traces are exported again"),
     ]
-    assert root.records[0].__dict__["fields"]["reason"].startswith("Failed to export spans batch")
+    assert root.records[0].__dict__["fields"]["reason"].startswith(str(status))
 
 
-async def test_the_reason_of_an_outage_is_the_first_thing_the_exporter_said(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_reason_of_an_outage_is_the_status_of_now(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.receiver.status, world.receiver.headers_out = 503, {"Retry-After": "0.01"}
     await world.observe(a_run("r1"))
     assert (await world.once()).failed == 1
@@ -327,24 +230,6 @@ async def test_the_reason_of_an_outage_is_the_first_thing_the_exporter_said(
     await world.observe(a_run("r2"))
     assert (await world.once()).failed == 1
     assert "404" in caplog.records[-1].__dict__["fields"]["reason"]
-
-
-class Done(Exception):
-    """The test has seen enough."""
-
-
-class Skipping(ManualClock):
-    """Whoever sleeps has slept: time jumps. ``meanwhile`` is what happens to the world while it does."""
-
-    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(T + 10)
-        self.meanwhile = meanwhile
-        self.slept: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await self.advance(seconds)
-        await self.meanwhile()
 
 
 async def test_an_hours_outage_loses_nothing_and_sends_nothing_twice(world: World) -> None:
@@ -405,16 +290,28 @@ def test_rounds_come_sooner_with_a_backlog_and_later_in_an_outage(
     assert wait_after(ExportReport(backlog=backlog), failed_rounds=failed_rounds) == seconds
 
 
-async def test_closing_ends_an_export_that_would_go_on_trying(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
-    world.receiver.status, world.receiver.headers_out = 503, {"Retry-After": "30"}
+async def test_closing_ends_an_export_that_nobody_answers(world: World) -> None:
+    world.receiver.hanging = True
     exporter = world.make()
     await world.observe(a_run("r1"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(5):
         trying = asyncio.create_task(world.once(exporter))
         await world.receiver.asked.wait()
         await exporter.close()
         assert (await trying).failed == 1
+    assert await world.pending() == ["r1"]
+
+
+async def test_cancelling_ends_an_export_that_nobody_answers_at_once(world: World) -> None:
+    world.receiver.hanging = True
+    exporter = world.make()
+    await world.observe(a_run("r1"))
+    async with asyncio.timeout(5):
+        trying = asyncio.create_task(world.once(exporter))
+        await world.receiver.asked.wait()
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trying
     assert await world.pending() == ["r1"]
 
 
@@ -473,16 +370,11 @@ async def test_a_store_that_fails_delays_the_mark_and_does_not_end_the_loop(worl
 # When single traces are the trouble
 
 
-def holds(*run_ids: str) -> Callable[[Span], bool]:
-    return lambda span: span.attributes.get("cicd.pipeline.run.id") in run_ids
-
-
 async def test_a_trace_the_collector_refuses_for_what_it_holds_is_given_up_and_the_others_arrive(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.receiver.refuses = holds("r3")
     await world.observe(*(a_run(f"r{n}") for n in range(8)))
-    await world.fail(4)
     assert await world.once() == ExportReport(exported=7, invalid=1)
     assert set(world.receiver.run_ids) == {f"r{n}" for n in range(8)} - {"r3"}
     assert len(world.receiver.run_ids) == 8  # one was sent again, to see whether the collector still took it
@@ -496,11 +388,10 @@ async def test_a_trace_the_collector_refuses_for_what_it_holds_is_given_up_and_t
 
 
 async def test_a_single_trace_gets_a_second_chance(world: World) -> None:
-    refusals = iter(range(6))  # five batches, and once on its own
+    refusals = iter(range(3))  # two requests with others in them, and once on its own
 
     world.receiver.refuses = lambda span: holds("r3")(span) and next(refusals, None) is not None
     await world.observe(*(a_run(f"r{n}") for n in range(6)))
-    await world.fail(4)
     assert await world.once() == ExportReport(exported=6)
     assert set(world.receiver.run_ids) == {f"r{n}" for n in range(6)}
 
@@ -533,13 +424,12 @@ async def test_a_collector_that_fails_again_in_between_gives_up_no_trace(world: 
     def refuse_and_fall_over(span: Span) -> bool:
         if not holds("r3")(span):
             return False
-        if world.receiver.batches:  # single traces were taken: this is r3 on its own
+        if world.receiver.batches:  # the other half was taken: next comes r3 on its own
             world.receiver.status = 503
         return True
 
     world.receiver.refuses = refuse_and_fall_over
     await world.observe(*(a_run(f"r{n}") for n in range(6)))
-    await world.fail(4)
     report = await world.once()
     assert report.invalid == 0
     assert report.exported > 0
@@ -592,20 +482,26 @@ def test_a_sources_resource_is_the_same_in_every_process(monkeypatch: pytest.Mon
         ({}, {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "extra"),
         ({}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, r"'http/json' is not supported; use http/protobuf or grpc"),
         ({"endpoint": "127.0.0.1:4318"}, {}, r"traces\.endpoint: must be a URL such as"),
+        ({"endpoint": None}, {}, r"traces\.endpoint: missing; name the collector, .* OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"endpoint": None}, {"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, r"traces\.endpoint: missing"),
+        ({"endpoint": None}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"}, r"OTLP_ENDPOINT: must be a URL"),
+        ({}, {"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, r"'zstd' is not supported; use gzip or none"),
+        ({"endpoint": "https://x.example", "tls_ca_file": "/no/such.pem"}, {}, r"tls_ca_file.*No such file"),
     ],
 )
 def test_an_exporter_that_cannot_be_had_says_what_to_do(
     config: dict[str, Any], environ: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a machine without the extra, wherever the test runs.
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc", None)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    config = {"endpoint": "http://127.0.0.1:4317"} | config
     with pytest.raises(ExporterUnavailable, match=problem):
         make_exporter(TracesConfig(enabled=True, **config), environ)
 
 
 def test_the_config_decides_about_the_protocol_before_the_environment() -> None:
-    config = TracesConfig(enabled=True, protocol="http/protobuf")
-    make_exporter(config, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}).shutdown()
+    config = TracesConfig(enabled=True, protocol="http/protobuf", endpoint="http://127.0.0.1:4318")
+    assert destination(config, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}).grpc is False
 
 
 @pytest.mark.parametrize(

@@ -173,11 +173,38 @@ async def receiving(
         await ledger.close()
 
 
-class Mortal:
+class Fronted:
+    """An engine with something in front of its scripts."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def where(self) -> str:
+        return self.engine.where
+
+    @property
+    def trouble(self) -> str | None:
+        return self.engine.trouble
+
+    async def run(self, script: Script[T]) -> T:
+        return await self.engine.run(script)
+
+    async def check(self) -> None:
+        await self.engine.check()
+
+    async def probe(self) -> None:
+        await self.engine.probe()
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+class Mortal(Fronted):
     """An engine whose process is killed right after a commit, before anybody can be told of it."""
 
     def __init__(self, engine: Engine, *, commits: int) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.commits = commits
 
     async def run(self, script: Script[T]) -> T:
@@ -186,9 +213,6 @@ class Mortal:
         if self.commits == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
-
-    async def close(self) -> None:
-        await self.engine.close()
 
 
 def serve(database: Path, port: int, commits: int) -> None:

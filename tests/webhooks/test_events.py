@@ -310,3 +310,26 @@ def test_any_bytes_are_events_or_a_refusal(body: bytes) -> None:
         receive(body)
     except MalformedEvent:
         return
+
+
+@pytest.mark.parametrize("days", [60, -60])
+@pytest.mark.parametrize("key", ["started_at", "ended_at", "occurred_at"])
+def test_before_the_platforms_clock_is_known_no_time_is_too_new(key: str, days: float) -> None:
+    def told(moment: float) -> WebhookEvents:
+        request = WebhookRequest(
+            method="POST", headers=JSON, query={}, body=orjson.dumps(event(**{key: moment})),
+            received_at=NOW + days * 86_400, clock_known=False, base_url="",
+        )  # fmt: skip
+        return receive_generic(request, classify=classify)
+
+    assert run_of(told(NOW)).id == "3a1f"
+    with pytest.raises(MalformedEvent, match="in the future"):
+        told(4_200_000_000.0)
+
+
+def test_a_clock_cannot_be_behind_what_a_poll_has_read() -> None:
+    body = orjson.dumps(event(ended_at=NOW))
+    request = WebhookRequest(
+        method="POST", headers=JSON, query={}, body=body, received_at=NOW - 60 * 86_400, read_until=NOW - 9, base_url=""
+    )
+    assert run_of(receive_generic(request, classify=classify)).ended_at == NOW

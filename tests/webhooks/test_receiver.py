@@ -25,7 +25,7 @@ from exporter.web import server
 from exporter.webhooks import receiver as receiver_module
 from exporter.webhooks import schemes
 from tests.servers import eventually
-from tests.webhooks.service import BODY_BYTES_MAX, SCHEME, SECRET, SOURCE, Receiving, receiving, sign
+from tests.webhooks.service import BODY_BYTES_MAX, SCHEME, SECRET, SOURCE, Fronted, Receiving, receiving, sign
 
 NOW = 1_772_440_000.0
 PATH = f"/webhooks/{SOURCE}"
@@ -358,11 +358,11 @@ async def test_attributes_in_headers_are_read_where_a_secret_authenticates_the_w
 # The store
 
 
-class Flaky:
+class Flaky(Fronted):
     """An engine that can be told to fail, or to hold everything back."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.broken = False
         self.open = asyncio.Event()
         self.open.set()
@@ -374,9 +374,6 @@ class Flaky:
             raise StoreError("the disk is full")
         self.transactions += 1
         return await self.engine.run(script)
-
-    async def close(self) -> None:
-        await self.engine.close()
 
 
 @asynccontextmanager
@@ -415,8 +412,14 @@ async def test_a_full_disk_is_answered_503_and_room_made_later_is_used(tmp_path:
         answers = [await post(service, [event(f"r{i}-{j}") for j in range(50)]) for i in range(30)]
         taken = [answer for answer in answers if answer.status == 202]
         assert {answer.status for answer in answers} == {202, 503}
-        assert await runs_counted(service) == 50 * len(taken)
-        await store.engine.run(leave_room(10_000))
+        assert isinstance(store.engine, SqliteEngine)
+        connection = store.engine._connection
+        [(counted,)] = connection.execute("SELECT count(*) FROM runs")
+        assert counted == 50 * len(taken)
+        with pytest.raises(StoreError, match="full"):
+            await service.ledger.probe()
+        connection.execute("PRAGMA max_page_count = 10000")
+        await service.ledger.probe()
         assert [(await post(service, [event(f"r{i}-{j}") for j in range(50)])).status for i in range(30)] == [202] * 30
         assert await runs_counted(service) == 1500
         assert service.outcomes() == {"accepted": 30, "unavailable": 30 - len(taken), "duplicate": len(taken)}
@@ -445,11 +448,11 @@ async def test_nothing_is_answered_before_the_commit_and_waiting_webhooks_share_
         assert await runs_counted(service) == 30
 
 
-class Spy:
+class Spy(Fronted):
     """An engine that remembers the statements it ran, and how many values each had."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.statements: dict[str, int] = {}
 
     async def run(self, script: Script[T]) -> T:
@@ -465,9 +468,6 @@ class Spy:
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-
-    async def close(self) -> None:
-        await self.engine.close()
 
 
 async def test_no_lookup_of_a_webhook_reads_a_whole_table(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def signed_by(scheme: Scheme, secret: str, body: bytes = BODY, at: float = NOW) 
             }
 
 
-def verify(scheme: Scheme, headers: dict[str, str], body: bytes, now: float) -> Refusal | None:
+def verify(scheme: Scheme, headers: dict[str, str], body: bytes, now: float | None) -> Refusal | None:
     """With the names of headers in lower case, as the receiver hands them on."""
     return schemes.verify(scheme, {name.lower(): value for name, value in headers.items()}, body, now)
 
@@ -306,6 +306,11 @@ def test_each_of_the_three_headers_is_needed(header: str) -> None:
 def test_messages_beyond_the_tolerance_are_stale_in_both_directions(age: int, refusal: Refusal | None) -> None:
     headers = standard_headers(b"hunter2-new", at=1_768_000_000)
     assert verify(SCHEMES[-1], headers, BODY, 1_768_000_000.0 + age) is refusal
+
+
+def test_while_nobody_knows_the_time_no_message_is_stale_and_none_is_forged() -> None:
+    assert verify(SCHEMES[-1], standard_headers(b"hunter2-new", at=1_768_000_000), BODY, None) is None
+    assert verify(SCHEMES[-1], standard_headers(b"forged", at=1_768_000_000), BODY, None) is Refusal.MISMATCH
 
 
 def test_the_tolerance_can_be_changed() -> None:

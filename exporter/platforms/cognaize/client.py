@@ -7,7 +7,7 @@ gone. Their sweep asks for one row, to tell whether the platform lets us in.
 """
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -48,7 +48,7 @@ class CognaizeClient:
         self._api = api
 
     async def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
-        sweep = _Sweep(self._config, known, now)
+        sweep = _Sweep(self._config, known, now, self._api.latest)
         if stream == WORKFLOWS:
             rows = await self._find(0, Lane.SWEEPS, size=1)
             yield sweep.workflows(rows)
@@ -68,7 +68,7 @@ class CognaizeClient:
         yield sweep.rest(turn)
 
     async def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncIterator[Page]:
-        sweep = _Sweep(self._config, known, now)
+        sweep = _Sweep(self._config, known, now, self._api.latest)
         sweep.wanted = {key.run_id: key.workflow_id for key in keys}
         if len(sweep.wanted) >= BULK_FROM:
             walk = self._walk(known, now, Lane.RUNNING)
@@ -114,7 +114,7 @@ class CognaizeClient:
         body = {"pageNumber": number, "pageSize": size}
         answer = await self._api.post(FIND, lane=lane, json=body, idempotent=True)
         try:
-            return mapping.rows(answer.data, number=number, size=size)
+            return mapping.rows(answer.data, number=number, size=size, latest=self._api.latest())
         except mapping.BadItem as bad:
             raise _bad_payload(f"POST {FIND}", bad, answer.status) from None
 
@@ -171,8 +171,9 @@ def _bad_payload(endpoint: str, bad: mapping.BadItem, status: int) -> ApiError:
 class _Sweep:
     """What one sweep wants to know, and what it has read so far."""
 
-    def __init__(self, config: CognaizeConfig, known: Known, now: float) -> None:
+    def __init__(self, config: CognaizeConfig, known: Known, now: float, latest: Callable[[], float]) -> None:
         self.now = now
+        self._latest = latest  # the latest time to be believed, as far as answers have told by then
         self._config = config
         self._known = known
         self._letters: dict[str, list[DeadLetter]] = {}
@@ -211,12 +212,15 @@ class _Sweep:
             found.add(workflow_id)
             letters = self._letters.get(process_id, ())
             try:
-                reading = mapping.read(item, before=open_runs.get(process_id), dead_letters=letters)
+                before = open_runs.get(process_id)
+                reading = mapping.read(item, before=before, dead_letters=letters, latest=self._latest())
             except mapping.BadItem as bad:
                 self._unreadable[process_id] = str(bad)
                 self.wanted.setdefault(process_id, workflow_id)
-                observations.append(mapping.unread(item))
+                observations.append(mapping.unread(item, latest=self._latest()))
                 continue
+            if reading.doubt is not None:
+                all_faults.append(Fault(kind="bad_item", detail=reading.doubt, workflow_id=workflow_id))
             self._seen.add(process_id)
             ended_at = reading.run.ended_at
             if deep and ended_at is not None and ended_at < self._horizon and process_id not in self.wanted:

@@ -14,6 +14,7 @@ there were when that was so. Of a scan without an order: ``page``, where to go o
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from exporter import times
 from exporter.platforms.cognaize.mapping import Order, Rows, order_of
 
 #: Rows asked for at once: the documents' own example; more may be refused.
@@ -44,7 +45,8 @@ class Walk:
         self._now = now
         self._order: Order | None = cursor.get("order")
         self._size: int = cursor.get("size") or PAGE_ROWS
-        self._since: float | None = cursor.get("since")
+        since = cursor.get("since")  # from the future: written by a clock, or of a process, that was wrong
+        self._since: float | None = None if since is not None and since > times.latest(now) else since
         self._total: int | None = cursor.get("total")
         self._resume: int | None = cursor.get("page")
         self._began_total: int | None = cursor.get("began_total")

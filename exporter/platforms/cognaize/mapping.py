@@ -22,6 +22,7 @@ A step that runs into its ``timeOutInSeconds`` becomes FAILED like any other, so
 hold documents and addresses and are never read.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -30,6 +31,7 @@ from typing import Any, Literal
 
 from msgspec import structs
 
+from exporter import times
 from exporter.decode import DAMAGED
 from exporter.fold import resolve
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step
@@ -50,6 +52,9 @@ SKEW_SECONDS = 5.0
 CALL_SECONDS = 60.0
 
 
+_SECOND_60 = re.compile(r":60(?:\D|$)", re.ASCII)
+
+
 class BadItem(Exception):
     """A payload that cannot be used: one line that says what is wrong, quoting nothing of it."""
 
@@ -60,6 +65,7 @@ class Reading:
 
     run: Run
     dead_letters: tuple[DeadLetter, ...] = ()
+    doubt: str | None = None  # what of it cannot be relied on, in a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +126,16 @@ def access_token(answer: Any) -> str:
 # The listing.
 
 
-def rows(answer: Any, *, number: int, size: int) -> Rows:
-    """One answer of processes/find, a Spring page; ``number`` and ``size`` are what was asked for."""
+def rows(answer: Any, *, number: int, size: int, latest: float = times.MOMENT_MAX) -> Rows:
+    """One answer of processes/find, a Spring page; ``number`` and ``size`` are what was asked for. Creation times later
+    than ``latest`` are none.
+    """
     data = unwrap(answer)
     content = data.get("content") if isinstance(data, dict) else None
     total = _whole(data.get("totalElements")) if isinstance(data, dict) else None
     if not isinstance(content, list) or total is None:
         raise BadItem("the listing has no content or no totalElements")
-    moments = (created(item) for item in content)
+    moments = (created(item, latest=latest) for item in content)
     return Rows(
         number=number,
         size=_whole(data.get("size")) or size,
@@ -161,8 +169,9 @@ def identity(process: Any) -> tuple[str, str] | None:
     return None if process_id is None or workflow_id is None else (process_id, workflow_id)
 
 
-def created(process: Any) -> float | None:
-    return parse_time(process.get("creationTimestamp")) if isinstance(process, dict) else None
+def created(process: Any, *, latest: float = times.MOMENT_MAX) -> float | None:
+    moment = parse_time(process.get("creationTimestamp")) if isinstance(process, dict) else None
+    return None if moment is None or not times.is_plausible(moment, latest) else moment
 
 
 def attempt_of(updated: float) -> int:
@@ -171,18 +180,28 @@ def attempt_of(updated: float) -> int:
     return floor(updated * 1000 + 0.0005)
 
 
-def read(process: Any, *, before: Run | None = None, dead_letters: Collection[DeadLetter] = ()) -> Reading:
+def read(
+    process: Any,
+    *,
+    before: Run | None = None,
+    dead_letters: Collection[DeadLetter] = (),
+    latest: float = times.MOMENT_MAX,
+) -> Reading:
     """``{id, workflowId, creationTimestamp, updatedTimestamp, steps: [{id, delegate, processStepStatus}]}``.
 
     ``before`` is the run as known so far if it is open, ``dead_letters`` are its open ones: a restarted step cannot be
-    told from a first start by one answer alone. Raises ``BadItem`` where the answer names no attempt or has no steps.
+    told from a first start by one answer alone. Raises ``BadItem`` where the answer names no attempt or has no steps: a
+    time later than ``latest`` names none. Nor does one with a second 60, which somebody has rounded: its process has
+    come that far, but nothing can be told from its next attempt by it (``doubt``).
     """
     names = identity(process)
     if names is None:
         raise BadItem("a process without id or workflowId")
     updated = parse_time(process.get("updatedTimestamp"))
     if updated is None:
-        raise BadItem("a process without a readable updatedTimestamp")
+        raise BadItem(f"process {names[0]} has no readable updatedTimestamp")
+    if not times.is_plausible(updated, latest):
+        raise BadItem(f"process {names[0]}: updatedTimestamp is at no time that can be")
     steps = process.get("steps")
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise BadItem("a process without readable steps")
@@ -190,13 +209,24 @@ def read(process: Any, *, before: Run | None = None, dead_letters: Collection[De
     state, result = _state(statuses)
     failed = [step for step, status in zip(steps, statuses, strict=True) if status == FAILED]
     error = Error(step_type=_text(failed[0].get("delegate"))) if failed else None
+    if _SECOND_60.search(process["updatedTimestamp"]):
+        run = Run(
+            workflow_id=names[1],
+            id=names[0],
+            state=state,
+            result=result,
+            started_at=created(process, latest=latest),
+            ended_at=updated if state is State.FINISHED else None,
+            error=error,
+        )
+        return Reading(run=run, doubt=f"process {names[0]}: updatedTimestamp has a second 60, it names no attempt")
     run = Run(
         workflow_id=names[1],
         id=names[0],
         attempt=attempt_of(updated),
         state=state,
         result=result,
-        started_at=created(process),
+        started_at=created(process, latest=latest),
         ended_at=updated if state is State.FINISHED else None,
         error=error,
         steps=_steps(steps, statuses, updated, before, {letter.id for letter in dead_letters}, names[0]) or None,
@@ -205,7 +235,7 @@ def read(process: Any, *, before: Run | None = None, dead_letters: Collection[De
     return Reading(run=run, dead_letters=letters)
 
 
-def unread(process: Any) -> Run:
+def unread(process: Any, *, latest: float = times.MOMENT_MAX) -> Run:
     """The least that can be said of a process with an identity that cannot be read: it is there.
 
     So it is open, and read again until it can be. As attempt 1 it never stands against a real reading.
@@ -213,7 +243,7 @@ def unread(process: Any) -> Run:
     names = identity(process)
     if names is None:
         raise BadItem("a process without id or workflowId")
-    return Run(workflow_id=names[1], id=names[0], state=State.RUNNING, started_at=created(process))
+    return Run(workflow_id=names[1], id=names[0], state=State.RUNNING, started_at=created(process, latest=latest))
 
 
 def gone(run: Run) -> Run:
@@ -255,13 +285,17 @@ class Restart:
     params: Any = field(default=None, repr=False)  # to be sent back as they are; neither shown nor kept
 
 
-def restart(process: Any, letter: DeadLetter, *, sent_at: float | None, accepted: bool) -> Restart:
+def restart(
+    process: Any, letter: DeadLetter, *, sent_at: float | None, accepted: bool, latest: float = times.MOMENT_MAX
+) -> Restart:
     """What an answer says of this dead letter, and of our call at ``sent_at``, which the platform took or may have.
 
     The update time it has failed at is the mark: a later one tells of a restart. A step that has failed again is a dead
     letter of its own, and nothing is left to do for this one. Raises ``BadItem``.
     """
-    reading = read(process, dead_letters=(letter,))
+    reading = read(process, dead_letters=(letter,), latest=latest)
+    if reading.doubt is not None:
+        raise BadItem(reading.doubt)
     # Without what was known of the run before, times of its steps cannot be told: that is left to the sweeps.
     reading = replace(reading, run=structs.replace(reading.run, steps=None))
     step = next((s for s in process["steps"] if _id(s.get("id")) == step_id(letter)), None)

@@ -95,7 +95,9 @@ class CognaizeRetries:
         answer = await self._api.get(PROCESS, lane=Lane.RETRIES, ids={"id": letter.run_id or ""})
         try:
             process = mapping.unwrap(answer.data)
-            return answer.at, mapping.restart(process, letter, sent_at=sent_at, accepted=accepted)
+            return answer.at, mapping.restart(
+                process, letter, sent_at=sent_at, accepted=accepted, latest=self._api.latest()
+            )
         except mapping.BadItem as bad:
             endpoint = f"GET {PROCESS}"
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=str(bad), status=answer.status) from None

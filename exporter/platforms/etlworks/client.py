@@ -199,7 +199,7 @@ class EtlworksClient:
                 continue
             if known_flow is not None and known_flow.at == 0.0 and flow_id not in open_runs:
                 continue  # only webhooks told of it: not listed yet, or left out by its name
-            state = _state(known, flow_id)
+            state = _state(known, flow_id, now)
             schedules = from_cursor(known.cursor("workflows", flow_id)) or ()
             urgent = flow_id in open_runs or is_due(state, schedules, read_at=read_at, now=now, every=every)
             (due if urgent else idle).append((state.tried, flow_id))
@@ -238,14 +238,15 @@ class EtlworksClient:
         return Page(observations=observations, cursors={flow_id: reading.cursor()}, faults=faults), None
 
     def _reading(self, flow_id: str, known: Known, open_runs: Sequence[Run]) -> FlowReading:
-        state = _state(known, flow_id)
-        state.tried = self._api.platform_now()
+        now = self._api.platform_now()
+        state = _state(known, flow_id, now)
+        state.tried = now
         return FlowReading(
             state=state,
             open_runs=open_runs,
             schedules=from_cursor(known.cursor("workflows", flow_id)),
             schedules_read_at=_moment(known.cursor("workflows")),
-            now=state.tried,
+            now=now,
         )
 
     async def _follow(self, reading: FlowReading, flow_id: str, run_id: str) -> list[Fault]:
@@ -279,7 +280,7 @@ class EtlworksClient:
         """
         params = {key: value for key, value in (("auditId", audit_id), ("status", status)) if value}
         answer = await self._api.get(EXECUTION, lane=lane, ids={"flow_id": flow_id}, params=params)
-        item = mapping.execution(answer.data, flow_id=flow_id)
+        item = mapping.execution(answer.data, flow_id=flow_id, latest=self._api.latest())
         if audit_id and item.run.id != audit_id:
             raise BadItem("another execution than the one that was asked for")
         if item.run.state is State.FINISHED and item.run.ended_at is None:
@@ -287,7 +288,7 @@ class EtlworksClient:
                 again = await self._api.get(
                     EXECUTION, lane=lane, ids={"flow_id": flow_id}, params={"auditId": item.run.id}
                 )
-                whole = mapping.execution(again.data, flow_id=flow_id)
+                whole = mapping.execution(again.data, flow_id=flow_id, latest=self._api.latest())
             except (ApiError, BadItem):
                 return item
             return whole if whole.run.id == item.run.id and whole.run.ended_at is not None else item
@@ -384,8 +385,12 @@ def _marks(known: Known, flow_id: str) -> dict[str, Stop]:
     return stops_from_cursor(known.cursor("complete", flow_id))
 
 
-def _state(known: Known, flow_id: str) -> FlowState:
-    """What is remembered of a flow, with the cancelled runs that webhooks led to."""
+def _state(known: Known, flow_id: str, now: float) -> FlowState:
+    """What is remembered of a flow, with the cancelled runs that webhooks led to.
+
+    Nothing was read later than now, whatever a clock that was wrong has written.
+    """
     state = FlowState.from_cursor(known.cursor("runs", flow_id))
+    state.read, state.tried = min(state.read, now), min(state.tried, now)
     state.cancelled = _marks(known, flow_id) | state.cancelled
     return state

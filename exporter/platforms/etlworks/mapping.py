@@ -30,6 +30,7 @@ from typing import Any
 
 from msgspec import structs
 
+from exporter import times
 from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
@@ -39,8 +40,11 @@ from exporter.retries.adapter import Effort, Standing
 #: What is called canceled may be called an error or a success for so long (seconds), once it is really down.
 CANCEL_GRACE_SECONDS = 600.0
 MILLISECONDS_MAX = 1e14  # the year 5138: what is above is no time
+#: From 2001 as seconds on, and up to 1973 as milliseconds.
+SECONDS_MIN, MILLISECONDS_MIN = 1e9, 1e11
 DELAY_MINUTES_MAX = 60 * 24 * 30
 RETRIES_MAX = 10_000
+NOT_EXECUTED = 3  # the status of a start that started nothing
 
 _RESULTS = {
     "success": Result.SUCCESS,
@@ -81,10 +85,10 @@ class Flow:
     name: str | None = None
 
 
-def execution(record: Any, *, flow_id: str) -> Execution:
+def execution(record: Any, *, flow_id: str, latest: float = times.MOMENT_MAX) -> Execution:
     """One status record of ``GET /rest/v1/executions/{flowId}`` or of a webhook's ``entity``.
 
-    ``flow_id`` is the flow that was asked for. Raises ``BadItem``.
+    ``flow_id`` is the flow that was asked for. Raises ``BadItem``, also where a time is later than ``latest``.
     """
     if not isinstance(record, dict):
         raise BadItem("an execution must be a JSON object")
@@ -116,6 +120,8 @@ def execution(record: Any, *, flow_id: str) -> Execution:
         trigger=_trigger(record),
         parent_id=parent if parent != audit_id else None,
     )
+    if (what := times.implausible(run, latest)) is not None:
+        raise BadItem(f"execution {audit_id}: its {what} is at no time that can be")
     return Execution(
         run=run,
         scheduled=run.trigger == "schedule",
@@ -233,12 +239,12 @@ def vanished(run: Run) -> Run:
 def efforts(found: Sequence[Execution], mark: int, *, handle: str | None, at: float) -> list[Effort]:
     """The executions that began after the one with the audit id ``mark``, oldest first.
 
-    The one our call named is ours; what the scheduler started is not; of others nobody can tell.
+    What the scheduler started is not ours, whatever our call named; the one it named is; of others nobody can tell.
     """
     made: list[Effort] = []
     for item in sorted({item.run.id: item for item in found if item.number > mark}.values(), key=lambda i: i.number):
         run = item.run
-        ours = True if run.id == handle else False if item.scheduled else None
+        ours = False if item.scheduled else True if run.id == handle else None
         over = run.state is State.FINISHED and not is_going_down(item, at)
         made.append(
             Effort(
@@ -273,17 +279,19 @@ def refusal(newest: Execution, letter: DeadLetter) -> str | None:
     return "somebody stopped a later run of the flow" if stopped else None
 
 
-def started(data: Any) -> tuple[str | None, str | None]:
-    """The answer to a start, ``{"auditId", "status": 0 started, 1 running, 3 not executed, …}``: the new execution, or
-    why there is none.
+def started(data: Any, *, mark: int) -> tuple[str | None, bool]:
+    """The answer to a start, ``{"auditId", "status", …}``: the execution it made, and whether it says there is none.
+
+    An audit id above ``mark``, the greatest one that the flow had before, names the new execution whatever the status
+    says: 0 (started) and 1 (running) are both ordinary, and only the execution itself tells how it went. Without one,
+    only a status 3 (not executed) says that nothing was started.
     """
     fields = data if isinstance(data, dict) else {}
-    match fields.get("status"):
-        case 1:
-            return None, "the flow is running already"
-        case 3:
-            return None, "the flow was not executed: it is running already"
-    return identity(fields.get("auditId")), None
+    audit_id = identity(fields.get("auditId"))
+    if audit_id is not None and int(audit_id) > mark:
+        return audit_id, False
+    status = fields.get("status")
+    return None, isinstance(status, int) and status == NOT_EXECUTED
 
 
 def error_detail(body: Any) -> str | None:
@@ -331,6 +339,8 @@ def moment(value: Any) -> float | None:
     """Milliseconds since the epoch, in seconds."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return None
+    if SECONDS_MIN <= value < MILLISECONDS_MIN:
+        return float(value)  # seconds: in milliseconds it would be long before there was such a platform
     return value / 1000.0 if 0 < value < MILLISECONDS_MAX else None
 
 

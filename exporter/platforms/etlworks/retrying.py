@@ -2,10 +2,13 @@
 
 That is a fresh run, without the parameters the failed one may have had, for nobody tells those. The answer names it
 (``auditId``), so its effect is known for certain, unless the answer is lost. Started through the API, a flow runs once
-at a time: while it runs the platform refuses a second start, with an answer that is no HTTP error.
+at a time: while it runs the platform refuses a second start, with an answer that is no HTTP error, and that may name
+the execution in progress. So an answer is believed on the audit id alone, and only on one above all that were there
+before.
 
-Sources: Etlworks Integrator documentation, "Run Flow by ID" (``status`` 1 running, 3 not executed), "Get flow status
-API", "Schedules API" (native repetitions), "Stop flow" (a stopped run is not finally what it is called first).
+Sources: Etlworks Integrator documentation, "Run Flow by ID" (``status`` 0 started, 1 running, 3 not executed), "Get
+flow status API", "Schedules API" (native repetitions), "Stop flow" (a stopped run is not finally what it is called
+first).
 """
 
 from collections.abc import Sequence
@@ -42,6 +45,7 @@ class EtlworksRetries:
 
     def __init__(self, config: EtlworksConfig, api: Api) -> None:
         self._api = api
+        self._greatest: dict[str, int] = {}  # of each flow that was looked at, the greatest audit id seen
 
     async def look(self, target: Target) -> Look:
         """Read the newest execution of the flow, and the one our call named."""
@@ -67,13 +71,14 @@ class EtlworksRetries:
         )
 
     async def send(self, letters: Sequence[DeadLetter], *, send_by: float) -> Accepted:
-        """Run the flow. That it runs already is a refusal, whatever the status of the answer."""
+        """Run the flow. An answer that names nothing new is in doubt, unless it says that nothing was executed."""
         [letter] = letters
+        mark = max(self._greatest.get(letter.workflow_id, 0), int(mapping.identity(letter.run_id) or 0))
         answer = await self._api.post(RUN, lane=LANE, json={}, ids={"flow_id": letter.workflow_id}, send_by=send_by)
-        audit_id, problem = mapping.started(answer.data)
-        if problem is not None:
-            endpoint = f"POST {RUN}"
-            raise ApiError(ErrorKind.CONFLICT, endpoint=endpoint, detail=problem, status=409)
+        audit_id, refused = mapping.started(answer.data, mark=mark)
+        if refused:
+            detail = "the flow was not executed: it is running already"
+            raise ApiError(ErrorKind.CONFLICT, endpoint=f"POST {RUN}", detail=detail, status=409)
         return Accepted(handles={} if audit_id is None else {letter.id: audit_id})
 
     async def _newest(self, flow_id: str) -> Execution | None:
@@ -97,9 +102,11 @@ class EtlworksRetries:
 
     def _mapped(self, record: Any, flow_id: str) -> Execution:
         try:
-            return mapping.execution(record, flow_id=flow_id)
+            found = mapping.execution(record, flow_id=flow_id, latest=self._api.latest())
         except BadItem as bad:
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {EXECUTION}", detail=str(bad), status=200) from None
+        self._greatest[flow_id] = max(self._greatest.get(flow_id, 0), found.number)
+        return found
 
     async def _is_gone(self, flow_id: str) -> bool:
         try:

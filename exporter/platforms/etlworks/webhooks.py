@@ -35,6 +35,8 @@ def receive(request: WebhookRequest) -> WebhookEvents:
     if not isinstance(kind, str):
         return receive_generic(request, classify=classify)
     occurred_at = mapping.moment(body.get("timestamp"))
+    if occurred_at is not None and occurred_at > request.latest:
+        raise MalformedEvent('"timestamp" is in the future')
     if kind != EXECUTED:
         return WebhookEvents(unknown_types=[redact(kind, limit=60)], occurred_at=occurred_at)
     key = _key(headers, body)
@@ -42,7 +44,7 @@ def receive(request: WebhookRequest) -> WebhookEvents:
     if not isinstance(entity, dict) or not entity:
         return WebhookEvents(wake=[key], occurred_at=occurred_at)
     try:
-        item = mapping.execution(entity, flow_id=key.workflow_id or "")
+        item = mapping.execution(entity, flow_id=key.workflow_id or "", latest=request.latest)
     except mapping.BadItem:
         return WebhookEvents(wake=[key], occurred_at=occurred_at)
     run = item.run

@@ -230,7 +230,8 @@ class MakeClient:
         answer = await get(self._api, endpoint, lane=Lane.RUNNING, ids=ids)
         body: Mapping[str, Any] = answer.data if isinstance(answer.data, Mapping) else {}
         try:
-            run = mapping.run(body.get("scenarioLog", body.get("scenarioLogs")), workflow_id=workflow_id)
+            row = body.get("scenarioLog", body.get("scenarioLogs"))
+            run = mapping.run(row, workflow_id=workflow_id, latest=self._api.latest())
         except BadItem as bad:
             return Page(faults=[Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id)])
         if run is None:

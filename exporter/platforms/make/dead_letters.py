@@ -222,7 +222,9 @@ class DeadLetters:
         for row in items.rows:
             known = task.opened.get(letters.letter_id(row) or "")
             try:
-                item = letters.listed(row, workflow_id=task.workflow_id, at=items.at, known=known)
+                item = letters.listed(
+                    row, workflow_id=task.workflow_id, at=items.at, known=known, latest=self._api.latest()
+                )
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=task.workflow_id))
                 if known is not None:
@@ -309,7 +311,8 @@ class DeadLetters:
         try:
             answer = await get(self._api, "/dlqs/{id}/logs", lane=LANE, ids={"id": letter.id})
             attempts = answer.data.get("dlqLogs") if isinstance(answer.data, Mapping) else None
-            at, by = letters.resolution(attempts if isinstance(attempts, list) else []) or (answer.at, by)
+            told = attempts if isinstance(attempts, list) else []
+            at, by = letters.resolution(told, latest=self._api.latest()) or (answer.at, by)
         except ApiError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise

@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from exporter import times
 from exporter.model import FAILED, Result, Run, Step
 from exporter.platforms.make.mapping import RESULTS, BadItem, as_object, milliseconds, plain_id, seconds, whole
 
@@ -44,7 +45,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _MODULE = re.compile(r"[A-Za-z0-9_.#@-]{1,60}:[A-Za-z0-9_.-]{1,60}")
 
 
-def steps(data: object, run: Run) -> tuple[Step, ...] | None:
+def steps(data: object, run: Run, *, latest: float = times.MOMENT_MAX) -> tuple[Step, ...] | None:
     """The steps of a run that has ended; None if it is not over there yet. Raises ``BadItem`` without a list of events.
 
     What a single event does not tell in a usable way is left out.
@@ -57,7 +58,7 @@ def steps(data: object, run: Run) -> tuple[Step, ...] | None:
         return None
     types, found = dict(_modules(fields.get("blueprint"))), dict[str, Step]()
     for event in events:
-        step = _step(event, types)
+        step = _step(event, types, latest)
         if step is not None:
             found[step.id] = _together(found[step.id], step) if step.id in found else step
     told = list(_stopped(found, run).values() if run.result in FAILED else found.values())
@@ -65,12 +66,12 @@ def steps(data: object, run: Run) -> tuple[Step, ...] | None:
     return tuple(sorted(told[:STEPS_MAX], key=lambda step: step.id))
 
 
-def _step(event: object, types: Mapping[str, str]) -> Step | None:
+def _step(event: object, types: Mapping[str, str], latest: float) -> Step | None:
     """What one event says of its module."""
     if not isinstance(event, Mapping):
         return None
     module_id, at, kind = plain_id(event.get("moduleId")), _moment(event.get("at")), event.get("kind")
-    if module_id is None or at is None or not isinstance(kind, str):
+    if module_id is None or at is None or not times.is_plausible(at, latest) or not isinstance(kind, str):
         return None
     words = [word.lower() for word in _WORD.findall(kind)]
     made = Step(id=module_id, type=types.get(module_id, UNKNOWN_TYPE))

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from exporter import times
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Run
 from exporter.platform import Fault, Known, Page
@@ -70,7 +71,7 @@ class Feed:
         if now < self._refused_until:
             raise NoFeed
         try:
-            async for page in self._read(known, _since(known, self._watch.counted_from(known, now)), details):
+            async for page in self._read(known, _since(known, self._watch.counted_from(known, now), now), details):
                 yield page
         except ApiError as error:
             if error.kind is ErrorKind.RATE_LIMITED:
@@ -87,7 +88,7 @@ class Feed:
         self._refused_until = 0.0
 
     async def _read(self, known: Known, since: int, details: Details) -> AsyncIterator[Page]:
-        until, before = covered_until(known), list[Any]()
+        until, before = covered_until(known, self._api.platform_now()), list[Any]()
         for _ in range(PAGES_PER_SWEEP_MAX):
             page = await self._page(since)
             if page.full and page.rows == before:
@@ -118,7 +119,7 @@ class Feed:
 
     async def _backwards(self, known: Known, since: int, page: Rows, details: Details) -> AsyncIterator[Page]:
         """A feed that goes from the newest to the oldest, from its first page on. The cursor moves with the last."""
-        settled, until = page.at - SETTLED_SECONDS, covered_until(known)
+        settled, until = page.at - SETTLED_SECONDS, covered_until(known, self._api.platform_now())
         for _ in range(PAGES_PER_SWEEP_MAX):
             runs, faults = await self._runs(page.rows, known)
             done = {} if page.full else {CURSOR: {"until": settled if until is None else max(until, settled)}}
@@ -137,7 +138,7 @@ class Feed:
         runs, faults = list[Run](), list[Fault]()
         for row in found:
             try:
-                run = mapping.feed_run(row)
+                run = mapping.feed_run(row, latest=self._api.latest())
                 mine = mapping.in_scope(
                     row, organization_id=self._config.organization_id, team_ids=self._config.team_ids
                 )
@@ -149,25 +150,27 @@ class Feed:
         return runs, faults
 
 
-def covered_until(known: Known) -> float | None:
-    """Up to when the feed has been read."""
+def covered_until(known: Known, now: float) -> float | None:
+    """Up to when the feed has been read: not further than now, whatever a clock that was wrong has written."""
     cursor = known.cursor("runs", CURSOR)
-    return cursor["until"] if cursor else None
+    return min(cursor["until"], now) if cursor else None
 
 
-def _since(known: Known, counted_from: float) -> int:
+def _since(known: Known, counted_from: float, now: float) -> int:
     """From when on to read, in milliseconds."""
-    feed, logs = covered_until(known), known.cursor("runs", "logs")
+    feed, logs = covered_until(known, now), known.cursor("runs", "logs")
     covered = [counted_from - BASELINE_REACH_SECONDS]
     if feed is not None:
         covered.append(feed)
     if logs is not None:
-        covered.append(logs["until"] - LOGS_REACH_SECONDS)
+        covered.append(min(logs["until"], now) - LOGS_REACH_SECONDS)
     return round(max(covered) * 1000)
 
 
 def _stamps(page: Rows) -> list[int]:
-    return [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+    told = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+    latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
+    return [at for at in told if at <= latest]
 
 
 def _falls(page: Rows) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec import structs
 
+from exporter import times
 from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result
 from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
 from exporter.platforms.make.mapping import (
@@ -88,18 +89,25 @@ def letter_id(row: object) -> str | None:
     return execution_id(row.get("id")) if isinstance(row, Mapping) else None
 
 
-def listed(row: object, *, workflow_id: str, at: float, known: DeadLetter | None) -> Listed:
-    """A row of GET /dlqs?scenarioId=. Raises ``BadItem`` without an id, or without a date if ``known`` has none."""
+def listed(
+    row: object, *, workflow_id: str, at: float, known: DeadLetter | None, latest: float = times.MOMENT_MAX
+) -> Listed:
+    """A row of GET /dlqs?scenarioId=. Raises ``BadItem`` without an id, or without a date if ``known`` has none. A date
+    later than ``latest`` is none.
+    """
     place = f"an incomplete execution of scenario {workflow_id}"
     fields = as_object(row, place)
     item_id = letter_id(fields)
     if item_id is None:
         raise BadItem(f"{place} has no usable id")
     opened_at = seconds(milliseconds(fields.get("created")))
+    what = "date"
+    if opened_at is not None and not times.is_plausible(opened_at, latest):
+        opened_at, what = None, f"date that can be ({item_id})"
     if opened_at is None and known is not None:
         opened_at = known.opened_at
     if opened_at is None:
-        raise BadItem(f"{place} has no date")
+        raise BadItem(f"{place} has no {what}")
     resolved, reason = fields.get("resolved") is True, fields.get("reason")
     retried, said = fields.get("retry"), None if known is None else known.native_retry
     if isinstance(retried, bool) and (said is None or said[1] != (retried and not resolved)):
@@ -141,7 +149,7 @@ def error(data: object, *, reason: str | None, modules: Mapping[str, str]) -> Er
     return make_error(None, reason)
 
 
-def resolution(rows: Sequence[object]) -> tuple[float, ResolvedBy] | None:
+def resolution(rows: Sequence[object], *, latest: float = times.MOMENT_MAX) -> tuple[float, ResolvedBy] | None:
     """When an item that is resolved was, and by whom, by GET /dlqs/{id}/logs; None if there was no attempt.
 
     The last attempt that succeeded did it; where none did, the last one, having passed the module that had failed.
@@ -152,7 +160,8 @@ def resolution(rows: Sequence[object]) -> tuple[float, ResolvedBy] | None:
         started = milliseconds(fields.get("timestamp"))
         if started is not None:
             ended = started + round(number(fields.get("duration")) or 0.0)
-            attempts.append((whole(fields.get("status")) == 1, ended, fields.get("type")))
+            if times.is_plausible(ended / 1000, latest):
+                attempts.append((whole(fields.get("status")) == 1, ended, fields.get("type")))
     if not attempts:
         return None
     _, ended, kind = max(attempts, key=lambda attempt: attempt[:2])

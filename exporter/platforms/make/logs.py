@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from exporter import times
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Run, State, Workflow
 from exporter.platform import Fault, Known, Page
@@ -73,7 +74,8 @@ class _Mark:
     misses: int = 0
 
     @classmethod
-    def load(cls, cursor: Any) -> "_Mark | None":
+    def load(cls, cursor: Any, now: float) -> "_Mark | None":
+        """The one that was kept. Nothing was read further than now, whatever a clock that was wrong has written."""
         if not isinstance(cursor, Mapping):
             return None
         used = cursor["used"]
@@ -81,7 +83,7 @@ class _Mark:
             used=None if used is None else (used[0], used[1], used[2]),
             reset=cursor.get("reset"),
             seen=cursor["seen"],
-            since=cursor["since"],
+            since=min(cursor["since"], now),
             resume=cursor.get("from"),
             began=cursor.get("began"),
             misses=cursor.get("misses", 0),
@@ -190,12 +192,12 @@ class Logs:
 
     def _begin(self, known: Known, now: float, details: Details, totals: _Totals) -> _Sweep:
         counted_from = self._watch.counted_from(known, now)
-        feed_until, complete = feed.covered_until(known), known.cursor("runs", CURSOR)
+        feed_until, complete = feed.covered_until(known, now), known.cursor("runs", CURSOR)
         told = [counted_from]
         if feed_until is not None:
             told.append(feed_until)
         if complete is not None:
-            told.append(complete["until"] - NEWCOMER_SECONDS)
+            told.append(min(complete["until"], now) - NEWCOMER_SECONDS)
         organization = known.cursor("quota", "organization") or {}
         sweep = _Sweep(
             known=known,
@@ -222,7 +224,7 @@ class Logs:
         """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
         due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
         for workflow_id, seen in sweep.seen.items():
-            mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id)), sweep.totals.of(workflow_id)
+            mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
             elif (
@@ -248,7 +250,7 @@ class Logs:
     # Reading
 
     async def _scenario(self, sweep: _Sweep, workflow_id: str) -> AsyncIterator[Page]:
-        mark = _Mark.load(sweep.known.cursor("runs", workflow_id))
+        mark = _Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now)
         if mark is None and sweep.feed_until is None:
             covered, page = await self._introduce(sweep, workflow_id)
             if covered:
@@ -266,7 +268,7 @@ class Logs:
     async def _introduce(self, sweep: _Sweep, workflow_id: str) -> tuple[bool, Page]:
         """The newest runs of a scenario met for the first time, and whether they are all that has to be read."""
         page = await self._rows(workflow_id, limit=NEWEST_ROWS, query=[("pg[sortDir]", "desc")])
-        runs, faults = _runs(page.rows, workflow_id)
+        runs, faults = _runs(page.rows, workflow_id, self._api.latest())
         # Runs from before it was watched would be counted as if they were new.
         kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
         oldest = min(_stamps(page), default=0)
@@ -282,7 +284,7 @@ class Logs:
         start = max(earliest, mark.resume or 0.0)
         ran, vague, on, bad, seen = False, False, None, 0, 0
         async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
-            runs, faults = _runs(page.rows, workflow_id)
+            runs, faults = _runs(page.rows, workflow_id, self._api.latest())
             bad, seen = bad + len(faults), seen + len(page.rows)
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
             over = [run for run in fresh if run.state is State.FINISHED]
@@ -393,11 +395,11 @@ def _ran(mark: _Mark, totals: _Totals, workflow_id: str) -> bool:
     return any(used) and totals.reset is not None and totals.reset != mark.reset
 
 
-def _runs(found: Any, workflow_id: str) -> tuple[list[Run], list[Fault]]:
+def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[Fault]]:
     runs, faults = list[Run](), list[Fault]()
     for row in found:
         try:
-            run = mapping.run(row, workflow_id=workflow_id)
+            run = mapping.run(row, workflow_id=workflow_id, latest=latest)
         except BadItem as bad:
             faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
         else:
@@ -411,7 +413,8 @@ def _end(run: Run) -> float | None:
 
 
 def _stamps(page: Rows) -> list[int]:
-    return [at for row in page.rows if (at := mapping.stamp(row)) is not None]
+    latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
+    return [at for row in page.rows if (at := mapping.stamp(row)) is not None and at <= latest]
 
 
 def _falls(page: Rows) -> bool:

@@ -34,6 +34,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from exporter import times
 from exporter.model import FAILED, Blocked, Error, Queue, Result, Run, State, Usage, Workflow
 from exporter.platforms.make.errors import read_error
 from exporter.webhooks.cloudevents import parse_time
@@ -164,8 +165,10 @@ def organization(data: object, *, at: float) -> Organization:
 # Runs
 
 
-def run(row: object, *, workflow_id: str) -> Run | None:
-    """A row of a scenario's log, GET /scenarios/{id}/logs; None for a timeline event. Raises ``BadItem``."""
+def run(row: object, *, workflow_id: str, latest: float = times.MOMENT_MAX) -> Run | None:
+    """A row of a scenario's log, GET /scenarios/{id}/logs; None for a timeline event. Raises ``BadItem``, also where a
+    time is later than ``latest``.
+    """
     fields = as_object(row, f"a log row of scenario {workflow_id}")
     if not _is_execution(fields):
         return None
@@ -175,10 +178,10 @@ def run(row: object, *, workflow_id: str) -> Run | None:
         started = ended - took
     elif ended is None and started is not None and took is not None:
         ended = started + took
-    return _run(fields, workflow_id, started, ended)
+    return _run(fields, workflow_id, started, ended, latest)
 
 
-def feed_run(row: object) -> Run | None:
+def feed_run(row: object, *, latest: float = times.MOMENT_MAX) -> Run | None:
     """A row of the feed across scenarios, GET /scenarios/logs; None for what has not ended. Raises ``BadItem``."""
     fields = as_object(row, "a row of the feed")
     if not _is_execution(fields):
@@ -186,7 +189,7 @@ def feed_run(row: object) -> Run | None:
     workflow_id = scenario_id(fields.get("scenarioId"), "a row of the feed")
     took, ended = whole(fields.get("duration")), milliseconds(fields.get("timestamp"))
     started = None if ended is None or took is None else ended - took
-    found = _run(fields, workflow_id, started, ended)
+    found = _run(fields, workflow_id, started, ended, latest)
     return found if found.state is State.FINISHED else None
 
 
@@ -220,7 +223,7 @@ def _is_execution(fields: Mapping[str, Any]) -> bool:
     return fields.get("eventType") == "EXECUTION_END" or any(mark is not None for mark in marks)
 
 
-def _run(fields: Mapping[str, Any], workflow_id: str, started: int | None, ended: int | None) -> Run:
+def _run(fields: Mapping[str, Any], workflow_id: str, started: int | None, ended: int | None, latest: float) -> Run:
     place = f"an execution of scenario {workflow_id}"
     run_id = execution_id(fields.get("id"))
     if run_id is None:
@@ -233,7 +236,7 @@ def _run(fields: Mapping[str, Any], workflow_id: str, started: int | None, ended
     if result is None and over:
         result = Result.UNKNOWN
     finished = result is not None
-    return Run(
+    found = Run(
         workflow_id=workflow_id,
         id=run_id,
         state=State.FINISHED if finished else State.RUNNING,
@@ -245,6 +248,9 @@ def _run(fields: Mapping[str, Any], workflow_id: str, started: int | None, ended
         bytes_in=number(fields.get("transfer")),
         trigger=_run_trigger(fields),
     )
+    if (what := times.implausible(found, latest)) is not None:
+        raise BadItem(f"execution {run_id} of scenario {workflow_id}: its {what} is at no time that can be")
+    return found
 
 
 def _run_trigger(fields: Mapping[str, Any]) -> str | None:

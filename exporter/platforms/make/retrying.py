@@ -87,7 +87,7 @@ class MakeRetries:
         if seen.error is None:
             seen = structs.replace(seen, error=await self._cause(seen, edited))
         if found.resolved:
-            at, by = letters.resolution(attempts) or (answer.at, ResolvedBy.MANUAL)
+            at, by = letters.resolution(attempts, latest=self._api.latest()) or (answer.at, ResolvedBy.MANUAL)
             seen = letters.resolve(seen, at=at, by=by)
         return replace(look, observations=[seen])
 

@@ -90,7 +90,7 @@ class Steps:
         ids = {"id": run.workflow_id, "executionId": run.id}
         answer = await get(self._api, ENDPOINT, lane=Lane.SWEEPS, query=[("include", INCLUDE)], ids=ids)
         try:
-            found = events.steps(answer.data, run)
+            found = events.steps(answer.data, run, latest=self._api.latest())
         except BadItem as bad:
             raise bad_payload(ENDPOINT, str(bad), answer.status) from None
         self._answered, self._misses = True, 0

@@ -115,7 +115,7 @@ class QlikClient:
             if last_run is None or signatures[workflow.id] == before.get(workflow.id):
                 continue
             try:
-                observations += mapping.claims(last_run, workflow_id=workflow.id)
+                observations += mapping.claims(last_run, workflow_id=workflow.id, latest=self._wire.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow.id))
         return Page(observations=observations, faults=faults, items=len(page.items)), signatures

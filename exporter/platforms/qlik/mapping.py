@@ -36,6 +36,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from exporter import times
 from exporter.decode import DAMAGED
 from exporter.model import (
     FAILED,
@@ -139,10 +140,14 @@ def signature(item: object) -> Signature:
     return [run_id if isinstance(run_id, str) else None, state, max(ends, default=None)]
 
 
-def claims(item: object, *, workflow_id: str) -> Claims:
-    """A run as listed, read alone, embedded or in an event; then its dead letter, if it is one. Raises ``BadItem``."""
+def claims(item: object, *, workflow_id: str, latest: float = times.MOMENT_MAX) -> Claims:
+    """A run as listed, read alone, embedded or in an event; then its dead letter, if it is one. Raises ``BadItem``,
+    also where a time is later than ``latest``.
+    """
     fields = _object(item, f"a run of automation {workflow_id}")
     run = _run(fields, workflow_id)
+    if (what := times.implausible(run, latest)) is not None:
+        raise BadItem(f"run {run.id} of automation {workflow_id}: its {what} is at no time that can be")
     opened_at = run.finished_at
     tested = fields.get("testRun") is True or fields.get("isTestRun") is True
     if run.result not in FAILED or tested or opened_at is None:
@@ -185,11 +190,11 @@ class Row:
         return self.claims[0]
 
 
-def row(item: object, *, workflow_id: str) -> Row:
+def row(item: object, *, workflow_id: str, latest: float = times.MOMENT_MAX) -> Row:
     """A listed run. Raises ``BadItem``."""
     fields = _object(item, f"a run of automation {workflow_id}")
     planned = parse_time(fields.get("scheduledStartTime")) is not None
-    return Row(claims=claims(item, workflow_id=workflow_id), planned=planned)
+    return Row(claims=claims(item, workflow_id=workflow_id, latest=latest), planned=planned)
 
 
 def mark(rows: Sequence[Row]) -> list[str]:

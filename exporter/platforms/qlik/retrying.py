@@ -84,7 +84,7 @@ class QlikRetries:
                 items += (await anext(pages)).items
         for item in items:
             try:
-                row = mapping.row(item, workflow_id=workflow_id)
+                row = mapping.row(item, workflow_id=workflow_id, latest=self._wire.latest())
             except BadItem:
                 continue
             found[row.id] = row

@@ -75,7 +75,7 @@ class _Sweep:
     def since(self, workflow_id: str) -> float:
         """Runs that started before this have been read, or were over before anything counts."""
         cursor = self.cursors.get(workflow_id)
-        return self.baseline - RUN_SECONDS_MAX if cursor is None else float(cursor["since"])
+        return self.baseline - RUN_SECONDS_MAX if cursor is None else min(float(cursor["since"]), self.now)
 
 
 class RunReader:
@@ -187,7 +187,7 @@ class RunReader:
         unexplained: list[Claims] = []
         for item in page.items:
             try:
-                claims = mapping.claims(item, workflow_id=workflow_id)
+                claims = mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
                 continue
@@ -216,7 +216,7 @@ class RunReader:
             sweep.details -= 1
             try:
                 item = await self._wire.run(workflow_id, run_id, lane=Lane.DEAD_LETTERS)
-                alone: Claims | None = mapping.claims(item, workflow_id=workflow_id)
+                alone: Claims | None = mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest())
             except BadItem:
                 alone = None
             except ApiError as error:
@@ -250,7 +250,7 @@ class RunReader:
             sweep.details -= 1
             try:
                 item = await self._wire.run(run.workflow_id, run.id, lane=Lane.RUNNING)
-                told += _final(mapping.claims(item, workflow_id=run.workflow_id))
+                told += _final(mapping.claims(item, workflow_id=run.workflow_id, latest=self._wire.latest()))
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=run.workflow_id))
             except ApiError as error:
@@ -273,7 +273,9 @@ class RunReader:
                 continue
             try:
                 item = await self._find(workflow_id, key.run_id)
-                yield Page(observations=_final(mapping.claims(item, workflow_id=workflow_id)))
+                yield Page(
+                    observations=_final(mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest()))
+                )
             except BadItem as bad:
                 yield _fault("bad_item", str(bad), workflow_id)
             except ApiError as error:

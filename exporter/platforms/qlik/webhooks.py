@@ -30,12 +30,14 @@ def receive(request: WebhookRequest) -> WebhookEvents:
             continue
         workflow_id = _workflow_id(event)
         try:
-            told = mapping.claims(event.data, workflow_id=workflow_id)
+            told = mapping.claims(event.data, workflow_id=workflow_id, latest=request.latest)
         except mapping.BadItem:
-            raise MalformedEvent("a run event does not carry a run with an id") from None
+            raise MalformedEvent("a run event does not carry a run with an id and times that can be") from None
         observations += told
         run = told[0]
         moment = event.time if event.time is not None else run.finished_at
+        if moment is not None and moment > request.latest:
+            raise MalformedEvent("the time of a run event is in the future")
         if moment is not None:
             moments.append(moment)
         if _says_too_little(run):

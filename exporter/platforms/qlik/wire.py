@@ -40,6 +40,10 @@ class Wire:
         self._settings = f"{config.api_prefix}/settings"
         self._usage = f"{config.api_prefix}/usage"
 
+    def latest(self) -> float:
+        """The latest time to be believed of what the tenant tells."""
+        return self._api.latest()
+
     def automations(self) -> AsyncGenerator[ListPage, None]:
         """Every automation the credential may see. Admins see all: it is the default, and said here all the same."""
         params: Params = {"limit": AUTOMATIONS_PER_PAGE, "sort": "id", "listAll": "true"}

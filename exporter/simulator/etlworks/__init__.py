@@ -5,8 +5,10 @@ The paths, parameters and fields follow the Etlworks API documentation ("Get flo
 Where those contradict each other or are silent there is an option, or the choice is named here:
 
 - A flow that never ran, like an unknown audit id, is answered as an unknown flow is (``unknown_flow``: 500, or 404).
-- A start that is refused because the flow already runs answers the int status 3 or 1, or an error (``refusal``). The
-  name of the query parameter that allows a parallel start is not published (``parallel_parameter``).
+- A start that worked answers the int status 0 or 1 (``started``), both with the ``auditId`` of the new execution.
+- A start that is refused because the flow already runs answers the int status 3 without an ``auditId``, or 1 with that
+  of the execution in progress, or an error (``refusal``). The name of the query parameter that allows a parallel start
+  is not published (``parallel_parameter``).
 - A stopped execution is announced twice by webhook: when it becomes ``canceled``, and when it is really down.
 - Waiting for the end of a start (synchronous mode) is left out: simulated time does not pass during a request.
 """
@@ -15,7 +17,7 @@ import base64
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import orjson
@@ -51,7 +53,9 @@ class EtlworksSimulator:
         tenants: Sequence[int] = (),
         paging: bool = False,
         unknown_flow: Literal[500, 404] = 500,
+        started: Literal[0, 1] = 0,
         refusal: Literal[3, 1, 500] = 3,
+        start_answer: Callable[[dict[str, object]], object] = lambda answer: answer,
         parallel_parameter: str = "parallel",
         retry_success: float = 0.8,
         cancel_seconds: float = 90.0,
@@ -65,7 +69,9 @@ class EtlworksSimulator:
         webhook_headers: Mapping[str, str] | None = None,
         base_url: str = "https://app.etlworks.com",
     ) -> None:
-        """``token`` is a valid API key; ``tenants`` are the ids the generated workflows are spread over;
+        """``token`` is a valid API key; ``tenants`` are the ids the generated workflows are spread over; ``started``
+        is the status a start is answered with, ``refusal`` the one where the flow runs already (3 names no execution, 1
+        the one that runs), and ``start_answer`` what is made of the answer to a start that worked;
         ``retry_success`` is the share of starts on demand that end well; ``cancel_seconds`` is how long a stopped run
         takes to be down; ``history`` is in seconds before the clock's time.
         """
@@ -103,7 +109,9 @@ class EtlworksSimulator:
                 tenants=frozenset(tenants),
                 paging=paging,
                 unknown_flow=unknown_flow,
+                started=started,
                 refusal=refusal,
+                start_answer=start_answer,
                 parallel_parameter=parallel_parameter,
                 trace_bytes=trace_bytes,
                 definition="-- step\n" * (definition_bytes // 8),

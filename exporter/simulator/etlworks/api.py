@@ -22,7 +22,7 @@ from exporter.simulator.retries import RetryPlan, cut
 
 OPEN_PATHS = ("/health", "/rest/v1/token-auth", "/rest/v1/token-auth/issue")
 PAGE_DEFAULT, PAGE_MAX = 50, 200
-STATUS_STARTED, STATUS_RUNNING, STATUS_NOT_EXECUTED = 0, 1, 3
+STATUS_RUNNING, STATUS_NOT_EXECUTED = 1, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class Options:
     tenants: frozenset[int]
     paging: bool
     unknown_flow: int
+    started: int
     refusal: int
+    start_answer: Callable[[dict[str, object]], object]
     parallel_parameter: str
     trace_bytes: int
     definition: str
@@ -351,7 +353,7 @@ class Api:
                 return cut(request)
             if plan.fate == "error":
                 raise Refused(500, "Internal error")
-            return json_response(_started(workflow, run_id, STATUS_STARTED))
+            return json_response(self._options.start_answer(_started(workflow, run_id, self._options.started)))
         if self._options.refusal == STATUS_NOT_EXECUTED:
             return json_response(_started(workflow, None, STATUS_NOT_EXECUTED))
         if self._options.refusal == STATUS_RUNNING:

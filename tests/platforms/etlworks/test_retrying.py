@@ -13,9 +13,10 @@ from exporter.simulator.retries import RetryPlan
 from tests.platforms.etlworks.account import Account, account
 
 
-@pytest.fixture
-async def made() -> AsyncIterator[Account]:
-    async with account() as made:
+@pytest.fixture(params=[0, 1])
+async def made(request: pytest.FixtureRequest) -> AsyncIterator[Account]:
+    """Of a start that worked the platform says that it was started, or that it is running."""
+    async with account(started=request.param) as made:
         yield made
 
 
@@ -80,9 +81,8 @@ async def test_a_start_that_came_to_nothing_shows_nothing(made: Account) -> None
     assert (target.handle, look.standing, list(look.efforts)) == (None, Standing.DEAD, [])
 
 
-@pytest.mark.parametrize("refusal", [3, 1])
-async def test_a_flow_that_runs_is_busy_and_refuses_a_second_start(refusal: Any) -> None:
-    async with account(refusal=refusal) as made:
+async def test_a_flow_that_runs_is_busy_and_refuses_a_second_start() -> None:
+    async with account(refusal=3) as made:
         flow, letter, adapter = await failed(made)
         made.sim.add_run(flow, started_at=made.clock.now(), ended_at=None, result="success")
         assert (await adapter.look(Target(letter=letter))).standing is Standing.BUSY
@@ -90,6 +90,31 @@ async def test_a_flow_that_runs_is_busy_and_refuses_a_second_start(refusal: Any)
             await adapter.send([letter], send_by=made.clock.now() + 10)
         assert (refused.value.status, refused.value.sent) == (409, True)
         assert made.sim.retry_executions[letter.id] == 0
+
+
+async def test_the_execution_in_progress_is_not_taken_for_ours() -> None:
+    async with account(refusal=1) as made:
+        flow, letter, adapter = await failed(made)
+        made.sim.add_run(flow, started_at=made.clock.now(), ended_at=None, result="success")
+        assert (await adapter.look(Target(letter=letter))).standing is Standing.BUSY
+        answer = await adapter.send([letter], send_by=made.clock.now() + 10)
+        assert answer.handles == {}  # in doubt
+        assert made.sim.retry_executions[letter.id] == 0
+
+
+async def test_what_the_scheduler_started_is_not_ours_though_our_call_named_it() -> None:
+    async with account(refusal=1) as made:
+        flow, letter, adapter = await failed(made)
+        before = await adapter.look(Target(letter=letter))
+        sent_at = made.api.platform_now()
+        slipped_in = made.sim.add_run(
+            flow, started_at=made.clock.now(), ended_at=made.clock.now() + 60, result="failure", error="network"
+        )
+        answer = await adapter.send([letter], send_by=made.clock.now() + 10)
+        assert answer.handles == {letter.id: slipped_in}
+        target = Target(letter=letter, mark=before.mark, sent_at=sent_at, handle=slipped_in)
+        [effort] = (await settled(made, adapter, target)).efforts
+        assert (effort.id, effort.ours) == (slipped_in, False)
 
 
 async def test_a_stopped_run_is_not_over_at_once_and_then_refuses(made: Account) -> None:

@@ -1,0 +1,64 @@
+"""The exporter's own series follow the config: those of a source that is gone, or that changed, go with it."""
+
+import pytest
+
+from exporter.metrics.own import OwnMetrics
+
+A, B = ("make", "a"), ("qlik", "b")
+
+
+@pytest.fixture
+def own() -> OwnMetrics:
+    own = OwnMetrics()
+    for source in (A, B):
+        own.leader.labels(source[1]).set(1)
+        for metric in (own.sweep_success, own.data_complete):
+            metric.labels(*source, "runs").set(1)
+        own.sweep_duration.labels(*source, "runs").observe(1)
+        own.sweep_errors.labels(*source, "runs", "auth").inc()
+        own.api_requests.labels(*source, "GET /x", "200").inc(3)
+        own.api_throttled.labels(*source, "budget").inc()
+        own.webhook_events.labels(*source, "accepted").inc(5)
+        own.webhook_delay.labels(*source).observe(1)
+        own.webhook_reliability.labels(*source).set(1)
+        own.poll_slowdown.labels(*source).set(1)
+    return own
+
+
+def sources(own: OwnMetrics, *, webhooks: bool | None = None) -> set[tuple[str | None, str]]:
+    return {
+        (sample.labels.get("platform"), sample.labels["source"])
+        for family in own.registry.collect()
+        for sample in family.samples
+        if "source" in sample.labels and (webhooks is None or ("_webhook_" in sample.name) is webhooks)
+    }
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"),
+    [
+        ({A, B}, {A, B}),
+        ({A}, {A}),  # one removed
+        ({A, ("qlik", "renamed")}, {A}),
+        ({A, ("etlworks", "b")}, {A}),  # another platform under the same name
+        (set(), set()),
+    ],
+)
+def test_only_sources_that_stay_as_they_are_keep_their_totals(
+    own: OwnMetrics, kept: set[tuple[str, str]], left: set[tuple[str, str]]
+) -> None:
+    own.forget_sources(kept, receiving={"a", "b", "renamed"})
+    assert sources(own) == left
+    value = own.registry.get_sample_value
+    total = value("automation_exporter_api_requests_total", {**labelled(A), "endpoint": "GET /x", "code": "200"})
+    assert total == (3.0 if A in left else None)
+
+
+def test_a_source_whose_webhook_was_turned_off_keeps_the_rest(own: OwnMetrics) -> None:
+    own.forget_sources({A, B}, receiving={"a"})
+    assert sources(own, webhooks=True) == {A}
+    assert sources(own, webhooks=False) == {A, B}
+
+
+def labelled(source: tuple[str, str]) -> dict[str, str]:
+    return {"platform": source[0], "source": source[1]}
