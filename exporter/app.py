@@ -44,6 +44,7 @@ from exporter.web.doors import Doors
 from exporter.web.server import Site
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
+from exporter.webhooks.rotation import Rotation
 from exporter.world import SourceWorld, World
 
 log = get_logger(__name__)
@@ -290,6 +291,7 @@ async def _open_source(
             source=source,
             platform=platform,
             scheme=section.webhook.build(),
+            refreshed=Rotation(section.webhook).refreshed,
             base_url=section.url,
             ledger=running.ledger,
             poller=poller,
@@ -349,8 +351,9 @@ def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], Non
     def lag() -> Iterable[tuple[tuple[str, ...], float]]:
         for poller in running.pollers.values():
             for name, status in poller.status.items():
-                if status.covered_until is not None:
-                    age = max(0.0, poller.api.platform_now() - status.covered_until)
+                covered_until = None if status.covered_until is None else poller.covered_until(name)
+                if covered_until is not None:
+                    age = max(0.0, poller.api.platform_now() - covered_until)
                     yield (poller.platform.name, poller.source, name), age
 
     def limits() -> Iterable[tuple[tuple[str, ...], float]]:
@@ -368,7 +371,7 @@ def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], Non
                 yield (poller.platform.name, poller.source), offset
 
     own, source = running.own, ("platform", "source")
-    help = "Age of the newest moment up to which the stream was read completely."
+    help = "Age of the newest moment up to which the stream was read completely, for the workflow that is worst off."
     yield own.at_scrape("cursor_lag_seconds", help, (*source, "stream"), lag)
     help = "How far our clock is ahead of the platform's; absent while no answer has told the time there."
     yield own.at_scrape("clock_offset_seconds", help, source, offsets)

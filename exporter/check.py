@@ -53,7 +53,7 @@ def series_per_workflow(platform: Platform) -> int:
     """Lines one workflow is exposed as from its discovery: its counters at 0 and the gauges it always has."""
     born = len(platform.results) + 2 * len(platform.error_classes) + len(platform.resolved_by)
     born += {"operations", "transfer"}.issubset(platform.measures) * 3
-    gauges = 3 + 2 + 1  # info, enabled, streak of failures; active runs by state; dead letters
+    gauges = 3 + len(platform.lists_active) + 1  # info, enabled, streak of failures; active runs by state; dead letters
     return born + gauges
 
 

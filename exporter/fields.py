@@ -5,7 +5,8 @@ together from these in ``config``, ``settings`` and ``webhooks.config``.
 """
 
 import re
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     WithJsonSchema,
+    model_validator,
 )
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
@@ -41,6 +43,24 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "examples": ["30s", "5m", "2h", "14d"]}),
 ]
 Secret = Annotated[SecretStr, Field(min_length=1)]
+
+
+class FileSecret(SecretStr):
+    """A secret that was read from a file, where another may stand later."""
+
+    def __init__(self, value: str, path: Path) -> None:
+        super().__init__(value)
+        self.path = path
+
+
+def read_secret(path: Path) -> str | None:
+    """What a file holds, without the end of its last line; None if it cannot be read or holds nothing."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n") or None
+    except (OSError, ValueError):
+        return None
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 
 
@@ -85,6 +105,25 @@ class Section(BaseModel):
     """A part of the config: unknown keys are errors, values never appear in error texts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_from_files(cls, data: Any) -> Any:
+        """What comes from a file and is no secret, such as a login, is plain text."""
+        if not isinstance(data, dict):
+            return data
+        plain = {
+            name: value.get_secret_value()
+            for name, value in data.items()
+            if isinstance(value, FileSecret)
+            and (field := cls.model_fields.get(name)) is not None
+            and not _may_be_secret(field.annotation)
+        }
+        return data | plain if plain else data
+
+
+def _may_be_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_may_be_secret(part) for part in get_args(annotation))
 
 
 def secrets_in(value: Any) -> list[str]:

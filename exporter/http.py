@@ -28,6 +28,7 @@ from yarl import URL
 
 from exporter import times
 from exporter.clock import Clock, steady
+from exporter.decode import Undecodable, decode
 from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
 from exporter.unreachable import why
@@ -36,6 +37,7 @@ ATTEMPTS_MAX = 3
 CONNECTIONS_MAX = 4
 CONNECT_SECONDS_MAX = 10.0
 BODY_BYTES_MAX = 32 * 1024 * 1024
+BIG_BODY_BYTES = 1024 * 1024
 ERROR_BODY_BYTES_MAX = 16 * 1024
 RETRY_AFTER_SECONDS_MIN = 1.0
 RETRY_AFTER_SECONDS_MAX = 300.0
@@ -425,7 +427,7 @@ class Api:
             raise ApiError(ErrorKind.UNAVAILABLE, endpoint=call.endpoint, detail=detail, sent=sent) from None
         self._on_request(call.endpoint, str(reply.status))
         if 200 <= reply.status < 300:
-            data = self._decoded(call, reply)
+            data = await self._decoded(call, reply)
             self._learn_clock(reply.headers)
             return Answer(data=data, headers=reply.headers, status=reply.status, at=self.platform_now())
         raise ApiError(
@@ -466,24 +468,26 @@ class Api:
 
     # Answers.
 
-    def _decoded(self, call: _Call, reply: _Reply) -> Any:
+    async def _decoded(self, call: _Call, reply: _Reply) -> Any:
         if reply.cut:
             detail = f"more than {self._body_bytes_max} bytes"
         elif not reply.body and (reply.status in (202, 204, 205) or call.method == "POST"):
             return None  # accepted without a word
         else:
             try:
-                return orjson.loads(reply.body)
-            except orjson.JSONDecodeError:
-                detail = f"not JSON but {len(reply.body)} bytes said to be {reply.content_type}"
+                if len(reply.body) > BIG_BODY_BYTES:  # so that a repair of it does not hold up everything else
+                    return await asyncio.to_thread(decode, reply.body)
+                return decode(reply.body)
+            except Undecodable as problem:
+                detail = f"not JSON but {len(reply.body)} bytes said to be {reply.content_type}: {problem}"
         raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=call.endpoint, detail=detail, status=reply.status)
 
     def _wording(self, reply: _Reply) -> str:
         """What the platform says is wrong."""
         text = reply.body.decode("utf-8", "replace").strip()
         try:
-            data = orjson.loads(reply.body)
-        except orjson.JSONDecodeError:
+            data = decode(reply.body)
+        except Undecodable:
             # A gateway's HTML page says no more than its status.
             return reply.reason if not text or text.startswith("<") else text
         try:

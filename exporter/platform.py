@@ -5,20 +5,22 @@ order) and its ``mapping`` (pure: payloads to observations). It imports the mode
 another platform, never the store. The core knows platforms through the types of this module only.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from exporter import times
 from exporter.http import Api
-from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, Workflow
+from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow
 from exporter.polling.budget import Lane
 from exporter.retries.adapter import Retrying
 from exporter.settings import SourceConfig
 
+T = TypeVar("T")
 #: What a stream remembers under one key: anything JSON can hold.
 Cursor = Any
 
@@ -33,13 +35,22 @@ class Stream:
     opening: bool = False  # must have been swept once before the others may start
 
 
+#: The kind of a fault that costs one item.
+BAD_ITEM = "bad_item"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """An item, or a part of a sweep, that could not be used: counted by kind, costs nothing else."""
+    """An item, or a part of a sweep, that could not be used: counted by kind, costs nothing else.
 
-    kind: str  # an ErrorKind value, or "bad_item"
+    One that names a workflow says that it could not be read, unless it is ``of_item``: of one run or dead letter, as
+    every ``bad_item`` is. An unread workflow is named in every sweep until it has been read.
+    """
+
+    kind: str  # an ErrorKind value, "truncated", or "bad_item"
     detail: str  # one redacted line that names the place
     workflow_id: str | None = None
+    of_item: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +58,25 @@ class Page:
     """What a sweep has read so far and wants stored in one transaction.
 
     ``cursors`` are written with the observations they stand for; None forgets a key. A client puts a cursor only on the
-    page that completes what the cursor claims.
+    page that completes what the cursor claims. A cursor under the id of a workflow says that this was read.
     """
 
     observations: Sequence[Observation] = ()
     cursors: Mapping[str, Cursor | None] = field(default_factory=dict)
     faults: Sequence[Fault] = ()
+    items: int = 0  # of the platform's, that this was made from; 0: as many as there are observations and bad items
+
+
+#: Items of a listing that are looked at, and observations that are stored, before others have their turn.
+CHUNK = 200
+
+
+async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """The items in parts of ``CHUNK``, so that a huge page does not hold up everything else; one part if empty."""
+    for start in range(0, max(1, len(items)), CHUNK):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + CHUNK]
 
 
 class RunKey(Struct, frozen=True, kw_only=True, gc=False):
@@ -159,6 +183,8 @@ class Platform:
     holds_dead_letters: bool = False  # the platform keeps dead letters itself; elsewhere a failed run or step is one
     superseded_by_success: bool = False  # a later success of the same workflow closes its dead letters
     measures: frozenset[str] = frozenset()  # of: operations, transfer, steps, queue; counters born at 0
+    #: States of unfinished runs it can list. Of another state only a webhook may tell: then none known is not none.
+    lists_active: frozenset[State] = frozenset({State.PENDING, State.RUNNING})
     receive: Callable[[WebhookRequest], WebhookEvents]  # pure; raises MalformedEvent
     run_url: Callable[[Any, Run], str | None]  # config, run -> the page a person would open
     #: config -> the results of runs whose steps are asked for once they ended: their traces wait for that

@@ -20,6 +20,8 @@ HIDDEN = "[redacted]"
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 _RUN_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-=.%"
 
+# Bytes of a header that are no UTF-8 arrive so; neither the store nor an answer can be written with them.
+_HALVES = re.compile("[\ud800-\udfff]")
 # Before lines are joined: a cookie header has no end but the end of its line.
 _COOKIE = re.compile(r"""(\b(?:set-)?cookies?\\{0,4}["']?[ \t]{0,8}[:=][ \t]{0,8})(?!b?["'\\{\[])[^\r\n]+""", re.I)
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----(?:.*?-----END [A-Z0-9 ]{1,40}-----|.*)", re.S)
@@ -75,6 +77,7 @@ def redact(text: str, *, limit: int = 300) -> str:
         text = text[:TEXT_CHARS_MAX]
         # What was cut in two may no longer look like what it is.
         text = text[:-64] + text[-64:].rstrip(_RUN_CHARS)
+    text = _HALVES.sub("\ufffd", text)
     text = _COOKIE.sub(rf"\1{HIDDEN}", text)
     text = _BLANKS.sub(" ", text).strip()
     text = _PEM.sub(HIDDEN, text)

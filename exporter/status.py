@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from exporter.fold import WorkflowEntry
 from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
 from exporter.polling.poller import Poller, StreamStatus
+from exporter.redact import redact
 from exporter.retries.book import RetryBook
 from exporter.retries.control import decision_facts, retry_facts
 from exporter.world import SourceWorld, World
@@ -38,21 +40,38 @@ def not_ready(pollers: Mapping[str, Poller], *, now: float, store_error: str | N
     reasons = [] if store_error is None else [Reason(source="", detail=store_error)]
     for source, poller in pollers.items():
         for status in poller.status.values():
-            problem = _staleness(status, now)
+            problem = _staleness(status, now) or _unread(poller, status)
             if problem is not None:
                 reasons.append(Reason(source=source, detail=f"{status.stream.name}: {problem}"))
     return reasons
 
 
 def _staleness(status: StreamStatus, now: float) -> str | None:
+    problem = status.error or status.refusal
     if status.success_at is None:
-        return f"never swept: {status.error}" if status.error else "not swept yet"
-    bound = max(FRESH_SECONDS_MIN, FRESH_INTERVALS * status.interval)
-    age = now - status.success_at
+        return f"never swept: {problem}" if problem else "not swept yet"
+    age, bound = now - status.success_at, _bound(status)
     if age <= bound:
         return None
-    cause = f": {status.error}" if status.error else ""
+    cause = f": {problem}" if problem else ""
     return f"last swept {age:.0f} s ago, more than the bound of {bound:.0f} s{cause}"
+
+
+def _unread(poller: Poller, status: StreamStatus) -> str | None:
+    """Which workflows have not been read for longer than the bound, though the stream was swept."""
+    now, bound = poller.api.platform_now(), _bound(status)
+    unread = poller.unread(status.stream.name)
+    late = [(key, one) for key, one in unread.items() if now - one.since > bound]
+    if not late:
+        return None
+    key, worst = late[0]
+    others = f" and {len(late) - 1} more" if len(late) > 1 else ""
+    age = f"not read for {now - worst.since:.0f} s, more than the bound of {bound:.0f} s"
+    return f"workflow {key}{others} {age}: {worst.detail}"
+
+
+def _bound(status: StreamStatus) -> float:
+    return max(FRESH_SECONDS_MIN, FRESH_INTERVALS * status.interval)
 
 
 def status(world: World, pollers: Mapping[str, Poller], *, now: float, version: str) -> dict[str, Any]:
@@ -84,13 +103,50 @@ def _source(world: World, poller: Poller, now: float) -> dict[str, Any]:
                 "swept_at": s.swept_at,
                 "success_at": s.success_at,
                 "failures": s.failures,
-                "error": s.error,
+                "error": s.error or s.refusal,
                 "faults": s.faults,
-                "fresh": _staleness(s, now) is None,
+                "last_fault": _fault(s, known),
+                "unread": _unread_facts(poller, s, known),
+                "fresh": _staleness(s, now) is None and _unread(poller, s) is None,
             }
             for s in poller.status.values()
         ],
     }
+
+
+def _fault(status: StreamStatus, known: SourceWorld) -> dict[str, Any] | None:
+    """The last thing that could not be read, which may be long ago: ``at``."""
+    fault = status.last_fault
+    if fault is None:
+        return None
+    return {
+        "at": status.fault_at,
+        "kind": fault.kind,
+        "workflow_id": fault.workflow_id,
+        "workflow": _name(known, fault.workflow_id),
+        "detail": redact(fault.detail),
+    }
+
+
+def _unread_facts(poller: Poller, status: StreamStatus, known: SourceWorld) -> dict[str, Any]:
+    """The workflows that cannot be read, the longest unread first."""
+    now, unread = poller.api.platform_now(), poller.unread(status.stream.name)
+    shown = [
+        {
+            "workflow_id": key,
+            "workflow": _name(known, key),
+            "age_seconds": max(0.0, now - one.since),
+            "kind": one.kind,
+            "detail": one.detail,
+        }
+        for key, one in islice(unread.items(), WORKFLOWS_MAX)
+    ]
+    return {"total": len(unread), "workflows": shown}
+
+
+def _name(known: SourceWorld, workflow_id: str | None) -> str | None:
+    workflow = known.workflows.get(workflow_id) if workflow_id is not None else None
+    return None if workflow is None else workflow.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

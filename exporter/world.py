@@ -7,12 +7,35 @@ decide what to ask for, metrics and the status page to show what is so now.
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from exporter.fold import WorkflowEntry
 from exporter.model import DeadLetter, Queue, Run, State, Usage, Workflow
 from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Loaded
 
 _NOTHING: Mapping[str, Any] = {}
+
+
+def unread_stream(stream: str) -> str:
+    """Under which name the ledger remembers what of a stream is unread."""
+    return f"{stream}:unread"
+
+
+class Unread(Struct, frozen=True, kw_only=True, gc=False):
+    """A workflow that could not be read: since when (platform's clock), and why at first."""
+
+    since: float
+    kind: str
+    detail: str
+
+    @classmethod
+    def load(cls, cursor: Any) -> "Unread":
+        since, kind, detail = cursor
+        return cls(since=since, kind=kind, detail=detail)
+
+    def dump(self) -> list[Any]:
+        return [self.since, self.kind, self.detail]
 
 
 class SourceWorld:
@@ -37,6 +60,11 @@ class SourceWorld:
 
     def cursors(self, stream: str) -> Mapping[str, Any]:
         return self._cursors.get(stream, _NOTHING)
+
+    def unread(self, stream: str) -> dict[str, Unread]:
+        """The workflows of which a stream could not be read, the longest unread first."""
+        found = [(key, Unread.load(value)) for key, value in self.cursors(unread_stream(stream)).items()]
+        return dict(sorted(found, key=lambda item: item[1].since))
 
     def runs_of(self, workflow_id: str) -> list[Run]:
         """The open runs of one workflow."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import shutil
 import ssl
 import subprocess
@@ -707,8 +708,36 @@ async def test_what_is_not_json_is_a_bad_payload_and_not_asked_for_again(
 ) -> None:
     platform.then(200, text=text, headers={"Content-Type": "text/html"})
     error = await failing(api.get("/flows", lane=Lane.SWEEPS))
-    assert str(error) == f"GET /flows: 200 bad_payload: not JSON but {len(text)} bytes said to be text/html"
+    expected = f"GET /flows: 200 bad_payload: not JSON but {len(text)} bytes said to be text/html: "
+    assert str(error).startswith(expected)
+    assert re.search(
+        r": line 1 column \d+ \(char \d+\)$", str(error)
+    )  # the parser's own words, and nothing of the text
+    assert SECRET not in str(error)
     assert counted == [("GET /flows", "200")]
+
+
+async def test_a_text_that_was_cut_in_two_costs_itself_and_not_the_answer(platform: Platform, api: Api) -> None:
+    platform.then(200, text=r'{"rows": [{"name": "cut \ud83d"}, {"name": "whole"}]}')
+    answer = await api.get("/flows", lane=Lane.SWEEPS)
+    assert answer.data == {"rows": [{"name": "cut \ufffd"}, {"name": "whole"}]}
+    platform.then(422, text=r'{"message": "cut \ud83d"}')
+    assert (await failing(api.get("/flows", lane=Lane.SWEEPS))).detail == '{"message": "cut \\ud83d"}'
+
+
+async def test_a_reason_phrase_of_any_bytes_can_be_logged_and_stored(api: Api, make_api: Callable[..., Api]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 no\xffthing\xed\xa0\xbd\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        error = await failing(make_api(base_url=f"http://127.0.0.1:{port}").get("/flows", lane=Lane.SWEEPS))
+    assert error.kind is ErrorKind.NOT_FOUND
+    orjson.dumps([str(error), error.detail])
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])

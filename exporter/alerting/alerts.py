@@ -198,6 +198,18 @@ ALERTS = (
         needs_data=False,
     ),
     Alert(
+        name="AutomationReadingIncomplete",
+        group="sources",
+        severity="warning",
+        expr=of.reading_is_incomplete,
+        wait="10m",
+        keep="5m",
+        summary="A source is read, but not all of it: runs of some workflows are not seen.",
+        description="The stream {{ $labels.stream }} of {{ $labels.source }} is read, but a part of it has not been"
+        " for {{ $value | humanizeDuration }}. The status page names the workflow and the reason.",
+        needs_data=False,
+    ),
+    Alert(
         name="AutomationDataFaulty",
         group="sources",
         severity="info",

@@ -6,6 +6,7 @@ from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
     CLOCK_OFFSET,
+    CURSOR_LAG,
     REPLICA,
     SOURCE,
     WORKFLOW,
@@ -192,6 +193,15 @@ def data_are_incomplete(slo: SloConfig) -> str:
 def data_are_faulty(slo: SloConfig) -> str:
     complete = f"{select(own(lambda o: o.data_complete), slo)} == 0"
     return f"{complete}\n{_stored(slo)}\nunless\n{_grouped(data_are_incomplete(slo))}"
+
+
+def reading_is_incomplete(slo: SloConfig) -> str:
+    """Sweeps go to their end, and yet something has not been read for a while: a workflow, or most of what there is."""
+    lag, complete = (select(name, slo, 'stream!="quota"') for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
+    return (
+        f"{lag} > {seconds(slo.stale_after)}\nand on ({SOURCE}, stream) {complete} == 0\n"
+        f"unless on ({SOURCE}, stream)\n{_grouped(data_are_incomplete(slo))}"
+    )
 
 
 def credential_is_refused(slo: SloConfig) -> str:

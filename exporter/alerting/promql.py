@@ -24,6 +24,7 @@ REPLICA = "job, instance"
 
 #: Computed at each scrape by the app.
 API_QUOTA_REMAINING = "automation_exporter_api_quota_remaining"
+CURSOR_LAG = "automation_exporter_cursor_lag_seconds"
 CLOCK_OFFSET = "automation_exporter_clock_offset_seconds"
 
 

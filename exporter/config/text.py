@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from exporter.fields import FileSecret
+
 #: Keys that end in _file and mean a file, not a secret read from one.
 FILE_KEYS = frozenset({"cert_file", "key_file", "tls_ca_file"})
 #: What stands for a file that could not be read, so that the rest can be checked all the same.
@@ -221,7 +223,7 @@ def _read_secret(value: Any, place: str, problems: list[str]) -> Any:
         problems.append(f"{place}: cannot read the file: {getattr(exc, 'strerror', None) or exc}")
     else:
         if read.strip():
-            return read
+            return FileSecret(read, Path(value))
         problems.append(f"{place}: the file is empty; write the secret into it")
     return _UNREAD
 

@@ -52,7 +52,9 @@ WORKFLOW_NEXT_RUN = _gauge(
 WORKFLOW_FAILURES = _gauge(
     "automation_workflow_consecutive_failures", "Failed runs since the last successful one.", _WORKFLOW
 )
-RUNS_ACTIVE = _gauge("automation_runs_active", "Runs that have not finished, by state.", (*_WORKFLOW, "state"))
+RUNS_ACTIVE = _gauge(
+    "automation_runs_active", "Runs that have not finished, by state, where that is known.", (*_WORKFLOW, "state")
+)
 RUN_OLDEST_ACTIVE = _gauge(
     "automation_run_oldest_active_timestamp_seconds",
     "When the oldest unfinished run was queued (pending) or started (running).",

@@ -8,7 +8,7 @@ there is none later on is absent; its total stays in the ledger, and is shown wh
 """
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from exporter.fold import WorkflowEntry
@@ -203,7 +203,8 @@ class Projection:
         if key not in self._shown:
             entry = world.entries[key[1]]
             # Whoever is called so by the platform is among the others from the beginning.
-            if key[1] != OTHER and self._room.promise(key, len(births) + sum(1 for _ in readings(entry, world))):
+            gauges = sum(1 for _ in readings(entry, world, listed=platform.lists_active))
+            if key[1] != OTHER and self._room.promise(key, len(births) + gauges):
                 self._shown[key] = key[1]
             else:
                 self._shown[key] = OTHER
@@ -298,7 +299,9 @@ class Projection:
             self._shown.pop(key, None)
             self._gauges.pop(key, None)
             return
-        now = {} if entry.gone_at is not None else {(m.name, labels): v for m, labels, v in readings(entry, world)}
+        listed = self._platforms[key[0]].lists_active
+        told = () if entry.gone_at is not None else readings(entry, world, listed=listed)
+        now = {(metric.name, labels): value for metric, labels, value in told}
         before = self._gauges.get(key, {})
         if self._shown[key] == OTHER:
             now = {k: v for k, v in now.items() if k[0] in _SUMMED}
@@ -368,8 +371,11 @@ def _lines_set_aside(platform: Platform) -> int:
     return others + 9 + 3 * delay + len(platform.resolved_by) * age + 32
 
 
-def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
-    """What the gauges of a workflow say now; what is unknown is not there."""
+def readings(entry: WorkflowEntry, world: SourceWorld, *, listed: Collection[State]) -> Iterator[Reading]:
+    """What the gauges of a workflow say now; what is unknown is not there.
+
+    ``listed`` are the states of unfinished runs that the platform can list.
+    """
     w = entry.workflow
     if w.at > 0:
         yield catalogue.WORKFLOW_INFO, (w.name or w.id, w.workspace or "", w.trigger or ""), 1.0
@@ -382,7 +388,7 @@ def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
     for result, ended_at in entry.last_ended:
         yield catalogue.WORKFLOW_LAST_RUN, (result,), ended_at
     yield catalogue.WORKFLOW_FAILURES, (), float(entry.failures)
-    yield from _open_runs(world, w.id)
+    yield from _open_runs(world, w.id, listed)
     yield from _open_dead_letters(world, w.id)
     queue = world.queues.get(w.id)
     if queue is not None:
@@ -391,11 +397,12 @@ def readings(entry: WorkflowEntry, world: SourceWorld) -> Iterator[Reading]:
             yield catalogue.QUEUE_LIMIT, (), queue.limit
 
 
-def _open_runs(world: SourceWorld, workflow_id: str) -> Iterator[Reading]:
+def _open_runs(world: SourceWorld, workflow_id: str, listed: Collection[State]) -> Iterator[Reading]:
     runs = world.runs_of(workflow_id)
     for state in (State.PENDING, State.RUNNING):
         of_state = [run for run in runs if run.state is state]
-        yield catalogue.RUNS_ACTIVE, (state,), float(len(of_state))
+        if of_state or state in listed:
+            yield catalogue.RUNS_ACTIVE, (state,), float(len(of_state))
         since = [
             moment
             for run in of_state

@@ -6,7 +6,7 @@ keeps yesterday's numbers and says so; one line is logged when a source turns ba
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
@@ -15,12 +15,13 @@ from exporter.http import Api, ApiError, ErrorKind
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Via
-from exporter.platform import Client, Fault, Page, Platform, RunKey, Stream
+from exporter.platform import CHUNK, Client, Fault, Page, Platform, RunKey, Stream
 from exporter.polling.planner import next_delay
+from exporter.polling.reading import Reading, told
 from exporter.store.ingest import Batch, Outcome
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
-from exporter.world import SourceWorld
+from exporter.world import SourceWorld, Unread, unread_stream
 
 log = get_logger(__name__)
 
@@ -48,6 +49,10 @@ class StreamStatus:
     error: str | None = None
     kind: ErrorKind | None = None
     faults: int = 0  # of the last sweep
+    refusal: str | None = None  # why the last sweep does not count though it went to its end
+    last_fault: Fault | None = None
+    fault_at: float | None = None  # when that was met, on our clock
+    kinds: frozenset[str] = frozenset()  # of faults that are being met, each logged once
     swept_at: float | None = None  # end of the last sweep, on our clock
     success_at: float | None = None  # end of the last sweep that read everything it meant to
     covered_until: float | None = None  # start of that sweep, on the platform's clock
@@ -60,8 +65,23 @@ class SweepReport:
     stream: str
     observations: int = 0
     news: int = 0
-    faults: list[Fault] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
     error: ApiError | None = None
+    store_error: str | None = None
+
+    @property
+    def faults(self) -> list[Fault]:
+        return self.reading.kept
+
+
+def _parts(page: Page) -> Iterator[Page]:
+    """A page in parts that are quickly stored and shown; its cursors come with the last."""
+    rest = page.observations
+    while len(rest) > CHUNK:
+        yield Page(observations=rest[:CHUNK])
+        rest = rest[CHUNK:]
+    if rest or page.cursors:
+        yield Page(observations=rest, cursors=page.cursors)
 
 
 class Poller:
@@ -137,11 +157,13 @@ class Poller:
         except ApiError as error:
             report.error = error
         except StoreError as error:
-            report.faults.append(Fault(kind="store", detail=str(error)))
+            report.store_error = str(error)
+            report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
             self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
         except Exception as bug:  # in a mapping, say: costs this sweep, never the service
             log.error("sweep broke", source=self.source, stream=stream, error=bug)
             report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
+        await self._keep_unread(status, report, began)
         self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, steady(self._clock) - began))
         self._note(status, report, self._on_their_clock(began), self._clock.now())
         self._compare_clocks()
@@ -165,7 +187,7 @@ class Poller:
         """Read the runs webhooks said too little about."""
         report, began = SweepReport(stream="complete"), steady(self._clock)
         if self._ledger.is_down:
-            report.faults.append(Fault(kind="store", detail=self._ledger.error or ""))
+            report.reading.take(Page(faults=[Fault(kind="store", detail=self._ledger.error or "")]))
             return report
         wanted, self._wakes = self._wakes, {}
         try:
@@ -176,7 +198,8 @@ class Poller:
             self._own.sweep_errors.labels(*self._labels, "complete", error.kind).inc()
             self._wake_again(wanted)
         except StoreError as error:
-            report.faults.append(Fault(kind="store", detail=str(error)))
+            report.store_error = str(error)
+            report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
             self._own.sweep_errors.labels(*self._labels, "complete", "store").inc()
             self._wake_again(wanted)
         except Exception as bug:
@@ -196,17 +219,56 @@ class Poller:
             async for page in stream_of_pages:
                 if ahead is not None and abs(self._ahead() - ahead) > CLOCK_OFFSET_MAX:
                     return False
-                report.faults.extend(page.faults)
-                for fault in page.faults:
-                    self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
-                    log.debug("unusable", source=self.source, stream=stream, kind=fault.kind, detail=fault.detail)
-                if page.observations or page.cursors:
-                    outcome = await self._ingest(page, began, stream)
-                    report.observations += len(page.observations)
+                self._tell(stream, page.faults, report.reading.take(page))
+                for part in _parts(page):
+                    outcome = await self._ingest(part, began, stream)
+                    report.observations += len(part.observations)
                     report.news += outcome.news
         if self._world.first_sweep_at is None:  # a source that is empty has been swept as well
             await self._ingest(Page(), began, stream)
         return True
+
+    def _tell(self, stream: str, faults: Sequence[Fault], new: set[str]) -> None:
+        """Count what could not be read; the first of its kind is worth a look, until there is none left."""
+        if stream in self.status:
+            new -= self.status[stream].kinds
+        for fault in faults:
+            self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
+            fields = {"source": self.source, "stream": stream, "kind": fault.kind, "detail": told(fault)}
+            if fault.kind in new:
+                log.warning("not all could be read", **fields)
+            else:
+                log.debug("not all could be read", **fields)
+            new.discard(fault.kind)
+
+    async def _keep_unread(self, status: StreamStatus, report: SweepReport, began: float) -> None:
+        """Remember which workflows could not be read, so that neither sweeps nor restarts make them look fresh."""
+        stream, started_at = status.stream.name, self._on_their_clock(began)
+        changes = report.reading.changes(
+            self._world.unread(stream),
+            since=started_at if status.covered_until is None else status.covered_until,
+            whole=report.error is None,
+            workflows=self._world.workflows,
+        )
+        if not changes or report.store_error is not None:
+            return
+        cursors = {key: None if unread is None else unread.dump() for key, unread in changes.items()}
+        try:
+            await self._ingest(Page(cursors=cursors), began, unread_stream(stream))
+        except StoreError as error:
+            report.store_error = str(error)
+            report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
+            self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
+
+    def unread(self, stream: str) -> dict[str, Unread]:
+        """The workflows of which this stream could not be read, the longest unread first."""
+        return self._world.unread(stream)
+
+    def covered_until(self, stream: str) -> float | None:
+        """Up to when every workflow was read, on the platform's clock; None before the first sweep."""
+        covered = self.status[stream].covered_until
+        oldest = min((unread.since for unread in self._world.unread(stream).values()), default=covered)
+        return oldest if covered is None or oldest is None else min(covered, oldest)
 
     async def _ingest(self, page: Page, began: float, stream: str) -> Outcome:
         batch = Batch(
@@ -241,12 +303,13 @@ class Poller:
             log.info("our clock agrees with the platform's again", source=self.source)
 
     def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
-        labels = (*self._labels, status.stream.name)
-        status.swept_at, status.faults = ended, len(report.faults)
-        stored = all(fault.kind != "store" for fault in report.faults)
-        self._own.data_complete.labels(*labels).set(float(report.error is None and not report.faults))
-        if not stored:  # the platform did nothing wrong: it is neither down nor asked more rarely
-            status.error = report.faults[-1].detail
+        labels, reading = (*self._labels, status.stream.name), report.reading
+        status.swept_at, status.faults, status.refusal = ended, reading.count, reading.refusal
+        if reading.last is not None:
+            status.last_fault, status.fault_at = reading.last, ended
+        self._own.data_complete.labels(*labels).set(float(report.error is None and not reading.count))
+        if report.store_error is not None:  # the platform did nothing wrong: it is neither down nor asked more rarely
+            status.error = report.store_error
             return
         if report.error is not None:
             kind, detail = report.error.kind, str(report.error)
@@ -254,13 +317,18 @@ class Poller:
             if status.failures == 0 or status.kind is not kind:
                 log.warning("sweep failing", source=self.source, stream=status.stream.name, kind=kind, error=detail)
             status.failures, status.error, status.kind = status.failures + 1, detail, kind
+            status.kinds |= reading.kinds.keys()
         else:
             if status.failures:
                 log.info("sweep recovered", source=self.source, stream=status.stream.name, failures=status.failures)
+            for kind_ in sorted(status.kinds - reading.kinds.keys()):
+                log.info("read again", source=self.source, stream=status.stream.name, kind=kind_)
             status.failures, status.error, status.kind = 0, None, None
-            status.success_at, status.covered_until = ended, started_at
-            # Alerts compare it with the time of Prometheus: a clock that is ahead must not make old data look young.
-            self._own.sweep_success.labels(*labels).set(min(ended, self.api.platform_now()))
+            status.kinds = frozenset(reading.kinds)
+            if reading.refusal is None:
+                status.success_at, status.covered_until = ended, started_at
+                # Alerts compare it with the time of Prometheus: a clock ahead must not make old data look young.
+                self._own.sweep_success.labels(*labels).set(min(ended, self.api.platform_now()))
         if status.stream.name == self._main_stream:
             self._on_up(report.error is None)
 

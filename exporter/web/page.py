@@ -4,7 +4,7 @@ Everything a person or a platform wrote is escaped. The page reloads itself; wha
 their own, which do not. Links and forms are relative: the page may live under a prefix that only a proxy knows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -34,6 +34,8 @@ td[data-name]::before{content:attr(data-name) ": ";opacity:.7}td:empty{display:n
 """
 #: Rows of a table shown on the page; the JSON has more.
 SHOWN_MAX = 50
+#: Workflows of one stream shown as unread.
+UNREAD_SHOWN_MAX = 5
 _REFRESH = 10
 
 
@@ -158,12 +160,34 @@ def _sources(sources: Sequence[Mapping[str, Any]], now: float) -> str:
 def _stream(stream: Mapping[str, Any], now: float) -> str:
     name = escape(stream["stream"])
     if stream["error"]:
-        return f'{name}: <span class="bad">{escape(stream["error"])}</span>'
+        return f'{name}: <span class="bad">{escape(stream["error"])}</span>{"".join(_unread(stream["unread"]))}'
     if stream["success_at"] is None:
         return f"{name}: not swept yet"
     css = "good" if stream["fresh"] else "bad"
-    faults = f", {stream['faults']} unusable" if stream["faults"] else ""
-    return f'{name}: <span class="{css}">{_age(now - stream["success_at"])} ago</span>{faults}'
+    age = f'{name}: <span class="{css}">{_age(now - stream["success_at"])} ago</span>'
+    return age + _faults(stream) + "".join(_unread(stream["unread"]))
+
+
+def _faults(stream: Mapping[str, Any]) -> str:
+    """How many parts of the last sweep could not be used, and the last of them in words."""
+    fault = stream["last_fault"]
+    if not stream["faults"] or fault is None:
+        return ""
+    of = fault["workflow"] or fault["workflow_id"]
+    place = f"{of}: " if of else ""
+    said = escape(f"{fault['kind']}: {place}{fault['detail']}")
+    return f', <span class="wait">{stream["faults"]} unusable</span> <small>{said}</small>'
+
+
+def _unread(unread: Mapping[str, Any]) -> Iterator[str]:
+    """The workflows that cannot be read, each with its age and the reason."""
+    for one in unread["workflows"][:UNREAD_SHOWN_MAX]:
+        name = escape(one["workflow"] or one["workflow_id"])
+        yield f'<br><span class="bad">{name} not read for {_age(one["age_seconds"])}</span> '
+        yield f"<small>{escape(one['detail'])}</small>"
+    left = unread["total"] - UNREAD_SHOWN_MAX
+    if left > 0:
+        yield f'<br><span class="bad">and {left} more</span>'
 
 
 def _trouble(workflows: Sequence[Mapping[str, Any]], now: float) -> str:

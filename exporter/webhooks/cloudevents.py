@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from msgspec import Struct
+
+from exporter.decode import DAMAGED, Undecodable, decode
 
 ID_CHARS_MAX = 256  # an id is a key of a table; a database refuses much longer ones
 ATTRIBUTE_CHARS_MAX = 2048
@@ -141,6 +142,8 @@ def _event(attributes: Mapping[str, object], data: object) -> CloudEvent:
     identifier = _required(attributes, "id", "eventid")
     if len(identifier) > ID_CHARS_MAX:
         raise Malformed("id is too long")
+    if DAMAGED in identifier:
+        raise Malformed("id has characters that cannot be read")
     time = _text(attributes, "time")
     for version in ("specversion", "cloudeventsversion"):
         _text(attributes, version)
@@ -226,8 +229,8 @@ def _decode_data(raw: bytes, media: str) -> object:
 
 def _decode_json(raw: bytes) -> object:
     try:
-        value: object = orjson.loads(raw)
-    except (orjson.JSONDecodeError, RecursionError):
+        value: object = decode(raw)
+    except Undecodable:
         pass
     else:
         return value

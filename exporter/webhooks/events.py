@@ -15,9 +15,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from exporter import times
+from exporter.decode import DAMAGED, Undecodable, decode
 from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.redact import redact
@@ -36,7 +35,8 @@ _RESULTS = {
 }
 _EVENTS_MAX = 1000
 _ID_CHARS_MAX = 200
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # nothing has them in its id, and some databases refuse them
+#: Nothing has them in its id: some databases refuse them, or they stand for what could not be read.
+_CONTROL = re.compile(rf"[\x00-\x1f\x7f{DAMAGED}]")
 #: A time may be this much (seconds) ahead of the platform's clock.
 FUTURE_MAX = times.FUTURE_SECONDS_MAX
 
@@ -83,8 +83,8 @@ def receive_generic(
 
 def _events(request: WebhookRequest) -> list[dict[str, Any]]:
     try:
-        body: Any = orjson.loads(request.body)
-    except (orjson.JSONDecodeError, RecursionError):
+        body: Any = decode(request.body)
+    except Undecodable:
         body = None  # the data of a binary CloudEvent may be anything
     if not _is_bare(body) and cloudevents.is_cloudevent(request.headers, body):
         try:

@@ -9,7 +9,7 @@ Nothing is acknowledged before it is durable. What a sender gets wrong is its ow
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import orjson
@@ -55,6 +55,10 @@ _OUTCOMES = (
 )  # fmt: skip
 
 
+async def _unchanged(now: float) -> None:
+    """Where secrets stay as they are."""
+
+
 class Receiver:
     """The webhooks of one source."""
 
@@ -74,11 +78,13 @@ class Receiver:
         span: Callable[[str], AbstractContextManager[object]] = nullcontext,
         platform_now: Callable[[], float | None] | None = None,
         read_until: Callable[[], float] = lambda: 0.0,
+        refreshed: Callable[[float], Awaitable[schemes.Scheme | None]] = _unchanged,
     ) -> None:
         """``selects`` says whether the source watches a workflow: what others are told of is ignored. ``platform_now``
         is the platform's clock, None while nobody knows it; without it, ours is taken to be right. ``read_until`` is
-        the newest end a poll has read.
+        the newest end a poll has read. ``refreshed`` is asked for newer secrets when a proof fails.
         """
+        self._refreshed = refreshed
         self._source = source
         self._platform = platform
         self._scheme = scheme
@@ -111,6 +117,8 @@ class Receiver:
     async def _receive(self, request: web.Request) -> web.Response:
         headers = _headers(request)
         refusal = schemes.verify_head(self._scheme, headers)
+        if refusal is schemes.Refusal.MISMATCH and await self._renewed():
+            refusal = schemes.verify_head(self._scheme, headers)
         if refusal is not None:
             return self._refuse(refusal)
         coding = bodies.coding(headers.get("content-encoding", ""))
@@ -135,8 +143,23 @@ class Receiver:
             self._requests -= 1
 
     async def _prove(self, request: web.Request, headers: dict[str, str], coding: str) -> bytes | schemes.Refusal:
-        """The unpacked body, if it is signed: as it was sent, or before something packed it."""
+        """The unpacked body, if it is signed, or why it is not believed."""
         sent, limit = await self._read(request), request.client_max_size
+        proven = await self._unpacked(sent, headers, coding, limit=limit)
+        if proven is schemes.Refusal.MISMATCH and await self._renewed():
+            proven = await self._unpacked(sent, headers, coding, limit=limit)
+        return proven
+
+    async def _renewed(self) -> bool:
+        """Whether there are newer secrets to try."""
+        scheme = await self._refreshed(self._clock.now())
+        self._scheme = scheme or self._scheme
+        return scheme is not None
+
+    async def _unpacked(
+        self, sent: bytes, headers: dict[str, str], coding: str, *, limit: int
+    ) -> bytes | schemes.Refusal:
+        """The unpacked body, if it is signed as it was sent, or before something packed it."""
         theirs = self._platform_now()
         refusal = schemes.verify(self._scheme, headers, sent, theirs)
         if refusal is None:

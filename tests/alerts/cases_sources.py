@@ -8,6 +8,7 @@ from tests.alerts.world import (
     FREE,
     HERE,
     JOB,
+    LAG,
     OFFSET,
     POLICY,
     READING,
@@ -124,6 +125,42 @@ SOURCES: dict[str, Cases] = {
                 why="what is read cannot be stored: that is the store's, not the platform's",
                 series={COMPLETE: "1x10 0x60", SUCCESS: "0+60x10 600x60", STORE_UP: "1x10 0x60"},
                 at="40m",
+            ),
+        ],
+    ),
+    "AutomationReadingIncomplete": Cases(
+        fires=[
+            Case(
+                why="one workflow has not been read since minute 10, and every sweep goes to its end",
+                series={COMPLETE: "1x10 0x60", SUCCESS: "0+60x70", LAG: "60x10 60+60x60"},
+                at="50m",
+                told=(
+                    READING,
+                    "The stream runs of make-eu is read, but a part of it has not been for 40m 0s. The status page"
+                    " names the workflow and the reason.",
+                ),
+            ),
+        ],
+        silent=[
+            Case(
+                why="it was read again after a few sweeps",
+                series={COMPLETE: "1x10 0x8 1x60", SUCCESS: "0+60x80", LAG: "60x10 60+60x8 60x60"},
+                at="40m",
+            ),
+            Case(
+                why="one item cannot be used, and every workflow is read",
+                series={COMPLETE: "0x90", SUCCESS: "0+60x90", LAG: "60x90"},
+                at="80m",
+            ),
+            Case(
+                why="nothing can be read, which is another alert",
+                series={COMPLETE: "1x10 0x90", SUCCESS: "0+60x10 600x90", LAG: "60x10 60+60x90"},
+                at="60m",
+            ),
+            Case(
+                why="a stream that is read rarely",
+                series={COMPLETE: "1x90", SUCCESS: "0x90", LAG: "0+60x90"},
+                at="80m",
             ),
         ],
     ),

@@ -25,7 +25,11 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "alerts"
 NAMES = [alert.name for alert in ALERTS]
 #: Computed at each scrape: in no table.
-SCRAPED = {"automation_exporter_api_quota_remaining", "automation_exporter_clock_offset_seconds"}
+SCRAPED = {
+    "automation_exporter_api_quota_remaining": {"platform", "source"},
+    "automation_exporter_clock_offset_seconds": {"platform", "source"},
+    "automation_exporter_cursor_lag_seconds": {"platform", "source", "stream"},
+}
 OVERRIDES = """
 slo:
   job: robots
@@ -97,7 +101,7 @@ def known_metrics() -> dict[str, set[str]]:
         for family in getattr(collector, "describe", lambda: ())():
             name = f"{family.name}_total" if family.type == "counter" else family.name
             known[name] = set(getattr(collector, "_labelnames", ()))
-    known |= {name: {"platform", "source"} for name in SCRAPED} | {"up": set()}
+    known |= SCRAPED | {"up": set()}
     known |= {
         rule["record"]: {"platform", "source", "workflow_id"} for rule in every_rule(SloConfig()) if "record" in rule
     }

@@ -1,5 +1,6 @@
 """The metrics follow the ledger: born at 0, gone with their workflow, the same after a restart, bounded in number."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from exporter.model import (
     Workflow,
 )
 from exporter.platform import Platform, WebhookEvents
+from exporter.platforms import PLATFORMS
 from exporter.retries.model import Mode, RetryState
 from exporter.settings import SourceConfig
 from exporter.store.ingest import Batch, Committed, Key, SourceRules
@@ -258,6 +260,29 @@ def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
         assert shown("automation_retries_open") == {("stand-in", "s", "p", "in_doubt"): len(retries)}
         assert shown("automation_retry_mode") == {("s", "approve"): 1.0}
         assert shown("automation_retry_paused") == {("s",): float(bool(retries))}
+
+
+async def test_where_the_platform_cannot_list_what_runs_nothing_known_is_not_zero(tmp_path: Path) -> None:
+    service = Service(tmp_path / "t.db")
+    await service.open()
+    service.projection = Projection({"s": dataclasses.replace(STAND_IN, lists_active=frozenset())}, series_max=10_000)
+    service.projection.load(service.world, {})
+    await service.tell(workflow())
+    active, oldest = "automation_runs_active", "automation_run_oldest_active_timestamp_seconds"
+    assert active not in service.samples()
+    running = Run(workflow_id="w", id="r", state=State.RUNNING, started_at=NOW - 60)
+    await service.tell(running, via=Via.WEBHOOK)  # one that a webhook reported is known
+    assert service.samples()[active] == {(("state", "running"), ("workflow_id", "w")): 1.0}
+    assert service.value(oldest, workflow_id="w", state="running") == NOW - 60
+    over = Run(workflow_id="w", id="r", state=State.FINISHED, result=Result.SUCCESS, started_at=NOW - 60, ended_at=NOW)
+    await service.tell(over)
+    assert active not in service.samples()
+    assert oldest not in service.samples()
+    await service.ledger.close()
+
+
+def test_only_make_cannot_list_what_runs() -> None:
+    assert {p.name for p in PLATFORMS.values() if not p.lists_active} == {"make"}
 
 
 def lines(service: Service) -> int:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from aiohttp import web
 
@@ -130,6 +130,7 @@ async def receiving(
     requests_max: int = 256,
     engine: Callable[[Engine], Engine] = lambda engine: engine,
     port: int = 0,
+    **more: Any,
 ) -> AsyncIterator[Receiving]:
     """``engine`` may put something in front of the store, to see it fail or wait."""
     ledger = Ledger(engine(await open_engine(f"sqlite:///{database}")), {SOURCE: SourceRules(backfill=1e10)})
@@ -153,6 +154,7 @@ async def receiving(
         clock=clock or SystemClock(),
         own=own,
         requests_max=requests_max,
+        **more,
     )
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_route("*", f"/webhooks/{SOURCE}", receiver.receive)

@@ -246,7 +246,7 @@ def test_the_event_itself_is_read_as_it_is_whatever_the_headers_say() -> None:
         (b"", "not a JSON object"),
         (b"{", "not a JSON object"),
         (b"\xff", "not a JSON object"),
-        (b'{"event": "\\ud800"}', "not a JSON object"),
+        (b'{"event": "run.finished", "workflow_id": "\\ud800", "run_id": "r"}', '"workflow_id"'),
         (b"[" * 10_000, "not a JSON object"),
         (b"null", "not a JSON object"),
         ("text", "not a JSON object"),

@@ -131,6 +131,24 @@ async def test_a_repeated_event_is_answered_202_and_changes_nothing(service: Rec
     assert await service.ledger.load() == before
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"message": "x', rb'"message": "cut \ud83d'),  # as JavaScript writes half an emoji
+        (b'"message": "x', b'"message": "M\xfcller \xed\xa0\xbd'),  # Latin-1, and half an emoji as bytes
+        (b"{", b"\xef\xbb\xbf{"),
+    ],
+)
+async def test_an_event_with_a_text_that_is_none_is_counted_all_the_same(
+    service: Receiving, before: bytes, after: bytes
+) -> None:
+    failed = event(result="failure", error={"type": "ConnectionError", "message": "x"})
+    body = json.dumps(failed).encode().replace(before, after, 1)
+    assert (await post(service, body, signed(body))).status == 202
+    assert service.outcomes() == {"accepted": 1}
+    assert await runs_counted(service) == 1
+
+
 async def test_an_event_of_unknown_type_is_answered_202_and_stores_nothing(service: Receiving) -> None:
     answer = await post(service, {"event": "run.teleported", "workflow_id": "w", "run_id": "r"})
     assert (answer.status, answer.data) == (202, {"status": "ignored"})

@@ -7,7 +7,10 @@ hours: after a 401 the simplest thing that works is to log in again.
 
 import ssl
 
+from pydantic import SecretStr
+
 from exporter.clock import SystemClock
+from exporter.credentials import Credential, travels_in_a_header
 from exporter.http import Api, ApiError, Auth, ErrorKind
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
@@ -17,14 +20,14 @@ from exporter.polling.budget import Lane
 class Token:
     """A token that somebody else renews."""
 
-    def __init__(self, token: str) -> None:
-        self._headers = {"Authorization": f"Bearer {token}"}
+    def __init__(self, token: SecretStr) -> None:
+        self._token = Credential(token, usable=travels_in_a_header)
 
     async def headers(self, api: Api) -> dict[str, str]:
-        return self._headers
+        return {"Authorization": f"Bearer {self._token.value}"}
 
     async def renew(self, api: Api) -> bool:
-        return False
+        return await self._token.read_again()
 
 
 class Login:
@@ -32,6 +35,7 @@ class Login:
 
     def __init__(self, config: CognaizeConfig) -> None:
         self._config = config
+        self._password = Credential(config.password) if config.password else None
         self._token: str | None = None
 
     async def headers(self, api: Api) -> dict[str, str]:
@@ -44,8 +48,16 @@ class Login:
         return True
 
     async def _fetch(self, api: Api) -> str:
+        try:
+            return await self._log_in(api)
+        except ApiError as error:
+            if error.kind is not ErrorKind.AUTH or self._password is None or not await self._password.read_again():
+                raise
+        return await self._log_in(api)
+
+    async def _log_in(self, api: Api) -> str:
         config = self._config
-        url, password = config.token_url or "", config.password.get_secret_value() if config.password else ""
+        url, password = config.token_url or "", self._password.value if self._password else ""
         body = {"login": config.login, "password": password}
         if url.startswith(f"{config.url}/"):
             path = url.removeprefix(config.url)
@@ -82,4 +94,4 @@ class Login:
 
 
 def make_auth(config: CognaizeConfig) -> Auth:
-    return Token(config.token.get_secret_value()) if config.token is not None else Login(config)
+    return Token(config.token) if config.token is not None else Login(config)

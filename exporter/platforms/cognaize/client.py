@@ -155,7 +155,8 @@ class CognaizeClient:
                     if refused or failures == FAILURES_IN_A_ROW_MAX:
                         fatal = error
                         break
-                    faults.append(Fault(kind=error.kind, detail=str(error), workflow_id=sweep.wanted.get(process_id)))
+                    workflow_id = sweep.wanted.get(process_id)
+                    faults.append(Fault(kind=error.kind, detail=str(error), workflow_id=workflow_id, of_item=True))
                     if gone:
                         sweep.gone.add(process_id)
             yield sweep.page(items, faults=faults)
@@ -197,9 +198,9 @@ class _Sweep:
         Of a ``deep`` page, what ended too long ago to be counted is left out.
         """
         observations: list[Observation] = []
-        all_faults, open_runs = list(faults), self._known.open_runs
+        all_faults, open_runs, count = list(faults), self._known.open_runs, 0
         found: set[str] = set()
-        for item in items:
+        for count, item in enumerate(items, start=1):  # noqa: B007 (it is how many there were)
             names = mapping.identity(item)
             if names is None:
                 all_faults.append(Fault(kind="bad_item", detail="a process without id or workflowId"))
@@ -226,7 +227,8 @@ class _Sweep:
                 continue
             observations += [reading.run, *reading.dead_letters]
         cursors = {} if cursor is None else {"": cursor}
-        return Page(observations=[*self._workflows(found), *observations], cursors=cursors, faults=all_faults)
+        told = [*self._workflows(found), *observations]
+        return Page(observations=told, cursors=cursors, faults=all_faults, items=count)
 
     def workflows(self, rows: mapping.Rows) -> Page:
         """Workflows by the names the config has for them now; ``rows`` may hold one more."""

@@ -32,6 +32,7 @@ from typing import Any, Literal
 from msgspec import structs
 
 from exporter import times
+from exporter.decode import DAMAGED
 from exporter.fold import resolve
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step
 from exporter.retries.adapter import Effort, Standing
@@ -420,7 +421,7 @@ def _sequential(statuses: list[Any]) -> bool:
 def _id(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) and 0 < len(value) <= 200 else None
+    return value if isinstance(value, str) and 0 < len(value) <= 200 and DAMAGED not in value else None
 
 
 def _text(value: object) -> str | None:

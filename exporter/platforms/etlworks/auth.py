@@ -8,8 +8,10 @@ import base64
 import binascii
 from typing import Any
 
-import orjson
+from pydantic import SecretStr
 
+from exporter.credentials import Credential, travels_in_a_header
+from exporter.decode import decode
 from exporter.http import Api, ApiError, Auth, ErrorKind
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.polling.budget import Lane
@@ -25,21 +27,22 @@ ISSUE_PATHS = ("/rest/v1/token-auth/issue", "/rest/v1/token-auth")
 class ApiKey:
     """A key made in the settings of a user."""
 
-    def __init__(self, key: str) -> None:
-        self._headers = {"Authorization": f"Bearer {key}"}
+    def __init__(self, key: SecretStr) -> None:
+        self._key = Credential(key, usable=travels_in_a_header)
 
     async def headers(self, api: Api) -> dict[str, str]:
-        return self._headers
+        return {"Authorization": f"Bearer {self._key.value}"}
 
     async def renew(self, api: Api) -> bool:
-        return False
+        return await self._key.read_again()
 
 
 class Login:
     """A user's login and password, exchanged for tokens."""
 
-    def __init__(self, login: str, password: str) -> None:
-        self._credential = {"login": login, "password": password}
+    def __init__(self, login: str, password: SecretStr) -> None:
+        self._login = login
+        self._password = Credential(password)
         self._token: str | None = None
         self._renew_at = 0.0  # on the platform's clock
 
@@ -55,12 +58,12 @@ class Login:
     async def _issue(self, api: Api) -> None:
         path, other_path = ISSUE_PATHS
         try:
-            answer = await self._post(api, path)
+            answer = await self._buy(api, path)
         except ApiError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
             path = other_path
-            answer = await self._post(api, path)
+            answer = await self._buy(api, path)
         token = answer.data.get("token") if isinstance(answer.data, dict) else None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"POST {path}", detail="the answer holds no token")
@@ -69,8 +72,17 @@ class Login:
         lasts = TOKEN_SECONDS if expires_at is None else max(0.0, expires_at - answer.at) * LIFE_USED
         self._renew_at = answer.at + lasts
 
+    async def _buy(self, api: Api, path: str) -> Any:
+        try:
+            return await self._post(api, path)
+        except ApiError as error:
+            if error.kind is not ErrorKind.AUTH or not await self._password.read_again():
+                raise
+        return await self._post(api, path)
+
     async def _post(self, api: Api, path: str) -> Any:
-        return await api.post(path, lane=Lane.RETRIES, json=self._credential, idempotent=True, anonymous=True)
+        credential = {"login": self._login, "password": self._password.value}
+        return await api.post(path, lane=Lane.RETRIES, json=credential, idempotent=True, anonymous=True)
 
 
 def expiry(token: str) -> float | None:
@@ -79,7 +91,7 @@ def expiry(token: str) -> float | None:
     if len(parts) != 3:
         return None
     try:
-        claims = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError):
         return None
     exp = claims.get("exp") if isinstance(claims, dict) else None
@@ -88,7 +100,7 @@ def expiry(token: str) -> float | None:
 
 def make_auth(config: EtlworksConfig) -> Auth:
     if config.token is not None:
-        return ApiKey(config.token.get_secret_value())
+        return ApiKey(config.token)
     if config.login is None or config.password is None:
         raise ValueError("neither a token, nor a login and a password")  # the config has checked it
-    return Login(config.login, config.password.get_secret_value())
+    return Login(config.login, config.password)

@@ -110,7 +110,7 @@ class EtlworksClient:
                 observations.append(mapping.workflow(item, schedules=own, at=part.at))
                 if own is not None and to_cursor(own) != before:
                     cursors[item.id] = to_cursor(own)
-            yield Page(observations=observations, cursors=cursors, faults=faults)
+            yield Page(observations=observations, cursors=cursors, faults=faults, items=len(part.items))
         if complete:
             gone: dict[str, Any] = {key: None for key in known.cursors("workflows") if key and key not in watched}
             cursors = gone if schedules is None else {**gone, "": read_at}
@@ -217,7 +217,7 @@ class EtlworksClient:
         try:
             reading.take_newest(await self._execution(flow_id, lane=lane))
         except BadItem as bad:
-            faults.append(Fault(kind="bad_item", detail=f"GET {EXECUTION}: {bad}", workflow_id=flow_id))
+            faults.append(Fault(kind=ErrorKind.BAD_PAYLOAD, detail=f"GET {EXECUTION}: {bad}", workflow_id=flow_id))
         except ApiError as error:
             if stops(error):
                 raise
@@ -260,7 +260,7 @@ class EtlworksClient:
                 raise
             if not_there(error):
                 reading.take_lost(run_id)
-            return [fault(error, flow_id)]
+            return [fault(error, flow_id, of_item=True)]
         return []
 
     async def _look_for_failure(self, reading: FlowReading, flow_id: str) -> None:

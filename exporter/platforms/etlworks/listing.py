@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.http import Api, ApiError, ErrorKind
-from exporter.platform import Fault
+from exporter.platform import Fault, in_turns
 from exporter.platforms.etlworks.mapping import identity
 from exporter.polling.budget import Lane
 
@@ -48,9 +48,11 @@ async def _pinned(api: Api, flows: Sequence[str]) -> AsyncIterator[Part]:
 
 
 async def listing_parts(api: Api, path: str) -> AsyncIterator[Part]:
-    """A listing, page by page where the platform pages: it does where it tells the total in a header.
+    """A listing, page by page where the platform pages: it does where it tells the total in a header, or gives exactly
+    as many as were asked for.
 
     The next page begins after as many items as are known, so what is inserted meanwhile repeats some and hides none.
+    A listing that ends before its total is not complete.
     """
     ids: set[str] = set()
     for _ in range(PAGES_PER_SWEEP_MAX):
@@ -61,12 +63,28 @@ async def listing_parts(api: Api, path: str) -> AsyncIterator[Part]:
         named = {identity(item.get("id")) for item in items if isinstance(item, dict)}
         fresh = {key for key in named if key is not None} - ids
         ids |= fresh
-        total = answer.headers.get("X-Total-Count", "")
-        everything = not total.isdecimal() or len(ids) >= int(total) or not items
-        yield Part(items=items, at=answer.at, complete=everything)
+        total = _total(answer.headers.get("X-Total-Count", ""))
+        if total is None:
+            everything = len(items) != PAGE_ITEMS
+        else:
+            everything = len(ids) >= total or (not items and bool(ids))  # it may count what nobody may see
+        faults: list[Fault] = []
+        if not everything and not fresh:
+            of = "" if total is None else f" of {total}"
+            detail = f"GET {path}: the listing repeats itself after {len(ids)}{of} items"
+            faults.append(Fault(kind=ErrorKind.BAD_PAYLOAD, detail=detail))
+        given, told = 0, items if fresh or everything else []
+        async for part in in_turns(told):
+            given += len(part)
+            last = given == len(told)
+            yield Part(items=part, at=answer.at, complete=everything and last, faults=faults if last else ())
         if everything or not fresh:
             return
     yield Part(faults=[Fault(kind="truncated", detail=f"GET {path}: more than {PAGES_PER_SWEEP_MAX} pages")])
+
+
+def _total(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def stops(error: ApiError) -> bool:
@@ -80,5 +98,5 @@ def not_there(error: ApiError) -> bool:
     return error.kind is ErrorKind.NOT_FOUND or error.status == 500
 
 
-def fault(error: ApiError, flow_id: str | None = None) -> Fault:
-    return Fault(kind=error.kind, detail=str(error), workflow_id=flow_id)
+def fault(error: ApiError, flow_id: str | None = None, *, of_item: bool = False) -> Fault:
+    return Fault(kind=error.kind, detail=str(error), workflow_id=flow_id, of_item=of_item)

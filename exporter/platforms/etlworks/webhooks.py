@@ -13,8 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from exporter.decode import Undecodable, decode
 from exporter.model import SUCCEEDED, State
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platforms.etlworks import mapping
@@ -61,8 +60,8 @@ def receive(request: WebhookRequest) -> WebhookEvents:
 def _body(request: WebhookRequest) -> Mapping[str, Any]:
     """The body as an object; empty where there is none, or where it is no object and the headers have to do."""
     try:
-        value = orjson.loads(request.body) if request.body else {}
-    except orjson.JSONDecodeError:
+        value = decode(request.body) if request.body else {}
+    except Undecodable:
         return {}
     return value if isinstance(value, dict) else {}
 

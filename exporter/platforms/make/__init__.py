@@ -12,7 +12,7 @@ from exporter.polling.budget import Lane
 
 
 def _auth(config: MakeConfig) -> TokenAuth:
-    return TokenAuth(config.token.get_secret_value())
+    return TokenAuth(config.token)
 
 
 def _run_url(config: MakeConfig, run: Run) -> str | None:
@@ -41,6 +41,7 @@ PLATFORM = Platform(
     resolved_by=(ResolvedBy.RETRY, ResolvedBy.PLATFORM, ResolvedBy.MANUAL, ResolvedBy.EXPIRED),
     holds_dead_letters=True,
     measures=frozenset({"operations", "transfer", "queue"}),
+    lists_active=frozenset(),  # a run shows in the log when it ends
     receive=receive,
     run_url=_run_url,
     steps_later=steps_later,

@@ -57,7 +57,7 @@ class Causes:
                 losses.passed()
             except ApiError as failure:
                 error = None
-                fault = losses.fault(failure, run.workflow_id)
+                fault = losses.fault(failure, run.workflow_id, of_item=True)
                 if failure.kind is not ErrorKind.NOT_FOUND:
                     faults.append(fault)
             if error is None and noted.missed(run_id, now):

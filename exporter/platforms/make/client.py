@@ -130,7 +130,7 @@ class MakeClient:
                 self._watch.names[item.workflow.id] = item.workflow.name
                 if self._watch.watches(item.workflow.id, known):
                     watched.append(self._ordered(item, known))
-            yield Page(observations=watched, faults=faults)
+            yield Page(observations=watched, faults=faults, items=len(page.rows))
         mine = {key: item for key, item in found.items() if self._watch.watches(key, known)}
         if complete:
             self._watch.names = {key: item.workflow.name for key, item in found.items()}
@@ -158,7 +158,7 @@ class MakeClient:
                 blueprint = await self._blueprints.read(item.workflow.id, item.edited, lane=Lane.SWEEPS)
                 losses.passed()
             except ApiError as error:
-                yield Page(faults=[losses.fault(error, item.workflow.id)])
+                yield Page(faults=[losses.fault(error, item.workflow.id, of_item=True)])
                 continue
             later = replace(item.workflow, at=max(self._api.platform_now(), item.workflow.at + 0.001))
             workflow = mapping.with_order(later, ordered=blueprint.ordered, dead_letters=item.dead_letters)
@@ -220,7 +220,7 @@ class MakeClient:
                 page = await self._completed(workflow_id, key.run_id)
                 losses.passed()
             except ApiError as error:
-                fault = losses.fault(error, workflow_id)
+                fault = losses.fault(error, workflow_id, of_item=True)
                 page = Page(faults=[] if error.kind is ErrorKind.NOT_FOUND else [fault])
             yield page
 

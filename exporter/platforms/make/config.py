@@ -3,8 +3,9 @@
 import re
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, SecretStr, model_validator
 
+from exporter.credentials import Credential, travels_in_a_header
 from exporter.http import Api
 from exporter.settings import HeaderSecret, SourceConfig
 
@@ -55,14 +56,14 @@ class MakeConfig(SourceConfig):
 
 
 class TokenAuth:
-    """A token that somebody issued by hand. There is nothing to renew."""
+    """A token that somebody issued by hand, and may replace in its file."""
 
-    def __init__(self, token: str) -> None:
-        scheme = "Token" if _API_TOKEN.fullmatch(token) else "Bearer"
-        self._headers = {"Authorization": f"{scheme} {token}"}
+    def __init__(self, token: SecretStr) -> None:
+        self._token = Credential(token, usable=travels_in_a_header)
 
     async def headers(self, api: Api) -> dict[str, str]:
-        return self._headers
+        token = self._token.value
+        return {"Authorization": f"{'Token' if _API_TOKEN.fullmatch(token) else 'Bearer'} {token}"}
 
     async def renew(self, api: Api) -> bool:
-        return False
+        return await self._token.read_again()

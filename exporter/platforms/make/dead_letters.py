@@ -238,7 +238,7 @@ class DeadLetters:
                     task.unclear.append(item)
             elif not again and (known is not None or letter.opened_at >= task.told_since - OVERLAP_SECONDS):
                 task.closed.append(item)
-        return Page(observations=open_now, faults=faults)
+        return Page(observations=open_now, faults=faults, items=len(items.rows))
 
     async def _details(self, sweep: _Sweep, task: _Task) -> AsyncIterator[Page]:
         """Causes of the new ones, and how those listed as resolved were."""
@@ -326,7 +326,7 @@ class DeadLetters:
 
     def _lost(self, sweep: _Sweep, task: _Task, error: ApiError, *, complete: bool) -> Page:
         task.complete = task.complete and complete
-        return Page(faults=[sweep.losses.fault(error, task.workflow_id)])
+        return Page(faults=[sweep.losses.fault(error, task.workflow_id, of_item=True)])
 
     def _is_passing(self, error: ApiError) -> bool:
         return error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.BAD_PAYLOAD)

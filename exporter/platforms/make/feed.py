@@ -11,7 +11,9 @@ run may show late; so each sweep reads the newest part again.
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+from exporter import times
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Run
 from exporter.platform import Fault, Known, Page
@@ -38,6 +40,16 @@ REFUSED_SECONDS = 3600.0
 FAILURES_MAX = 3
 #: What a zone without the feed answers: there is no such path, or ``logs`` is no scenario's number.
 REFUSALS = frozenset({400, 401, 403, 404, 405, 410, 422, 501})
+
+
+_TRUNCATED = Page(
+    faults=[
+        Fault(
+            kind="truncated",
+            detail=f"more than {PAGES_PER_SWEEP_MAX} pages of runs; the rest is left for the next sweep",
+        )
+    ]
+)
 
 
 class NoFeed(Exception):
@@ -76,31 +88,51 @@ class Feed:
         self._refused_until = 0.0
 
     async def _read(self, known: Known, since: int, details: Details) -> AsyncIterator[Page]:
-        until = covered_until(known, self._api.platform_now())
+        until, before = covered_until(known, self._api.platform_now()), list[Any]()
         for _ in range(PAGES_PER_SWEEP_MAX):
-            page = await rows(
-                self._api,
-                ENDPOINT,
-                "scenarioLogs",
-                lane=Lane.SWEEPS,
-                limit=ROWS_PER_PAGE,
-                query=[("since", _iso(since))],
-            )
-            last = _last(page, latest=self._api.latest())
+            page = await self._page(since)
+            if page.full and page.rows == before:
+                raise bad_payload(ENDPOINT, "the same page again: since is not obeyed")
+            before = page.rows
+            if page.full and _falls(page):
+                async for older in self._backwards(known, since, page, details):
+                    yield older
+                return
+            last = _newest(page)
             runs, faults = await self._runs(page.rows, known)
             settled = page.at - SETTLED_SECONDS
             if page.full and last is not None:
                 settled = min(settled, (last - 1) / 1000)  # its millisecond may have more
             until = settled if until is None else max(until, settled)
             cursors = {CURSOR: {"until": until}}
-            yield Page(
-                observations=[details.note(run) for run in runs], cursors=cursors | details.cursor(), faults=faults
-            )
+            cursors |= details.cursor()
+            observations = [details.note(run) for run in runs]
+            yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
             if not page.full or last is None:
                 return
             since = last - 1 if last - 1 > since else last
-        detail = f"more than {PAGES_PER_SWEEP_MAX} pages of runs; the rest is left for the next sweep"
-        yield Page(faults=[Fault(kind="truncated", detail=detail)])
+        yield _TRUNCATED
+
+    async def _page(self, since: int, until: int | None = None) -> Rows:
+        query = [("since", _iso(since)), *([] if until is None else [("until", _iso(until))])]
+        return await rows(self._api, ENDPOINT, "scenarioLogs", lane=Lane.SWEEPS, limit=ROWS_PER_PAGE, query=query)
+
+    async def _backwards(self, known: Known, since: int, page: Rows, details: Details) -> AsyncIterator[Page]:
+        """A feed that goes from the newest to the oldest, from its first page on. The cursor moves with the last."""
+        settled, until = page.at - SETTLED_SECONDS, covered_until(known, self._api.platform_now())
+        for _ in range(PAGES_PER_SWEEP_MAX):
+            runs, faults = await self._runs(page.rows, known)
+            done = {} if page.full else {CURSOR: {"until": settled if until is None else max(until, settled)}}
+            observations = [details.note(run) for run in runs]
+            cursors = done | details.cursor()
+            yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
+            if not page.full:
+                return
+            older = await self._page(since, _oldest(page))
+            if older.full and older.rows == page.rows:
+                raise bad_payload(ENDPOINT, "the same page again: until is not obeyed")
+            page = older
+        yield _TRUNCATED
 
     async def _runs(self, found: Sequence[object], known: Known) -> tuple[list[Run], list[Fault]]:
         runs, faults = list[Run](), list[Fault]()
@@ -135,13 +167,28 @@ def _since(known: Known, counted_from: float, now: float) -> int:
     return round(max(covered) * 1000)
 
 
-def _last(page: Rows, *, latest: float) -> int | None:
-    """The newest completion on a page, no later than ``latest``. A feed that begins with it cannot be followed."""
+def _stamps(page: Rows) -> list[int]:
     told = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
-    stamps = [at for at in told if at <= latest * 1000]
-    if page.full and (not stamps or stamps[0] > stamps[-1]):
-        raise bad_payload(ENDPOINT, "the feed does not go by time of completion")
-    return max(stamps, default=None)
+    latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
+    return [at for at in told if at <= latest]
+
+
+def _falls(page: Rows) -> bool:
+    """Whether a page goes from the newest to the oldest. Raises ``ApiError`` where no row has a time."""
+    stamps = _stamps(page)
+    if not stamps:
+        raise bad_payload(ENDPOINT, "no row of the feed has a time")
+    return stamps[0] > stamps[-1]
+
+
+def _newest(page: Rows) -> int | None:
+    return max(_stamps(page), default=None)
+
+
+def _oldest(page: Rows) -> int:
+    """Up to when to ask for the page before this one."""
+    stamps = _stamps(page)
+    return min(stamps) + 1 if len(set(stamps)) > 1 else min(stamps) - 1
 
 
 def _iso(at: int) -> str:

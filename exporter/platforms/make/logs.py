@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from exporter import times
-from exporter.http import Api, ApiError
+from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Run, State, Workflow
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import feed, mapping
@@ -272,27 +272,34 @@ class Logs:
         # Runs from before it was watched would be counted as if they were new.
         kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
         oldest = min(_stamps(page), default=0)
-        covered = not page.full or oldest < (sweep.base - sweep.overlap) * 1000
+        newest_first = not _rises(page)  # the oldest first, in spite of what was asked, says nothing of the newest
+        covered = not page.full or (newest_first and oldest < (sweep.base - sweep.overlap) * 1000)
         observations = [sweep.details.note(run) for run in kept]
-        return covered, Page(observations=observations, cursors=sweep.details.cursor(), faults=faults)
+        cursors = sweep.details.cursor()
+        return covered, Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
 
     async def _follow(self, sweep: _Sweep, workflow_id: str, mark: _Mark) -> AsyncIterator[Page]:
         """What ended after ``mark.since``, oldest start first; the cursor with the last page."""
         earliest = min(mark.since - sweep.overlap, sweep.open_since.get(workflow_id, mark.since) - 1.0)
         start = max(earliest, mark.resume or 0.0)
-        ran, vague, on = False, False, None
+        ran, vague, on, bad, seen = False, False, None, 0, 0
         async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
             runs, faults = _runs(page.rows, workflow_id, self._api.latest())
+            bad, seen = bad + len(faults), seen + len(page.rows)
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
             over = [run for run in fresh if run.state is State.FINISHED]
             ran = ran or any((run.finished_at or 0.0) > mark.since for run in over)
             vague = vague or any(run.ended_at is None for run in over)
             cursors = dict[str, Any]()
-            if on is None:
+            if on is None and bad >= 2 and 2 * bad > seen:
+                detail = f"GET {ENDPOINT}: {bad} of {seen} rows cannot be used"
+                faults.append(Fault(kind=ErrorKind.BAD_PAYLOAD, detail=detail, workflow_id=workflow_id))
+            elif on is None:
                 done = self._read_to_the_end(sweep, workflow_id, mark, clear=ran and not vague)
                 cursors[workflow_id] = done.dump()
             observations = [sweep.details.note(run) for run in fresh]
-            yield Page(observations=observations, cursors=cursors | sweep.details.cursor(), faults=faults)
+            cursors |= sweep.details.cursor()
+            yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
         if on is not None:
             began = sweep.totals.at if mark.began is None else mark.began
             detail = f"more than {PAGES_PER_SCENARIO_MAX} pages of runs; the rest is left for the next sweep"
@@ -319,13 +326,21 @@ class Logs:
         """Pages by start, oldest first, each with the time to go on from, None after the last.
 
         What began before ``settled`` matters only if it took long; that is asked for where a page could not hold all.
+        A platform that answers newest first all the same is read from there backwards.
         """
         at, long_until, settled_ms = round(start * 1000), None, round(settled * 1000)
+        before = list[Any]()
         for _ in range(PAGES_PER_SCENARIO_MAX):
             query: list[tuple[str, str | int]] = [("from", at), ("pg[sortDir]", "asc")]
             if long_until is not None:
                 query += [("to", long_until), ("durationFrom", round(SETTLED_SECONDS * 1000))]
             page = await self._rows(workflow_id, limit=ROWS_PER_PAGE, query=query)
+            _check_progress(page, before)
+            before = page.rows
+            if page.full and _falls(page):
+                async for older in self._backwards(workflow_id, page, start=start, whole=long_until is None):
+                    yield older
+                return
             if not page.full:
                 if long_until is None:
                     yield page, None
@@ -337,6 +352,30 @@ class Logs:
                 if long_until is None and at < settled_ms:
                     long_until = settled_ms
             yield page, at
+
+    async def _backwards(
+        self, workflow_id: str, page: Rows, *, start: float, whole: bool
+    ) -> AsyncIterator[tuple[Rows, int | None]]:
+        """Pages newest first, from ``page``, or from the newest if that does not hold it (not ``whole``).
+
+        Until the last all has to be read again from ``start``.
+        """
+        at = round(start * 1000)
+        until = min(_stamps(page)) if whole else None
+        if whole:
+            yield page, at
+        for _ in range(PAGES_PER_SCENARIO_MAX):
+            query: list[tuple[str, str | int]] = [("from", at), ("pg[sortDir]", "asc")]
+            older = await self._rows(
+                workflow_id, limit=ROWS_PER_PAGE, query=[*query, *([] if until is None else [("to", until)])]
+            )
+            if not older.full:
+                yield older, None
+                return
+            _check_progress(older, page.rows)
+            page, oldest = older, min(_stamps(older))
+            until = oldest if until is None or oldest < until else until - 1
+            yield older, at
 
     async def _rows(self, workflow_id: str, *, limit: int, query: Query) -> Rows:
         ids = {"id": workflow_id}
@@ -378,9 +417,25 @@ def _stamps(page: Rows) -> list[int]:
     return [at for row in page.rows if (at := mapping.stamp(row)) is not None and at <= latest]
 
 
+def _falls(page: Rows) -> bool:
+    """Whether a page is newest first. Raises ``ApiError`` where no row has a time."""
+    stamps = _stamps(page)
+    if not stamps:
+        raise bad_payload(ENDPOINT, "no row of the log has a time")
+    return stamps[0] > stamps[-1]
+
+
+def _rises(page: Rows) -> bool:
+    stamps = _stamps(page)
+    return bool(stamps) and stamps[0] < stamps[-1]
+
+
+def _check_progress(page: Rows, before: list[Any]) -> None:
+    """Raise ``ApiError`` where a page that may have more after it is the one before."""
+    if page.full and page.rows == before:
+        raise bad_payload(ENDPOINT, "the same page again: the time to read from is not obeyed")
+
+
 def _last(page: Rows) -> int:
     """The time the next page begins with."""
-    stamps = _stamps(page)
-    if not stamps or stamps[0] > stamps[-1]:
-        raise bad_payload(ENDPOINT, "the log does not go by time, oldest first, as asked")
-    return max(stamps)
+    return max(_stamps(page))

@@ -12,8 +12,7 @@ event (``exporter.webhooks.events``).
 import re
 from urllib.parse import urlsplit
 
-import orjson
-
+from exporter.decode import Undecodable, decode
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platforms.make.errors import classify
 from exporter.platforms.make.mapping import execution_id
@@ -26,8 +25,8 @@ _STATUS_PATH = re.compile(r"/api/v2/scenarios/(\d{1,20})/executions/([^/]{1,64})
 def receive(request: WebhookRequest) -> WebhookEvents:
     """Read a verified webhook. Raises ``MalformedEvent``."""
     try:
-        body = orjson.loads(request.body)
-    except orjson.JSONDecodeError:
+        body = decode(request.body)
+    except Undecodable:
         body = None
     if isinstance(body, dict) and "executionId" in body and "event" not in body:
         return _callback(body, request.base_url)

@@ -4,7 +4,10 @@ Both travel as a bearer token. Access tokens are fetched with the JSON body Qlik
 end and once more whenever one is refused early.
 """
 
-from exporter.http import Api, ApiError, ErrorKind
+from pydantic import SecretStr
+
+from exporter.credentials import Credential, travels_in_a_header
+from exporter.http import Answer, Api, ApiError, ErrorKind
 from exporter.platforms.qlik.config import OAuthConfig, QlikConfig
 from exporter.polling.budget import Lane
 
@@ -16,16 +19,16 @@ RENEW_SHARE = 0.9
 
 
 class ApiKey:
-    """A key that acts as its owner. There is nothing to renew."""
+    """A key that acts as its owner. It may be replaced in its file."""
 
-    def __init__(self, key: str) -> None:
-        self._headers = {"Authorization": f"Bearer {key}"}
+    def __init__(self, key: SecretStr) -> None:
+        self._key = Credential(key, usable=travels_in_a_header)
 
     async def headers(self, api: Api) -> dict[str, str]:
-        return self._headers
+        return {"Authorization": f"Bearer {self._key.value}"}
 
     async def renew(self, api: Api) -> bool:
-        return False
+        return await self._key.read_again()
 
 
 class ClientCredentials:
@@ -33,6 +36,7 @@ class ClientCredentials:
 
     def __init__(self, config: OAuthConfig) -> None:
         self._config = config
+        self._secret = Credential(config.client_secret)
         self._token: str | None = None
         self._renew_at = 0.0  # on the platform's clock
 
@@ -46,21 +50,12 @@ class ClientCredentials:
         return True
 
     async def _fetch(self, api: Api) -> None:
-        body = {
-            "client_id": self._config.client_id,
-            "client_secret": self._config.client_secret.get_secret_value(),
-            "grant_type": "client_credentials",
-            "scope": self._config.scope,
-        }
         try:
-            # Everything else waits for it, so it goes first.
-            answer = await api.post(_TOKEN_ENDPOINT, lane=Lane.RETRIES, json=body, idempotent=True, anonymous=True)
+            answer = await self._ask(api)
         except ApiError as error:
-            if error.status == 400:  # how OAuth refuses a client, a scope or a grant (RFC 6749, section 5.2)
-                raise ApiError(
-                    ErrorKind.AUTH, endpoint=error.endpoint, detail=error.detail, status=error.status
-                ) from None
-            raise
+            if error.kind is not ErrorKind.AUTH or not await self._secret.read_again():
+                raise
+            answer = await self._ask(api)
         data = answer.data if isinstance(answer.data, dict) else {}
         token, seconds = data.get("access_token"), data.get("expires_in")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
@@ -72,10 +67,27 @@ class ClientCredentials:
         self._token = token
         self._renew_at = answer.at + RENEW_SHARE * seconds
 
+    async def _ask(self, api: Api) -> Answer:
+        body = {
+            "client_id": self._config.client_id,
+            "client_secret": self._secret.value,
+            "grant_type": "client_credentials",
+            "scope": self._config.scope,
+        }
+        try:
+            # Everything else waits for it, so it goes first.
+            return await api.post(_TOKEN_ENDPOINT, lane=Lane.RETRIES, json=body, idempotent=True, anonymous=True)
+        except ApiError as error:
+            if error.status == 400:  # how OAuth refuses a client, a scope or a grant (RFC 6749, section 5.2)
+                raise ApiError(
+                    ErrorKind.AUTH, endpoint=error.endpoint, detail=error.detail, status=error.status
+                ) from None
+            raise
+
 
 def auth(config: QlikConfig) -> ApiKey | ClientCredentials:
     """The credential a source is configured with."""
     if config.oauth is not None:
         return ClientCredentials(config.oauth)
     assert config.token is not None  # noqa: S101 (the config has checked it)
-    return ApiKey(config.token.get_secret_value())
+    return ApiKey(config.token)

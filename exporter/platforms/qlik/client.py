@@ -118,7 +118,7 @@ class QlikClient:
                 observations += mapping.claims(last_run, workflow_id=workflow.id, latest=self._wire.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow.id))
-        return Page(observations=observations, faults=faults), signatures
+        return Page(observations=observations, faults=faults, items=len(page.items)), signatures
 
     # What the tenant has used
 

@@ -37,6 +37,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter import times
+from exporter.decode import DAMAGED
 from exporter.model import (
     FAILED,
     SUCCEEDED,
@@ -357,7 +358,13 @@ def _object(item: object, what: str) -> Mapping[str, Any]:
 
 
 def _id(value: object, what: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > ID_CHARS_MAX or not value.isprintable():
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or len(value) > ID_CHARS_MAX
+        or not value.isprintable()
+        or DAMAGED in value
+    ):
         raise BadItem(f"{what} has no usable id")
     return value
 

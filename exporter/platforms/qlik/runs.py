@@ -15,6 +15,7 @@ more rights than listing), its cause is unknown for good.
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from exporter.http import ApiError, ErrorKind
@@ -107,6 +108,7 @@ class RunReader:
                 if stops_sweep(error) or failures >= FAILURES_IN_A_ROW_MAX:
                     raise
                 yield _refused(workflow_id, error, sweep)
+        yield Page(faults=_still_refused(sweep))
         gone = [key for key in sweep.cursors if key not in sweep.listed and key not in known.workflows]
         if gone:
             yield Page(cursors=dict.fromkeys(gone))
@@ -148,20 +150,23 @@ class RunReader:
         floor = min([since - OVERLAP_SECONDS, *_starts(others, sweep.now)])
         lane = Lane.RUNNING if others else Lane.SWEEPS
         met: set[str] = set()
-        whole = True
+        whole, ordered, newest = True, True, float("inf")
         async with aclosing(self._wire.runs(workflow_id, lane=lane, link=link)) as pages:
             async for page in pages:
                 sweep.pages -= 1
                 until = page.at if until is None else until
                 told, faults, unexplained = self._map(page, workflow_id, sweep)
                 met.update(observation.id for observation in told)
-                yield Page(observations=told, faults=faults)
+                yield Page(observations=told, faults=faults, items=len(page.items))
                 if unexplained:
                     explained = await self._explain(unexplained, sweep)
                     whole = whole and not explained.faults
                     yield explained
-                if any(at is not None and at < floor for at in map(mapping.started_at, page.items)):
-                    break
+                starts = [at for at in map(mapping.started_at, page.items) if at is not None]
+                ordered = ordered and all(a >= b for a, b in pairwise([newest, *starts]))
+                newest = starts[-1] if starts else newest
+                if ordered and starts and starts[-1] < floor:
+                    break  # where the order is another than asked for, every page has to be read
                 if page.next is not None and sweep.pages <= 0:
                     left = {"seen": None, "since": since, "resume": page.next, "until": until}
                     yield Page(cursors={workflow_id: left} if whole else {}, faults=[_truncated(workflow_id)])
@@ -218,7 +223,8 @@ class RunReader:
                 if stops_sweep(error):
                     raise
                 if not is_final(error) and _ended_after(claims, sweep.now - CAUSE_SECONDS_MAX):
-                    faults.append(Fault(kind=error.kind, detail=str(error), workflow_id=workflow_id))
+                    detail = str(error)
+                    faults.append(Fault(kind=error.kind, detail=detail, workflow_id=workflow_id, of_item=True))
                     continue
                 alone = None
             told += self._explained(claims, alone)
@@ -254,7 +260,8 @@ class RunReader:
                 if error.kind is ErrorKind.NOT_FOUND or (refused and _must_be_over(run, sweep.now)):
                     told.append(mapping.vanished(run))
                 elif not (refused and run.started_at is None):  # once it starts, the list will have it
-                    faults.append(Fault(kind=error.kind, detail=str(error), workflow_id=run.workflow_id))
+                    detail = str(error)
+                    faults.append(Fault(kind=error.kind, detail=detail, workflow_id=run.workflow_id, of_item=True))
         return Page(observations=told, faults=faults)
 
     async def complete(self, keys: Sequence[RunKey], known: Known) -> AsyncGenerator[Page, None]:
@@ -305,6 +312,16 @@ def _has_changed(workflow_id: str, sweep: _Sweep) -> bool:
     return not (was_idle and ended_at < sweep.baseline - RUN_SECONDS_MAX)
 
 
+def _still_refused(sweep: _Sweep) -> list[Fault]:
+    """What nobody asked for again, since nothing has happened to it: it is unread all the same."""
+    faults = list[Fault]()
+    for workflow_id in sweep.listed:
+        refused = (sweep.cursors.get(workflow_id) or {}).get("refused")
+        if refused and not _has_changed(workflow_id, sweep) and not sweep.others(workflow_id):
+            faults.append(Fault(kind=refused[0], detail=refused[1], workflow_id=workflow_id))
+    return faults
+
+
 def _refused(workflow_id: str, error: ApiError, sweep: _Sweep) -> Page:
     """What is left of an automation whose runs could not be listed."""
     if error.kind is ErrorKind.NOT_FOUND and workflow_id not in sweep.listed:
@@ -316,7 +333,8 @@ def _refused(workflow_id: str, error: ApiError, sweep: _Sweep) -> Page:
         cursors = {workflow_id: {"seen": None, "since": since}}  # the link no longer works: again from the top
     elif error.status in (403, 404) and workflow_id in sweep.listed:
         # To be asked again when something happens to it, not in every sweep.
-        cursors = {workflow_id: {"seen": sweep.listed[workflow_id], "since": since}}
+        refused = [error.kind, str(error)]
+        cursors = {workflow_id: {"seen": sweep.listed[workflow_id], "since": since, "refused": refused}}
     return Page(faults=[Fault(kind=error.kind, detail=str(error), workflow_id=workflow_id)], cursors=cursors)
 
 

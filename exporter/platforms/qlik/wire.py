@@ -5,9 +5,10 @@ link is missing, null or empty (Qlik's guide to paging). All calls are reads of 
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.http import Answer, Api, ApiError, ErrorKind, Ids, Params
+from exporter.platform import in_turns
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.polling.budget import Lane
 
@@ -15,6 +16,8 @@ AUTOMATIONS_PER_PAGE = 200  # the most there is
 RUNS_PER_PAGE = 100
 #: A tenant has at most 10,000 automations, which are 50 pages; runs of a long downtime may be more.
 PAGES_PER_SWEEP_MAX = 1000
+#: A filter may leave some pages empty; a listing that goes on so has no end.
+EMPTY_PAGES_MAX = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +87,24 @@ class Wire:
     async def _pages(
         self, endpoint: str, *, lane: Lane, params: Params, ids: Ids | None = None, link: str | None = None
     ) -> AsyncGenerator[ListPage, None]:
+        followed, empty = set[str](), 0
         for _ in range(PAGES_PER_SWEEP_MAX):
             if link is None:
                 answer = await self._api.get(endpoint, lane=lane, params=params, ids=ids)
             else:
                 answer = await self._api.get_url(link, endpoint=endpoint, lane=lane)
             page = _page(answer, endpoint)
-            if page.next is not None and page.next == link:
-                raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail="a page that leads to itself")
-            yield page
+            followed |= {link} if link else set()
+            if page.next in followed:
+                raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail="pages that lead back to one")
+            empty = 0 if page.items else empty + 1
+            if page.next is not None and empty > EMPTY_PAGES_MAX:
+                detail = f"{empty} empty pages in a row, and a link to the next"
+                raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail=detail)
+            given = 0
+            async for part in in_turns(page.items):
+                given += len(part)
+                yield replace(page, items=part, next=page.next if given == len(page.items) else None)
             if page.next is None:
                 return
             link = page.next

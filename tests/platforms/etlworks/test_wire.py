@@ -9,10 +9,11 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from pydantic import SecretStr
 
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.platforms.etlworks.auth import TOKEN_SECONDS, ApiKey, Login, expiry
-from exporter.platforms.etlworks.listing import FLOWS, Part, listing_parts
+from exporter.platforms.etlworks.listing import FLOWS, PAGE_ITEMS, Part, listing_parts
 from exporter.polling.budget import Budget, Lane
 from tests.platforms.etlworks.account import HastyClock
 
@@ -47,6 +48,9 @@ async def no_flows(request: web.Request) -> web.Response:
     return without_date(web.json_response([]))
 
 
+FULL = [{"id": number} for number in range(1, PAGE_ITEMS + 1)]
+
+
 def issuing(answers: list[Any], asked: list[Any]) -> Handler:
     """Answers the next of ``answers`` each time, and notes what was posted."""
 
@@ -60,7 +64,7 @@ def issuing(answers: list[Any], asked: list[Any]) -> Handler:
 async def test_where_the_older_endpoint_is_unknown_the_newer_one_issues_the_token() -> None:
     asked: list[Any] = []
     routes = {"POST /rest/v1/token-auth": issuing([{"token": "one"}], asked), f"GET {FLOWS}": no_flows}
-    async with wire(Login("a", "b"), routes) as (api, _):
+    async with wire(Login("a", SecretStr("b")), routes) as (api, _):
         await api.get(FLOWS, lane=Lane.SWEEPS)
         await api.get(FLOWS, lane=Lane.SWEEPS)
     assert asked == [{"login": "a", "password": "b"}]
@@ -70,7 +74,7 @@ async def test_a_token_that_does_not_say_until_when_it_holds_is_used_for_a_while
     asked: list[Any] = []
     tokens = [{"token": f"token-{n}"} for n in range(2)]
     routes = {"POST /rest/v1/token-auth/issue": issuing(tokens, asked), f"GET {FLOWS}": no_flows}
-    async with wire(Login("a", "b"), routes) as (api, clock):
+    async with wire(Login("a", SecretStr("b")), routes) as (api, clock):
         await api.get(FLOWS, lane=Lane.SWEEPS)
         await clock.advance(TOKEN_SECONDS - 5)
         await api.get(FLOWS, lane=Lane.SWEEPS)
@@ -82,7 +86,7 @@ async def test_a_token_that_does_not_say_until_when_it_holds_is_used_for_a_while
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"token": None}, {"token": ""}, {"token": "a\nb"}, {"token": "ü"}])
 async def test_an_answer_without_a_token_is_a_bad_payload(answer: Any) -> None:
-    async with wire(Login("a", "b"), {"POST /rest/v1/token-auth/issue": issuing([answer], [])}) as (api, _):
+    async with wire(Login("a", SecretStr("b")), {"POST /rest/v1/token-auth/issue": issuing([answer], [])}) as (api, _):
         with pytest.raises(ApiError, match="no token") as caught:
             await api.get(FLOWS, lane=Lane.SWEEPS)
     assert caught.value.kind is ErrorKind.BAD_PAYLOAD
@@ -119,7 +123,7 @@ async def listed(pages: list[tuple[Any, str | None]]) -> list[Part]:
         headers = {} if total is None else {"X-Total-Count": total}
         return without_date(web.json_response(items, headers=headers))
 
-    async with wire(ApiKey("key"), {f"GET {FLOWS}": page}) as (api, _):
+    async with wire(ApiKey(SecretStr("key")), {f"GET {FLOWS}": page}) as (api, _):
         return [part async for part in listing_parts(api, FLOWS)]
 
 
@@ -132,11 +136,21 @@ async def listed(pages: list[tuple[Any, str | None]]) -> list[Part]:
         ("the total counts flows nobody may see", [([{"id": 1}], "3"), ([], "3")], [False, True]),
         ("a page brings nothing new", [([{"id": 1}], "3"), ([{"id": 1}], "3")], [False, False]),
         ("an item without an id", [([{"id": 1}, {}], "2"), ([{}], "2")], [False, False]),
+        ("a total and nothing at all", [([], "3")], [False]),
+        ("a full page without a total", [(FULL, None), ([{"id": 999}], None)], [False, True]),
+        ("a full page without a total, for ever", [(FULL, None), (FULL, None)], [False, False]),
+        ("more than was asked for, without a total", [([*FULL, {"id": 999}], None)], [False, True]),
         ("a total that is no number", [([{"id": 1}], "many")], [True]),
     ],
 )
 async def test_a_listing_knows_when_it_is_complete(why: str, pages: list[Any], complete: list[bool]) -> None:
     assert [part.complete for part in await listed(pages)] == complete, why
+
+
+@pytest.mark.parametrize("pages", [[([], "3")], [(FULL, None), (FULL, None)], [([{"id": 1}], "3"), ([{"id": 1}], "3")]])
+async def test_a_listing_that_does_not_reach_its_end_says_so(pages: list[Any]) -> None:
+    faults = [fault for part in await listed(pages) for fault in part.faults]
+    assert [fault.kind for fault in faults] == [ErrorKind.BAD_PAYLOAD]
 
 
 async def test_a_listing_that_is_no_list_is_a_bad_payload() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Middleware
 
 from exporter.clock import ManualClock
 from exporter.http import Api
@@ -103,13 +104,25 @@ class Source:
 
 @asynccontextmanager
 async def source(
-    *, workflows: int = 0, seed: int = 1, start: float = T0, config: dict[str, Any] | None = None, **options: Any
+    *,
+    workflows: int = 0,
+    seed: int = 1,
+    start: float = T0,
+    config: dict[str, Any] | None = None,
+    before: Middleware | None = None,
+    **options: Any,
 ) -> AsyncIterator[Source]:
-    """``options`` are the simulator's; ``config`` adds to, or replaces, what is needed at least."""
+    """``options`` are the simulator's; ``config`` adds to, or replaces, what is needed at least.
+
+    ``before`` stands between the client and the platform: a platform that answers otherwise.
+    """
     clock = SkippingClock(start)
     options = {"enforce_limit": False, "api_limit": 1_000_000, **options}
     sim = MakeSimulator(clock=clock, workflows=workflows, seed=seed, **options)
-    async with TestServer(sim.app()) as server:
+    app = sim.app()
+    if before is not None:
+        app.middlewares.append(before)
+    async with TestServer(app) as server:
         scope = {} if config and "team_ids" in config else {"organization_id": 9}
         section = MakeConfig.model_validate(
             {
