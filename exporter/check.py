@@ -23,7 +23,7 @@ from exporter.config import Config, ConfigError, load
 from exporter.config.cautions import cautions
 from exporter.config.twins import TWICE
 from exporter.http import ApiError, ErrorKind
-from exporter.metrics import catalogue
+from exporter.model import catalogue
 from exporter.platform import Platform
 from exporter.platforms import PLATFORMS
 from exporter.polling.wire import make_api

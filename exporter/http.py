@@ -26,9 +26,9 @@ import orjson
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from exporter import times
 from exporter.clock import Clock, steady
 from exporter.decode import Undecodable, decode
+from exporter.model import times
 from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
 from exporter.unreachable import why

@@ -13,9 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from exporter import times
 from exporter.http import Api
-from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow
+from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow, times
 from exporter.polling.budget import Lane
 from exporter.retries.adapter import Retrying
 from exporter.settings import SourceConfig

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from exporter.fold import WorkflowEntry
 from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
+from exporter.model.fold import WorkflowEntry
 from exporter.polling.poller import Poller, StreamStatus
 from exporter.redact import redact
 from exporter.retries.book import RetryBook

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from exporter.fold import WorkflowEntry
 from exporter.model import DeadLetter, Queue, Run, State, Usage, Workflow
+from exporter.model.fold import WorkflowEntry
 from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Loaded
 

@@ -10,8 +10,8 @@ from aiohttp import ClientSession
 
 from exporter import app
 from exporter.config import Config
-from exporter.metrics.catalogue import CATALOGUE
 from exporter.metrics.own import OwnMetrics
+from exporter.model.catalogue import CATALOGUE
 from exporter.simulator.fleet import demo_config
 from exporter.store.ingest import Key
 from exporter.store.ledger import Ledger

@@ -32,8 +32,8 @@ from exporter.cli.parser import parser
 from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, parse
 from exporter.fields import Section
-from exporter.metrics import catalogue
 from exporter.metrics.own import OwnMetrics
+from exporter.model import catalogue
 from exporter.platforms import PLATFORMS
 from exporter.settings import SourceConfig
 from exporter.simulator.fleet import Fleet, demo_config

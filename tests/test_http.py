@@ -19,9 +19,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from exporter import times
 from exporter.clock import ManualClock
 from exporter.http import Api, ApiError, ErrorKind, Params, kind_of
+from exporter.model import times
 from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
 from tests.servers import HANG_SECONDS

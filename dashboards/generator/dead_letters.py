@@ -13,7 +13,7 @@ from dashboards.generator.queries import (
     share,
     worst,
 )
-from exporter.metrics import catalogue as c
+from exporter.model import catalogue as c
 
 #: Resolved without a person's doing: by a retry of ours, by the platform, or by a later success.
 UNAIDED = 'by=~"retry|platform|superseded"'

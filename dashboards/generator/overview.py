@@ -15,7 +15,7 @@ from dashboards.generator.queries import (
     share,
     worst,
 )
-from exporter.metrics import catalogue as c
+from exporter.model import catalogue as c
 
 BOARD = Board(
     uid="automation-overview",

@@ -1,9 +1,8 @@
 """Pieces of the dashboards' PromQL. Every selector says whose exporter; most say which sources."""
 
 from exporter.alerting.promql import own
-from exporter.metrics import catalogue
 from exporter.metrics.exposition import Metric
-from exporter.model import FAILED
+from exporter.model import FAILED, catalogue
 
 #: Whose exporter, and which of its replicas.
 EXPORTER = 'job=~"$job", instance=~"$instance"'

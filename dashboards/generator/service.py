@@ -3,7 +3,7 @@
 from dashboards.generator.panels import Board, graph, rows, stat
 from dashboards.generator.queries import EXPORTER, SWEPT, per_hour, per_second, quantile, select
 from exporter.alerting.promql import API_QUOTA_REMAINING, own
-from exporter.metrics import catalogue as c
+from exporter.model import catalogue as c
 
 SWEEP_DURATION = own(lambda metrics: metrics.sweep_duration)
 SWEEP_ERRORS = own(lambda metrics: metrics.sweep_errors)

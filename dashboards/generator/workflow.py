@@ -14,7 +14,7 @@ from dashboards.generator.queries import (
     select,
     share,
 )
-from exporter.metrics import catalogue as c
+from exporter.model import catalogue as c
 
 BOARD = Board(
     uid=WORKFLOW_UID,

@@ -19,7 +19,7 @@ from exporter.alerting.promql import (
     select,
 )
 from exporter.alerting.recording import FAILURES, PAGE, RATIO, RUNS, TICKET, Burn, enough, over
-from exporter.metrics import catalogue
+from exporter.model import catalogue
 
 #: Retries whose end is known, below which a share of failures says nothing.
 RETRIES_MIN = 5

@@ -10,8 +10,8 @@ from functools import cache
 from prometheus_client.metrics import MetricWrapperBase
 
 from exporter.alerting.objectives import Override, SloConfig
-from exporter.metrics import catalogue
 from exporter.metrics.own import OwnMetrics
+from exporter.model import catalogue
 
 #: Labels that name a workflow, for matching with ``and``, ``or`` and ``unless``.
 WORKFLOW = "job, source, workflow_id"

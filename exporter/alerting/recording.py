@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import quoted, select
-from exporter.metrics import catalogue
-from exporter.model import FAILED, SUCCEEDED, Result
+from exporter.model import FAILED, SUCCEEDED, Result, catalogue
 
 #: How often the recorded series are evaluated, in seconds: what a sum over them counts in.
 INTERVAL = 60

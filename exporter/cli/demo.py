@@ -14,7 +14,7 @@ from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
-from exporter.retries.model import Outcome
+from exporter.model.retries import Outcome
 from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults

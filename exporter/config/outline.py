@@ -16,9 +16,9 @@ from exporter.alerting.objectives import SloConfig
 from exporter.config import StoreConfig, file_text, of_no_source, wording
 from exporter.config.text import ConfigError, Text, expand, fill
 from exporter.fields import Name, Section
+from exporter.model.policy import Rules
 from exporter.platforms import PLATFORMS
 from exporter.retries.config import RetriesConfig, compile_rules
-from exporter.retries.policy import Rules
 
 S = TypeVar("S", bound=Section)
 

@@ -11,15 +11,14 @@ from collections import Counter as Count
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from exporter.fold import WorkflowEntry
-from exporter.metrics import catalogue
 from exporter.metrics.exposition import Counter, Exemplar, Gauge, Histogram, Metric, Registry
 from exporter.metrics.room import Room
-from exporter.model import ErrorClass, Result, State, Workflow
+from exporter.model import ErrorClass, Result, State, Workflow, catalogue
+from exporter.model.fold import WorkflowEntry
+from exporter.model.retries import Mode, Outcome, Retry
+from exporter.model.tallies import SUM, Tallies, TallyKey
 from exporter.platform import Platform
-from exporter.retries.model import Mode, Outcome, Retry
 from exporter.store.ingest import Key
-from exporter.tallies import SUM, Tallies, TallyKey
 from exporter.world import SourceWorld, World
 
 OTHER = "__other__"

@@ -10,15 +10,15 @@ from typing import Any
 
 from exporter.metrics.projection import Projection
 from exporter.model import DeadLetter
+from exporter.model.policy import Rules
+from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
+from exporter.model.tallies import Tallies
 from exporter.platform import Platform
 from exporter.retries import protocol
-from exporter.retries.model import Decision, Outcome, Override, OverrideAction, Retry, Scope
-from exporter.retries.policy import Rules
 from exporter.store import retries as script
 from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Claim, Claimed, Refusal, Remembered
-from exporter.tallies import Tallies
 from exporter.world import World
 
 #: Closed retries remembered for the status page, beside those of open dead letters.

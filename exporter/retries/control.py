@@ -10,11 +10,11 @@ from typing import Any
 
 from exporter.clock import Clock
 from exporter.model import DeadLetter
+from exporter.model.policy import Ladder, Subject, climb, snapshot_of
+from exporter.model.retries import Decision, Mode, Override, OverrideAction, Reason, Retry, RetryState, Scope
 from exporter.platform import Platform
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
-from exporter.retries.model import Decision, Mode, Override, OverrideAction, Reason, Retry, RetryState, Scope
-from exporter.retries.policy import Ladder, Subject, climb, snapshot_of
 from exporter.retries.subjects import subjects
 from exporter.world import World
 

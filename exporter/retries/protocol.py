@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from exporter.http import ApiError
 from exporter.model import SUCCEEDED, DeadLetter, Result
+from exporter.model.retries import Outcome, Retry, RetryState
 from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
-from exporter.retries.model import Outcome, Retry, RetryState
 
 #: A call may be written until so many seconds after its claim.
 SEND_WITHIN = 10.0

@@ -11,16 +11,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
-from exporter.fold import resolve
 from exporter.http import ApiError
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
+from exporter.model.fold import resolve
+from exporter.model.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
+from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.platform import Platform
 from exporter.retries import protocol
 from exporter.retries.adapter import Adapter, Look, Standing, Target, Traits
 from exporter.retries.book import RetryBook, new_id
-from exporter.retries.model import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
-from exporter.retries.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
 from exporter.retries.subjects import subjects
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger

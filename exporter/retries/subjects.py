@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from exporter.model import DeadLetter
+from exporter.model.policy import Subject
+from exporter.model.retries import Override, Retry, RetryState, Scope
 from exporter.platform import Platform
 from exporter.retries.book import RetryBook
-from exporter.retries.model import Override, Retry, RetryState, Scope
-from exporter.retries.policy import Subject
 from exporter.world import SourceWorld
 
 #: States in which nobody knows what a call has done: nothing near it is retried meanwhile.

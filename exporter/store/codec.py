@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import State
+from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.store.script import Row
 
 RUN_COLUMNS = "source, run_id, workflow_id, state, result, finished_at, counted_at, heard, data"

@@ -15,8 +15,6 @@ import orjson
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from exporter import fold, times
-from exporter.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import (
     FAILED,
     SUCCEEDED,
@@ -34,10 +32,13 @@ from exporter.model import (
     Usage,
     Via,
     Workflow,
+    fold,
+    times,
 )
+from exporter.model.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
+from exporter.model.tallies import Tallies, tally
 from exporter.store import codec
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in
-from exporter.tallies import Tallies, tally
 
 Key = tuple[str, str]  # source, id
 

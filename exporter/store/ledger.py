@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import orjson
 
-from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.log import get_logger
+from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
+from exporter.model.tallies import Tallies
 from exporter.store import codec, maintenance
 from exporter.store.ingest import Batch, Committed, Key, Outcome, SourceRules, ingest
 from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
-from exporter.tallies import Tallies
 
 T = TypeVar("T")
 log = get_logger(__name__)

@@ -6,15 +6,14 @@ from math import inf
 
 from msgspec.structs import replace
 
-from exporter.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
-from exporter.metrics import catalogue
-from exporter.model import Change, Heard, ResolvedBy, Run
-from exporter.retries.model import Retry
+from exporter.model import Change, Heard, ResolvedBy, Run, catalogue
+from exporter.model.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
+from exporter.model.retries import Retry
+from exporter.model.tallies import SUM, Tallies, tally
 from exporter.store import codec
 from exporter.store.ingest import Forgotten, Key, add_tallies, read_on
 from exporter.store.retries import retry_of
 from exporter.store.script import Script, chunks, flat, insert, select_in, values
-from exporter.tallies import SUM, Tallies, tally
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.
 PRUNED_ROWS_MAX = 2000

@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from exporter.metrics import catalogue
-from exporter.model import DeadLetter
-from exporter.retries.model import (
+from exporter.model import DeadLetter, catalogue
+from exporter.model.retries import (
     Decision,
     Override,
     OverrideAction,
@@ -24,10 +23,10 @@ from exporter.retries.model import (
     RetryState,
     Scope,
 )
+from exporter.model.tallies import SUM, Tallies
 from exporter.store import codec
 from exporter.store.ingest import Key, add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
-from exporter.tallies import SUM, Tallies
 
 _COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
 # By the names of their fields: what a row lacks takes its default, what is not known here is left out.

@@ -3,11 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from exporter.metrics import catalogue
 from exporter.metrics.exposition import Exemplar
 from exporter.metrics.projection import Projection
-from exporter.model import FAILED, Result, Run
-from exporter.retries.model import Retry
+from exporter.model import FAILED, Result, Run, catalogue
+from exporter.model.retries import Retry
 from exporter.traces.export import Exported
 
 

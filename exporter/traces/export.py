@@ -26,7 +26,7 @@ from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Run, Workflow
-from exporter.retries.model import Retry
+from exporter.model.retries import Retry
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
 from exporter.traces.answers import Answer

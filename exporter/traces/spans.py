@@ -19,10 +19,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from exporter import __version__
-from exporter.fold import SAME_END
 from exporter.model import FAILED, Result, Run, Step, Workflow, is_version
+from exporter.model.fold import SAME_END
+from exporter.model.retries import Outcome, Retry
 from exporter.redact import redact
-from exporter.retries.model import Outcome, Retry
 
 #: Runs of one retry that its trace links to.
 LINKS_MAX = 10
@@ -222,7 +222,7 @@ def _failed_run(retry: Retry, platform: str, source: str) -> Link:
 
 def _attempt_before(run: Run) -> tuple[int, float] | None:
     """The newest attempt that ended before this one, unless it is this one: the finish a webhook announced under a
-    number and a poll then found under its time (see ``exporter.fold``).
+    number and a poll then found under its time (see ``exporter.model.fold``).
     """
     if run.previous is None or run.finished_at is None:
         return run.previous

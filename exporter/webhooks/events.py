@@ -15,9 +15,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from exporter import times
 from exporter.decode import DAMAGED, Undecodable, decode
-from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State
+from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State, times
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.redact import redact
 from exporter.webhooks import cloudevents

@@ -16,8 +16,8 @@ from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
 from exporter.alerting.objectives import SloConfig
 from exporter.config import ConfigError, parse
-from exporter.metrics import catalogue
 from exporter.metrics.own import OwnMetrics
+from exporter.model import catalogue
 from tests.alerts.cases import CASES, unit_tests
 from tests.servers import PATIENCE_SECONDS, real
 

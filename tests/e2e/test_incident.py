@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from exporter.alerting import rules
 from exporter.alerting.objectives import SloConfig
-from exporter.retries.model import Outcome
+from exporter.model.retries import Outcome
 from exporter.simulator.retries import RetryPlan
 from tests.alerts.test_alertmanager import EXAMPLE
 from tests.e2e.deployment import Deployment, deployment

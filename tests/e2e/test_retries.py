@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.model import ErrorClass
-from exporter.retries.model import Outcome, RetryState
+from exporter.model.retries import Outcome, RetryState
 from exporter.simulator.retries import RetryPlan
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_truth import ROOMY

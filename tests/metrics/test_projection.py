@@ -26,9 +26,9 @@ from exporter.model import (
     Via,
     Workflow,
 )
+from exporter.model.retries import Mode, RetryState
 from exporter.platform import Platform, WebhookEvents
 from exporter.platforms import PLATFORMS
-from exporter.retries.model import Mode, RetryState
 from exporter.settings import SourceConfig
 from exporter.store.ingest import Batch, Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine

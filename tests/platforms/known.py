@@ -11,8 +11,6 @@ from typing import Any
 
 import orjson
 
-from exporter import fold
-from exporter.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import (
     SUCCEEDED,
     Change,
@@ -32,7 +30,9 @@ from exporter.model import (
     Usage,
     Via,
     Workflow,
+    fold,
 )
+from exporter.model.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.platform import Client, Fault, Page, RunKey
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
+from exporter.model.matchers import Matcher, read
+from exporter.model.policy import Backoff, Policy, Rules, Subject
+from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope
 from exporter.retries.adapter import Traits
-from exporter.retries.matchers import Matcher, read
-from exporter.retries.model import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope
-from exporter.retries.policy import Backoff, Policy, Rules, Subject
 
 NOW = 1_800_000_000.0
 HOUR, DAY = 3600.0, 86400.0

@@ -8,9 +8,9 @@ import pytest
 
 from exporter.http import ApiError, ErrorKind
 from exporter.model import Result
+from exporter.model.policy import Pace, Rules, SourceRules
+from exporter.model.retries import Mode, OverrideAction
 from exporter.retries.adapter import Traits
-from exporter.retries.model import Mode, OverrideAction
-from exporter.retries.policy import Pace, Rules, SourceRules
 from tests.retries.made import DAY, policy, rules
 from tests.retries.world import SOURCE, Engine
 

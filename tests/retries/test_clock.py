@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from exporter.model import Result
+from exporter.model.policy import Pace, Rules, SourceRules
+from exporter.model.retries import Mode, Outcome, OverrideAction, RetryState, Scope
 from exporter.retries.adapter import Traits
-from exporter.retries.model import Mode, Outcome, OverrideAction, RetryState, Scope
-from exporter.retries.policy import Pace, Rules, SourceRules
 from tests.retries.made import DAY, HOUR, NOW, policy, rules
 from tests.retries.world import SOURCE, Engine
 

@@ -25,12 +25,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from exporter.http import ApiError
 from exporter.model import Result
+from exporter.model.policy import Backoff, Pace, SourceRules
+from exporter.model.retries import Mode, Outcome, Retry, RetryState
 from exporter.retries import protocol
 from exporter.retries.adapter import Accepted, Look, Traits
 from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
-from exporter.retries.model import Mode, Outcome, Retry, RetryState
-from exporter.retries.policy import Backoff, Pace, SourceRules
 from exporter.store import retries as script
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine, Fate

@@ -7,9 +7,9 @@ import pytest
 
 from exporter.http import ApiError, ErrorKind
 from exporter.model import Result
+from exporter.model.retries import Outcome, Retry, RetryState
 from exporter.retries import protocol
 from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
-from exporter.retries.model import Outcome, Retry, RetryState
 from exporter.retries.protocol import HORIZON
 from tests.retries.made import NOW, TRAITS, retry, sent
 

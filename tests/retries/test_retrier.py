@@ -9,9 +9,9 @@ import pytest
 
 from exporter.http import ApiError, ErrorKind
 from exporter.model import ResolvedBy, Result
+from exporter.model.policy import Pace, Rules, SourceRules
+from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Verb
 from exporter.retries.adapter import Traits
-from exporter.retries.model import Action, Mode, Outcome, OverrideAction, RetryState, Verb
-from exporter.retries.policy import Pace, Rules, SourceRules
 from exporter.store import retries as script
 from exporter.store.script import StoreError
 from tests.retries.made import policy, rules

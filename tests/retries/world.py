@@ -17,12 +17,12 @@ from msgspec import structs
 from exporter.clock import ManualClock
 from exporter.http import ApiError, ErrorKind
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
+from exporter.model.policy import Rules
+from exporter.model.retries import Retry
 from exporter.platforms import PLATFORMS
 from exporter.retries.adapter import Accepted, Effort, Look, Retrying, Standing, Target, Traits
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
-from exporter.retries.model import Retry
-from exporter.retries.policy import Rules
 from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
 from exporter.store.ledger import Ledger, open_engine

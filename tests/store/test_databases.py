@@ -14,8 +14,8 @@ import msgspec
 import orjson
 import pytest
 
-from exporter.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Heard, Result, Run, State, Workflow
+from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.store import codec, retries
 from exporter.store.ledger import open_engine
 from tests.e2e.deployment import deployment

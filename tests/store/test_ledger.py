@@ -21,13 +21,13 @@ from exporter.model import (
     Via,
     Workflow,
 )
+from exporter.model.tallies import SUM
 from exporter.store import schema
 from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
 from exporter.store.ledger import PENDING_BATCHES_MAX, Ledger, open_engine
 from exporter.store.maintenance import PRUNED_ROWS_MAX
 from exporter.store.script import Script, StoreError
 from exporter.store.sqlite import SqliteEngine
-from exporter.tallies import SUM
 from tests.servers import PATIENCE_SECONDS
 
 DAY = 86400.0

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import aiohttp
 
-from exporter.metrics import catalogue
+from exporter.model import catalogue
+from exporter.model.tallies import SUM, Tallies
 from exporter.store.ingest import SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
-from exporter.tallies import SUM, Tallies
 from tests.servers import eventually, forked, free_port
 from tests.webhooks.service import SECRET, SOURCE, serve
 

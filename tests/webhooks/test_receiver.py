@@ -18,10 +18,10 @@ from multidict import CIMultiDict
 
 from exporter import body as bodies
 from exporter.clock import ManualClock
+from exporter.model.tallies import SUM
 from exporter.platform import RunKey, WebhookEvents, WebhookRequest
 from exporter.store.script import Engine, Script, StoreError, T
 from exporter.store.sqlite import SqliteEngine
-from exporter.tallies import SUM
 from exporter.web import doors
 from exporter.webhooks import receiver as receiver_module
 from exporter.webhooks import schemes

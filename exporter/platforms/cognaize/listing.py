@@ -14,7 +14,7 @@ there were when that was so. Of a scan without an order: ``page``, where to go o
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from exporter import times
+from exporter.model import times
 from exporter.platforms.cognaize.mapping import Order, Rows, order_of
 
 #: Rows asked for at once: the documents' own example; more may be refused.

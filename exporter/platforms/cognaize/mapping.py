@@ -31,10 +31,9 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from exporter import times
 from exporter.decode import DAMAGED
-from exporter.fold import resolve
-from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step
+from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step, times
+from exporter.model.fold import resolve
 from exporter.retries.adapter import Effort, Standing
 from exporter.webhooks.cloudevents import parse_time
 

@@ -11,9 +11,9 @@ is no fault.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from exporter.fold import resolve
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Listing, Observation, ResolvedBy, Run, State
+from exporter.model.fold import resolve
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.config import EtlworksConfig

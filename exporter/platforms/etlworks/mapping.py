@@ -30,8 +30,7 @@ from typing import Any
 
 from msgspec import structs
 
-from exporter import times
-from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow
+from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow, times
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
 from exporter.redact import redact

@@ -22,8 +22,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter import times
-from exporter.model import FAILED, Result, Run, Step
+from exporter.model import FAILED, Result, Run, Step, times
 from exporter.platforms.make.mapping import RESULTS, BadItem, as_object, milliseconds, plain_id, seconds, whole
 
 #: Steps kept of one run: those that did not succeed first, then the earliest.

@@ -13,9 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from exporter import times
 from exporter.http import Api, ApiError, ErrorKind
-from exporter.model import Run
+from exporter.model import Run, times
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import mapping
 from exporter.platforms.make.calls import Rows, bad_payload, rows

@@ -22,8 +22,7 @@ from typing import Any
 
 from msgspec import structs
 
-from exporter import times
-from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result
+from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result, times
 from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
 from exporter.platforms.make.mapping import (
     RESULTS,

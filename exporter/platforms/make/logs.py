@@ -24,9 +24,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exporter import times
 from exporter.http import Api, ApiError, ErrorKind
-from exporter.model import Run, State, Workflow
+from exporter.model import Run, State, Workflow, times
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import feed, mapping
 from exporter.platforms.make.calls import Losses, Query, Rows, bad_payload, rows

@@ -34,8 +34,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter import times
-from exporter.model import FAILED, Blocked, Error, Queue, Result, Run, State, Usage, Workflow
+from exporter.model import FAILED, Blocked, Error, Queue, Result, Run, State, Usage, Workflow, times
 from exporter.platforms.make.errors import read_error
 from exporter.webhooks.cloudevents import parse_time
 

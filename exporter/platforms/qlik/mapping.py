@@ -36,7 +36,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter import times
 from exporter.decode import DAMAGED
 from exporter.model import (
     FAILED,
@@ -51,6 +50,7 @@ from exporter.model import (
     Step,
     Usage,
     Workflow,
+    times,
 )
 from exporter.platforms.qlik.errors import read_error
 from exporter.retries.adapter import Effort, Standing

@@ -10,9 +10,9 @@ from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
 from exporter.clock import ManualClock
-from exporter.fold import RunEntry
 from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import ErrorClass, Result, Run, RunTimed, State, StepFinished, Via
+from exporter.model.fold import RunEntry
 from exporter.platform import Fault, MalformedEvent, Page, RunKey, WebhookRequest
 from exporter.platforms.cognaize import PLATFORM, client, listing
 from exporter.platforms.cognaize.client import CognaizeClient

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from exporter.fold import join_run
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result, Run, State, Step
+from exporter.model.fold import join_run
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.errors import classify
 from exporter.retries.adapter import Effort, Standing

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from exporter.model import Error, ErrorClass, Workflow
-from exporter.retries.matchers import FIELDS, Matcher, read
-from exporter.retries.model import Action, Mode, Outcome, OverrideAction, Reason, RetryState, Scope, Verb
-from exporter.retries.policy import (
+from exporter.model.matchers import FIELDS, Matcher, read
+from exporter.model.policy import (
     Backoff,
     Pace,
     Rules,
@@ -24,7 +23,8 @@ from exporter.retries.policy import (
     find_owner,
     snapshot_of,
 )
-from exporter.retries.windows import parse_window
+from exporter.model.retries import Action, Mode, Outcome, OverrideAction, Reason, RetryState, Scope, Verb
+from exporter.model.windows import parse_window
 from tests.retries.made import DAY, ERROR, HOUR, NOW, letter, override, policy, retry, rules, subject
 
 CLOSED = parse_window("UTC", ["00:00-00:01"], [])

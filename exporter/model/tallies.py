@@ -7,7 +7,6 @@ part: ``SUM`` for a counter's total or a histogram's sum, else the index of a hi
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from exporter.metrics import catalogue
 from exporter.metrics.exposition import Metric
 from exporter.model import (
     Change,
@@ -20,6 +19,7 @@ from exporter.model import (
     RunTimed,
     RunUsed,
     StepFinished,
+    catalogue,
 )
 
 #: metric, source, workflow_id, further label values, part

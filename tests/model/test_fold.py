@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from exporter import fold
-from exporter.fold import Baseline, RunEntry, WorkflowEntry
 from exporter.model import (
     Change,
     DeadLetter,
@@ -32,7 +30,9 @@ from exporter.model import (
     StepFinished,
     Via,
     Workflow,
+    fold,
 )
+from exporter.model.fold import Baseline, RunEntry, WorkflowEntry
 
 moments = st.sampled_from([100.0, 110.0, 120.0, 130.0, 200.0])
 words = st.none() | st.sampled_from(["a", "b"])

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from exporter import times
-from exporter.fold import Baseline, RunEntry, believed, fold_run, fold_workflow
-from exporter.model import Result, Run, RunFinished, State, Via, Workflow
+from exporter.model import Result, Run, RunFinished, State, Via, Workflow, times
+from exporter.model.fold import Baseline, RunEntry, believed, fold_run, fold_workflow
 from exporter.platforms.cognaize import mapping as cognaize
 from exporter.platforms.etlworks import mapping as etlworks
 from exporter.platforms.make import letters

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.retries.windows import BadWindow, parse_window
+from exporter.model.windows import BadWindow, parse_window
 
 
 def at(text: str) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.retries.matchers import FIELDS, BadCondition, Matcher, all_hold, contradiction, implies, read
+from exporter.model.matchers import FIELDS, BadCondition, Matcher, all_hold, contradiction, implies, read
 
 FACTS: dict[str, str | float | None] = {
     "platform": "make",

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from exporter.model import DeadLetter, Workflow
-from exporter.redact import fingerprint
-from exporter.retries.adapter import Traits
-from exporter.retries.matchers import NAMED_ONLY, Facts, Matcher
-from exporter.retries.model import (
+from exporter.model.matchers import NAMED_ONLY, Facts, Matcher
+from exporter.model.retries import (
     Action,
     Decision,
     Mode,
@@ -27,7 +25,9 @@ from exporter.retries.model import (
     Verb,
     lowest,
 )
-from exporter.retries.windows import Window
+from exporter.model.windows import Window
+from exporter.redact import fingerprint
+from exporter.retries.adapter import Traits
 
 #: Of a message no more than this takes part in a match.
 MESSAGE_CHARS_MAX = 4096

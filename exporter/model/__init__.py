@@ -1,8 +1,8 @@
 """The words of the product as values: what is claimed about runs, dead letters and workflows, and what a claim changed.
 
 An observation has the shape of the thing it is about: a claim about a run is a ``Run`` whose unknown fields are
-``None``, and the run itself is the join of such claims (``exporter.fold``). So polling, webhooks and the ledger all
-speak of one type.
+``None``, and the run itself is the join of such claims (``exporter.model.fold``). So polling, webhooks and the ledger
+all speak of one type.
 
 Times are seconds since the epoch in UTC, on the platform's own clock. Pure. Nothing here knows a platform.
 Values are immutable Structs: one webhook makes a dozen of them, and a frozen dataclass takes eight times as long to
