@@ -22,7 +22,6 @@ from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, load
 from exporter.config.cautions import cautions
 from exporter.config.twins import TWICE
-from exporter.http import ApiError, ErrorKind
 from exporter.model import catalogue
 from exporter.platform import Platform
 from exporter.platforms import PLATFORMS
@@ -33,6 +32,7 @@ from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
 from exporter.web import local
 from exporter.web.doors import no_address
+from exporter.wire.api import ApiError, ErrorKind
 
 #: Room on the disk below which a database is a worry, and below which it is a problem (bytes).
 SPACE_SCARCE, SPACE_MIN = 512 * 1024**2, 32 * 1024**2

@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from exporter.http import Api
 from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow, times
-from exporter.polling.budget import Lane
 from exporter.retries.adapter import Retrying
 from exporter.settings import SourceConfig
+from exporter.wire.api import Api
+from exporter.wire.budget import Lane
 
 T = TypeVar("T")
 #: What a stream remembers under one key: anything JSON can hold.
@@ -112,7 +112,7 @@ class Known(Protocol):
 
 
 class Client(Protocol):
-    """One source's connection. ``now`` is the platform's clock. Failures are raised as ``exporter.http.ApiError``."""
+    """One source's connection. ``now`` is the platform's clock. Failures are raised as ``ApiError``."""
 
     def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
         """Read one stream once.
@@ -173,7 +173,7 @@ class Platform:
     config: type[SourceConfig]
     streams: tuple[Stream, ...]
     connect: Callable[[Any, Api], Client]  # the source's config (of type ``config``) and its wire
-    auth: Callable[[Any], Any]  # the source's config -> exporter.http.Auth
+    auth: Callable[[Any], Any]  # the source's config -> exporter.wire.api.Auth
     error_detail: Callable[[Any], str | None]  # how the platform words an error body
     requests_per_minute: float  # until the platform says otherwise
     results: tuple[Result, ...]  # what runs here can end as; their counters are born at 0

@@ -32,7 +32,7 @@ PURE_FOR_SURE = [
     "exporter/model/tallies.py",
     "exporter/traces/spans.py",
     "exporter/webhooks/cloudevents.py",
-    "exporter/webhooks/schemes.py",
+    "exporter/wire/schemes.py",
 ]
 IMPURE_IMPORTS = ["aiohttp", "asyncio", "os", "pathlib", "random", "socket", "sqlite3", "threading", "time"]
 IMPURE_IMPORTS += ["exporter.clock"]
@@ -45,15 +45,15 @@ SQL = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE TABLE)\b")
 # A platform's name as the name of something else: of a webhook scheme that any source may use.
 NAMESAKES = {
     ("exporter/webhooks/config.py", "qlik"),
-    ("exporter/webhooks/schemes.py", "qlik"),
-    ("exporter/webhooks/schemes.py", "Qlik-Signature"),
+    ("exporter/wire/schemes.py", "qlik"),
+    ("exporter/wire/schemes.py", "Qlik-Signature"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
     path: str
-    """From the project's root: exporter/webhooks/schemes.py"""
+    """From the project's root: exporter/wire/schemes.py"""
     source: str
 
     def parse(self) -> ast.Module:
@@ -258,7 +258,7 @@ def test_a_module_is_pure_if_a_sentence_of_its_docstring_begins_so(docstring: st
         ("exporter/app.py", "x = f'{a} of Qlik'", [1]),
         ("exporter/platforms/make/client.py", "'''Unlike Qlik.'''\nname = 'make'\nother = 'cognaize'", [3]),
         ("exporter/webhooks/receiver.py", "header = 'Qlik-Signature'", [1]),
-        ("exporter/webhooks/schemes.py", "header = 'Qlik-Signature'\nother = 'Etlworks'", [2]),
+        ("exporter/wire/schemes.py", "header = 'Qlik-Signature'\nother = 'Etlworks'", [2]),
         ("exporter/app.py", "'''Make and Qlik.'''\nx = 'make a request'\nmake = qlik", []),
         ("exporter/platforms/__init__.py", "from exporter.platforms import make, qlik\nx = 'etlworks'", []),
         ("exporter/simulator/core.py", "x = 'etlworks'", []),
@@ -286,13 +286,13 @@ def test_sql_outside_the_store_is_caught(path: str, source: str, lines: list[int
 @pytest.mark.parametrize(
     ("path", "source", "lines"),
     [
-        ("exporter/http.py", "import time\nx = time.time()\ny = time.monotonic()", [2, 3]),
-        ("exporter/http.py", "import time as t\nx = t.perf_counter_ns()", [2]),
-        ("exporter/http.py", "from time import monotonic as tick\nx = tick()", [2]),
-        ("exporter/http.py", "import time\nx = field(default_factory=time.time)", [2]),
-        ("exporter/http.py", "from datetime import datetime, date\nx = datetime.now()\ny = date.today()", [2, 3]),
-        ("exporter/http.py", "import datetime\nx = datetime.datetime.now(tz=datetime.UTC)", [2]),
-        ("exporter/http.py", "import time\nx = time.gmtime(now)\ny = clock.now()\nz = run.time", []),
+        ("exporter/wire/api.py", "import time\nx = time.time()\ny = time.monotonic()", [2, 3]),
+        ("exporter/wire/api.py", "import time as t\nx = t.perf_counter_ns()", [2]),
+        ("exporter/wire/api.py", "from time import monotonic as tick\nx = tick()", [2]),
+        ("exporter/wire/api.py", "import time\nx = field(default_factory=time.time)", [2]),
+        ("exporter/wire/api.py", "from datetime import datetime, date\nx = datetime.now()\ny = date.today()", [2, 3]),
+        ("exporter/wire/api.py", "import datetime\nx = datetime.datetime.now(tz=datetime.UTC)", [2]),
+        ("exporter/wire/api.py", "import time\nx = time.gmtime(now)\ny = clock.now()\nz = run.time", []),
         ("exporter/clock.py", "import time\nx = time.time()", []),
     ],
 )

@@ -14,13 +14,13 @@ from aiohttp.test_utils import TestServer
 from exporter.clock import ManualClock
 from exporter.config import Config, ConfigError, parse
 from exporter.config.shown import shown
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.log import scrub
 from exporter.platforms import PLATFORMS
-from exporter.polling.budget import Lane
 from exporter.polling.wire import make_api
-from exporter.webhooks import schemes
 from exporter.webhooks.rotation import LOOK_SECONDS, Rotation
+from exporter.wire import schemes
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 from tests.webhooks.service import receiving
 from tests.webhooks.test_receiver import event, post
 

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
 from exporter.clock import Clock, steady
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.log import get_logger
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Via
@@ -21,6 +20,7 @@ from exporter.polling.reading import Reading, told
 from exporter.store.ingest import Batch, Outcome
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
+from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.world import SourceWorld, Unread, unread_stream
 
 log = get_logger(__name__)

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 from exporter import __version__
 from exporter.clock import Clock
-from exporter.http import Api
 from exporter.platform import Platform
-from exporter.polling.budget import Budget
 from exporter.settings import SourceConfig
+from exporter.wire.api import Api
+from exporter.wire.budget import Budget
 
 
 def make_api(

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from exporter.http import Api
 from exporter.model import DeadLetter, Observation, Result
+from exporter.wire.api import Api
 
 #: What an adapter wants to remember of the moment before the call, to recognise later what is new: JSON.
 Mark = Any
@@ -87,7 +87,7 @@ class Traits:
 
 
 class Adapter(Protocol):
-    """One source's way to retry. Failures are raised as ``exporter.http.ApiError``."""
+    """One source's way to retry. Failures are raised as ``exporter.wire.api.ApiError``."""
 
     async def look(self, target: Target) -> Look:
         """Read how a dead letter stands and what happened to it since ``target.mark``. Changes nothing."""

@@ -14,10 +14,10 @@ descend from the root.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from exporter.http import ApiError
 from exporter.model import SUCCEEDED, DeadLetter, Result
 from exporter.model.retries import Outcome, Retry, RetryState
 from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
+from exporter.wire.api import ApiError
 
 #: A call may be written until so many seconds after its claim.
 SEND_WITHIN = 10.0

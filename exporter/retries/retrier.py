@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
-from exporter.http import ApiError
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.fold import resolve
@@ -26,6 +25,7 @@ from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Claim, Refusal
 from exporter.store.script import StoreError
+from exporter.wire.api import ApiError
 from exporter.world import SourceWorld
 
 log = get_logger(__name__)

@@ -12,13 +12,13 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
-from exporter import body as bodies
-from exporter.body import BodyError
 from exporter.fields import parse_duration
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
 from exporter.store.script import StoreError
 from exporter.web.proof import same
+from exporter.wire import body as bodies
+from exporter.wire.body import BodyError
 
 #: A body has this long (seconds) to arrive.
 READ_SECONDS_MAX = 15.0

@@ -21,8 +21,8 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
-from exporter.peers import peer_of
 from exporter.web.certificate import Certificate
+from exporter.wire.peers import peer_of
 
 #: The head of a request has this long (seconds) to arrive, on a new connection or after its first byte.
 HEAD_SECONDS_MAX = 15.0

@@ -11,14 +11,14 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from exporter import body as bodies
-from exporter.body import BodyError
 from exporter.clock import Clock
-from exporter.peers import Guesses, Waiting, peer_of
 from exporter.retries.control import Control, ControlError
 from exporter.store.script import StoreError
 from exporter.web.page import Visitor, confirm_page, sign_in_page
 from exporter.web.proof import same
+from exporter.wire import body as bodies
+from exporter.wire.body import BodyError
+from exporter.wire.peers import Guesses, Waiting, peer_of
 
 COOKIE = "automation_exporter_session"
 SESSION_SECONDS = 43200.0

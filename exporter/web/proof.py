@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from exporter.clock import Clock
-from exporter.peers import Guesses
+from exporter.wire.peers import Guesses
 
 #: Passwords that may wait to be hashed: of one peer, and of all.
 WAITING_PER_PEER_MAX, WAITING_MAX = 2, 16

@@ -13,13 +13,13 @@ from exporter.log import get_logger
 from exporter.metrics.http import respond, wants_openmetrics
 from exporter.metrics.own import EOF, OwnMetrics
 from exporter.metrics.projection import Projection
-from exporter.peers import peer_of
 from exporter.polling.poller import Poller
 from exporter.web.control import ControlRoutes
 from exporter.web.forms import Forms, html
 from exporter.web.page import Visitor, page
 from exporter.web.proof import Passwords, Verdict
 from exporter.webhooks.receiver import Receiver
+from exporter.wire.peers import peer_of
 from exporter.world import World
 
 log = get_logger(__name__)

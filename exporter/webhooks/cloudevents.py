@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
 
-from exporter.decode import DAMAGED, Undecodable, decode
+from exporter.wire.decode import DAMAGED, Undecodable, decode
 
 ID_CHARS_MAX = 256  # an id is a key of a table; a database refuses much longer ones
 ATTRIBUTE_CHARS_MAX = 2048

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from exporter.fields import Duration, Section
-from exporter.webhooks import schemes
+from exporter.wire import schemes
 
 
 def _one_or_many(check: Callable[[str], object]) -> BeforeValidator:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from exporter.decode import DAMAGED, Undecodable, decode
 from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State, times
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.redact import redact
 from exporter.webhooks import cloudevents
+from exporter.wire.decode import DAMAGED, Undecodable, decode
 
 #: Words senders use for results, besides ours.
 _RESULTS = {

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from exporter.fields import FileSecret, read_secret
 from exporter.log import get_logger, register_secrets
-from exporter.webhooks import schemes
 from exporter.webhooks.config import WebhookConfig
+from exporter.wire import schemes
 
 log = get_logger(__name__)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.http import ErrorKind
 from exporter.model import FAILED, DeadLetter, Queue, Result, Run, State, Usage
 from exporter.platform import MalformedEvent, Page, WebhookEvents, WebhookRequest
 from exporter.platforms import PLATFORMS
 from exporter.simulator import HOOK_SECRET
+from exporter.wire.api import ErrorKind
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_truth import ROOMY
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from exporter.http import ErrorKind
 from exporter.polling.planner import AUTH_DELAY_MAX, FAILURE_DELAY_MAX, SLOWDOWN_MAX, next_delay, slowdown
+from exporter.wire.api import ErrorKind
 
 
 @pytest.mark.parametrize(

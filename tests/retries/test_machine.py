@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from exporter.http import ApiError
 from exporter.model import Result
 from exporter.model.policy import Backoff, Pace, SourceRules
 from exporter.model.retries import Mode, Outcome, Retry, RetryState
@@ -32,6 +31,7 @@ from exporter.retries.adapter import Accepted, Look, Traits
 from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
 from exporter.store import retries as script
+from exporter.wire.api import ApiError
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine, Fate
 

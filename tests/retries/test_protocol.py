@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import Result
 from exporter.model.retries import Outcome, Retry, RetryState
 from exporter.retries import protocol
 from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
 from exporter.retries.protocol import HORIZON
+from exporter.wire.api import ApiError, ErrorKind
 from tests.retries.made import NOW, TRAITS, retry, sent
 
 ACCEPTED = sent(state=RetryState.ACCEPTED, look_at=NOW + 30)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import ResolvedBy, Result
 from exporter.model.policy import Pace, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Verb
 from exporter.retries.adapter import Traits
 from exporter.store import retries as script
 from exporter.store.script import StoreError
+from exporter.wire.api import ApiError, ErrorKind
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine
 

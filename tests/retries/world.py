@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 from msgspec import structs
 
 from exporter.clock import ManualClock
-from exporter.http import ApiError, ErrorKind
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.policy import Rules
 from exporter.model.retries import Retry
@@ -27,6 +26,7 @@ from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
+from exporter.wire.api import ApiError, ErrorKind
 from exporter.world import World
 from tests.retries.made import ERROR, NOW
 

@@ -28,9 +28,9 @@ from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
 from exporter.web.doors import Doors
-from exporter.webhooks import schemes
 from exporter.webhooks.events import receive_generic
 from exporter.webhooks.receiver import Receiver
+from exporter.wire import schemes
 from exporter.world import World
 
 SOURCE = "hooks"

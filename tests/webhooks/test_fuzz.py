@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from exporter import log
 from exporter.clock import SystemClock
 from exporter.platforms import PLATFORMS
-from exporter.webhooks import schemes
+from exporter.wire import schemes
 from tests.servers import PATIENCE_SECONDS
 from tests.webhooks.service import (
     BODY_BYTES_MAX,

@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
-from exporter import body as bodies
 from exporter.clock import ManualClock
 from exporter.model.tallies import SUM
 from exporter.platform import RunKey, WebhookEvents, WebhookRequest
@@ -24,7 +23,8 @@ from exporter.store.script import Engine, Script, StoreError, T
 from exporter.store.sqlite import SqliteEngine
 from exporter.web import doors
 from exporter.webhooks import receiver as receiver_module
-from exporter.webhooks import schemes
+from exporter.wire import body as bodies
+from exporter.wire import schemes
 from tests.servers import HANG_SECONDS, PATIENCE_SECONDS, eventually
 from tests.webhooks.service import BODY_BYTES_MAX, SCHEME, SECRET, SOURCE, Fronted, Receiving, receiving, sign
 

@@ -10,8 +10,8 @@ from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.errors import classify
 from exporter.platforms.cognaize.mapping import error_detail
 from exporter.platforms.cognaize.retrying import RETRYING
-from exporter.polling.budget import Lane
 from exporter.webhooks.events import receive_generic
+from exporter.wire.budget import Lane
 
 
 def receive(request: WebhookRequest) -> WebhookEvents:

@@ -11,10 +11,10 @@ from pydantic import SecretStr
 
 from exporter.clock import SystemClock
 from exporter.credentials import Credential, travels_in_a_header
-from exporter.http import Api, ApiError, Auth, ErrorKind
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, Auth, ErrorKind
+from exporter.wire.budget import Lane
 
 
 class Token:

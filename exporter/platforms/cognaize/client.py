@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, Observation, Workflow
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.listing import BASELINE_ROWS_MAX, BASELINE_SECONDS, PAGE_ROWS, Walk
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 WORKFLOWS, RUNS = "workflows", "runs"
 FIND, PROCESS = "/api/v1/processes/find", "/api/v1/processes/{id}"

@@ -31,11 +31,11 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from exporter.decode import DAMAGED
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step, times
 from exporter.model.fold import resolve
 from exporter.retries.adapter import Effort, Standing
 from exporter.webhooks.cloudevents import parse_time
+from exporter.wire.decode import DAMAGED
 
 PENDING, STARTED, COMPLETED, FAILED = "PENDING", "STARTED", "COMPLETED", "FAILED"
 

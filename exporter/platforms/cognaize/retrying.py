@@ -8,13 +8,13 @@ all that tells a restart, and a step that fails again within two looks is seen b
 from collections.abc import Sequence
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.client import GONE_STATUSES, PROCESS
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.polling.budget import Lane
 from exporter.retries.adapter import Accepted, Look, Retrying, Standing, Target, Traits
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 RESTART = "/api/v1/processes/restart-failed-step"
 

@@ -8,7 +8,7 @@ from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.mapping import error_detail
 from exporter.platforms.etlworks.retrying import RETRYING
 from exporter.platforms.etlworks.webhooks import receive
-from exporter.polling.budget import Lane
+from exporter.wire.budget import Lane
 
 #: No limit is documented; this is a courtesy.
 REQUESTS_PER_MINUTE = 120.0

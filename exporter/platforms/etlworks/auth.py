@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import SecretStr
 
 from exporter.credentials import Credential, travels_in_a_header
-from exporter.decode import decode
-from exporter.http import Api, ApiError, Auth, ErrorKind
 from exporter.platforms.etlworks.config import EtlworksConfig
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, Auth, ErrorKind
+from exporter.wire.budget import Lane
+from exporter.wire.decode import decode
 
 #: A token that does not say until when it holds is used this long (seconds).
 TOKEN_SECONDS = 480.0

@@ -11,7 +11,6 @@ is no fault.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Listing, Observation, ResolvedBy, Run, State
 from exporter.model.fold import resolve
 from exporter.platform import Fault, Known, Page, RunKey, selected
@@ -39,7 +38,8 @@ from exporter.platforms.etlworks.reading import (
     stops_to_cursor,
 )
 from exporter.platforms.etlworks.schedule import Schedule, from_cursor, to_cursor
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 FLOWS_PER_SWEEP_MAX = 300
 #: Dead letters of flows that are gone, looked into in one sweep.

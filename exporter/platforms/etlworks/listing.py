@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.platform import Fault, in_turns
 from exporter.platforms.etlworks.mapping import identity
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 PAGE_ITEMS = 200
 PAGES_PER_SWEEP_MAX = 500

@@ -14,7 +14,6 @@ first).
 from collections.abc import Sequence
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, Observation, Result
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.client import EXECUTION
@@ -22,8 +21,9 @@ from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.listing import FLOW, SCHEDULES, listing_parts, not_there
 from exporter.platforms.etlworks.mapping import BadItem, Execution
 from exporter.platforms.etlworks.schedule import Schedule
-from exporter.polling.budget import Lane
 from exporter.retries.adapter import Accepted, Effort, Look, Retrying, Standing, Target, Traits
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 LANE = Lane.RETRIES
 RUN = "/rest/v1/flows/{flow_id}/run"

@@ -8,7 +8,7 @@ from exporter.platforms.make.config import MakeConfig, TokenAuth
 from exporter.platforms.make.retrying import RETRYING
 from exporter.platforms.make.steps import steps_later
 from exporter.platforms.make.webhooks import receive
-from exporter.polling.budget import Lane
+from exporter.wire.budget import Lane
 
 
 def _auth(config: MakeConfig) -> TokenAuth:

@@ -1,10 +1,10 @@
 """Blueprints of scenarios, read once for each edit, and only of scenarios that have dead letters."""
 
-from exporter.http import Api
 from exporter.platforms.make import letters
 from exporter.platforms.make.calls import get
 from exporter.platforms.make.letters import Blueprint
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api
+from exporter.wire.budget import Lane
 
 KEPT_MAX = 2000
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from exporter.http import Answer, Api, ApiError, ErrorKind, Ids
 from exporter.platform import Fault, in_turns
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, as_object, plain_id, whole
-from exporter.polling.budget import Lane
+from exporter.wire.api import Answer, Api, ApiError, ErrorKind, Ids
+from exporter.wire.budget import Lane
 
 ROOT = "/api/v2"
 SCENARIOS_PER_PAGE = 1000

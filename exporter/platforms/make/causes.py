@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import FAILED, Error, Run
 from exporter.platform import Fault, Page
 from exporter.platforms.make import mapping
 from exporter.platforms.make.calls import Losses, bad_payload, get
 from exporter.platforms.make.mapping import BadItem
 from exporter.platforms.make.noted import Noted
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 CURSOR = "causes"
 ENDPOINT = "/scenarios/{id}/executions/{executionId}"

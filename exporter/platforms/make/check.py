@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.platform import selected
 from exporter.platforms.make import mapping
 from exporter.platforms.make.calls import find_organization, get, scenarios
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, Scenario
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 LANE = Lane.SWEEPS
 #: What a token needs, and what is missing without.

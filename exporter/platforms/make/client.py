@@ -16,7 +16,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import FAILED, Listing, Observation, Workflow
 from exporter.platform import Fault, Known, Page, RunKey
 from exporter.platforms.make import mapping
@@ -32,7 +31,8 @@ from exporter.platforms.make.logs import Logs
 from exporter.platforms.make.mapping import BadItem, Scenario
 from exporter.platforms.make.steps import Steps
 from exporter.platforms.make.watch import Watch
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 BLUEPRINTS_PER_SWEEP_MAX = 10
 #: Teams whose webhooks are read in one sweep; with more of them they take turns.

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt, SecretStr, model_validator
 
 from exporter.credentials import Credential, travels_in_a_header
-from exporter.http import Api
 from exporter.settings import HeaderSecret, SourceConfig
+from exporter.wire.api import Api
 
 # API tokens look like this; anything else is taken for an access token of OAuth, as Make's own SDK does.
 _API_TOKEN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)

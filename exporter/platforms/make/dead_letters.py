@@ -19,7 +19,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, ResolvedBy
 from exporter.platform import Fault, Known, Page, selected
 from exporter.platforms.make import letters
@@ -29,7 +28,8 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.letters import Listed
 from exporter.platforms.make.mapping import BadItem, Scenario, scenario
 from exporter.platforms.make.watch import Watch
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 LANE = Lane.DEAD_LETTERS
 STREAM = "dead_letters"

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Run, times
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import mapping
@@ -22,7 +21,8 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.details import Details
 from exporter.platforms.make.mapping import BadItem
 from exporter.platforms.make.watch import Watch
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 CURSOR = "feed"
 ENDPOINT = "/scenarios/logs"

@@ -24,7 +24,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Run, State, Workflow, times
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make import feed, mapping
@@ -33,7 +32,8 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.details import Details
 from exporter.platforms.make.mapping import BadItem, Used
 from exporter.platforms.make.watch import Watch
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 CURSOR = "logs"
 ENDPOINT = "/scenarios/{id}/logs"

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from exporter.http import Answer, Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, Error, ResolvedBy
 from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.blueprints import Blueprints
@@ -21,8 +20,9 @@ from exporter.platforms.make.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.letters import named
 from exporter.platforms.make.mapping import BadItem
-from exporter.polling.budget import Lane
 from exporter.retries.adapter import Accepted, Look, Mark, Retrying, Standing, Target, Traits
+from exporter.wire.api import Answer, Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 LANE = Lane.RETRIES
 ITEM, SCENARIO = "/dlqs/{id}", "/scenarios/{id}"

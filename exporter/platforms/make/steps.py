@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import Result, Run, Step
 from exporter.platform import Page
 from exporter.platforms.make import events
@@ -22,7 +21,8 @@ from exporter.platforms.make.calls import bad_payload, get
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem
 from exporter.platforms.make.noted import PATIENCE_SECONDS, TRIES_MAX, Noted
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 CURSOR = "steps"
 ENDPOINT = "/scenarios/{id}/logs/{executionId}/p"

@@ -1,11 +1,11 @@
 """Which scenarios a source watches, when all that is at hand is an id. Names decide too, so they are remembered."""
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.platform import Known, selected
 from exporter.platforms.make.calls import get
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, scenario
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 
 class Watch:

@@ -12,11 +12,11 @@ event (``exporter.webhooks.events``).
 import re
 from urllib.parse import urlsplit
 
-from exporter.decode import Undecodable, decode
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platforms.make.errors import classify
 from exporter.platforms.make.mapping import execution_id
 from exporter.webhooks.events import receive_generic
+from exporter.wire.decode import Undecodable, decode
 
 _EXECUTION = re.compile(r"[0-9a-f]{32}")
 _STATUS_PATH = re.compile(r"/api/v2/scenarios/(\d{1,20})/executions/([^/]{1,64})/?")

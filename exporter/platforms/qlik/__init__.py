@@ -10,7 +10,7 @@ from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.retrying import RETRYING
 from exporter.platforms.qlik.webhooks import receive
 from exporter.platforms.qlik.wire import error_detail
-from exporter.polling.budget import Lane
+from exporter.wire.budget import Lane
 
 
 def run_url(config: QlikConfig, run: Run) -> str:

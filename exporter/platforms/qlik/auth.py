@@ -7,9 +7,9 @@ end and once more whenever one is refused early.
 from pydantic import SecretStr
 
 from exporter.credentials import Credential, travels_in_a_header
-from exporter.http import Answer, Api, ApiError, ErrorKind
 from exporter.platforms.qlik.config import OAuthConfig, QlikConfig
-from exporter.polling.budget import Lane
+from exporter.wire.api import Answer, Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 _TOKEN_ENDPOINT = "/oauth/token"  # noqa: S105 (a path)
 #: Where the answer does not say how long a token lives. One that ends earlier is noticed by its 401.

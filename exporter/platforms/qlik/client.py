@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from exporter.http import Api, ApiError
 from exporter.model import Listing, Observation
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
@@ -17,7 +16,8 @@ from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Signature
 from exporter.platforms.qlik.runs import DETAILS_PER_SWEEP_MAX, RunReader, stops_sweep
 from exporter.platforms.qlik.wire import PAGES_PER_SWEEP_MAX, ListPage, Wire
-from exporter.polling.budget import Lane
+from exporter.wire.api import Api, ApiError
+from exporter.wire.budget import Lane
 
 #: The sweep of runs lists automations itself if that was not done for so many poll intervals, and so many seconds.
 LISTING_INTERVALS_MAX = 2.0

@@ -36,7 +36,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.decode import DAMAGED
 from exporter.model import (
     FAILED,
     SUCCEEDED,
@@ -55,6 +54,7 @@ from exporter.model import (
 from exporter.platforms.qlik.errors import read_error
 from exporter.retries.adapter import Effort, Standing
 from exporter.webhooks.cloudevents import parse_time
+from exporter.wire.decode import DAMAGED
 
 ID_CHARS_MAX = 200
 NAME_CHARS_MAX = 200

@@ -10,14 +10,14 @@ Source: Automations API reference, 'Retries a run' (tier 2, 204), 'List runs'.
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import DeadLetter, Observation
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem
 from exporter.platforms.qlik.wire import RUNS_PER_PAGE, Wire
-from exporter.polling.budget import Lane
 from exporter.retries.adapter import Accepted, Look, Retrying, Standing, Target, Traits
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 LANE = Lane.RETRIES
 

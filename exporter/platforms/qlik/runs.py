@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import FAILED, DeadLetter, Error, Run, State
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Claims, Signature
 from exporter.platforms.qlik.wire import ListPage, Wire
-from exporter.polling.budget import Lane
+from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.budget import Lane
 
 DETAILS_PER_SWEEP_MAX = 500
 COMPLETIONS_MAX = 500

@@ -7,10 +7,10 @@ link is missing, null or empty (Qlik's guide to paging). All calls are reads of 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from exporter.http import Answer, Api, ApiError, ErrorKind, Ids, Params
 from exporter.platform import in_turns
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.polling.budget import Lane
+from exporter.wire.api import Answer, Api, ApiError, ErrorKind, Ids, Params
+from exporter.wire.budget import Lane
 
 AUTOMATIONS_PER_PAGE = 200  # the most there is
 RUNS_PER_PAGE = 100

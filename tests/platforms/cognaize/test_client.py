@@ -10,17 +10,17 @@ from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
 from exporter.clock import ManualClock
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.model import ErrorClass, Result, Run, RunTimed, State, StepFinished, Via
 from exporter.model.fold import RunEntry
 from exporter.platform import Fault, MalformedEvent, Page, RunKey, WebhookRequest
 from exporter.platforms.cognaize import PLATFORM, client, listing
 from exporter.platforms.cognaize.client import CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.polling.budget import Budget
 from exporter.simulator.cognaize import CognaizeSimulator
 from exporter.simulator.cognaize.world import Order
 from exporter.simulator.core import Faults
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Budget
 from tests.platforms.known import MemoryKnown
 
 START = 1_768_456_800.0

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import DeadLetter, ResolvedBy, Result, Run, State
 from exporter.platforms.cognaize import PLATFORM
 from exporter.platforms.cognaize.retrying import TRAITS, CognaizeRetries
@@ -17,6 +16,7 @@ from exporter.retries.adapter import Accepted, Look, Standing, Target
 from exporter.simulator.cognaize.process import Step
 from exporter.simulator.cognaize.world import Outcome, text_param
 from exporter.simulator.retries import RetryPlan
+from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.cognaize.test_client import GET, Source, source
 
 RESTART = "POST /api/v1/processes/restart-failed-step"

@@ -8,14 +8,14 @@ from typing import Any
 from aiohttp.test_utils import TestServer
 
 from exporter.clock import ManualClock
-from exporter.http import Api, ApiError
 from exporter.model import Via
 from exporter.platform import Client, Fault, Page, WebhookRequest
 from exporter.platforms.etlworks import PLATFORM
 from exporter.platforms.etlworks.config import EtlworksConfig
-from exporter.polling.budget import Budget
 from exporter.simulator.core import Delivery, TrueDeadLetter
 from exporter.simulator.etlworks import EtlworksSimulator
+from exporter.wire.api import Api, ApiError
+from exporter.wire.budget import Budget
 from tests.platforms.known import MemoryKnown
 
 NOW = 1_700_000_100.0  # a multiple of 15 minutes

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import pytest
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import Result, State
 from exporter.platform import RunKey
 from exporter.platforms.etlworks import client
 from exporter.simulator.core import Faults
 from exporter.simulator.etlworks import WebhookMode
+from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.etlworks.account import NOW, Account, account, letter_ids
 
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
-from exporter.http import Api, ApiError, ErrorKind
 from exporter.platforms.etlworks.auth import TOKEN_SECONDS, ApiKey, Login, expiry
 from exporter.platforms.etlworks.listing import FLOWS, PAGE_ITEMS, Part, listing_parts
-from exporter.polling.budget import Budget, Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Budget, Lane
 from tests.platforms.etlworks.account import HastyClock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

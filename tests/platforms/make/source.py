@@ -11,7 +11,6 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Middleware
 
 from exporter.clock import ManualClock
-from exporter.http import Api
 from exporter.platform import Fault, RunKey
 from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.client import MakeClient
@@ -19,6 +18,7 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.polling.wire import make_api
 from exporter.simulator.core import TrueRun
 from exporter.simulator.make import MakeSimulator
+from exporter.wire.api import Api
 from tests.platforms.known import MemoryKnown
 
 T0 = 1_700_000_000.0

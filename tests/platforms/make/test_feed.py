@@ -2,8 +2,8 @@
 
 import pytest
 
-from exporter.http import ApiError, ErrorKind
 from exporter.platforms.make import feed
+from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.make.source import FEED, HOUR, LOG, MINUTE, source
 
 

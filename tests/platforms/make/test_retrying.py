@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import DeadLetter, ErrorClass, ResolvedBy, Result
 from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.retrying import TRAITS, MakeRetries
 from exporter.retries.adapter import Accepted, Look, Standing, Target
 from exporter.simulator.make.model import Outcome
 from exporter.simulator.retries import RetryPlan
+from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.make.source import HOUR, Source, source
 
 SINGLE, BULK = "POST /dlqs/{id}/retry", "POST /dlqs/retry"

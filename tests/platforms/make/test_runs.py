@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from exporter.http import ApiError
 from exporter.model import Result, State
+from exporter.wire.api import ApiError
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, CAUSE, DAY, HOUR, LOG, MINUTE, T0, source
 
 FAULTS = {

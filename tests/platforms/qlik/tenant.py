@@ -8,14 +8,14 @@ from typing import Any
 from aiohttp.test_utils import BaseTestServer, TestServer
 
 from exporter.clock import ManualClock
-from exporter.http import Api, ApiError
 from exporter.model import Via
 from exporter.platform import Fault, Page, RunKey, WebhookRequest
 from exporter.platforms.qlik import PLATFORM
 from exporter.platforms.qlik.client import QlikClient
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.polling.budget import Budget
 from exporter.simulator.qlik import QlikSimulator
+from exporter.wire.api import Api, ApiError
+from exporter.wire.budget import Budget
 from tests.platforms.known import MemoryKnown
 
 START = 1_700_000_000.0

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from exporter.http import Api, ApiError
 from exporter.platforms.qlik import PLATFORM
 from exporter.platforms.qlik.client import QlikClient
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.polling.budget import Budget
+from exporter.wire.api import Api, ApiError
+from exporter.wire.budget import Budget
 from tests.platforms.known import MemoryKnown
 from tests.platforms.qlik.tenant import API, START, JumpingClock
 

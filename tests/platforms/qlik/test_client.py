@@ -7,10 +7,10 @@ import orjson
 import pytest
 from aiohttp import web
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import ResolvedBy, Result, Run, RunTimed, State, Workflow
-from exporter.polling.budget import Lane
 from exporter.simulator.core import Faults
+from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.budget import Lane
 from tests.platforms.known import MemoryKnown
 from tests.platforms.qlik.tenant import LIST, RUN, RUNS, START, Tenant, counting, tenant
 

@@ -6,10 +6,10 @@ import orjson
 import pytest
 from aiohttp import web
 
-from exporter.http import ApiError, ErrorKind
 from exporter.model import Error, ErrorClass, Result, Via
 from exporter.platform import RunKey
 from exporter.simulator.core import Faults
+from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.known import MemoryKnown
 from tests.platforms.qlik.tenant import API, LIST, RUN, RUNS, START, Tenant, counting, tenant
 

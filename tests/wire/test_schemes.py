@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from exporter.webhooks import schemes
 from exporter.webhooks.config import WebhookConfig
-from exporter.webhooks.schemes import (
+from exporter.wire import schemes
+from exporter.wire.schemes import (
     Basic,
     Bearer,
     Header,

@@ -20,10 +20,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
 from exporter.clock import ManualClock
-from exporter.http import Api, ApiError, ErrorKind, Params, kind_of
 from exporter.model import times
-from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
+from exporter.wire.api import Api, ApiError, ErrorKind, Params, kind_of
+from exporter.wire.budget import Budget, Lane
 from tests.servers import HANG_SECONDS
 
 SECRET = "hunter2-is-the-secret"

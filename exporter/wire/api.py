@@ -27,11 +27,11 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from exporter.clock import Clock, steady
-from exporter.decode import Undecodable, decode
 from exporter.model import times
-from exporter.polling.budget import Budget, Lane
 from exporter.redact import redact
-from exporter.unreachable import why
+from exporter.wire.budget import Budget, Lane
+from exporter.wire.decode import Undecodable, decode
+from exporter.wire.unreachable import why
 
 ATTEMPTS_MAX = 3
 CONNECTIONS_MAX = 4

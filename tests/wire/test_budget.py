@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.clock import ManualClock
-from exporter.polling.budget import Budget, Lane
+from exporter.wire.budget import Budget, Lane
 
 HOUR = 3600.0
 

@@ -14,8 +14,8 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from exporter.clock import ManualClock
-from exporter.http import Api, ApiError, ErrorKind
-from exporter.polling.budget import Budget, Lane
+from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.budget import Budget, Lane
 
 RAW = ("Errno", "Error", "ssl:", "Cannot connect", "aiohttp", "object at", "b'")
 
