@@ -21,13 +21,13 @@ from exporter.log import configure, get_logger, register_secrets
 from exporter.metrics.own import OwnMetrics
 from exporter.metrics.projection import Projection
 from exporter.platform import Platform, selected
+from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
 from exporter.polling.wire import make_api
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
-from exporter.settings import SourceConfig
 from exporter.status import Links
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine

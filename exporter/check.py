@@ -24,9 +24,9 @@ from exporter.config.cautions import cautions
 from exporter.config.twins import TWICE
 from exporter.model import catalogue
 from exporter.platform import Platform
+from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.polling.wire import make_api
-from exporter.settings import SourceConfig
 from exporter.store.ledger import database
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination

@@ -31,7 +31,7 @@ PURE_FOR_SURE = [
     "exporter/retries/protocol.py",
     "exporter/model/tallies.py",
     "exporter/traces/spans.py",
-    "exporter/webhooks/cloudevents.py",
+    "exporter/platform/cloudevents.py",
     "exporter/wire/schemes.py",
 ]
 IMPURE_IMPORTS = ["aiohttp", "asyncio", "os", "pathlib", "random", "socket", "sqlite3", "threading", "time"]
@@ -44,7 +44,7 @@ CLOCK_READINGS = {
 SQL = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE TABLE)\b")
 # A platform's name as the name of something else: of a webhook scheme that any source may use.
 NAMESAKES = {
-    ("exporter/webhooks/config.py", "qlik"),
+    ("exporter/platform/webhook_section.py", "qlik"),
     ("exporter/wire/schemes.py", "qlik"),
     ("exporter/wire/schemes.py", "Qlik-Signature"),
 }

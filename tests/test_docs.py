@@ -31,11 +31,11 @@ from exporter import app, cli
 from exporter.cli.parser import parser
 from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, parse
-from exporter.fields import Section
 from exporter.metrics.own import OwnMetrics
 from exporter.model import catalogue
+from exporter.platform.fields import Section
+from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
-from exporter.settings import SourceConfig
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.traces.spans import trace_ids
 from tests.servers import real

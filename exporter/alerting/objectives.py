@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from exporter.fields import Duration, Name, Section, Url
+from exporter.platform.fields import Duration, Name, Section, Url
 
 #: Where the pages of docs/runbooks/ are read, unless ``slo.runbook_url`` says otherwise.
 RUNBOOK_URL = "https://github.com/automation-exporter/automation-exporter/blob/main/docs/runbooks"

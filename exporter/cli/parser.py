@@ -120,7 +120,7 @@ def _add_retries(retries: Any) -> None:
 
 
 def _duration(text: str) -> float:
-    from exporter.fields import parse_duration  # only where one is given: pydantic takes its time
+    from exporter.platform.fields import parse_duration  # only where one is given: pydantic takes its time
 
     try:
         return float(str(parse_duration(text)))

@@ -17,9 +17,9 @@ from exporter.config import wording
 from exporter.config.text import NESTED, ConfigError, Text, fill, stands_below
 from exporter.config.twins import twins
 from exporter.model.policy import Rules
+from exporter.platform.section import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 from exporter.platforms import PLATFORMS
 from exporter.retries.config import RetriesConfig, compile_rules
-from exporter.settings import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 
 __all__ = ["Config", "ConfigError", "file_text", "load", "parse", "read", "validate"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from exporter.fields import FileSecret
+from exporter.platform.fields import FileSecret
 
 #: Keys that end in _file and mean a file, not a secret read from one.
 FILE_KEYS = frozenset({"cert_file", "key_file", "tls_ca_file"})

@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import combinations
 from urllib.parse import urlsplit
 
-from exporter.settings import SourceConfig
+from exporter.platform.section import SourceConfig
 
 TWICE = "every run would be counted, and every dead letter retried, twice"
 

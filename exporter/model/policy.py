@@ -26,8 +26,8 @@ from exporter.model.retries import (
     lowest,
 )
 from exporter.model.windows import Window
+from exporter.platform.retrying import Traits
 from exporter.redact import fingerprint
-from exporter.retries.adapter import Traits
 
 #: Of a message no more than this takes part in a match.
 MESSAGE_CHARS_MAX = 4096

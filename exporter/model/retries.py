@@ -151,7 +151,7 @@ class Retry:
     word_by: str = ""
     look_at: float | None = None  # when the platform is next asked
     closed_at: float | None = None
-    mark: Any = None  # taken right before the call, see exporter.retries.adapter
+    mark: Any = None  # taken right before the call, see exporter.platform.retrying
     handle: str | None = None
     new_runs: tuple[str, ...] = ()  # runs that its effect created
     detail: str = ""  # the evidence for its present state, one redacted line

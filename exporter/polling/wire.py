@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from exporter import __version__
 from exporter.clock import Clock
 from exporter.platform import Platform
-from exporter.settings import SourceConfig
+from exporter.platform.section import SourceConfig
 from exporter.wire.api import Api
 from exporter.wire.budget import Budget
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from exporter.fields import Duration, Name, Section, parse_duration
 from exporter.model import matchers
 from exporter.model.matchers import FIELDS, NAMED_ONLY, BadCondition, Condition, Conjunction, Matcher
 from exporter.model.policy import MANUAL, Backoff, Pace, Policy, Rules, SourceRules
 from exporter.model.retries import Action, Mode
 from exporter.model.windows import BadWindow, Window, parse_window
+from exporter.platform.fields import Duration, Name, Section, parse_duration
 
 #: Keys of a later version.
 LATER = "comes with a later version: remove it"

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from exporter.model import SUCCEEDED, DeadLetter, Result
 from exporter.model.retries import Outcome, Retry, RetryState
-from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
+from exporter.platform.retrying import Accepted, Effort, Look, Standing, Traits
 from exporter.wire.api import ApiError
 
 #: A call may be written until so many seconds after its claim.

@@ -17,8 +17,8 @@ from exporter.model.fold import resolve
 from exporter.model.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
 from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.platform import Platform
+from exporter.platform.retrying import Adapter, Look, Standing, Target, Traits
 from exporter.retries import protocol
-from exporter.retries.adapter import Adapter, Look, Standing, Target, Traits
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.subjects import subjects
 from exporter.store.ingest import Batch

@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
-from exporter.fields import parse_duration
+from exporter.platform.fields import parse_duration
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
 from exporter.store.script import StoreError

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from exporter.fields import FileSecret, read_secret
 from exporter.log import get_logger, register_secrets
-from exporter.webhooks.config import WebhookConfig
+from exporter.platform.fields import FileSecret, read_secret
+from exporter.platform.webhook_section import WebhookConfig
 from exporter.wire import schemes
 
 log = get_logger(__name__)

@@ -28,8 +28,8 @@ from exporter.model import (
 )
 from exporter.model.retries import Mode, RetryState
 from exporter.platform import Platform, WebhookEvents
+from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
-from exporter.settings import SourceConfig
 from exporter.store.ingest import Batch, Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.world import World

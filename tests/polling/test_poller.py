@@ -12,8 +12,8 @@ from exporter.clock import ManualClock
 from exporter.metrics.own import OwnMetrics
 from exporter.model import Result, Run, State, Workflow
 from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, WebhookEvents
+from exporter.platform.section import SourceConfig
 from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
-from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.wire.api import ApiError, ErrorKind

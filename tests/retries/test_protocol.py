@@ -7,8 +7,8 @@ import pytest
 
 from exporter.model import Result
 from exporter.model.retries import Outcome, Retry, RetryState
+from exporter.platform.retrying import Accepted, Effort, Look, Standing, Traits
 from exporter.retries import protocol
-from exporter.retries.adapter import Accepted, Effort, Look, Standing, Traits
 from exporter.retries.protocol import HORIZON
 from exporter.wire.api import ApiError, ErrorKind
 from tests.retries.made import NOW, TRAITS, retry, sent

@@ -10,7 +10,7 @@ import pytest
 from exporter.model import ResolvedBy, Result
 from exporter.model.policy import Pace, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Verb
-from exporter.retries.adapter import Traits
+from exporter.platform.retrying import Traits
 from exporter.store import retries as script
 from exporter.store.script import StoreError
 from exporter.wire.api import ApiError, ErrorKind

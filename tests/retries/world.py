@@ -18,8 +18,8 @@ from exporter.clock import ManualClock
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.policy import Rules
 from exporter.model.retries import Retry
+from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target, Traits
 from exporter.platforms import PLATFORMS
-from exporter.retries.adapter import Accepted, Effort, Look, Retrying, Standing, Target, Traits
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier, TurnReport

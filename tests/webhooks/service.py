@@ -22,13 +22,13 @@ from exporter.metrics.own import OwnMetrics
 from exporter.metrics.projection import Projection
 from exporter.model import ErrorClass, ResolvedBy, Result
 from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform.events import receive_generic
+from exporter.platform.section import SourceConfig
 from exporter.polling.poller import Poller
-from exporter.settings import SourceConfig
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
 from exporter.web.doors import Doors
-from exporter.webhooks.events import receive_generic
 from exporter.webhooks.receiver import Receiver
 from exporter.wire import schemes
 from exporter.world import World

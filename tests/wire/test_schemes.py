@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from exporter.webhooks.config import WebhookConfig
+from exporter.platform.webhook_section import WebhookConfig
 from exporter.wire import schemes
 from exporter.wire.schemes import (
     Basic,

@@ -4,13 +4,13 @@ from msgspec.structs import replace
 
 from exporter.model import ErrorClass, ResolvedBy, Result, Run
 from exporter.platform import Platform, RunKey, Stream, WebhookEvents, WebhookRequest
+from exporter.platform.events import receive_generic
 from exporter.platforms.cognaize.auth import make_auth
 from exporter.platforms.cognaize.client import RUNS, WORKFLOWS, CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.errors import classify
 from exporter.platforms.cognaize.mapping import error_detail
 from exporter.platforms.cognaize.retrying import RETRYING
-from exporter.webhooks.events import receive_generic
 from exporter.wire.budget import Lane
 
 

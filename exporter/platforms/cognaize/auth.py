@@ -10,7 +10,7 @@ import ssl
 from pydantic import SecretStr
 
 from exporter.clock import SystemClock
-from exporter.credentials import Credential, travels_in_a_header
+from exporter.platform.credentials import Credential, travels_in_a_header
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.wire.api import Api, ApiError, Auth, ErrorKind

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from exporter.settings import HeaderSecret, Id, Secret, SourceConfig, Url
+from exporter.platform.section import HeaderSecret, Id, Secret, SourceConfig, Url
 
 
 class CognaizeConfig(SourceConfig):

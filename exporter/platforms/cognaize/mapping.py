@@ -33,8 +33,8 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step, times
 from exporter.model.fold import resolve
-from exporter.retries.adapter import Effort, Standing
-from exporter.webhooks.cloudevents import parse_time
+from exporter.platform.cloudevents import parse_time
+from exporter.platform.retrying import Effort, Standing
 from exporter.wire.decode import DAMAGED
 
 PENDING, STARTED, COMPLETED, FAILED = "PENDING", "STARTED", "COMPLETED", "FAILED"

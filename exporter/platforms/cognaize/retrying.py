@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporter.model import DeadLetter
+from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target, Traits
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.client import GONE_STATUSES, PROCESS
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.retries.adapter import Accepted, Look, Retrying, Standing, Target, Traits
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

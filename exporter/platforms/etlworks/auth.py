@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from exporter.credentials import Credential, travels_in_a_header
+from exporter.platform.credentials import Credential, travels_in_a_header
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.wire.api import Api, ApiError, Auth, ErrorKind
 from exporter.wire.budget import Lane

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints, model_validator
 
-from exporter.settings import HeaderSecret, Id, Secret, SourceConfig
+from exporter.platform.section import HeaderSecret, Id, Secret, SourceConfig
 
 FlowId = Annotated[Id, StringConstraints(pattern=r"^\d{1,19}$")]
 

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporter.model import DeadLetter, Observation, Result
+from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target, Traits
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.client import EXECUTION
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.listing import FLOW, SCHEDULES, listing_parts, not_there
 from exporter.platforms.etlworks.mapping import BadItem, Execution
 from exporter.platforms.etlworks.schedule import Schedule
-from exporter.retries.adapter import Accepted, Effort, Look, Retrying, Standing, Target, Traits
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from exporter.model import SUCCEEDED, State
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform.events import receive_generic
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.errors import classify
 from exporter.redact import redact
-from exporter.webhooks.events import receive_generic
 from exporter.wire.decode import Undecodable, decode
 
 EXECUTED = "Flow.Executed"

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, SecretStr, model_validator
 
-from exporter.credentials import Credential, travels_in_a_header
-from exporter.settings import HeaderSecret, SourceConfig
+from exporter.platform.credentials import Credential, travels_in_a_header
+from exporter.platform.section import HeaderSecret, SourceConfig
 from exporter.wire.api import Api
 
 # API tokens look like this; anything else is taken for an access token of OAuth, as Make's own SDK does.

@@ -35,8 +35,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter.model import FAILED, Blocked, Error, Queue, Result, Run, State, Usage, Workflow, times
+from exporter.platform.cloudevents import parse_time
 from exporter.platforms.make.errors import read_error
-from exporter.webhooks.cloudevents import parse_time
 
 ID_CHARS_MAX = 64
 NAME_CHARS_MAX = 200

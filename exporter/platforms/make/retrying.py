@@ -14,13 +14,13 @@ from dataclasses import replace
 from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ResolvedBy
+from exporter.platform.retrying import Accepted, Look, Mark, Retrying, Standing, Target, Traits
 from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.blueprints import Blueprints
 from exporter.platforms.make.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.letters import named
 from exporter.platforms.make.mapping import BadItem
-from exporter.retries.adapter import Accepted, Look, Mark, Retrying, Standing, Target, Traits
 from exporter.wire.api import Answer, Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

@@ -6,16 +6,16 @@ one (Make API documentation, 'Run a scenario', ``callbackUrl``)::
     {"executionId": "3a1f…", "statusUrl": "https://eu1.make.com/api/v2/scenarios/5012/executions/3a1f…"}
 
 Everything else is what people build with an HTTP module at the end of a scenario or of its error route: the documented
-event (``exporter.webhooks.events``).
+event (``exporter.platform.events``).
 """
 
 import re
 from urllib.parse import urlsplit
 
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform.events import receive_generic
 from exporter.platforms.make.errors import classify
 from exporter.platforms.make.mapping import execution_id
-from exporter.webhooks.events import receive_generic
 from exporter.wire.decode import Undecodable, decode
 
 _EXECUTION = re.compile(r"[0-9a-f]{32}")

@@ -6,7 +6,7 @@ end and once more whenever one is refused early.
 
 from pydantic import SecretStr
 
-from exporter.credentials import Credential, travels_in_a_header
+from exporter.platform.credentials import Credential, travels_in_a_header
 from exporter.platforms.qlik.config import OAuthConfig, QlikConfig
 from exporter.wire.api import Answer, Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from exporter.settings import HeaderSecret, Name, Secret, Section, SourceConfig
+from exporter.platform.section import HeaderSecret, Name, Secret, Section, SourceConfig
 
 
 class OAuthConfig(Section):

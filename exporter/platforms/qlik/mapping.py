@@ -51,9 +51,9 @@ from exporter.model import (
     Workflow,
     times,
 )
+from exporter.platform.cloudevents import parse_time
+from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.qlik.errors import read_error
-from exporter.retries.adapter import Effort, Standing
-from exporter.webhooks.cloudevents import parse_time
 from exporter.wire.decode import DAMAGED
 
 ID_CHARS_MAX = 200

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from exporter.model import DeadLetter, Observation
+from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target, Traits
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem
 from exporter.platforms.qlik.wire import RUNS_PER_PAGE, Wire
-from exporter.retries.adapter import Accepted, Look, Retrying, Standing, Target, Traits
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

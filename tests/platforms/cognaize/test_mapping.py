@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result, Run, State, Step
 from exporter.model.fold import join_run
+from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.errors import classify
-from exporter.retries.adapter import Effort, Standing
 
 PAYLOADS = Path(__file__).parent / "payloads"
 CREATED = 1_768_456_680.0

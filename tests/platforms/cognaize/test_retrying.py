@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from exporter.model import DeadLetter, ResolvedBy, Result, Run, State
+from exporter.platform.retrying import Accepted, Look, Standing, Target
 from exporter.platforms.cognaize import PLATFORM
 from exporter.platforms.cognaize.retrying import TRAITS, CognaizeRetries
-from exporter.retries.adapter import Accepted, Look, Standing, Target
 from exporter.simulator.cognaize.process import Step
 from exporter.simulator.cognaize.world import Outcome, text_param
 from exporter.simulator.retries import RetryPlan

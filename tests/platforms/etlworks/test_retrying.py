@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.model import DeadLetter, Result
+from exporter.platform.retrying import Look, Standing, Target
 from exporter.platforms.etlworks.retrying import EtlworksRetries
-from exporter.retries.adapter import Look, Standing, Target
 from exporter.simulator.retries import RetryPlan
 from exporter.wire.api import ApiError
 from tests.platforms.etlworks.account import Account, account

@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result
+from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.letters import Detail
 from exporter.platforms.make.mapping import BadItem, Scenario
-from exporter.retries.adapter import Effort, Standing
 from tests.platforms.make.test_mapping import AT, PAYLOADS, RUN, at
 
 LETTER = DeadLetter(

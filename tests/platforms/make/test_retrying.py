@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from exporter.model import DeadLetter, ErrorClass, ResolvedBy, Result
+from exporter.platform.retrying import Accepted, Look, Standing, Target
 from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.retrying import TRAITS, MakeRetries
-from exporter.retries.adapter import Accepted, Look, Standing, Target
 from exporter.simulator.make.model import Outcome
 from exporter.simulator.retries import RetryPlan
 from exporter.wire.api import ApiError, ErrorKind

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.model import DeadLetter, Result, Run
+from exporter.platform.retrying import Look, Standing, Target
 from exporter.platforms.qlik.retrying import QlikRetries
-from exporter.retries.adapter import Look, Standing, Target
 from exporter.simulator.retries import RetryPlan
 from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.qlik.tenant import START, Tenant, tenant

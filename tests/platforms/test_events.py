@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.model import Error, ErrorClass, Result, Run, State
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
-from exporter.webhooks.events import FUTURE_MAX, receive_generic
+from exporter.platform.events import FUTURE_MAX, receive_generic
 
 NOW = 1_772_440_000.0  # 2026-03-02T08:26:40Z
 ENDED = 1_772_439_370.0  # 2026-03-02T08:16:10Z

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from exporter.fields import Duration, Section
+from exporter.platform.fields import Duration, Section
 from exporter.wire import schemes
 
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 
 from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow, times
-from exporter.retries.adapter import Retrying
-from exporter.settings import SourceConfig
+from exporter.platform.retrying import Retrying
+from exporter.platform.section import SourceConfig
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from pydantic import SecretStr
 
-from exporter.fields import FileSecret, read_secret
 from exporter.log import get_logger, register_secrets
+from exporter.platform.fields import FileSecret, read_secret
 
 log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from exporter.webhooks.cloudevents import (
+from exporter.platform.cloudevents import (
     ATTRIBUTE_CHARS_MAX,
     ID_CHARS_MAX,
     CloudEvent,
