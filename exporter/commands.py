@@ -15,10 +15,10 @@ import orjson
 
 from exporter.clock import Clock, SystemClock
 from exporter.config.outline import Outline, known
+from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.model.policy import Rules, Rung, facts_of
 from exporter.model.retries import Retry
 from exporter.retries.book import RetryBook
-from exporter.retries.config import RetriesConfig, compile_rules
 from exporter.retries.control import Control, Found, retry_facts
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger, database, open_engine

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporter.alerting import expressions as of
-from exporter.alerting.objectives import SloConfig
+from exporter.config.objectives import SloConfig
 
 _WORKFLOW = (
     "{{ with $labels.workflow }}{{ . }} ({{ $labels.workflow_id }}){{ else }}{{ $labels.workflow_id }}{{ end }}"

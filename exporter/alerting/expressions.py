@@ -2,7 +2,6 @@
 
 import re
 
-from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
     CLOCK_OFFSET,
@@ -19,6 +18,7 @@ from exporter.alerting.promql import (
     select,
 )
 from exporter.alerting.recording import FAILURES, PAGE, RATIO, RUNS, TICKET, Burn, enough, over
+from exporter.config.objectives import SloConfig
 from exporter.model import catalogue
 
 #: Retries whose end is known, below which a share of failures says nothing.

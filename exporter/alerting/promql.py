@@ -9,7 +9,7 @@ from functools import cache
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from exporter.alerting.objectives import Override, SloConfig
+from exporter.config.objectives import Override, SloConfig
 from exporter.metrics.own import OwnMetrics
 from exporter.model import catalogue
 

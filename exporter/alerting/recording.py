@@ -7,8 +7,8 @@ an event is in five overlapping rates, so that none is lost between two of them.
 
 from dataclasses import dataclass
 
-from exporter.alerting.objectives import SloConfig
 from exporter.alerting.promql import quoted, select
+from exporter.config.objectives import SloConfig
 from exporter.model import FAILED, SUCCEEDED, Result, catalogue
 
 #: How often the recorded series are evaluated, in seconds: what a sum over them counts in.

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from exporter.alerting.alerts import ALERTS, Alert
-from exporter.alerting.objectives import SloConfig
 from exporter.alerting.recording import INTERVAL, recordings
+from exporter.config.objectives import SloConfig
 
 HEADER = """\
 # Made by `automation-exporter rules` from the objectives in `slo:`. Change those and make it anew, rather than edit it.

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from exporter.alerting.objectives import SloConfig
 from exporter.config import wording
+from exporter.config.objectives import SloConfig
+from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.config.text import NESTED, ConfigError, Text, fill, stands_below
 from exporter.config.twins import twins
 from exporter.model.policy import Rules
 from exporter.platform.section import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 from exporter.platforms import PLATFORMS
-from exporter.retries.config import RetriesConfig, compile_rules
 
 __all__ = ["Config", "ConfigError", "file_text", "load", "parse", "read", "validate"]
 

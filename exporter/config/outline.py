@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from exporter.alerting.objectives import SloConfig
 from exporter.config import StoreConfig, file_text, of_no_source, wording
+from exporter.config.objectives import SloConfig
+from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.config.text import ConfigError, Text, expand, fill
 from exporter.model.policy import Rules
 from exporter.platform.fields import Name, Section
 from exporter.platforms import PLATFORMS
-from exporter.retries.config import RetriesConfig, compile_rules
 
 S = TypeVar("S", bound=Section)
 

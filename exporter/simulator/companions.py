@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from exporter.alerting import rules
-from exporter.alerting.objectives import SloConfig
+from exporter.config.objectives import SloConfig
 
 #: Names Debian and others give the programs.
 PROMETHEUS = ("prometheus",)

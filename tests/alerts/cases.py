@@ -7,8 +7,8 @@ is stated here in full, because the text is what somebody reads at night.
 from typing import Any
 
 from exporter.alerting.alerts import ALERTS
-from exporter.alerting.objectives import SloConfig
 from exporter.alerting.rules import annotations
+from exporter.config.objectives import SloConfig
 from tests.alerts.cases_sources import SOURCES
 from tests.alerts.cases_workflows import WORKFLOWS
 

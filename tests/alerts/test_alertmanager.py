@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
-from exporter.alerting.objectives import SloConfig
+from exporter.config.objectives import SloConfig
 from exporter.platforms import PLATFORMS
 from tests.servers import PATIENCE_SECONDS, alertmanager, eventually, prometheus, real
 from tests.test_docs import DOCS, fences

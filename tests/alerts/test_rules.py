@@ -14,8 +14,8 @@ import yaml
 from exporter import cli
 from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
-from exporter.alerting.objectives import SloConfig
 from exporter.config import ConfigError, parse
+from exporter.config.objectives import SloConfig
 from exporter.metrics.own import OwnMetrics
 from exporter.model import catalogue
 from tests.alerts.cases import CASES, unit_tests

@@ -12,8 +12,8 @@ import yaml
 
 from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
-from exporter.alerting.objectives import SloConfig
 from exporter.cli.parser import parser
+from exporter.config.objectives import SloConfig
 from tests.alerts.test_rules import NAMES, ROOT, every_rule, known_metrics, selectors
 from tests.e2e.deployment import deployment
 from tests.e2e.test_truth import ROOMY

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from exporter.alerting import rules
-from exporter.alerting.objectives import SloConfig
+from exporter.config.objectives import SloConfig
 from exporter.model.retries import Outcome
 from exporter.simulator.retries import RetryPlan
 from tests.alerts.test_alertmanager import EXAMPLE

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.config import Config, parse, read
 from exporter.config.cautions import cautions
 from exporter.config.shown import shown
-from tests.test_config import ENVIRONMENT, EXAMPLE
+from tests.config.test_config import ENVIRONMENT, EXAMPLE
 
 ROOT = Path(__file__).parent.parent
 MADE_UP = "0123456789abcdef0123456789abcdef"
