@@ -18,8 +18,6 @@ from exporter.clock import Clock, SystemClock, stopwatch
 from exporter.config import Config, ConfigError
 from exporter.config.cautions import cautions
 from exporter.log import configure, get_logger, register_secrets
-from exporter.metrics.own import OwnMetrics
-from exporter.metrics.projection import Projection
 from exporter.platform import Platform, selected
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
@@ -28,7 +26,6 @@ from exporter.polling.wire import make_api
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
-from exporter.status import Links
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
@@ -37,15 +34,18 @@ from exporter.traces.export import TracedSource, TraceExporter, is_enabled
 from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
+from exporter.view.known import SourceWorld, World
+from exporter.view.own import OwnMetrics
+from exporter.view.projection import Projection
 from exporter.web import local
 from exporter.web.certificate import Certificate
 from exporter.web.control import ControlRoutes
 from exporter.web.doors import Doors
 from exporter.web.server import Site
+from exporter.web.status import Links
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
 from exporter.webhooks.rotation import Rotation
-from exporter.world import SourceWorld, World
 
 log = get_logger(__name__)
 

@@ -23,8 +23,8 @@ from exporter.retries.control import Control, Found, retry_facts
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger, database, open_engine
 from exporter.store.script import StoreError
+from exporter.view.known import World
 from exporter.web import local
-from exporter.world import World
 
 Say = Callable[[str], object]
 #: Where nobody asks what is decided.

@@ -10,12 +10,12 @@ from aiohttp import ClientSession
 
 from exporter import app
 from exporter.config import Config
-from exporter.metrics.own import OwnMetrics
 from exporter.model.catalogue import CATALOGUE
 from exporter.simulator.fleet import demo_config
 from exporter.store.ingest import Key
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
+from exporter.view.own import OwnMetrics
 from tests.e2e.deployment import Deployment, deployment
 
 

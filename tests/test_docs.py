@@ -31,13 +31,13 @@ from exporter import app, cli
 from exporter.cli.parser import parser
 from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, parse
-from exporter.metrics.own import OwnMetrics
 from exporter.model import catalogue
 from exporter.platform.fields import Section
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.traces.spans import trace_ids
+from exporter.view.own import OwnMetrics
 from tests.servers import real
 
 ROOT = Path(__file__).parent.parent

@@ -1,8 +1,8 @@
 """Pieces of the dashboards' PromQL. Every selector says whose exporter; most say which sources."""
 
 from exporter.alerting.promql import own
-from exporter.metrics.exposition import Metric
 from exporter.model import FAILED, catalogue
+from exporter.view.exposition import Metric
 
 #: Whose exporter, and which of its replicas.
 EXPORTER = 'job=~"$job", instance=~"$instance"'

@@ -10,8 +10,8 @@ from functools import cache
 from prometheus_client.metrics import MetricWrapperBase
 
 from exporter.config.objectives import Override, SloConfig
-from exporter.metrics.own import OwnMetrics
 from exporter.model import catalogue
+from exporter.view.own import OwnMetrics
 
 #: Labels that name a workflow, for matching with ``and``, ``or`` and ``unless``.
 WORKFLOW = "job, source, workflow_id"

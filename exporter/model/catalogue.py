@@ -4,7 +4,7 @@ it.
 Metrics of the exporter itself stand in ``metrics.own``; both together are what a scrape returns.
 """
 
-from exporter.metrics.exposition import Metric
+from exporter.view.exposition import Metric
 
 DURATION_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0)
 DELAY_BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0)

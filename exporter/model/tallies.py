@@ -7,7 +7,6 @@ part: ``SUM`` for a counter's total or a histogram's sum, else the index of a hi
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from exporter.metrics.exposition import Metric
 from exporter.model import (
     Change,
     DeadLetterOpened,
@@ -21,6 +20,7 @@ from exporter.model import (
     StepFinished,
     catalogue,
 )
+from exporter.view.exposition import Metric
 
 #: metric, source, workflow_id, further label values, part
 TallyKey = tuple[str, str, str, tuple[str, ...], int]

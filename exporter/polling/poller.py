@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from exporter.clock import Clock, steady
 from exporter.log import get_logger
-from exporter.metrics.own import OwnMetrics
 from exporter.model import Via
 from exporter.platform import CHUNK, Client, Fault, Page, Platform, RunKey, Stream
 from exporter.polling.planner import next_delay
@@ -20,8 +19,9 @@ from exporter.polling.reading import Reading, told
 from exporter.store.ingest import Batch, Outcome
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
+from exporter.view.known import SourceWorld, Unread, unread_stream
+from exporter.view.own import OwnMetrics
 from exporter.wire.api import Api, ApiError, ErrorKind
-from exporter.world import SourceWorld, Unread, unread_stream
 
 log = get_logger(__name__)
 

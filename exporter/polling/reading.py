@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from exporter.platform import BAD_ITEM, Fault, Page
 from exporter.redact import redact
-from exporter.world import Unread
+from exporter.view.known import Unread
 
 #: Faults kept of one sweep; beyond it they are only counted.
 FAULTS_KEPT_MAX = 1000

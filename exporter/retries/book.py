@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exporter.metrics.projection import Projection
 from exporter.model import DeadLetter
 from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
@@ -19,7 +18,8 @@ from exporter.store import retries as script
 from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Claim, Claimed, Refusal, Remembered
-from exporter.world import World
+from exporter.view.known import World
+from exporter.view.projection import Projection
 
 #: Closed retries remembered for the status page, beside those of open dead letters.
 RECENT_MAX = 200

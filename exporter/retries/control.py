@@ -16,7 +16,7 @@ from exporter.platform import Platform
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.subjects import subjects
-from exporter.world import World
+from exporter.view.known import World
 
 #: A pause and an approval end by themselves after so long (seconds) unless another end is given.
 PAUSE_SECONDS = 86400.0

@@ -25,8 +25,8 @@ from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Claim, Refusal
 from exporter.store.script import StoreError
+from exporter.view.known import SourceWorld
 from exporter.wire.api import ApiError
-from exporter.world import SourceWorld
 
 log = get_logger(__name__)
 

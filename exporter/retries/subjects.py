@@ -7,7 +7,7 @@ from exporter.model.policy import Subject
 from exporter.model.retries import Override, Retry, RetryState, Scope
 from exporter.platform import Platform
 from exporter.retries.book import RetryBook
-from exporter.world import SourceWorld
+from exporter.view.known import SourceWorld
 
 #: States in which nobody knows what a call has done: nothing near it is retried meanwhile.
 _DOUBTFUL = (RetryState.IN_DOUBT, RetryState.HELD)

@@ -3,11 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from exporter.metrics.exposition import Exemplar
-from exporter.metrics.projection import Projection
 from exporter.model import FAILED, Result, Run, catalogue
 from exporter.model.retries import Retry
 from exporter.traces.export import Exported
+from exporter.view.exposition import Exemplar
+from exporter.view.projection import Projection
 
 
 def attach(projection: Projection, exported: Iterable[Exported]) -> None:

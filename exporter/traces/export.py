@@ -24,7 +24,6 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from exporter.clock import Clock
 from exporter.log import get_logger
-from exporter.metrics.own import OwnMetrics
 from exporter.model import Run, Workflow
 from exporter.model.retries import Retry
 from exporter.store.maintenance import PendingTrace
@@ -33,6 +32,7 @@ from exporter.traces.answers import Answer
 from exporter.traces.delivery import SUSPECTS_PER_ROUND_MAX, Delivery, Key, Parcel, Round
 from exporter.traces.otlp import Sender
 from exporter.traces.spans import keep, spans_of, spans_of_retry
+from exporter.view.own import OwnMetrics
 
 if TYPE_CHECKING:
     from exporter.config import TracesConfig

@@ -59,7 +59,7 @@ def page(
     retries: Mapping[str, Any],
     visitor: Visitor,
 ) -> str:
-    """The page for what ``exporter.status`` says."""
+    """The page for what ``exporter.web.status`` says."""
     now = facts["now"]
     parts = [
         _header(facts, visitor),

@@ -6,21 +6,22 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 import orjson
 from aiohttp import web
 
-from exporter import __version__, status
+from exporter import __version__
 from exporter.clock import Clock, stopwatch
 from exporter.config import Config
 from exporter.log import get_logger
-from exporter.metrics.http import respond, wants_openmetrics
-from exporter.metrics.own import EOF, OwnMetrics
-from exporter.metrics.projection import Projection
 from exporter.polling.poller import Poller
+from exporter.view.known import World
+from exporter.view.own import EOF, OwnMetrics
+from exporter.view.projection import Projection
+from exporter.web import status
 from exporter.web.control import ControlRoutes
+from exporter.web.formats import respond, wants_openmetrics
 from exporter.web.forms import Forms, html
 from exporter.web.page import Visitor, page
 from exporter.web.proof import Passwords, Verdict
 from exporter.webhooks.receiver import Receiver
 from exporter.wire.peers import peer_of
-from exporter.world import World
 
 log = get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from exporter.clock import Clock
 from exporter.log import get_logger
-from exporter.metrics.own import OwnMetrics
 from exporter.model import Observation, Run, Via
 from exporter.platform import MalformedEvent, Platform, WebhookEvents, WebhookRequest, cloudevents
 from exporter.polling.poller import Poller
@@ -26,6 +25,7 @@ from exporter.redact import redact
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
+from exporter.view.own import OwnMetrics
 from exporter.wire import body as bodies
 from exporter.wire import schemes
 from exporter.wire.body import BodyError

@@ -6,9 +6,9 @@ While webhooks miss nothing, the poller may look less often; one miss, and it lo
 
 from collections import deque
 
-from exporter.metrics.own import OwnMetrics
 from exporter.polling.planner import slowdown
 from exporter.store.ledger import Ledger
+from exporter.view.own import OwnMetrics
 
 #: A webhook may come this much (seconds) after the run was counted before it is missed.
 GRACE = 300.0

@@ -16,8 +16,8 @@ from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
 from exporter.config import ConfigError, parse
 from exporter.config.objectives import SloConfig
-from exporter.metrics.own import OwnMetrics
 from exporter.model import catalogue
+from exporter.view.own import OwnMetrics
 from tests.alerts.cases import CASES, unit_tests
 from tests.servers import PATIENCE_SECONDS, real
 

@@ -19,8 +19,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from exporter.metrics.exposition import EOF, Counter, Gauge, Histogram, Metric, Registry
-from exporter.metrics.http import respond
+from exporter.view.exposition import EOF, Counter, Gauge, Histogram, Metric, Registry
+from exporter.web.formats import respond
 
 pytestmark = pytest.mark.bench
 

@@ -9,16 +9,16 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.clock import ManualClock
-from exporter.metrics.own import OwnMetrics
 from exporter.model import Result, Run, State, Workflow
 from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, WebhookEvents
 from exporter.platform.section import SourceConfig
 from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
+from exporter.view.known import World
+from exporter.view.own import OwnMetrics
 from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
-from exporter.world import World
 
 STREAMS = (
     Stream(name="workflows", lane=Lane.SWEEPS, opening=True),

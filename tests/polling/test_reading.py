@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from exporter import status
 from exporter.model import Run, State, Workflow
 from exporter.platform import CHUNK, Fault, Page, in_turns
 from exporter.store.ingest import Committed
+from exporter.view.known import Unread, World
+from exporter.web import status
 from exporter.web.page import Visitor
 from exporter.web.page import page as html
-from exporter.world import Unread, World
 from tests.polling.test_poller import Setup, setup  # noqa: F401 (a fixture)
 
 UNREADABLE = Fault(

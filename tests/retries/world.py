@@ -26,8 +26,8 @@ from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
+from exporter.view.known import World
 from exporter.wire.api import ApiError, ErrorKind
-from exporter.world import World
 from tests.retries.made import ERROR, NOW
 
 SOURCE = "s"

@@ -5,12 +5,12 @@ from typing import Any
 
 from exporter.clock import ManualClock
 from exporter.config import TracesConfig
-from exporter.metrics.own import OwnMetrics
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.traces.export import Exported, ExportReport, Outbox, TracedSource, TraceExporter
 from exporter.traces.otlp import Sender, make_exporter
+from exporter.view.own import OwnMetrics
 from tests.otlp import OtlpReceiver, Span
 
 T = 1_768_456_800.0

@@ -18,8 +18,6 @@ from typing import Any, NoReturn, cast
 from aiohttp import web
 
 from exporter.clock import Clock, SystemClock
-from exporter.metrics.own import OwnMetrics
-from exporter.metrics.projection import Projection
 from exporter.model import ErrorClass, ResolvedBy, Result
 from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
@@ -28,10 +26,12 @@ from exporter.polling.poller import Poller
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
+from exporter.view.known import World
+from exporter.view.own import OwnMetrics
+from exporter.view.projection import Projection
 from exporter.web.doors import Doors
 from exporter.webhooks.receiver import Receiver
 from exporter.wire import schemes
-from exporter.world import World
 
 SOURCE = "hooks"
 SECRET = "correct-horse-battery-staple"

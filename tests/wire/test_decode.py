@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.metrics.projection import Projection
 from exporter.model import Workflow
 from exporter.platforms import PLATFORMS
 from exporter.store.ingest import Batch, SourceRules
 from exporter.store.ledger import Ledger, open_engine
+from exporter.view.known import World
+from exporter.view.projection import Projection
 from exporter.wire.decode import Undecodable, decode
-from exporter.world import World
 
 FFFD = "\ufffd"
 

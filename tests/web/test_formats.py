@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from exporter.metrics.http import respond, wants_openmetrics
+from exporter.web.formats import respond, wants_openmetrics
 
 OPENMETRICS, TEXT = "application/openmetrics-text", "text/plain"
 PROMETHEUS_3 = (

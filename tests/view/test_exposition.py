@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics.exposition import (
+from exporter.view.exposition import (
     EOF,
     LINES_PER_CHUNK,
     Counter,
@@ -31,7 +31,7 @@ from exporter.metrics.exposition import (
     Metric,
     Registry,
 )
-from exporter.metrics.http import OPENMETRICS, TEXT, respond, wants_openmetrics
+from exporter.web.formats import OPENMETRICS, TEXT, respond, wants_openmetrics
 from tests.servers import PATIENCE_SECONDS, promtool_check_metrics, real
 
 NAMES = ("source", "workflow_id")

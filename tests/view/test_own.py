@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.metrics.own import OwnMetrics
+from exporter.view.own import OwnMetrics
 
 A, B = ("make", "a"), ("qlik", "b")
 

@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.metrics.projection import OTHER, Projection
 from exporter.model import (
     Blocked,
     DeadLetter,
@@ -32,7 +31,8 @@ from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.store.ingest import Batch, Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
-from exporter.world import World
+from exporter.view.known import World
+from exporter.view.projection import OTHER, Projection
 from tests.retries.made import retry
 
 NOW = 1_700_000_000.0

@@ -11,7 +11,7 @@ from exporter.polling.poller import Poller, StreamStatus
 from exporter.redact import redact
 from exporter.retries.book import RetryBook
 from exporter.retries.control import decision_facts, retry_facts
-from exporter.world import SourceWorld, World
+from exporter.view.known import SourceWorld, World
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
 FRESH_INTERVALS = 5.0
