@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
-from exporter import commands
 from exporter.cli import UsageError
+from exporter.cli import ledger as commands
 from exporter.config import ConfigError
 from exporter.config.outline import Outline, outline, without_config
 from exporter.retries.control import Control

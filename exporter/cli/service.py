@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from exporter import app, log
-from exporter import check as checking
 from exporter.alerting import rules as generating
+from exporter.cli import checking as checking
 from exporter.config import load, read
 from exporter.config.outline import outline
 from exporter.config.schema import schema as made

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.check import SPACE_MIN, SPACE_SCARCE, check, space
+from exporter.cli.checking import SPACE_MIN, SPACE_SCARCE, check, space
 from exporter.clock import SystemClock
 from exporter.simulator import SIMULATORS
 from exporter.simulator.fleet import Fleet

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from exporter import app, commands
+from exporter import app
+from exporter.cli import ledger as commands
 from exporter.cli import main
 from exporter.clock import SystemClock
 from exporter.config import validate
