@@ -2,7 +2,7 @@
 
 from exporter.alerting.promql import own
 from exporter.model import FAILED, catalogue
-from exporter.view.exposition import Metric
+from exporter.model.catalogue import Metric
 
 #: Whose exporter, and which of its replicas.
 EXPORTER = 'job=~"$job", instance=~"$instance"'

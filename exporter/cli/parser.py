@@ -120,9 +120,9 @@ def _add_retries(retries: Any) -> None:
 
 
 def _duration(text: str) -> float:
-    from exporter.platform.fields import parse_duration  # only where one is given: pydantic takes its time
+    from exporter.model.durations import parse_duration  # only where one is given
 
     try:
-        return float(str(parse_duration(text)))
+        return parse_duration(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None

@@ -9,11 +9,12 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from exporter.model import matchers
+from exporter.model.durations import parse_duration
 from exporter.model.matchers import FIELDS, NAMED_ONLY, BadCondition, Condition, Conjunction, Matcher
 from exporter.model.policy import MANUAL, Backoff, Pace, Policy, Rules, SourceRules
 from exporter.model.retries import Action, Mode
 from exporter.model.windows import BadWindow, Window, parse_window
-from exporter.platform.fields import Duration, Name, Section, parse_duration
+from exporter.platform.fields import Duration, Name, Section
 
 #: Keys of a later version.
 LATER = "comes with a later version: remove it"
@@ -27,7 +28,7 @@ def _rate(value: object) -> object:
     found = re.fullmatch(r"(\d+)/(.+)", value.strip()) if isinstance(value, str) else None
     if found is None or int(found[1]) == 0:
         raise ValueError("write a rate as COUNT/DURATION, for example 6/1m")
-    seconds = float(str(parse_duration(found[2])))
+    seconds = parse_duration(found[2])
     if seconds <= 0:
         raise ValueError("write a rate as COUNT/DURATION, for example 6/1m")
     return int(found[1]) / seconds

@@ -4,7 +4,10 @@ it.
 Metrics of the exporter itself stand in ``metrics.own``; both together are what a scrape returns.
 """
 
-from exporter.view.exposition import Metric
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from typing import Literal
 
 DURATION_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0)
 DELAY_BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0)
@@ -12,6 +15,45 @@ AGE_BUCKETS = (60.0, 300.0, 900.0, 3600.0, 10800.0, 21600.0, 43200.0, 86400.0, 2
 
 _SOURCE = ("platform", "source")
 _WORKFLOW = (*_SOURCE, "workflow_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One row of the catalogue. ValueError if it could not be exposed."""
+
+    name: str
+    """As in the text format: counters end in ``_total``"""
+    help: str
+    type: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, without +Inf"""
+    exemplars: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.type == "counter") != self.name.endswith("_total"):
+            raise ValueError(f"{self.name}: counters end in _total, and nothing else does")
+        if not self.help:
+            raise ValueError(f"{self.name}: OpenMetrics has no empty help")
+        if (self.type == "histogram") != bool(self.buckets):
+            raise ValueError(f"{self.name}: histograms have buckets, and nothing else has")
+        if not all(map(isfinite, self.buckets)) or any(low >= high for low, high in pairwise(self.buckets)):
+            raise ValueError(f"{self.name}: buckets must rise, and +Inf is understood")
+        if "le" in self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"{self.name}: labels must differ from each other and from le")
+        if self.exemplars and self.type == "gauge":
+            raise ValueError(f"{self.name}: a gauge has no exemplars")
+
+    @property
+    def family(self) -> str:
+        """The name OpenMetrics gives the family."""
+        return self.name.removesuffix("_total")
+
+    @property
+    def reserved(self) -> set[str]:
+        """Every name this metric takes in either format."""
+        suffixes = {"gauge": (), "counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}[self.type]
+        return {self.family, *(self.family + suffix for suffix in suffixes)}
 
 
 def _gauge(name: str, help: str, labels: tuple[str, ...]) -> Metric:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from exporter.model import ErrorClass
-from exporter.platform.fields import parse_duration
+from exporter.model.durations import parse_duration
 
 #: Field to value, None: not known. Texts, numbers of retries, seconds of age.
 Facts = Mapping[str, str | float | None]

@@ -22,11 +22,11 @@ from exporter.model.retries import (
     Retry,
     RetryState,
     Scope,
+    Traits,
     Verb,
     lowest,
 )
 from exporter.model.windows import Window
-from exporter.platform.retrying import Traits
 from exporter.redact import fingerprint
 
 #: Of a message no more than this takes part in a match.

@@ -6,7 +6,7 @@ our clock. What platforms say stays on theirs.
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 
 class Mode(StrEnum):
@@ -94,6 +94,18 @@ class Outcome(StrEnum):
     SUPERSEDED = "superseded"  # somebody else, or the platform, dealt with the dead letter meanwhile
     EXPIRED = "expired"  # no verdict by the deadline
     NOT_SENT = "not_sent"  # never left, or is known to have had no effect; does not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a retry does on a platform. What a platform does not say takes the most cautious value."""
+
+    effect: Literal["resume", "rerun", "fresh"]  # goes on where it failed; same inputs anew; a new run of the workflow
+    handle: Literal["same_id", "returned", "inferred"] = "inferred"  # how the effect is recognised
+    #: Seconds after which no effect proves that there will be none; None: never.
+    absence: float | None = None
+    serial: bool = True  # one open retry of a workflow at a time
+    bulk_max: int = 1  # dead letters of one workflow in one call, by explicit ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from exporter.model import (
     StepFinished,
     catalogue,
 )
-from exporter.view.exposition import Metric
+from exporter.model.catalogue import Metric
 
 #: metric, source, workflow_id, further label values, part
 TallyKey = tuple[str, str, str, tuple[str, ...], int]

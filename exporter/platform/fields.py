@@ -1,7 +1,7 @@
 """The kinds of fields a config is made of.
 
 What a user writes is checked at the border with pydantic; inside, plain frozen values are used. Sections are put
-together from these in ``config``, ``settings`` and ``webhooks.config``.
+together from these in ``section``, ``webhook_section`` and ``exporter.config``.
 """
 
 import re
@@ -20,20 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-def parse_duration(value: object) -> object:
-    """``30s``, ``5m``, ``1h30m``, ``14d`` to seconds. Bare numbers are refused: nobody can tell their unit."""
-    if not isinstance(value, str):
-        raise ValueError("write a duration with its unit, for example 30s, 5m, 2h or 14d")
-    text = value.strip()
-    found = _DURATION.findall(text)
-    if not found or "".join(number + unit for number, unit in found) != text:
-        raise ValueError("not a duration; write for example 30s, 5m, 2h or 14d")
-    return sum(float(number) * _SECONDS[unit] for number, unit in found)
-
+from exporter.model.durations import parse_duration
 
 #: Seconds, written as text with units. Finite: enough digits would make a float infinite.
 Duration = Annotated[

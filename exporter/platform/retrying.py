@@ -8,9 +8,10 @@ call, the watching after it, the settling of a call nobody knows the fate of. ``
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from exporter.model import DeadLetter, Observation, Result
+from exporter.model.retries import Traits
 from exporter.wire.api import Api
 
 #: What an adapter wants to remember of the moment before the call, to recognise later what is new: JSON.
@@ -69,21 +70,6 @@ class Accepted:
     """
 
     handles: Mapping[str, str | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What a retry does on this platform."""
-
-    effect: Literal["resume", "rerun", "fresh"]  # goes on where it failed; same inputs anew; a new run of the workflow
-    handle: Literal["same_id", "returned", "inferred"] = "inferred"  # how the effect is recognised
-    resend: Literal["guarded", "unguarded"] = "unguarded"  # whether the platform refuses a second call
-    #: Seconds after which no effect proves that there will be none; None: never.
-    absence: float | None = None
-    serial: bool = True  # one open retry of a workflow at a time
-    native: Literal["visible", "none", "hidden"] = "hidden"  # whether the platform retries by itself, and tells
-    bulk_max: int = 1  # dead letters of one workflow in one call, by explicit ids
-    requests: int = 1  # of the API, for looking and sending once
 
 
 class Adapter(Protocol):

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator
 
-from exporter.platform.fields import Duration, Id, Name, Secret, Section, Url, parse_duration, secrets_in
+from exporter.model.durations import parse_duration
+from exporter.platform.fields import Duration, Id, Name, Secret, Section, Url, secrets_in
 from exporter.platform.webhook_section import WebhookConfig
 
 # What a platform needs to write its section comes from here, the kinds of fields included.
@@ -20,7 +21,6 @@ __all__ = [
     "Section",
     "SourceConfig",
     "Url",
-    "parse_duration",
     "secrets_in",
 ]
 

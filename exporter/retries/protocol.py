@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from exporter.model import SUCCEEDED, DeadLetter, Result
-from exporter.model.retries import Outcome, Retry, RetryState
-from exporter.platform.retrying import Accepted, Effort, Look, Standing, Traits
+from exporter.model.retries import Outcome, Retry, RetryState, Traits
+from exporter.platform.retrying import Accepted, Effort, Look, Standing
 from exporter.wire.api import ApiError
 
 #: A call may be written until so many seconds after its claim.

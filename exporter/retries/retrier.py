@@ -15,9 +15,9 @@ from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.fold import resolve
 from exporter.model.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
-from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
+from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Traits, Verb
 from exporter.platform import Platform
-from exporter.platform.retrying import Adapter, Look, Standing, Target, Traits
+from exporter.platform.retrying import Adapter, Look, Standing, Target
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.subjects import subjects

@@ -19,12 +19,14 @@ The formats are Prometheus' text format 0.0.4 and OpenMetrics 1.0, the latter wi
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from math import inf, isfinite, isnan
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import orjson
 from prometheus_client.utils import floatToGoString
+
+from exporter.model.catalogue import Metric
 
 T = TypeVar("T")
 Labels = tuple[str, ...]
@@ -36,45 +38,6 @@ CHUNK_BYTES_MIN = 32_768
 #: Of an exemplar's label names and values together, as OpenMetrics demands.
 EXEMPLAR_CHARACTERS_MAX = 128
 GROUPED_BY = "workflow_id"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One row of the catalogue. ValueError if it could not be exposed."""
-
-    name: str
-    """As in the text format: counters end in ``_total``"""
-    help: str
-    type: Literal["gauge", "counter", "histogram"]
-    labels: tuple[str, ...]
-    buckets: tuple[float, ...] = ()
-    """Upper bounds of a histogram, without +Inf"""
-    exemplars: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.type == "counter") != self.name.endswith("_total"):
-            raise ValueError(f"{self.name}: counters end in _total, and nothing else does")
-        if not self.help:
-            raise ValueError(f"{self.name}: OpenMetrics has no empty help")
-        if (self.type == "histogram") != bool(self.buckets):
-            raise ValueError(f"{self.name}: histograms have buckets, and nothing else has")
-        if not all(map(isfinite, self.buckets)) or any(low >= high for low, high in pairwise(self.buckets)):
-            raise ValueError(f"{self.name}: buckets must rise, and +Inf is understood")
-        if "le" in self.labels or len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"{self.name}: labels must differ from each other and from le")
-        if self.exemplars and self.type == "gauge":
-            raise ValueError(f"{self.name}: a gauge has no exemplars")
-
-    @property
-    def family(self) -> str:
-        """The name OpenMetrics gives the family."""
-        return self.name.removesuffix("_total")
-
-    @property
-    def reserved(self) -> set[str]:
-        """Every name this metric takes in either format."""
-        suffixes = {"gauge": (), "counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}[self.type]
-        return {self.family, *(self.family + suffix for suffix in suffixes)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

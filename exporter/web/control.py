@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
-from exporter.platform.fields import parse_duration
+from exporter.model.durations import parse_duration
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
 from exporter.store.script import StoreError
@@ -160,7 +160,7 @@ def _seconds(body: Mapping[str, Any]) -> float | None:
     if body.get("for") is None:
         return None
     try:
-        return float(str(parse_duration(body["for"])))
+        return parse_duration(body["for"])
     except ValueError as exc:
         raise ControlError(f"for: {exc}", status=400) from None
 

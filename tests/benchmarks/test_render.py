@@ -19,7 +19,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from exporter.view.exposition import EOF, Counter, Gauge, Histogram, Metric, Registry
+from exporter.model.catalogue import Metric
+from exporter.view.exposition import EOF, Counter, Gauge, Histogram, Registry
 from exporter.web.formats import respond
 
 pytestmark = pytest.mark.bench

@@ -8,7 +8,7 @@ import yaml
 
 from exporter.config import ConfigError, load, parse, validate
 from exporter.config.schema import schema
-from exporter.platform.section import parse_duration
+from exporter.model.durations import parse_duration
 
 EXAMPLE = """
 server: {listen: "127.0.0.1:0", admin_token: "${ADMIN:-letmein-please}"}

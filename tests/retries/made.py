@@ -8,8 +8,7 @@ from msgspec import structs
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.model.matchers import Matcher, read
 from exporter.model.policy import Backoff, Policy, Rules, Subject
-from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope
-from exporter.platform.retrying import Traits
+from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope, Traits
 
 NOW = 1_800_000_000.0
 HOUR, DAY = 3600.0, 86400.0

@@ -8,8 +8,7 @@ import pytest
 
 from exporter.model import Result
 from exporter.model.policy import Pace, Rules, SourceRules
-from exporter.model.retries import Mode, Outcome, OverrideAction, RetryState, Scope
-from exporter.platform.retrying import Traits
+from exporter.model.retries import Mode, Outcome, OverrideAction, RetryState, Scope, Traits
 from tests.retries.made import DAY, HOUR, NOW, policy, rules
 from tests.retries.world import SOURCE, Engine
 

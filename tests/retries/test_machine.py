@@ -25,8 +25,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from exporter.model import Result
 from exporter.model.policy import Backoff, Pace, SourceRules
-from exporter.model.retries import Mode, Outcome, Retry, RetryState
-from exporter.platform.retrying import Accepted, Look, Traits
+from exporter.model.retries import Mode, Outcome, Retry, RetryState, Traits
+from exporter.platform.retrying import Accepted, Look
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError

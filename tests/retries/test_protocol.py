@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.model import Result
-from exporter.model.retries import Outcome, Retry, RetryState
-from exporter.platform.retrying import Accepted, Effort, Look, Standing, Traits
+from exporter.model.retries import Outcome, Retry, RetryState, Traits
+from exporter.platform.retrying import Accepted, Effort, Look, Standing
 from exporter.retries import protocol
 from exporter.retries.protocol import HORIZON
 from exporter.wire.api import ApiError, ErrorKind

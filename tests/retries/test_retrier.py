@@ -9,8 +9,7 @@ import pytest
 
 from exporter.model import ResolvedBy, Result
 from exporter.model.policy import Pace, Rules, SourceRules
-from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Verb
-from exporter.platform.retrying import Traits
+from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Traits, Verb
 from exporter.store import retries as script
 from exporter.store.script import StoreError
 from exporter.wire.api import ApiError, ErrorKind

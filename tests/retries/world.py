@@ -17,8 +17,8 @@ from msgspec import structs
 from exporter.clock import ManualClock
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.policy import Rules
-from exporter.model.retries import Retry
-from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target, Traits
+from exporter.model.retries import Retry, Traits
+from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control

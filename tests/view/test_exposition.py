@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from exporter.model.catalogue import Metric
 from exporter.view.exposition import (
     EOF,
     LINES_PER_CHUNK,
@@ -28,7 +29,6 @@ from exporter.view.exposition import (
     Gauge,
     Histogram,
     Labels,
-    Metric,
     Registry,
 )
 from exporter.web.formats import OPENMETRICS, TEXT, respond, wants_openmetrics

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporter.model import DeadLetter
-from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target, Traits
+from exporter.model.retries import Traits
+from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.client import GONE_STATUSES, PROCESS
 from exporter.platforms.cognaize.config import CognaizeConfig
@@ -21,15 +22,12 @@ RESTART = "/api/v1/processes/restart-failed-step"
 TRAITS = Traits(
     effect="resume",
     handle="same_id",
-    resend="guarded",  # 412 unless the step is FAILED
     # A step that is FAILED since the same moment has not been restarted, but a call that is in doubt may still be under
     # way, in a gateway or a queue nobody documents. The documents are too thin to set it a limit: until somebody has
     # probed one, a person decides. It costs a click where people approve retries anyway.
     absence=None,
     serial=False,  # each restart shows in its own process
-    native="none",
     bulk_max=1,
-    requests=3,  # the process, before and right before the call; the call
 )
 
 

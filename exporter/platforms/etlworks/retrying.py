@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporter.model import DeadLetter, Observation, Result
-from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target, Traits
+from exporter.model.retries import Traits
+from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.client import EXECUTION
 from exporter.platforms.etlworks.config import EtlworksConfig
@@ -31,12 +32,9 @@ RUN = "/rest/v1/flows/{flow_id}/run"
 TRAITS = Traits(
     effect="fresh",
     handle="returned",
-    resend="unguarded",  # refused only while the flow runs
     absence=None,  # nothing says how late a start may show
     serial=True,
-    native="visible",
     bulk_max=1,
-    requests=3,  # the newest execution, the one that was named or the schedules, the call
 )
 
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ResolvedBy
-from exporter.platform.retrying import Accepted, Look, Mark, Retrying, Standing, Target, Traits
+from exporter.model.retries import Traits
+from exporter.platform.retrying import Accepted, Look, Mark, Retrying, Standing, Target
 from exporter.platforms.make import letters, mapping
 from exporter.platforms.make.blueprints import Blueprints
 from exporter.platforms.make.calls import ROOT, bad_payload, get, rows
@@ -33,14 +34,11 @@ TRAITS = Traits(
     effect="resume",
     handle="same_id",
     # Nothing says that a dead letter whose retry is queued or running refuses another one.
-    resend="unguarded",
     # Retries wait in a queue of unknown length, at most three of a scenario run at once and none beside the scenario
     # itself; and one user's accepted retry never ran. So however long nothing happens, nothing is proven.
     absence=None,
     serial=False,  # each retry shows in the log of its own dead letter
-    native="visible",
     bulk_max=25,
-    requests=4,  # the dead letter, its log and its scenario; the call
 )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from exporter.model import DeadLetter, Observation
-from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target, Traits
+from exporter.model.retries import Traits
+from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem
@@ -24,12 +25,9 @@ LANE = Lane.RETRIES
 TRAITS = Traits(
     effect="rerun",
     handle="inferred",
-    resend="unguarded",  # every call is another run
     absence=None,  # a queued run may take days to start, and nothing says how late a call may take effect
     serial=True,
-    native="none",
     bulk_max=1,
-    requests=4,  # runs, queued runs, the automation, the call
 )
 
 

@@ -83,7 +83,7 @@ async def test_the_declaration_counts_retries_by_step_and_promises_no_absence() 
     async with retries() as it:
         assert PLATFORM.retrying is not None
         assert PLATFORM.retrying.root(it.letter) == f"{it.letter.run_id}.{it.letter.run_id}-s2"
-        assert (TRAITS.resend, TRAITS.absence, TRAITS.bulk_max) == ("guarded", None, 1)
+        assert (TRAITS.absence, TRAITS.bulk_max) == (None, 1)
 
 
 # Before a call
@@ -146,7 +146,6 @@ async def test_a_restart_is_seen_running_then_done_and_is_ours() -> None:
         it.made.asked()
         target = await it.send()
         assert it.made.asked() == Counter({GET: 2, RESTART: 1})
-        assert TRAITS.requests == 3
         look = await it.adapter.look(target)
         assert said(look) == (Standing.BUSY, [(None, True)])
         assert look.efforts[0].began_at == pytest.approx(target.sent_at, abs=1.0)
