@@ -4,7 +4,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY exporter exporter
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
     && python -m venv /opt/automation-exporter \
-    && /opt/automation-exporter/bin/pip install --no-cache-dir "$(ls /dist/*.whl)[auth,grpc,postgres,re2,speed]"
+    && /opt/automation-exporter/bin/pip install --no-cache-dir "$(ls /dist/*.whl)[auth,grpc,re2]"
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="automation-exporter" \

@@ -285,7 +285,6 @@ async def _open_source(
             labels=section.labels,
             span=lambda name: tracer.span(name, source=source),
         )
-    own.leader.labels(source).set(1)
     if section.webhook is not None:
         receivers[source] = Receiver(
             source=source,

@@ -62,10 +62,6 @@ class Reason(StrEnum):
     EXHAUSTED = "exhausted"
     BACKOFF = "backoff"
     NATIVE_RETRY = "native_retry"  # the platform is going to retry it itself
-    STORM = "storm"
-    POLICY_GATE = "policy_gate"
-    GROUP_GATE = "group_gate"
-    BUDGET = "budget"
     PACE = "pace"
     PREFLIGHT = "preflight"
     # What is no refusal.

@@ -127,7 +127,6 @@ class OwnMetrics:
         self.render_duration = histogram("render_duration_seconds", "Time to write one scrape.", ("format",), _COMMIT)
         self.spans = counter("spans_total", "Spans handed to the collector, by outcome.", ("outcome",))
         self.traces_pending = gauge("traces_pending", "Finished runs whose trace is still to be exported.")
-        self.leader = gauge("leader", "1 on the replica that holds the source.", ("source",))
 
     def forget_sources(self, kept: Collection[tuple[str, str]], *, receiving: Collection[str]) -> None:
         """Forget how the sources were, for a new config.

@@ -11,7 +11,6 @@ A, B = ("make", "a"), ("qlik", "b")
 def own() -> OwnMetrics:
     own = OwnMetrics()
     for source in (A, B):
-        own.leader.labels(source[1]).set(1)
         for metric in (own.sweep_success, own.data_complete):
             metric.labels(*source, "runs").set(1)
         own.sweep_duration.labels(*source, "runs").observe(1)

@@ -78,7 +78,7 @@ def observed(look: Look) -> DeadLetter:
 
 def test_the_declaration_promises_no_more_than_is_documented() -> None:
     assert PLATFORM.retrying is not None
-    assert (TRAITS.absence, TRAITS.bulk_max) == (None, 1)
+    assert (TRAITS.absence, TRAITS.bulk_max) == (None, 25)
 
 
 # Before a call
