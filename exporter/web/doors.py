@@ -69,7 +69,7 @@ class Doors:
             try:
                 sockets = await self._bind(address)
             except OSError as exc:
-                raise OSError(exc.errno or 0, no_address(key, address, exc)) from None
+                raise OSError(no_address(key, address, exc)) from None
             self._doors[name] = _Door(sockets, self._connections_max)
         door = self._doors[name]
         await door.open(app, certificate)

@@ -7,7 +7,7 @@ with what the simulators know to be true. Requests that wait for their budget ar
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter import app
 from exporter.clock import Clock, ManualClock
 from exporter.simulator.fleet import Fleet, demo_config
+from exporter.store.script import StoreError
 
 T = TypeVar("T")
 #: Turns of the loop in which nobody asks or is answered before all are taken to be at rest. A request takes fewer.
@@ -81,7 +82,8 @@ class Deployment:
         Everything lives in this process, so that a turn takes whatever there is one step further, however slow it is.
         """
         before = self._traffic()
-        await self.service.ledger.ping()
+        with suppress(StoreError):  # in trouble: it refuses at once
+            await self.service.ledger.ping()
         for _ in range(QUIET_TURNS):
             await asyncio.sleep(0)
         return self._traffic() == before
