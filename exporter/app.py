@@ -1,5 +1,4 @@
-"""The whole story, in order: the store, the picture in memory, the metrics, the sources, the receivers, the loops, the
-web.
+"""The whole story, in order: the ledger, what is known in memory, the metrics, the sources, the loops, the web.
 
 ``service`` builds everything in one straight line and closes it in reverse. ``run`` keeps a service running: it stops
 on a signal and, when asked to reload, takes a new config whole or keeps the old one.
@@ -8,29 +7,31 @@ on a signal and, when asked to reload, takes a new config whole or keeps the old
 import asyncio
 import secrets
 import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from exporter import __version__
-from exporter.clock import Clock, SystemClock, stopwatch
+from exporter.clock import Clock, SystemClock
 from exporter.config import Config, ConfigError
 from exporter.config.cautions import cautions
 from exporter.log import configure, get_logger, register_secrets
+from exporter.model import DeadLetter
+from exporter.model.policy import Rules
 from exporter.platform import Platform, selected
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
-from exporter.polling.wire import make_api
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
+from exporter.source import Source, read_at_scrape
 from exporter.store.ingest import Committed, Key, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
-from exporter.traces.export import TracedSource, TraceExporter, is_enabled
+from exporter.traces.export import TraceExporter, is_enabled
 from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
@@ -42,7 +43,7 @@ from exporter.web.certificate import Certificate
 from exporter.web.control import ControlRoutes
 from exporter.web.doors import Doors
 from exporter.web.server import Site
-from exporter.web.status import Links
+from exporter.web.status import TraceUrl
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
 from exporter.webhooks.rotation import Rotation
@@ -51,26 +52,90 @@ log = get_logger(__name__)
 
 #: Seconds between two rounds of expiring, pruning and counting rows.
 HOUSEKEEPING_INTERVAL = 60.0
-#: The spans of our own work have this long (seconds) to be sent in the end.
-OWN_SPANS_SECONDS_MAX = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """What the ledger knows, in memory: the first half of a service, and all that a command needs."""
+
+    ledger: Ledger
+    world: World
+    sources: dict[str, Source]
+    book: RetryBook
+    control: Control
 
 
 @dataclass(slots=True, kw_only=True)
 class Service:
     """A running service, for whoever started it."""
 
-    port: int
-    webhooks_port: int
-    world: World
-    ledger: Ledger
+    port: int = 0
+    webhooks_port: int = 0
+    memory: Memory
     projection: Projection
     own: OwnMetrics
-    book: RetryBook
-    control: Control
     pollers: dict[str, Poller] = field(default_factory=dict)
+    receivers: dict[str, Receiver] = field(default_factory=dict)
     retriers: dict[str, Retrier] = field(default_factory=dict)
     reliability: dict[str, Reliability] = field(default_factory=dict)
     traces: TraceExporter | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.memory.ledger
+
+    @property
+    def world(self) -> World:
+        return self.memory.world
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return self.memory.sources
+
+    @property
+    def book(self) -> RetryBook:
+        return self.memory.book
+
+    @property
+    def control(self) -> Control:
+        return self.memory.control
+
+
+async def remember(
+    ledger: Ledger,
+    clock: Clock,
+    *,
+    names: Iterable[str],
+    source: Callable[[str, SourceWorld], Source | None],
+    rules: Callable[[], Rules],
+    projection: Projection | None = None,
+) -> Memory:
+    """Load what the ledger knows, and have it follow the ledger's commits from now on. Raises ``StoreError``.
+
+    ``names`` are the sources wanted; without any, those the ledger knows. ``source`` makes one of them, or None where
+    nothing is known about its platform: then it can be named, and no more.
+    """
+    loaded = await ledger.load()
+    world = World(list(names) or list(loaded.first_sweeps))
+    world.load(loaded)
+    made = {name: one for name, known in world.sources.items() if (one := source(name, known)) is not None}
+    book = RetryBook(ledger, made, rules(), projection=projection)
+    if projection is not None:
+        projection.load(world, loaded.tallies)
+        ledger.on_commit = _followed_by(world, projection)
+    await book.load(clock.now())
+    return Memory(
+        ledger=ledger, world=world, sources=made, book=book, control=Control(book, made, clock, names=world.sources)
+    )
+
+
+def _followed_by(world: World, projection: Projection) -> Callable[[Committed], None]:
+    def follow(committed: Committed) -> None:
+        projection.apply(world.apply(committed), committed.tallies, world)
+        for source in {outcome.batch.source for outcome in committed.outcomes}:
+            projection.refresh_usage(world.sources[source])
+
+    return follow
 
 
 async def _no_reload() -> str | None:
@@ -106,20 +171,15 @@ async def service(
             doors = Doors()
             stack.push_async_callback(doors.close)
 
-        # What was counted, durable.
+        # What was counted, durable; what is so now, in memory; and what a scrape shows of both.
         ledger = Ledger(
             await open_engine(config.store.url),
-            {source: _rules(config, section, platforms[source]) for source, section in config.sources.items()},
+            {source: _fold_rules(config, section, platforms[source]) for source, section in config.sources.items()},
             on_error=lambda operation: own.store_errors.labels(operation).inc(),
             on_up=lambda up: own.store_up.set(float(up)),
-            timer=_commit_timer(own),
+            timer=own.commit_timer,
         )
         stack.push_async_callback(ledger.close)
-        loaded = await ledger.load()
-
-        # What is so now, in memory; and what a scrape shows of both.
-        world = World(list(config.sources))
-        world.load(loaded)
         folded: list[Key] = []
         projection = Projection(
             platforms,
@@ -127,47 +187,37 @@ async def service(
             on_folded=folded.append,
             selects=lambda source, known: selected(config.sources[source], known.id, known.name),
         )
-        projection.load(world, loaded.tallies)
         own.series_limit.set(config.limits.series_max)
-
-        def follow(committed: Committed) -> None:
-            projection.apply(world.apply(committed), committed.tallies, world)
-            for source in {outcome.batch.source for outcome in committed.outcomes}:
-                projection.refresh_usage(world.sources[source])
-
-        ledger.on_commit = follow
-
-        # What is being retried, by which rules, and what people say about it.
-        book = RetryBook(ledger, world, platforms, config.rules(), projection=projection)
-        await book.load(clock.now())
-        labels = {source: section.labels for source, section in config.sources.items()}
-        retriers: dict[str, Retrier] = {}
-        control = Control(book, world, platforms, labels, clock, wake=lambda source: _wake(retriers, source))
-
-        # Who is asked, and who is listened to.
-        running = Service(
-            port=0,
-            webhooks_port=0,
-            world=world,
-            ledger=ledger,
+        memory = await remember(
+            ledger,
+            clock,
+            names=config.sources,
+            source=lambda name, known: Source(name, platforms[name], known, section=config.sources[name]),
+            rules=config.rules,
             projection=projection,
-            own=own,
-            book=book,
-            control=control,
-            retriers=retriers,
         )
+        running = Service(memory=memory, projection=projection, own=own)
+
+        # Who is asked, who is listened to, and what is retried.
         tracer = OwnTracer(make_exporter(config.traces) if is_enabled(config.traces) and config.traces.own else None)
-        stack.push_async_callback(_for_a_moment, tracer.close)
-        receivers: dict[str, Receiver] = {}
-        for source, section in config.sources.items():
-            await _open_source(running, receivers, stack, config, source, section, platforms[source], clock, tracer)
+        stack.push_async_callback(tracer.aclose)
+        for source in memory.sources.values():
+            await _open_source(running, stack, config, source, clock, tracer)
         ledger.ahead = lambda: {
-            source: -offset for source, poller in running.pollers.items() if (offset := poller.api.clock_offset())
+            name: -offset for name, source in memory.sources.items() if (offset := source.api.clock_offset())
         }
-        for unregister in _read_at_scrape(running, clock):
+        for unregister in read_at_scrape(own, memory.sources):
             stack.callback(unregister)
         if is_enabled(config.traces):
-            running.traces = _traces(running, config, platforms, clock)
+            running.traces = TraceExporter(
+                outbox=ledger,
+                exporter=make_exporter(config.traces),
+                sources=memory.sources,
+                clock=clock,
+                own=own,
+                share=config.traces.sample,
+                on_exported=lambda exported: attach(projection, exported),
+            )
             stack.push_async_callback(running.traces.close)
 
         # The loops, and the doors last: nobody is let in before there is something to tell. In the end people are
@@ -187,13 +237,12 @@ async def service(
         site = Site(
             config=config,
             clock=clock,
-            world=world,
+            sources=memory.sources,
             projection=projection,
             own=own,
-            pollers=running.pollers,
-            receivers=receivers,
-            links=_links(config, platforms),
-            control=ControlRoutes(control, book, config.server.admin_token, local_token),
+            receivers=running.receivers,
+            trace_url=_trace_url(config),
+            control=ControlRoutes(memory.control, memory.book, config.server.admin_token, local_token),
             store_error=ledger.check,
             reload=reload,
         )
@@ -212,12 +261,7 @@ async def service(
         log.info("stopping")
 
 
-def _wake(retriers: dict[str, Retrier], source: str) -> None:
-    if source in retriers:
-        retriers[source].wake()
-
-
-def _rules(config: Config, section: SourceConfig, platform: Platform) -> SourceRules:
+def _fold_rules(config: Config, section: SourceConfig, platform: Platform) -> SourceRules:
     return SourceRules(
         backfill=section.backfill_seconds,
         superseded_by_success=platform.superseded_by_success,
@@ -229,154 +273,38 @@ def _rules(config: Config, section: SourceConfig, platform: Platform) -> SourceR
 
 
 async def _open_source(
-    running: Service,
-    receivers: dict[str, Receiver],
-    stack: AsyncExitStack,
-    config: Config,
-    source: str,
-    section: SourceConfig,
-    platform: Platform,
-    clock: Clock,
-    tracer: OwnTracer,
+    running: Service, stack: AsyncExitStack, config: Config, source: Source, clock: Clock, tracer: OwnTracer
 ) -> None:
-    """One source: its budget, its wire, its client, its poller, and its receiver if it takes webhooks."""
-    own, labels = running.own, (platform.name, source)
-    api = make_api(
-        section,
-        platform,
-        clock,
-        on_wait=lambda cause, seconds: own.api_throttled.labels(*labels, cause).inc(seconds),
-        on_request=lambda endpoint, code: own.api_requests.labels(*labels, endpoint, code).inc(),
-        span=lambda name: tracer.span(name, source=source),
-    )
-    stack.push_async_callback(api.close)
-    slowdown = None
-    if section.webhook is not None:
-        judge = Reliability(source=source, platform=platform.name, ledger=running.ledger, own=own)
-        running.reliability[source] = judge
-        slowdown = judge.slowdown
-    poller = Poller(
-        source=source,
-        platform=platform,
-        client=platform.connect(section, api),
-        api=api,
-        interval=section.poll.interval,
-        world=running.world.sources[source],
-        ledger=running.ledger,
-        clock=clock,
-        own=own,
-        on_up=lambda up: running.projection.set_up(source, up),
-        slowdown=slowdown or (lambda: 1.0),
-        span=lambda name: tracer.span(name, source=source),
-        clock_offset=api.clock_offset,
-    )
-    running.pollers[source] = poller
-    if platform.retrying is not None:
-        running.retriers[source] = Retrier(
-            source=source,
-            platform=platform,
-            adapter=platform.retrying.connect(section, api),
-            traits=platform.retrying.traits,
-            platform_now=api.platform_now,
-            book=running.book,
-            world=running.world.sources[source],
-            ledger=running.ledger,
-            clock=clock,
-            labels=section.labels,
-            span=lambda name: tracer.span(name, source=source),
-        )
-    if section.webhook is not None:
-        receivers[source] = Receiver(
-            source=source,
-            platform=platform,
-            scheme=section.webhook.build(),
-            refreshed=Rotation(section.webhook).refreshed,
-            base_url=section.url,
-            ledger=running.ledger,
-            poller=poller,
-            clock=clock,
-            own=own,
+    """Connect to one source: its poller, its retrier if its platform knows retries, its receiver if it has webhooks."""
+    name, ledger = source.name, running.ledger
+    span = partial(tracer.span, source=name)
+    await stack.enter_async_context(source.opened(clock=clock, own=running.own, span=span))
+    webhook = source.section.webhook
+    if webhook is not None:
+        running.reliability[name] = Reliability(source, ledger)
+        running.receivers[name] = Receiver(
+            source,
+            ledger,
+            clock,
+            scheme=webhook.build(),
             requests_max=config.limits.webhook_requests_max,
-            span=lambda name: tracer.span(name, source=source),
-            platform_now=lambda: api.platform_now() if api.answered else None,
-            read_until=lambda: running.world.sources[source].read_until,
-            selects=lambda workflow_id: _selects(section, running.world.sources[source], workflow_id),
+            refreshed=Rotation(webhook).refreshed,
         )
+    running.pollers[name] = Poller(source, ledger, clock, on_up=lambda up: running.projection.set_up(name, up))
+    if source.adapter is not None:
+        running.retriers[name] = Retrier(source, ledger, clock, book=running.book)
 
 
-def _selects(section: SourceConfig, world: SourceWorld, workflow_id: str) -> bool:
-    known = world.workflows.get(workflow_id)
-    return selected(section, workflow_id, None if known is None else known.name)
+def _trace_url(config: Config) -> TraceUrl:
+    """Where the status page finds the trace of a failed run, if it is told where traces are."""
 
-
-def _links(config: Config, platforms: dict[str, Platform]) -> Links:
-    """Where the status page leads: to the platforms' own pages, and to traces if it is told where they are."""
-
-    def trace_url(source: str, run_id: str, attempt: int) -> str | None:
-        if config.traces.url_template is None or not is_enabled(config.traces):
+    def trace_url(source: Source, letter: DeadLetter) -> str | None:
+        if config.traces.url_template is None or not is_enabled(config.traces) or letter.run_id is None:
             return None
-        trace_id, _ = trace_ids(platforms[source].name, source, run_id, attempt)
+        trace_id, _ = trace_ids(source.platform.name, source.name, letter.run_id, letter.attempt)
         return config.traces.url_template.replace("{trace_id}", f"{trace_id:032x}")
 
-    return Links(
-        run_url=lambda source, run: platforms[source].run_url(config.sources[source], run), trace_url=trace_url
-    )
-
-
-def _traces(running: Service, config: Config, platforms: dict[str, Platform], clock: Clock) -> TraceExporter:
-    """What empties the outbox of traces, and links the metrics to those that were exported."""
-
-    def traced(source: str, section: SourceConfig) -> TracedSource:
-        return TracedSource(
-            platform=platforms[source].name,
-            workflow=running.world.sources[source].workflows.get,
-            run_url=lambda run: platforms[source].run_url(section, run),
-        )
-
-    return TraceExporter(
-        outbox=running.ledger,
-        exporter=make_exporter(config.traces),
-        sources={source: traced(source, section) for source, section in config.sources.items()},
-        clock=clock,
-        own=running.own,
-        share=config.traces.sample,
-        on_exported=lambda exported: attach(running.projection, exported),
-    )
-
-
-def _read_at_scrape(running: Service, clock: Clock) -> Iterable[Callable[[], None]]:
-    """Gauges that change as time passes."""
-
-    def lag() -> Iterable[tuple[tuple[str, ...], float]]:
-        for poller in running.pollers.values():
-            for name, status in poller.status.items():
-                covered_until = None if status.covered_until is None else poller.covered_until(name)
-                if covered_until is not None:
-                    age = max(0.0, poller.api.platform_now() - covered_until)
-                    yield (poller.platform.name, poller.source, name), age
-
-    def limits() -> Iterable[tuple[tuple[str, ...], float]]:
-        for poller in running.pollers.values():
-            if poller.api.budget.limit is not None:
-                yield (poller.platform.name, poller.source), poller.api.budget.limit
-
-    def remaining() -> Iterable[tuple[tuple[str, ...], float]]:
-        for poller in running.pollers.values():
-            yield (poller.platform.name, poller.source), poller.api.budget.remaining
-
-    def offsets() -> Iterable[tuple[tuple[str, ...], float]]:
-        for poller in running.pollers.values():
-            if (offset := poller.api.clock_offset()) is not None:
-                yield (poller.platform.name, poller.source), offset
-
-    own, source = running.own, ("platform", "source")
-    help = "Age of the newest moment up to which the stream was read completely, for the workflow that is worst off."
-    yield own.at_scrape("cursor_lag_seconds", help, (*source, "stream"), lag)
-    help = "How far our clock is ahead of the platform's; absent while no answer has told the time there."
-    yield own.at_scrape("clock_offset_seconds", help, source, offsets)
-    help = "Requests a minute the platform allows, as far as it says so."
-    yield own.at_scrape("api_quota_limit", help, source, limits)
-    yield own.at_scrape("api_quota_remaining", "Requests that could be sent at once now.", source, remaining)
+    return trace_url
 
 
 async def housekeeping_once(running: Service, config: Config, now: float, folded: list[Key]) -> None:
@@ -385,8 +313,8 @@ async def housekeeping_once(running: Service, config: Config, now: float, folded
     First of all see whether the store still takes what needs room, however little comes in.
     """
     await running.ledger.probe()
-    theirs = {source: poller.api.platform_now() for source, poller in running.pollers.items() if poller.api.answered}
-    clocks: dict[str, float | None] = {source: theirs.get(source) for source in running.pollers}
+    theirs = {name: source.api.platform_now() for name, source in running.sources.items() if source.api.answered}
+    clocks: dict[str, float | None] = {name: theirs.get(name) for name in running.sources}
     done = await running.ledger.maintain(now=now, retention=config.store.retention, clocks=clocks)
     for table, rows in done.rows.items():
         running.own.ledger_rows.labels(table).set(rows)
@@ -428,32 +356,6 @@ async def _background() -> AsyncIterator[Callable[..., None]]:
             task.cancel()
     if raised is not None:
         raise raised
-
-
-def _commit_timer(own: OwnMetrics) -> Callable[[str], AbstractContextManager[None]]:
-    @contextmanager
-    def timed(operation: str) -> Iterator[None]:
-        with stopwatch() as elapsed:
-            yield
-        own.commit_duration.labels(operation).observe(elapsed())
-
-    return timed
-
-
-async def _for_a_moment(work: Callable[[], None]) -> None:
-    """Do what blocks in a thread that nobody waits for when it takes too long, not even the end of the process."""
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def working() -> None:
-        work()
-        with suppress(RuntimeError):  # the loop is closed: it took too long
-            loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=working, daemon=True).start()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(OWN_SPANS_SECONDS_MAX):
-            await done.wait()
 
 
 async def run(

@@ -43,7 +43,7 @@ async def test_workflows_folded_while_others_are_written_down_are_written_next_t
     service, now = made.service, made.clock.now()
     marking = Marking(service.ledger._engine, service.ledger.rules)
     marking.folded, marking.marked = [("make", "first")], []
-    service.ledger = marking
+    service.memory.ledger = marking
     marking.fails = True
     with pytest.raises(StoreError):
         await app.housekeeping_once(service, made.config, now, marking.folded)

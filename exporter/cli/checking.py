@@ -26,7 +26,7 @@ from exporter.model import catalogue
 from exporter.platform import Platform
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
-from exporter.polling.wire import make_api
+from exporter.source import make_api
 from exporter.store.ledger import database
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination

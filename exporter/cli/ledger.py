@@ -13,17 +13,17 @@ from typing import Any
 
 import orjson
 
+from exporter.app import Memory, remember
 from exporter.clock import Clock, SystemClock
 from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.model.policy import Rules, Rung, facts_of
 from exporter.model.retries import Retry
-from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, Found, retry_facts
+from exporter.source import Source
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger, database, open_engine
 from exporter.store.script import StoreError
-from exporter.view.known import World
 from exporter.web import local
 
 Say = Callable[[str], object]
@@ -31,35 +31,28 @@ Say = Callable[[str], object]
 NO_RULES = compile_rules(RetriesConfig(), {})[0]
 
 
-class Offline:
-    """The ledger's picture of retrying, without a service."""
-
-    def __init__(self, ledger: Ledger, book: RetryBook, control: Control) -> None:
-        self.ledger = ledger
-        self.book = book
-        self.control = control
-
-
 @asynccontextmanager
 async def offline(
     outline: Outline, *, to_read: bool, by_rules: bool = False, clock: Clock | None = None
-) -> AsyncIterator[Offline]:
+) -> AsyncIterator[Memory]:
     """Open the ledger and load what retrying needs of it. Raises ``StoreError``.
 
     Only ``by_rules`` are the policies and labels of the config read, after the ledger is open: whoever does not ask
     what is decided can do without them. Where the config names no sources, the ledger does.
     """
-    clock = clock or SystemClock()
     platforms = known(outline.platforms)
     ledger = Ledger(await open_engine(outline.store_url, to_read=to_read), {})
     try:
-        rules, labels = (outline.rules(), outline.labels()) if by_rules else (NO_RULES, {})
-        loaded = await ledger.load()
-        world = World(list(outline.platforms or loaded.first_sweeps))
-        world.load(loaded)
-        book = RetryBook(ledger, world, platforms, rules)
-        await book.load(clock.now())
-        yield Offline(ledger, book, Control(book, world, platforms, labels, clock))
+        labels = outline.labels() if by_rules else {}
+        yield await remember(
+            ledger,
+            clock or SystemClock(),
+            names=outline.platforms,
+            source=lambda name, world: (
+                Source(name, platforms[name], world, labels=labels.get(name)) if name in platforms else None
+            ),
+            rules=outline.rules if by_rules else lambda: NO_RULES,
+        )
     finally:
         await ledger.close()
 

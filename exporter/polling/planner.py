@@ -8,8 +8,6 @@ AUTH_DELAY_MAX = 1800.0
 FAILURE_DELAY_MAX = 600.0
 #: More doublings than these reach no longer delay, and in the end no float holds them.
 DOUBLINGS_MAX = 30
-#: Reliable webhooks stretch a poll interval by at most this factor.
-SLOWDOWN_MAX = 4.0
 #: Spread of intervals, so that sources do not march in step.
 JITTER = 0.1
 
@@ -24,16 +22,9 @@ def next_delay(
     """
     doublings = min(failures, DOUBLINGS_MAX)
     if failures == 0:
-        delay = interval * min(max(slowdown, 1.0), SLOWDOWN_MAX)
+        delay = interval * max(slowdown, 1.0)
     elif kind is ErrorKind.AUTH:
         delay = max(interval, min(interval * 2.0**doublings, AUTH_DELAY_MAX))
     else:
         delay = max(interval, min(interval * 2.0 ** (doublings - 1), FAILURE_DELAY_MAX))
     return delay * (1.0 + JITTER * (2.0 * jitter - 1.0))
-
-
-def slowdown(*, told: int, missed: int) -> float:
-    """How far webhooks may stretch the interval: not at all until they told of 50 runs, nor if they missed one."""
-    if missed or told < 50:
-        return 1.0
-    return 2.0 if told < 200 else SLOWDOWN_MAX

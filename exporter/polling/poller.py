@@ -7,55 +7,32 @@ keeps yesterday's numbers and says so; one line is logged when a source turns ba
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from exporter.clock import Clock, steady
 from exporter.log import get_logger
 from exporter.model import Via
-from exporter.platform import CHUNK, Client, Fault, Page, Platform, RunKey, Stream
+from exporter.platform import CHUNK, Fault, Page, RunKey, Stream
 from exporter.polling.planner import next_delay
 from exporter.polling.reading import Reading, told
+from exporter.source import Source, StreamStatus
 from exporter.store.ingest import Batch, Outcome
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
-from exporter.view.known import SourceWorld, Unread, unread_stream
-from exporter.view.own import OwnMetrics
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.view.known import unread_stream
+from exporter.wire.api import ApiError, ErrorKind
 
 log = get_logger(__name__)
 
-#: Runs that webhooks may ask to be completed at one time; beyond that the sweeps find them.
-WAKES_MAX = 5000
 #: A stream that webhooks ask for is swept at most this often (seconds).
 WOKEN_GAP = 10.0
 #: Our clock is wrong from so many seconds between it and the platform's on, and right again below half of that.
 CLOCK_OFFSET_MAX = 60.0
-#: Less than this (seconds) is no step of our clock: it is read twice, one reading after the other.
-CLOCK_STEP_MIN = 0.5
 #: A run that could not be completed is asked for this often before it is left to the sweeps.
 COMPLETE_TRIES_MAX = 3
 #: Seconds between two looks at whether the store works again.
 STORE_INTERVAL = 30.0
-
-
-@dataclass(slots=True, kw_only=True)
-class StreamStatus:
-    """How a stream is doing, for metrics, readiness and the status page."""
-
-    stream: Stream
-    interval: float
-    failures: int = 0  # failed sweeps in a row
-    error: str | None = None
-    kind: ErrorKind | None = None
-    faults: int = 0  # of the last sweep
-    refusal: str | None = None  # why the last sweep does not count though it went to its end
-    last_fault: Fault | None = None
-    fault_at: float | None = None  # when that was met, on our clock
-    kinds: frozenset[str] = frozenset()  # of faults that are being met, each logged once
-    swept_at: float | None = None  # end of the last sweep, on our clock
-    success_at: float | None = None  # end of the last sweep that read everything it meant to
-    covered_until: float | None = None  # start of that sweep, on the platform's clock
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,82 +66,46 @@ class Poller:
 
     def __init__(
         self,
-        *,
-        source: str,
-        platform: Platform,
-        client: Client,
-        api: Api,
-        interval: float,
-        world: SourceWorld,
+        source: Source,
         ledger: Ledger,
         clock: Clock,
-        own: OwnMetrics,
+        *,
         on_up: Callable[[bool], None] = lambda up: None,
-        slowdown: Callable[[], float] = lambda: 1.0,
-        span: Callable[[str], AbstractContextManager[object]] = nullcontext,
         jitter: Callable[[], float] = random.random,
-        clock_offset: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """``clock_offset``: how far our clock is ahead of the platform's, None while nobody knows."""
+        """``on_up`` is told after each sweep of the main stream whether the platform could be reached."""
         self.source = source
-        self.platform = platform
-        self.client = client
-        self.api = api
-        self._world = world
+        self._api = source.api
+        self._known = source.known
+        self._metrics = source.metrics
         self._ledger = ledger
         self._clock = clock
-        self._own = own
         self._on_up = on_up
-        self._slowdown = slowdown
-        self._span = span
         self._jitter = jitter
-        self._clock_offset = clock_offset
         self._clock_is_off = False
-        self._labels = (platform.name, source)
-        self._status = {s.name: StreamStatus(stream=s, interval=interval * s.every) for s in platform.streams}
-        self._due = {s.name: asyncio.Event() for s in platform.streams}
-        self._wakes: dict[RunKey, int] = {}
-        self._woken = asyncio.Event()
-        self._wall = clock.now() - steady(clock)
-        for status in self._status.values():
-            self._own.data_complete.labels(*self._labels, status.stream.name).set(0)
-
-    @property
-    def status(self) -> dict[str, StreamStatus]:
-        """How each stream is doing. Times of ours follow the clock when somebody sets it: what was read a minute ago
-        stays a minute old.
-        """
-        wall = self._clock.now() - steady(self._clock)
-        step = wall - self._wall
-        if abs(step) > CLOCK_STEP_MIN:
-            self._wall = wall
-            for status in self._status.values():
-                status.swept_at = None if status.swept_at is None else status.swept_at + step
-                status.success_at = None if status.success_at is None else status.success_at + step
-        return self._status
 
     # The work
 
     async def sweep_once(self, stream: str) -> SweepReport:
         """Read one stream and store what it says. Never raises for what a platform does."""
-        status, report = self.status[stream], SweepReport(stream=stream)
+        status, report = self.source.streams[stream], SweepReport(stream=stream)
         began = steady(self._clock)
         try:
             if self._ledger.is_down:  # the platform need not be asked for what cannot be stored
                 raise StoreError(self._ledger.error)
-            with self._span(f"sweep {stream}"):
+            with self.source.span(f"sweep {stream}"):
                 await self._sweep(report, began, stream)
         except ApiError as error:
             report.error = error
         except StoreError as error:
             report.store_error = str(error)
             report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
-            self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
+            self._metrics.sweep_errors(stream, "store").inc()
         except Exception as bug:  # in a mapping, say: costs this sweep, never the service
-            log.error("sweep broke", source=self.source, stream=stream, error=bug)
+            log.error("sweep broke", source=self.source.name, stream=stream, error=bug)
             report.error = ApiError(kind=ErrorKind.BAD_PAYLOAD, status=None, endpoint=stream, detail=type(bug).__name__)
         await self._keep_unread(status, report, began)
-        self._own.sweep_duration.labels(*self._labels, stream).observe(max(0.0, steady(self._clock) - began))
+        self._metrics.sweep_duration(stream).observe(max(0.0, steady(self._clock) - began))
         self._note(status, report, self._on_their_clock(began), self._clock.now())
         self._compare_clocks()
         return report
@@ -174,14 +115,16 @@ class Poller:
         a sweep asks for, and remembers, goes by that time.
         """
         assumed = self._ahead()
-        pages = self.client.sweep(stream, self._world, self.api.platform_now())
+        pages = self.source.client.sweep(stream, self._known, self._api.platform_now())
         if await self._store(pages, report, began, stream, ahead=assumed):
             return
-        await self._store(self.client.sweep(stream, self._world, self.api.platform_now()), report, began, stream)
+        await self._store(
+            self.source.client.sweep(stream, self._known, self._api.platform_now()), report, began, stream
+        )
 
     def _ahead(self) -> float:
         """How far the platform's clock is ahead of our steady one."""
-        return self.api.platform_now() - steady(self._clock)
+        return self._api.platform_now() - steady(self._clock)
 
     async def complete_once(self) -> SweepReport:
         """Read the runs webhooks said too little about."""
@@ -189,27 +132,27 @@ class Poller:
         if self._ledger.is_down:
             report.reading.take(Page(faults=[Fault(kind="store", detail=self._ledger.error or "")]))
             return report
-        wanted, self._wakes = self._wakes, {}
+        wanted, self.source.wakes = self.source.wakes, {}
         try:
-            pages = self.client.complete(list(wanted), self._world, self.api.platform_now())
+            pages = self.source.client.complete(list(wanted), self._known, self._api.platform_now())
             await self._store(pages, report, began, "complete")
         except ApiError as error:
             report.error = error
-            self._own.sweep_errors.labels(*self._labels, "complete", error.kind).inc()
+            self._metrics.sweep_errors("complete", error.kind).inc()
             self._wake_again(wanted)
         except StoreError as error:
             report.store_error = str(error)
             report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
-            self._own.sweep_errors.labels(*self._labels, "complete", "store").inc()
+            self._metrics.sweep_errors("complete", "store").inc()
             self._wake_again(wanted)
         except Exception as bug:
-            log.error("completing runs broke", source=self.source, error=bug)
+            log.error("completing runs broke", source=self.source.name, error=bug)
         return report
 
     def _wake_again(self, wanted: dict[RunKey, int]) -> None:
         for key, tries in wanted.items():
             if tries + 1 < COMPLETE_TRIES_MAX:
-                self._wakes.setdefault(key, tries + 1)
+                self.source.wakes.setdefault(key, tries + 1)
 
     async def _store(
         self, pages: AsyncIterator[Page], report: SweepReport, began: float, stream: str, *, ahead: float | None = None
@@ -224,17 +167,17 @@ class Poller:
                     outcome = await self._ingest(part, began, stream)
                     report.observations += len(part.observations)
                     report.news += outcome.news
-        if self._world.first_sweep_at is None:  # a source that is empty has been swept as well
+        if self._known.first_sweep_at is None:  # a source that is empty has been swept as well
             await self._ingest(Page(), began, stream)
         return True
 
     def _tell(self, stream: str, faults: Sequence[Fault], new: set[str]) -> None:
         """Count what could not be read; the first of its kind is worth a look, until there is none left."""
-        if stream in self.status:
-            new -= self.status[stream].kinds
+        if stream in self.source.streams:
+            new -= self.source.streams[stream].kinds
         for fault in faults:
-            self._own.sweep_errors.labels(*self._labels, stream, fault.kind).inc()
-            fields = {"source": self.source, "stream": stream, "kind": fault.kind, "detail": told(fault)}
+            self._metrics.sweep_errors(stream, fault.kind).inc()
+            fields = {"source": self.source.name, "stream": stream, "kind": fault.kind, "detail": told(fault)}
             if fault.kind in new:
                 log.warning("not all could be read", **fields)
             else:
@@ -245,10 +188,10 @@ class Poller:
         """Remember which workflows could not be read, so that neither sweeps nor restarts make them look fresh."""
         stream, started_at = status.stream.name, self._on_their_clock(began)
         changes = report.reading.changes(
-            self._world.unread(stream),
+            self._known.unread(stream),
             since=started_at if status.covered_until is None else status.covered_until,
             whole=report.error is None,
-            workflows=self._world.workflows,
+            workflows=self._known.workflows,
         )
         if not changes or report.store_error is not None:
             return
@@ -258,26 +201,16 @@ class Poller:
         except StoreError as error:
             report.store_error = str(error)
             report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
-            self._own.sweep_errors.labels(*self._labels, stream, "store").inc()
-
-    def unread(self, stream: str) -> dict[str, Unread]:
-        """The workflows of which this stream could not be read, the longest unread first."""
-        return self._world.unread(stream)
-
-    def covered_until(self, stream: str) -> float | None:
-        """Up to when every workflow was read, on the platform's clock; None before the first sweep."""
-        covered = self.status[stream].covered_until
-        oldest = min((unread.since for unread in self._world.unread(stream).values()), default=covered)
-        return oldest if covered is None or oldest is None else min(covered, oldest)
+            self._metrics.sweep_errors(stream, "store").inc()
 
     async def _ingest(self, page: Page, began: float, stream: str) -> Outcome:
         batch = Batch(
-            source=self.source,
+            source=self.source.name,
             observations=page.observations,
             via=Via.POLL,
-            now=self.api.platform_now(),
+            now=self._api.platform_now(),
             started_at=self._on_their_clock(began),
-            clock_known=self._clock_offset() is not None,
+            clock_known=self._api.clock_offset() is not None,
             stream=stream,
             cursors=page.cursors,
         )
@@ -289,77 +222,70 @@ class Poller:
 
     def _compare_clocks(self) -> None:
         """Say once that our clock is wrong, and once that it is right again."""
-        offset = self._clock_offset()
+        offset = self._api.clock_offset()
         if offset is None or self._clock_is_off == (abs(offset) > CLOCK_OFFSET_MAX / (2 if self._clock_is_off else 1)):
             return
         self._clock_is_off = not self._clock_is_off
         if self._clock_is_off:
             log.warning(
                 "our clock and the platform's differ: set the wrong one right",
-                source=self.source,
+                source=self.source.name,
                 ahead_seconds=round(offset),
             )
         else:
             log.info("our clock agrees with the platform's again", source=self.source)
 
     def _note(self, status: StreamStatus, report: SweepReport, started_at: float, ended: float) -> None:
-        labels, reading = (*self._labels, status.stream.name), report.reading
+        stream, reading = status.stream.name, report.reading
         status.swept_at, status.faults, status.refusal = ended, reading.count, reading.refusal
         if reading.last is not None:
             status.last_fault, status.fault_at = reading.last, ended
-        self._own.data_complete.labels(*labels).set(float(report.error is None and not reading.count))
+        self._metrics.data_complete(stream).set(float(report.error is None and not reading.count))
         if report.store_error is not None:  # the platform did nothing wrong: it is neither down nor asked more rarely
             status.error = report.store_error
             return
         if report.error is not None:
             kind, detail = report.error.kind, str(report.error)
-            self._own.sweep_errors.labels(*labels, kind).inc()
+            self._metrics.sweep_errors(stream, kind).inc()
             if status.failures == 0 or status.kind is not kind:
-                log.warning("sweep failing", source=self.source, stream=status.stream.name, kind=kind, error=detail)
+                log.warning("sweep failing", source=self.source.name, stream=stream, kind=kind, error=detail)
             status.failures, status.error, status.kind = status.failures + 1, detail, kind
             status.kinds |= reading.kinds.keys()
         else:
             if status.failures:
-                log.info("sweep recovered", source=self.source, stream=status.stream.name, failures=status.failures)
+                log.info("sweep recovered", source=self.source.name, stream=stream, failures=status.failures)
             for kind_ in sorted(status.kinds - reading.kinds.keys()):
-                log.info("read again", source=self.source, stream=status.stream.name, kind=kind_)
+                log.info("read again", source=self.source.name, stream=stream, kind=kind_)
             status.failures, status.error, status.kind = 0, None, None
             status.kinds = frozenset(reading.kinds)
             if reading.refusal is None:
                 status.success_at, status.covered_until = ended, started_at
                 # Alerts compare it with the time of Prometheus: a clock ahead must not make old data look young.
-                self._own.sweep_success.labels(*labels).set(min(ended, self.api.platform_now()))
-        if status.stream.name == self._main_stream:
+                self._metrics.sweep_success(stream).set(min(ended, self._api.platform_now()))
+        if stream == self._main_stream:
             self._on_up(report.error is None)
 
     @property
     def _main_stream(self) -> str:
-        return next((s.name for s in self.platform.streams if s.name == "workflows"), self.platform.streams[0].name)
+        return next(
+            (s.name for s in self.source.platform.streams if s.name == "workflows"),
+            self.source.platform.streams[0].name,
+        )
 
     # The loops around it
 
-    def wake(self, keys: list[RunKey], streams: list[str]) -> None:
-        """Have these runs completed and these streams swept soon."""
-        for key in keys[: max(0, WAKES_MAX - len(self._wakes))]:
-            self._wakes.setdefault(key, 0)
-        if self._wakes:
-            self._woken.set()
-        for stream in streams:
-            if stream in self._due:
-                self._due[stream].set()
-
     async def run(self) -> None:
         """Sweep until cancelled: the opening streams once, in order, then each stream in its own rhythm."""
-        for stream in self.platform.streams:
+        for stream in self.source.platform.streams:
             if stream.opening:
                 await self.sweep_once(stream.name)
         async with asyncio.TaskGroup() as tasks:
-            for stream in self.platform.streams:
-                tasks.create_task(self._sweep_loop(stream), name=f"sweep-{self.source}-{stream.name}")
+            for stream in self.source.platform.streams:
+                tasks.create_task(self._sweep_loop(stream), name=f"sweep-{self.source.name}-{stream.name}")
             tasks.create_task(self._complete_loop(), name=f"complete-{self.source}")
 
     async def _sweep_loop(self, stream: Stream) -> None:
-        status = self.status[stream.name]
+        status = self.source.streams[stream.name]
         swept = stream.opening
         while True:
             if not swept:
@@ -370,19 +296,19 @@ class Poller:
                 interval=min(status.interval, STORE_INTERVAL) if self._ledger.is_down else status.interval,
                 failures=status.failures,
                 kind=status.kind,
-                slowdown=self._slowdown(),
+                slowdown=self.source.slowdown,
                 jitter=self._jitter(),
             )
             await self._clock.sleep(min(WOKEN_GAP, delay))
-            await self._wait(self._due[stream.name], max(0.0, delay - WOKEN_GAP))
+            await self._wait(self.source.stream_due[stream.name], max(0.0, delay - WOKEN_GAP))
 
     async def _complete_loop(self) -> None:
         while True:
-            await self._woken.wait()
-            self._woken.clear()
+            await self.source.completion_due.wait()
+            self.source.completion_due.clear()
             report = await self.complete_once()
-            if self._wakes:
-                self._woken.set()
+            if self.source.wakes:
+                self.source.completion_due.set()
                 await self._clock.sleep(next_delay(interval=2.0, failures=1 if report.error else 0))
 
     async def _wait(self, due: asyncio.Event, delay: float) -> None:

@@ -12,13 +12,12 @@ from exporter.model import DeadLetter
 from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.model.tallies import Tallies
-from exporter.platform import Platform
 from exporter.retries import protocol
+from exporter.source import Source
 from exporter.store import retries as script
 from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Claim, Claimed, Refusal, Remembered
-from exporter.view.known import World
 from exporter.view.projection import Projection
 
 #: Closed retries remembered for the status page, beside those of open dead letters.
@@ -41,24 +40,21 @@ class RetryBook:
     def __init__(
         self,
         ledger: Ledger,
-        world: World,
-        platforms: Mapping[str, Platform],
+        sources: Mapping[str, Source],
         rules: Rules,
         *,
         projection: Projection | None = None,
     ) -> None:
-        """``platforms`` by source."""
         self.rules = rules
         self.overrides: dict[str, Override] = {}
         self.decisions: dict[Key, Decision] = {}  # of dead letters, as last decided
         self._ledger = ledger
-        self._world = world
-        self._platforms = platforms
+        self._sources = sources
         self._projection = projection
         self._lineage: dict[Key, str] = {}
         self._unmade: dict[str, set[str]] = {}  # open dead letters that no call of ours can have made
         self._by_root: dict[Key, dict[str, Retry]] = {}
-        self._open: dict[str, dict[str, Retry]] = {source: {} for source in platforms}
+        self._open: dict[str, dict[str, Retry]] = {source: {} for source in sources}
         self._decided: dict[Key, tuple[str, str, str]] = {}
         self._worked_at: dict[tuple[str, str], float] = {}  # by policy and group: the last approved one that worked
         self._failed_at: dict[tuple[str, str], float] = {}  # the last that failed, or did not last
@@ -81,7 +77,7 @@ class RetryBook:
         for retry in remembered.of_groups:
             self._note_group(retry)
         if self._projection is not None:
-            for source in self._platforms:
+            for source in self._sources:
                 self._projection.open_retries(
                     source, [policy.name for policy in self.rules.policies if policy.action == "retry"]
                 )
@@ -205,7 +201,7 @@ class RetryBook:
 
         To be done before anything is decided of it. ``theirs`` is now on the platform's clock.
         """
-        known = self._world.sources[source].dead_letters
+        known = self._sources[source].known.dead_letters
         before = self._unmade.get(source, set()) & known.keys()
         new = [letter for letter in known.values() if letter.id not in before and self._may_be_made(source, letter)]
         if new:
@@ -282,7 +278,7 @@ class RetryBook:
     async def audit_of(self, identity: str) -> list[dict[str, Any]]:
         """Every record about a retry or a dead letter (ID or SOURCE/ID), oldest first."""
         source, _, letter_id = identity.partition("/")
-        if source not in self._platforms or not letter_id:
+        if source not in self._sources or not letter_id:
             return await self._ledger.transact("audit", script.history(identity))
         records = await self._ledger.transact("audit", script.history(letter_id))
         return [record for record in records if record.get("source") == source]
@@ -339,13 +335,13 @@ class RetryBook:
         descended = None if letter.run_id is None else lineage.get((source, letter.run_id))
         if descended is not None:
             return descended
-        retrying = self._platforms[source].retrying
+        retrying = self._sources[source].platform.retrying
         return letter.id if retrying is None else retrying.root(letter)
 
     def _roots_by(self, lineage: Mapping[Key, str]) -> set[Key]:
         """Of which roots (source, root) dead letters are open."""
         return {
             (source, self._root(source, letter, lineage))
-            for source, known in self._world.sources.items()
-            for letter in known.dead_letters.values()
+            for source, one in self._sources.items()
+            for letter in one.known.dead_letters.values()
         }

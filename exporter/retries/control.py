@@ -4,7 +4,7 @@ Whatever a person says can only be said of what is there now: an approval is a f
 and void for those that change.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,10 @@ from exporter.clock import Clock
 from exporter.model import DeadLetter
 from exporter.model.policy import Ladder, Subject, climb, snapshot_of
 from exporter.model.retries import Decision, Mode, Override, OverrideAction, Reason, Retry, RetryState, Scope
-from exporter.platform import Platform
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.subjects import subjects
-from exporter.view.known import World
+from exporter.source import Source
 
 #: A pause and an approval end by themselves after so long (seconds) unless another end is given.
 PAUSE_SECONDS = 86400.0
@@ -51,37 +50,27 @@ class Control:
     """Says it: to the ledger, and wakes the retrier that heeds it."""
 
     def __init__(
-        self,
-        book: RetryBook,
-        world: World,
-        platforms: Mapping[str, Platform],
-        labels: Mapping[str, Mapping[str, str]],
-        clock: Clock,
-        *,
-        wake: Callable[[str], None] = lambda source: None,
+        self, book: RetryBook, sources: Mapping[str, Source], clock: Clock, *, names: Collection[str] | None = None
     ) -> None:
-        """``platforms`` and ``labels`` by source; ``wake`` is told of a source whose retrier has something to heed."""
+        """``names`` are the sources that may be named, where there are more than those whose platform is known."""
         self._book = book
-        self._world = world
-        self._platforms = platforms
-        self._labels = labels
+        self._sources = sources
+        self._names = sources if names is None else names
         self._clock = clock
-        self._wake = wake
 
     # What is so
 
     def everything(self, source: str | None = None) -> list[Found]:
         """Every open dead letter with the whole ladder of the decision about it, oldest first."""
         now, found = self._clock.now(), list[Found]()
-        for name, platform in self._platforms.items():
+        for name, one in self._sources.items():
             if source in (None, name):
-                labels = self._labels.get(name, {})
-                for subject in subjects(self._book, self._world.sources[name], platform, labels=labels, now=now):
+                for subject in subjects(self._book, one, now=now):
                     found.append(Found(subject=subject, ladder=climb(subject, self._book.rules, now)))
         return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.key))
 
     def one(self, source: str, letter_id: str) -> Found:
-        if source not in self._platforms:
+        if source not in self._sources:
             raise ControlError(f"there is no source {source}", status=404)
         for found in self.everything(source):
             if found.subject.letter.id == letter_id:
@@ -120,7 +109,7 @@ class Control:
             and (source is None or override.source == source)
         ]
         await self._book.end(ended, who=who, now=self._clock.now())
-        self._said(*self._platforms)
+        self._said(*self._sources)
         still = source is not None and self._book.is_paused(source, self._clock.now())
         return {"resumed": source or "all sources", "ended": len(ended), "still_paused": still}
 
@@ -237,7 +226,7 @@ class Control:
             created_at=now,
         )  # fmt: skip
         await self._book.put([override], now=now)
-        self._said(*([source] if source else self._platforms))
+        self._said(*([source] if source else self._sources))
 
     def _unsettled(self, source: str, identity: str) -> Retry | None:
         """A retry that is held or in doubt, by its own id or by its dead letter's."""
@@ -248,14 +237,15 @@ class Control:
         return None
 
     def _check_source(self, source: str | None) -> None:
-        if source is not None and source not in self._world.sources:
-            known = ", ".join(self._world.sources)
+        if source is not None and source not in self._names:
+            known = ", ".join(self._names)
             raise ControlError(f"there is no source {source}; one of {known}", status=404)
 
     def _said(self, *sources: str) -> None:
         self._book.show(self._clock.now())
         for source in sources:
-            self._wake(source)
+            if source in self._sources:
+                self._sources[source].retries_due.set()
 
 
 def decision_facts(decision: Decision | None) -> dict[str, Any] | None:

@@ -6,8 +6,7 @@ claim has read the kill switch in its own transaction; after it only the platfor
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
@@ -15,17 +14,16 @@ from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.fold import resolve
 from exporter.model.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
-from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Traits, Verb
-from exporter.platform import Platform
-from exporter.platform.retrying import Adapter, Look, Standing, Target
+from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
+from exporter.platform.retrying import Look, Standing, Target
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.subjects import subjects
+from exporter.source import Source
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Claim, Refusal
 from exporter.store.script import StoreError
-from exporter.view.known import SourceWorld
 from exporter.wire.api import ApiError
 
 log = get_logger(__name__)
@@ -47,8 +45,6 @@ STOP_SECONDS_MAX = 4.0
 #: A source whose credential was refused is lowered to approval for so long (seconds).
 LOWERED_FOR = 86400.0
 ENGINE = "engine"
-
-Span = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,34 +69,17 @@ class _Claimed:
 class Retrier:
     """Retries the dead letters of one source."""
 
-    def __init__(
-        self,
-        *,
-        source: str,
-        platform: Platform,
-        adapter: Adapter,
-        traits: Traits,
-        platform_now: Callable[[], float],
-        book: RetryBook,
-        world: SourceWorld,
-        ledger: Ledger,
-        clock: Clock,
-        labels: Mapping[str, str] | None = None,
-        span: Span = nullcontext,
-    ) -> None:
-        """``labels`` of the source's config, for policies to match; ``platform_now`` is the platform's clock."""
+    def __init__(self, source: Source, ledger: Ledger, clock: Clock, *, book: RetryBook) -> None:
+        """Raises ``ValueError`` for a source whose platform knows no retries."""
+        if source.adapter is None or source.platform.retrying is None:
+            raise ValueError(f"the platform of {source.name} knows no retries")
         self.source = source
-        self._platform = platform
-        self._adapter = adapter
-        self._traits = traits
-        self._platform_now = platform_now
+        self._adapter = source.adapter
+        self._traits = source.platform.retrying.traits
         self._book = book
-        self._world = world
+        self._known = source.known
         self._ledger = ledger
         self._clock = clock
-        self._labels = labels or {}
-        self._span = span
-        self._due = asyncio.Event()
         self._looked: dict[str, tuple[float, str]] = {}  # dead letters that were refused: until when, and why
         self._fetched: set[str] = set()  # dead letters whose missing detail was fetched
 
@@ -110,7 +89,7 @@ class Retrier:
         """Watch, decide, send. Raises ``StoreError`` when nothing can be remembered: then nothing is sent."""
         report = TurnReport()
         await self._resume()
-        if self._world.first_sweep_at is not None:
+        if self._known.first_sweep_at is not None:
             await self._watch(report)
             ladders = await self._decide(report)
             if await self._fetch_missing(ladders):
@@ -132,8 +111,8 @@ class Retrier:
         set while our clock was ahead come first.
         """
         now = self._clock.now()
-        await self._book.redate(self.source, now=now)
-        before = self._book.open_of(self.source)
+        await self._book.redate(self.source.name, now=now)
+        before = self._book.open_of(self.source.name)
         after = [protocol.resumed(retry, now=now) for retry in before]
         changed = [new for old, new in zip(before, after, strict=True) if new is not old]
         await self._book.save(changed, now=now, kind="resumed")
@@ -142,7 +121,7 @@ class Retrier:
 
     async def _watch(self, report: TurnReport) -> None:
         """Look at the open retries that are due."""
-        for retry in self._book.open_of(self.source):
+        for retry in self._book.open_of(self.source.name):
             if protocol.is_due(retry, now=self._clock.now()):
                 report.looked += 1
                 report.closed += await self._look_at(retry)
@@ -152,7 +131,7 @@ class Retrier:
         asked_at, letter = self._clock.now(), self._letter_of(retry)
         target = Target(letter=letter, mark=retry.mark, sent_at=retry.sent_at_theirs, handle=retry.handle)
         try:
-            with self._span("watch retry"):
+            with self.source.span("watch retry"):
                 look = await self._adapter.look(target)
         except ApiError as error:
             later = self._clock.now() + WAIT_FAILED
@@ -170,11 +149,13 @@ class Retrier:
             # The work lives on in the dead letter of the new run, under the same root.
             await self._observe([resolve(letter, by=ResolvedBy.SUPERSEDED, at=look.at)], look.at)
         if after.outcome is not None:
-            log.info("retry closed", source=self.source, retry=after.id, outcome=after.outcome, detail=after.detail)
+            log.info(
+                "retry closed", source=self.source.name, retry=after.id, outcome=after.outcome, detail=after.detail
+            )
         return after.outcome is not None
 
     def _letter_of(self, retry: Retry) -> DeadLetter:
-        known = self._world.dead_letters.get(retry.dead_letter_id)
+        known = self._known.dead_letters.get(retry.dead_letter_id)
         if known is not None:
             return known
         return DeadLetter(
@@ -189,10 +170,10 @@ class Retrier:
         """What was read by the way, at this moment of the platform, is an observation like any other."""
         if observations:
             batch = Batch(
-                source=self.source,
+                source=self.source.name,
                 observations=observations,
                 via=Via.POLL,
-                now=self._platform_now(),
+                now=self.source.api.platform_now(),
                 started_at=at,
                 stream="retries",
             )
@@ -201,7 +182,7 @@ class Retrier:
     # Deciding
 
     def _subjects(self, now: float) -> list[Subject]:
-        found = subjects(self._book, self._world, self._platform, labels=self._labels, looked=self._looked, now=now)
+        found = subjects(self._book, self.source, looked=self._looked, now=now)
         return list(found)
 
     async def _decide(self, report: TurnReport) -> dict[str, Ladder]:
@@ -209,14 +190,16 @@ class Retrier:
         now, ladders = self._clock.now(), dict[str, Ladder]()
         self._looked = {key: until for key, until in self._looked.items() if until[0] <= now + WAIT_REFUSED}
         if self._traits.effect != "resume":  # there a retry is another run, which may fail as a dead letter of its own
-            await self._book.trace(self.source, now=now, theirs=self._platform_now())
+            await self._book.trace(self.source.name, now=now, theirs=self.source.api.platform_now())
         for number, subject in enumerate(self._subjects(now), start=1):
             ladders[subject.letter.id] = climb(subject, self._book.rules, now)
             if number % DECIDED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        ladders = take_turns(ladders, self._book.room(self.source, now), self._book.pace_at(self.source, now))
+        ladders = take_turns(ladders, self._book.room(self.source.name, now), self._book.pace_at(self.source.name, now))
         report.changed += await self._book.decide(
-            self.source, {(self.source, letter_id): ladder.decision for letter_id, ladder in ladders.items()}, now=now
+            self.source.name,
+            {(self.source.name, letter_id): ladder.decision for letter_id, ladder in ladders.items()},
+            now=now,
         )
         self._looked = {letter_id: until for letter_id, until in self._looked.items() if letter_id in ladders}
         self._fetched &= ladders.keys()
@@ -232,7 +215,7 @@ class Retrier:
         ]
         for letter_id in wanted[:DETAILS_PER_TURN_MAX]:
             self._fetched.add(letter_id)
-            letter = self._world.dead_letters.get(letter_id)
+            letter = self._known.dead_letters.get(letter_id)
             if letter is not None:
                 await self._preflight(letter)
         return len(wanted)
@@ -240,23 +223,25 @@ class Retrier:
     async def _quarantine(self, ladders: Mapping[str, Ladder]) -> None:
         """A quarantine sticks whatever the policies say later: it is written down, until a person releases it."""
         for letter_id, ladder in ladders.items():
-            decision, letter = ladder.decision, self._world.dead_letters.get(letter_id)
+            decision, letter = ladder.decision, self._known.dead_letters.get(letter_id)
             if decision.verb is not Verb.QUARANTINE or decision.mode.rank < Mode.APPROVE.rank or letter is None:
                 continue
-            root = self._book.root_of(self.source, letter)
-            if not self._book.has_root_override(self.source, root, OverrideAction.QUARANTINE, OverrideAction.RELEASE):
+            root = self._book.root_of(self.source.name, letter)
+            if not self._book.has_root_override(
+                self.source.name, root, OverrideAction.QUARANTINE, OverrideAction.RELEASE
+            ):
                 await self._override(
                     Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=decision.detail, reason=decision.reason
                 )
 
     async def _note_recurrences(self, now: float) -> None:
         """Find retries whose success did not last: the same failed again soon."""
-        for retry in self._book.settling(self.source, now):
+        for retry in self._book.settling(self.source.name, now):
             closed_at = retry.closed_at or now
-            for letter in self._world.dead_letters_of(retry.workflow_id):
+            for letter in self._known.dead_letters_of(retry.workflow_id):
                 young = closed_at <= letter.opened_at <= closed_at + retry.settle
                 same = error_fingerprint(letter) == retry.fingerprint
-                if young and (same or self._book.root_of(self.source, letter) == retry.root):
+                if young and (same or self._book.root_of(self.source.name, letter) == retry.root):
                     await self._book.recurred(retry, now=now)
                     break
 
@@ -264,7 +249,7 @@ class Retrier:
 
     async def _send_due(self, ladders: Mapping[str, Ladder], report: TurnReport) -> None:
         """Claim and send what is due; those of one workflow that are claimed together share a call."""
-        letters = [self._world.dead_letters.get(letter_id) for letter_id in due_first(ladders)[:TRIES_PER_TURN_MAX]]
+        letters = [self._known.dead_letters.get(letter_id) for letter_id in due_first(ladders)[:TRIES_PER_TURN_MAX]]
         gathered: list[_Claimed] = []
         for letter in sorted((x for x in letters if x is not None), key=lambda letter: letter.workflow_id):
             if gathered and not self._joins(letter, gathered):
@@ -318,7 +303,7 @@ class Retrier:
         why = look.refusal
         if look.standing is not Standing.DEAD:
             why = f"it is {look.standing}"
-        elif look.native and self._book.rules.source(self.source).yields:
+        elif look.native and self._book.rules.source(self.source.name).yields:
             why = "the platform will retry it"
         if why is not None:
             self._looked[letter.id] = (self._clock.now() + WAIT_REFUSED, why)
@@ -330,10 +315,10 @@ class Retrier:
         """What is to be claimed, and what must still be so then."""
         policy, letter, history = ladder.owner, subject.letter, subject.history
         assert policy is not None  # noqa: S101 (only what has an owner is retried)
-        pace, shadow = self._book.rules.source(self.source).pace, ladder.decision.mode is Mode.SHADOW
+        pace, shadow = self._book.rules.source(self.source.name).pace, ladder.decision.mode is Mode.SHADOW
         retry = Retry(
             id=new_id(),
-            source=self.source,
+            source=self.source.name,
             workflow_id=letter.workflow_id,
             dead_letter_id=letter.id,
             run_id=letter.run_id,
@@ -352,7 +337,7 @@ class Retrier:
             failed_at=min([letter.opened_at, *(other.failed_at for other in history)]),
             claimed_at=now,
             send_by=now + protocol.SEND_WITHIN,
-            sent_at_theirs=self._platform_now(),  # should the process end before it knows better
+            sent_at_theirs=self.source.api.platform_now(),  # should the process end before it knows better
             deadline=policy.deadline,
             settle=policy.settle,
             warnings_fail=policy.warnings_fail,
@@ -374,7 +359,7 @@ class Retrier:
 
     async def _send(self, claimed: Sequence[_Claimed]) -> None:
         """Make one call for these. A stop of the service waits for it a while; else what it did is in doubt."""
-        call = asyncio.create_task(self._call(claimed), name=f"retry-{self.source}")
+        call = asyncio.create_task(self._call(claimed), name=f"retry-{self.source.name}")
         try:
             await asyncio.shield(call)
         except asyncio.CancelledError:
@@ -385,12 +370,12 @@ class Retrier:
             raise
 
     async def _call(self, claimed: Sequence[_Claimed]) -> None:
-        theirs = self._platform_now()
+        theirs = self.source.api.platform_now()
         sent = [protocol.sending(one.retry, now=self._clock.now(), theirs=theirs) for one in claimed]
         await self._book.save(sent, now=self._clock.now(), kind="sent")
         letters, send_by = [one.letter for one in claimed], min(retry.send_by for retry in sent)
         try:
-            with self._span("retry"):
+            with self.source.span("retry"):
                 accepted = await self._adapter.send(letters, send_by=send_by)
         except ApiError as error:
             after = [protocol.refused(retry, error, now=self._clock.now()) for retry in sent]
@@ -399,7 +384,7 @@ class Retrier:
             why = "the exporter stopped in the middle of the call"
             after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
         except Exception as bug:  # in an adapter, say: the call may have been made
-            log.error("retrying broke", source=self.source, error=bug)
+            log.error("retrying broke", source=self.source.name, error=bug)
             why = f"the call broke: {type(bug).__name__}"
             after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
         else:
@@ -407,7 +392,9 @@ class Retrier:
         await self._book.save(after, now=self._clock.now(), kind="called")
         for retry in after:
             state = retry.outcome or retry.state
-            log.info("retry", source=self.source, retry=retry.id, policy=retry.policy, state=state, detail=retry.detail)
+            log.info(
+                "retry", source=self.source.name, retry=retry.id, policy=retry.policy, state=state, detail=retry.detail
+            )
 
     async def _heed(self, error: ApiError, sent: Sequence[Retry]) -> None:
         """What a refusal says beyond this call: a credential that is not accepted, a right that is missing."""
@@ -433,7 +420,7 @@ class Retrier:
         override = Override(
             id=new_id(),
             scope=scope,
-            source=self.source,
+            source=self.source.name,
             key=key,
             action=action,
             until=until,
@@ -443,13 +430,9 @@ class Retrier:
             snapshot={"reason": reason},
         )
         await self._book.put([override], now=now)
-        log.warning("retries restrained", source=self.source, action=action, scope=scope, why=why)
+        log.warning("retries restrained", source=self.source.name, action=action, scope=scope, why=why)
 
     # The loop around it
-
-    def wake(self) -> None:
-        """Take a turn now."""
-        self._due.set()
 
     async def run(self) -> None:
         """Take turns until cancelled."""
@@ -460,17 +443,20 @@ class Retrier:
                 failing = False
             except StoreError as error:
                 if not failing:
-                    log.warning("retries stand still: nothing can be remembered", source=self.source, error=error)
+                    log.warning("retries stand still: nothing can be remembered", source=self.source.name, error=error)
                 failing = True
             except Exception as bug:  # costs this turn, never the service
-                log.error("retrying broke", source=self.source, error=bug)
+                log.error("retrying broke", source=self.source.name, error=bug)
             await self._wait()
 
     async def _wait(self) -> None:
-        waiting = {asyncio.ensure_future(self._due.wait()), asyncio.ensure_future(self._clock.sleep(INTERVAL))}
+        waiting = {
+            asyncio.ensure_future(self.source.retries_due.wait()),
+            asyncio.ensure_future(self._clock.sleep(INTERVAL)),
+        }
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
-        self._due.clear()
+        self.source.retries_due.clear()

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from exporter.model import DeadLetter
 from exporter.model.policy import Subject
 from exporter.model.retries import Override, Retry, RetryState, Scope
-from exporter.platform import Platform
 from exporter.retries.book import RetryBook
-from exporter.view.known import SourceWorld
+from exporter.source import Source
 
 #: States in which nobody knows what a call has done: nothing near it is retried meanwhile.
 _DOUBTFUL = (RetryState.IN_DOUBT, RetryState.HELD)
@@ -15,10 +14,8 @@ _DOUBTFUL = (RetryState.IN_DOUBT, RetryState.HELD)
 
 def subjects(
     book: RetryBook,
-    world: SourceWorld,
-    platform: Platform,
+    source: Source,
     *,
-    labels: Mapping[str, str],
     now: float,
     looked: Mapping[str, tuple[float, str]] | None = None,
 ) -> Iterator[Subject]:
@@ -26,36 +23,37 @@ def subjects(
 
     ``looked`` says of dead letters whose last preflight refused until when that holds, and why.
     """
-    traits = None if platform.retrying is None else platform.retrying.traits
-    open_retries = book.open_of(world.source)
+    name, known, retrying = source.name, source.known, source.platform.retrying
+    traits = None if retrying is None else retrying.traits
+    open_retries = book.open_of(name)
     in_flight = sum(1 for retry in open_retries if retry.in_flight)
     doubtful = {(retry.policy, retry.group): retry for retry in open_retries if retry.state in _DOUBTFUL}
     pace_at, approved, holding = (
-        book.pace_at(world.source, now),
-        book.approved_groups(world.source, now),
+        book.pace_at(name, now),
+        book.approved_groups(name, now),
         book.holding(now),
     )
-    shared = [o for o in holding if o.scope is not Scope.ROOT and o.source in ("", world.source)]
+    shared = [o for o in holding if o.scope is not Scope.ROOT and o.source in ("", name)]
     by_root: dict[str, list[Override]] = {}
     for override in holding:
-        if override.scope is Scope.ROOT and override.source == world.source:
+        if override.scope is Scope.ROOT and override.source == name:
             by_root.setdefault(override.key, []).append(override)
     heads: dict[str, DeadLetter] = {}
-    for letter in sorted(world.dead_letters.values(), key=lambda letter: (letter.opened_at, letter.id)):
-        workflow = world.workflows.get(letter.workflow_id)
+    for letter in sorted(known.dead_letters.values(), key=lambda letter: (letter.opened_at, letter.id)):
+        workflow = known.workflows.get(letter.workflow_id)
         ordered = workflow is not None and workflow.ordered
         head = heads.setdefault(letter.workflow_id, letter)
-        root = book.root_of(world.source, letter)
+        root = book.root_of(name, letter)
         alone = ordered or traits is None or traits.serial
         yield Subject(
-            source=world.source,
-            platform=platform.name,
+            source=name,
+            platform=source.platform.name,
             letter=letter,
             root=root,
             traits=traits,
             workflow=workflow,
-            labels=labels,
-            history=book.history(world.source, root),
+            labels=source.labels,
+            history=book.history(name, root),
             overrides=[o for o in shared if _reaches(o, letter)] + by_root.get(root, []),
             ahead=head.id if ordered and head is not letter else None,
             neighbour=_neighbour(open_retries, letter, root, alone=alone),

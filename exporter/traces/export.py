@@ -24,8 +24,9 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from exporter.clock import Clock
 from exporter.log import get_logger
-from exporter.model import Run, Workflow
+from exporter.model import Run
 from exporter.model.retries import Retry
+from exporter.source import Source
 from exporter.store.maintenance import PendingTrace
 from exporter.store.script import StoreError
 from exporter.traces.answers import Answer
@@ -75,15 +76,6 @@ class Outbox(Protocol):
         ...
 
     async def count_pending_traces(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TracedSource:
-    """What a trace says of a source beyond its runs."""
-
-    platform: str
-    workflow: Callable[[str], Workflow | None]  # by id, as known now
-    run_url: Callable[[Run], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +158,7 @@ class TraceExporter:
         *,
         outbox: Outbox,
         exporter: Sender,
-        sources: Mapping[str, TracedSource],
+        sources: Mapping[str, Source],
         clock: Clock,
         own: OwnMetrics,
         share: float = 1.0,
@@ -176,7 +168,7 @@ class TraceExporter:
         self._outbox = outbox
         self._exporter = exporter
         self._sources = sources
-        self._resources = {name: source_resource(name, source.platform) for name, source in sources.items()}
+        self._resources = {name: source_resource(name, source.platform.name) for name, source in sources.items()}
         self._clock = clock
         self._own = own
         self._share = share
@@ -273,9 +265,9 @@ class TraceExporter:
         if source is None:
             raise LookupError("its source is not configured any more")
         known: dict[str, Any] = {
-            "platform": source.platform,
+            "platform": source.platform.name,
             "source": pending.source,
-            "workflow": source.workflow(pending.of.workflow_id),
+            "workflow": source.known.workflows.get(pending.of.workflow_id),
             "resource": self._resources[pending.source],
         }
         if isinstance(pending.of, Retry):

@@ -6,9 +6,10 @@ them over, from a thread of its own.
 """
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -96,6 +97,20 @@ class OwnTracer:
                 span.set_status(Status(StatusCode.ERROR))
                 span.set_attribute("error.type", type(exc).__name__)
                 raise
+
+    async def aclose(self) -> None:
+        """``close`` in a thread that nobody waits for when it takes too long, not even the end of the process."""
+        done, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def closing() -> None:
+            self.close()
+            with suppress(RuntimeError):  # the loop is closed: it took too long
+                loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=closing, daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await done.wait()
 
     def close(self) -> None:
         """Send what is left, if the collector takes it within seconds. Blocks: not to be called on the event loop."""

@@ -5,7 +5,9 @@ as long as the process; what must survive a restart is a tally in the ledger.
 """
 
 import platform as interpreter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +25,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from exporter import __version__
+from exporter.clock import stopwatch
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -144,6 +147,13 @@ class OwnMetrics:
                 if (platform, source) not in kept or (of_webhooks and source not in receiving):
                     metric.remove_by_labels({"platform": platform, "source": source})
 
+    @contextmanager
+    def commit_timer(self, operation: str) -> Iterator[None]:
+        """Measure one transaction."""
+        with stopwatch() as elapsed:
+            yield
+        self.commit_duration.labels(operation).observe(elapsed())
+
     def at_scrape(self, name: str, help: str, labels: tuple[str, ...], read: Read) -> Callable[[], None]:
         """A gauge computed from memory when it is read, for what changes as time passes; returns how to end it."""
         collector = _AtScrape(_P + name, help, labels, read)
@@ -157,6 +167,23 @@ class OwnMetrics:
             text: bytes = write(self.registry)  # type: ignore[no-untyped-call]
             return text.removesuffix(EOF)
         return bytes(exposition.generate_latest(self.registry))
+
+
+class SourceMetrics:
+    """The metrics of one source: those of ``OwnMetrics``, their first two labels given."""
+
+    def __init__(self, own: OwnMetrics, platform: str, source: str) -> None:
+        of = (platform, source)
+        self.sweep_duration = partial(own.sweep_duration.labels, *of)
+        self.sweep_success = partial(own.sweep_success.labels, *of)
+        self.sweep_errors = partial(own.sweep_errors.labels, *of)
+        self.data_complete = partial(own.data_complete.labels, *of)
+        self.api_requests = partial(own.api_requests.labels, *of)
+        self.api_throttled = partial(own.api_throttled.labels, *of)
+        self.webhook_events = partial(own.webhook_events.labels, *of)
+        self.webhook_delay = partial(own.webhook_delay.labels, *of)
+        self.webhook_reliability = partial(own.webhook_reliability.labels, *of)
+        self.poll_slowdown = partial(own.poll_slowdown.labels, *of)
 
 
 class _AtScrape(Collector):

@@ -10,8 +10,7 @@ from exporter import __version__
 from exporter.clock import Clock, stopwatch
 from exporter.config import Config
 from exporter.log import get_logger
-from exporter.polling.poller import Poller
-from exporter.view.known import World
+from exporter.source import Source
 from exporter.view.own import EOF, OwnMetrics
 from exporter.view.projection import Projection
 from exporter.web import status
@@ -40,26 +39,24 @@ class Site:
         *,
         config: Config,
         clock: Clock,
-        world: World,
+        sources: Mapping[str, Source],
         projection: Projection,
         own: OwnMetrics,
-        pollers: Mapping[str, Poller],
         receivers: Mapping[str, Receiver],
         control: ControlRoutes,
-        links: status.Links,
+        trace_url: status.TraceUrl,
         store_error: Callable[[], Awaitable[str | None]],
         reload: Callable[[], Awaitable[str | None]],
     ) -> None:
         """``reload`` returns None, or why the config was not taken."""
         self._config = config
         self._clock = clock
-        self._world = world
+        self._sources = sources
         self._projection = projection
         self._own = own
-        self._pollers = pollers
         self._receivers = receivers
         self._control = control
-        self._links = links
+        self._trace_url = trace_url
         token = config.server.admin_token
         self._forms = (
             None
@@ -139,29 +136,29 @@ class Site:
         return web.Response(text="healthy\n")
 
     async def _ready(self, request: web.Request) -> web.Response:
-        reasons = status.not_ready(self._pollers, now=self._clock.now(), store_error=await self._store_error())
+        reasons = status.not_ready(self._sources, now=self._clock.now(), store_error=await self._store_error())
         if not reasons:
             return _json({"ready": True, "reasons": []})
         listed = [{"source": reason.source, "detail": reason.detail} for reason in reasons]
         return _json({"ready": False, "reasons": listed}, status=503)
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _json(status.status(self._world, self._pollers, now=self._clock.now(), version=__version__))
+        return _json(status.status(self._sources, now=self._clock.now(), version=__version__))
 
     async def _dead_letters(self, request: web.Request) -> web.Response:
-        found = status.dead_letters(self._world, self._control.book, now=self._clock.now(), links=self._links)
+        found = status.dead_letters(self._sources, self._control.book, now=self._clock.now(), trace_url=self._trace_url)
         return _json(found)
 
     async def _retries(self, request: web.Request) -> web.Response:
-        return _json(status.retries(self._world, self._control.book, now=self._clock.now()))
+        return _json(status.retries(self._sources, self._control.book, now=self._clock.now()))
 
     async def _page(self, request: web.Request) -> web.Response:
         now, book = self._clock.now(), self._control.book
-        facts = status.status(self._world, self._pollers, now=now, version=__version__)
-        letters = status.dead_letters(self._world, book, now=now, links=self._links)
-        trouble = status.in_trouble(self._world, self._links, now=now)
+        facts = status.status(self._sources, now=now, version=__version__)
+        letters = status.dead_letters(self._sources, book, now=now, trace_url=self._trace_url)
+        trouble = status.in_trouble(self._sources, now=now)
         visitor = Visitor() if self._forms is None else self._forms.visitor(request)
-        return html(page(facts, trouble, letters, status.retries(self._world, book, now=now), visitor))
+        return html(page(facts, trouble, letters, status.retries(self._sources, book, now=now), visitor))
 
     async def _webhook(self, request: web.Request) -> web.Response:
         receiver = self._receivers.get(request.match_info["source"])

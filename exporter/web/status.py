@@ -7,11 +7,11 @@ from typing import Any
 
 from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
 from exporter.model.fold import WorkflowEntry
-from exporter.polling.poller import Poller, StreamStatus
 from exporter.redact import redact
 from exporter.retries.book import RetryBook
 from exporter.retries.control import decision_facts, retry_facts
-from exporter.view.known import SourceWorld, World
+from exporter.source import Source, StreamStatus
+from exporter.view.known import SourceWorld
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
 FRESH_INTERVALS = 5.0
@@ -26,23 +26,26 @@ WORKFLOWS_MAX = 50
 #: A workflow whose next run is this late (seconds) is in trouble, and one whose queue is filled up to this share.
 OVERDUE_AFTER, QUEUE_SHARE = 300.0, 0.8
 
+#: The page of a dead letter's trace, if traces have pages.
+TraceUrl = Callable[[Source, DeadLetter], str | None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
+class NotReady:
     """Why the service is not ready: one line about one source, or about the store (source "")."""
 
     source: str
     detail: str
 
 
-def not_ready(pollers: Mapping[str, Poller], *, now: float, store_error: str | None) -> list[Reason]:
+def not_ready(sources: Mapping[str, Source], *, now: float, store_error: str | None) -> list[NotReady]:
     """Every reason why the numbers should not be trusted yet; empty when ready."""
-    reasons = [] if store_error is None else [Reason(source="", detail=store_error)]
-    for source, poller in pollers.items():
-        for status in poller.status.values():
-            problem = _staleness(status, now) or _unread(poller, status)
+    reasons = [] if store_error is None else [NotReady(source="", detail=store_error)]
+    for name, source in sources.items():
+        for status in source.streams.values():
+            problem = _staleness(status, now) or _unread(source, status)
             if problem is not None:
-                reasons.append(Reason(source=source, detail=f"{status.stream.name}: {problem}"))
+                reasons.append(NotReady(source=name, detail=f"{status.stream.name}: {problem}"))
     return reasons
 
 
@@ -57,10 +60,10 @@ def _staleness(status: StreamStatus, now: float) -> str | None:
     return f"last swept {age:.0f} s ago, more than the bound of {bound:.0f} s{cause}"
 
 
-def _unread(poller: Poller, status: StreamStatus) -> str | None:
+def _unread(source: Source, status: StreamStatus) -> str | None:
     """Which workflows have not been read for longer than the bound, though the stream was swept."""
-    now, bound = poller.api.platform_now(), _bound(status)
-    unread = poller.unread(status.stream.name)
+    now, bound = source.api.platform_now(), _bound(status)
+    unread = source.unread(status.stream.name)
     late = [(key, one) for key, one in unread.items() if now - one.since > bound]
     if not late:
         return None
@@ -74,22 +77,21 @@ def _bound(status: StreamStatus) -> float:
     return max(FRESH_SECONDS_MIN, FRESH_INTERVALS * status.interval)
 
 
-def status(world: World, pollers: Mapping[str, Poller], *, now: float, version: str) -> dict[str, Any]:
+def status(sources: Mapping[str, Source], *, now: float, version: str) -> dict[str, Any]:
     """The state of every source, as ``GET /api/v1/status`` answers it."""
     return {
         "version": version,
         "now": now,
-        "sources": [_source(world, poller, now) for poller in pollers.values()],
+        "sources": [_source(source, now) for source in sources.values()],
     }
 
 
-def _source(world: World, poller: Poller, now: float) -> dict[str, Any]:
-    known = world.sources[poller.source]
-    budget = poller.api.budget
+def _source(source: Source, now: float) -> dict[str, Any]:
+    known, budget = source.known, source.api.budget
     return {
-        "source": poller.source,
-        "platform": poller.platform.name,
-        "title": poller.platform.title,
+        "source": source.name,
+        "platform": source.platform.name,
+        "title": source.platform.title,
         "workflows": len(known.workflows),
         "active_runs": len(known.open_runs),
         "dead_letters": len(known.dead_letters),
@@ -106,10 +108,10 @@ def _source(world: World, poller: Poller, now: float) -> dict[str, Any]:
                 "error": s.error or s.refusal,
                 "faults": s.faults,
                 "last_fault": _fault(s, known),
-                "unread": _unread_facts(poller, s, known),
-                "fresh": _staleness(s, now) is None and _unread(poller, s) is None,
+                "unread": _unread_facts(source, s),
+                "fresh": _staleness(s, now) is None and _unread(source, s) is None,
             }
-            for s in poller.status.values()
+            for s in source.streams.values()
         ],
     }
 
@@ -128,13 +130,13 @@ def _fault(status: StreamStatus, known: SourceWorld) -> dict[str, Any] | None:
     }
 
 
-def _unread_facts(poller: Poller, status: StreamStatus, known: SourceWorld) -> dict[str, Any]:
+def _unread_facts(source: Source, status: StreamStatus) -> dict[str, Any]:
     """The workflows that cannot be read, the longest unread first."""
-    now, unread = poller.api.platform_now(), poller.unread(status.stream.name)
+    now, unread = source.api.platform_now(), source.unread(status.stream.name)
     shown = [
         {
             "workflow_id": key,
-            "workflow": _name(known, key),
+            "workflow": _name(source.known, key),
             "age_seconds": max(0.0, now - one.since),
             "kind": one.kind,
             "detail": one.detail,
@@ -149,48 +151,32 @@ def _name(known: SourceWorld, workflow_id: str | None) -> str | None:
     return None if workflow is None else workflow.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
-    """Where a person would look next: pages of the platform, traces."""
-
-    run_url: Callable[[str, Run], str | None] = lambda source, run: None
-    trace_url: Callable[[str, str, int], str | None] = lambda source, run_id, attempt: None
-
-    def run(self, source: str, letter: DeadLetter) -> str | None:
-        """The page of the run that failed."""
-        if letter.run_id is None:
-            return None
-        return self.run_url(source, Run(workflow_id=letter.workflow_id, id=letter.run_id, attempt=letter.attempt))
-
-    def trace(self, source: str, letter: DeadLetter) -> str | None:
-        return None if letter.run_id is None else self.trace_url(source, letter.run_id, letter.attempt)
-
-    def active_run(self, world: SourceWorld, workflow_id: str) -> str | None:
-        """The page of the oldest unfinished run."""
-        runs = sorted(world.runs_of(workflow_id), key=lambda run: run.started_at or 0.0)
-        return self.run_url(world.source, runs[0]) if runs else None
-
-
-def in_trouble(world: World, links: Links, *, now: float) -> list[dict[str, Any]]:
+def in_trouble(sources: Mapping[str, Source], *, now: float) -> list[dict[str, Any]]:
     """Workflows that somebody should look at, the worst first: what is wrong with each, in words."""
     found = [
-        (len(problems), world_of.source, entry, problems)
-        for world_of in world.sources.values()
-        for entry in world_of.entries.values()
-        if entry.gone_at is None and (problems := _problems(entry, world_of, now))
+        (source, entry, problems)
+        for source in sources.values()
+        for entry in source.known.entries.values()
+        if entry.gone_at is None and (problems := _problems(entry, source.known, now))
     ]
-    found.sort(key=lambda one: (-one[2].failures, -one[0], one[1], one[2].workflow.id))
+    found.sort(key=lambda one: (-one[1].failures, -len(one[2]), one[0].name, one[1].workflow.id))
     return [
         {
-            "source": source,
+            "source": source.name,
             "workflow_id": entry.workflow.id,
             "workflow": entry.workflow.name,
             "problems": problems,
             "since": entry.last(SUCCEEDED),
-            "url": links.active_run(world.sources[source], entry.workflow.id),
+            "url": _active_run_url(source, entry.workflow.id),
         }
-        for _, source, entry, problems in found[:WORKFLOWS_MAX]
+        for source, entry, problems in found[:WORKFLOWS_MAX]
     ]
+
+
+def _active_run_url(source: Source, workflow_id: str) -> str | None:
+    """The page of the oldest unfinished run."""
+    runs = sorted(source.known.runs_of(workflow_id), key=lambda run: run.started_at or 0.0)
+    return source.run_url(runs[0]) if runs else None
 
 
 def _problems(entry: WorkflowEntry, world: SourceWorld, now: float) -> list[str]:
@@ -207,37 +193,44 @@ def _problems(entry: WorkflowEntry, world: SourceWorld, now: float) -> list[str]
     return problems
 
 
-def dead_letters(world: World, book: RetryBook, *, now: float, links: Links | None = None) -> dict[str, Any]:
+def dead_letters(
+    sources: Mapping[str, Source], book: RetryBook, *, now: float, trace_url: TraceUrl = lambda source, letter: None
+) -> dict[str, Any]:
     """Open dead letters, oldest first, with what is decided of them, as ``GET /api/v1/dead-letters`` answers them."""
-    links = links or Links()
     found = [
         {
-            "source": known.source,
+            "source": source.name,
             "id": letter.id,
             "workflow_id": letter.workflow_id,
-            "workflow": known.workflows[letter.workflow_id].name if letter.workflow_id in known.workflows else None,
+            "workflow": _name(source.known, letter.workflow_id),
             "run_id": letter.run_id,
             "opened_at": letter.opened_at,
             "age_seconds": max(0.0, now - letter.opened_at),
             "error_class": (letter.error.error_class if letter.error else ErrorClass.UNKNOWN).value,
             "error_type": letter.error.type if letter.error else None,
             "error_message": letter.error.message if letter.error else None,
-            "url": links.run(known.source, letter),
-            "trace_url": links.trace(known.source, letter),
-            "decision": decision_facts(book.decisions.get((known.source, letter.id))),
+            "url": _failed_run_url(source, letter),
+            "trace_url": trace_url(source, letter),
+            "decision": decision_facts(book.decisions.get((source.name, letter.id))),
         }
-        for known in world.sources.values()
-        for letter in known.dead_letters.values()
+        for source in sources.values()
+        for letter in source.known.dead_letters.values()
     ]
     found.sort(key=lambda item: (item["opened_at"], item["id"]))
     return {"total": len(found), "dead_letters": found[:DEAD_LETTERS_MAX]}
 
 
-def retries(world: World, book: RetryBook, *, now: float) -> dict[str, Any]:
+def _failed_run_url(source: Source, letter: DeadLetter) -> str | None:
+    if letter.run_id is None:
+        return None
+    return source.run_url(Run(workflow_id=letter.workflow_id, id=letter.run_id, attempt=letter.attempt))
+
+
+def retries(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> dict[str, Any]:
     """Open and recent retries, newest first, and how far retrying may go, as ``GET /api/v1/retries`` answers them."""
     found = [retry_facts(retry) for retry in book.everything()[:RETRIES_MAX]]
     return {
         "mode": book.rules.mode.value,
-        "paused": {source: book.is_paused(source, now) for source in world.sources},
+        "paused": {source: book.is_paused(source, now) for source in sources},
         "retries": found,
     }

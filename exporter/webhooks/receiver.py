@@ -10,7 +10,6 @@ Nothing is acknowledged before it is durable. What a sender gets wrong is its ow
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import orjson
 from aiohttp import web
@@ -19,13 +18,12 @@ from msgspec.structs import replace
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.model import Observation, Run, Via
-from exporter.platform import MalformedEvent, Platform, WebhookEvents, WebhookRequest, cloudevents
-from exporter.polling.poller import Poller
+from exporter.platform import MalformedEvent, WebhookEvents, WebhookRequest, cloudevents
 from exporter.redact import redact
+from exporter.source import Source
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
-from exporter.view.own import OwnMetrics
 from exporter.wire import body as bodies
 from exporter.wire import schemes
 from exporter.wire.body import BodyError
@@ -46,8 +44,6 @@ ALLOWED_RATE = 6000
 #: A webhook that reaches a source before its first sweep sets the baseline at most this far (seconds) before its
 #: arrival.
 BASELINE_REACH_MAX = 300.0
-#: Sign the body but no ce- header: the attributes of a CloudEvent in binary mode could be anybody's.
-_BODY_SIGNED = (schemes.HmacSha256, schemes.Qlik, schemes.StandardWebhooks)
 #: What a body that is of no use is counted as, where that is not ``malformed``.
 _BODY_OUTCOMES = {413: "too_large"}
 _OUTCOMES = (
@@ -64,51 +60,31 @@ class Receiver:
 
     def __init__(
         self,
-        *,
-        source: str,
-        platform: Platform,
-        scheme: schemes.Scheme,
-        base_url: str,
+        source: Source,
         ledger: Ledger,
-        poller: Poller,
         clock: Clock,
-        own: OwnMetrics,
+        *,
+        scheme: schemes.Scheme,
         requests_max: int,
-        selects: Callable[[str], bool] = lambda workflow_id: True,
-        span: Callable[[str], AbstractContextManager[object]] = nullcontext,
-        platform_now: Callable[[], float | None] | None = None,
-        read_until: Callable[[], float] = lambda: 0.0,
         refreshed: Callable[[float], Awaitable[schemes.Scheme | None]] = _unchanged,
     ) -> None:
-        """``selects`` says whether the source watches a workflow: what others are told of is ignored. ``platform_now``
-        is the platform's clock, None while nobody knows it; without it, ours is taken to be right. ``read_until`` is
-        the newest end a poll has read. ``refreshed`` is asked for newer secrets when a proof fails.
-        """
-        self._refreshed = refreshed
+        """``refreshed`` is asked for newer secrets when a proof fails."""
         self._source = source
-        self._platform = platform
-        self._scheme = scheme
-        self._body_signed = isinstance(scheme, _BODY_SIGNED)
-        self._base_url = base_url
         self._ledger = ledger
-        self._poller = poller
         self._clock = clock
+        self._scheme = scheme
         self._requests_max = requests_max
-        self._selects = selects
-        self._span = span
-        self._platform_now = platform_now or clock.now
-        self._read_until = read_until
+        self._refreshed = refreshed
         self._requests = 0
         self._waiting = Waiting(per_peer_max=WAITING_PER_PEER_MAX, total_max=WAITING_MAX)
-        labels = (platform.name, source)
-        self._outcomes = {outcome: own.webhook_events.labels(*labels, outcome) for outcome in _OUTCOMES}
-        self._delay = own.webhook_delay.labels(*labels)
+        self._outcomes = {outcome: source.metrics.webhook_events(outcome) for outcome in _OUTCOMES}
+        self._delay = source.metrics.webhook_delay()
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answer one webhook."""
         if request.method == "OPTIONS":
             return _handshake(request)
-        with self._span(f"webhook {self._source}"):
+        with self._source.span(f"webhook {self._source.name}"):
             try:
                 return await self._receive(request)
             except BodyError as exc:
@@ -126,7 +102,7 @@ class Receiver:
             text = f"send the body as it is, or one Content-Encoding of: {bodies.ENCODINGS}"
             return self._answer("malformed", 415, text, {"Accept-Encoding": bodies.ENCODINGS})
         body = None
-        if self._body_signed:
+        if self._scheme.signs_body:
             proven = await self._prove(request, headers, coding)
             if isinstance(proven, schemes.Refusal):
                 return self._refuse(proven)
@@ -160,7 +136,7 @@ class Receiver:
         self, sent: bytes, headers: dict[str, str], coding: str, *, limit: int
     ) -> bytes | schemes.Refusal:
         """The unpacked body, if it is signed as it was sent, or before something packed it."""
-        theirs = self._platform_now()
+        theirs = self._theirs()
         refusal = schemes.verify(self._scheme, headers, sent, theirs)
         if refusal is None:
             return await bodies.unpack(sent, coding, limit=limit)
@@ -182,7 +158,7 @@ class Receiver:
         if request.content.is_eof():  # all of it came with the head: the usual case, and a timer is not cheap
             return await bodies.read(request, limit=limit)
         try:
-            if not self._body_signed:
+            if not self._scheme.signs_body:
                 async with asyncio.timeout(READ_SECONDS_MAX):
                     return await bodies.read(request, limit=limit)
             async with self._waiting.wait(peer_of(request.transport), seconds=READ_SECONDS_MAX):
@@ -190,18 +166,23 @@ class Receiver:
         except TimeoutError:
             raise bodies.late() from None
 
+    def _theirs(self) -> float | None:
+        """Now on the platform's clock, None while nobody knows it."""
+        api = self._source.api
+        return api.platform_now() if api.answered else None
+
     def _refuse(self, refusal: schemes.Refusal) -> web.Response:
-        log.debug("webhook refused", source=self._source, reason=refusal)
+        log.debug("webhook refused", source=self._source.name, reason=refusal)
         return self._answer("unauthenticated", 401, "the webhook is not authenticated")
 
     async def _handle(self, request: web.Request, headers: dict[str, str], body: bytes) -> web.Response:
-        theirs = self._platform_now()
+        theirs = self._theirs()
         now = self._clock.now() if theirs is None else theirs
         media = cloudevents.media_type(headers)
         has_attributes = cloudevents.has_attributes(headers)
         if body and not has_attributes and media not in ("", "application/json") and not media.endswith("+json"):
             return self._answer("malformed", 415, "send application/json")
-        if has_attributes and self._body_signed and not media.startswith("application/cloudevents"):
+        if has_attributes and self._scheme.signs_body and not media.startswith("application/cloudevents"):
             return self._answer("malformed", 400, "ce- headers are not signed: send the event in the body")
         hook = WebhookRequest(
             method=request.method,
@@ -210,36 +191,36 @@ class Receiver:
             body=body,
             received_at=now,
             clock_known=theirs is not None,
-            read_until=self._read_until(),
-            base_url=self._base_url,
+            read_until=self._source.known.read_until,
+            base_url=self._source.section.url,
         )
         try:
-            events = self._platform.receive(hook)
+            events = self._source.platform.receive(hook)
         except (MalformedEvent, cloudevents.Malformed) as exc:
             start = redact(body[:200].decode("utf-8", "replace"), limit=120)
-            log.debug("malformed webhook", source=self._source, problem=str(exc), start=start)
+            log.debug("malformed webhook", source=self._source.name, problem=str(exc), start=start)
             return self._answer("malformed", 400, str(exc))
         except Exception as bug:  # in a mapping: costs this webhook, and sending it again would not help
-            log.error("reading a webhook broke", source=self._source, error=bug)
+            log.error("reading a webhook broke", source=self._source.name, error=bug)
             return self._answer("malformed", 400, "the event cannot be read")
         return await self._take(self._watched(events), now, clock_known=theirs is not None)
 
     def _watched(self, events: WebhookEvents) -> WebhookEvents:
         """The events without what they say of workflows the source leaves out."""
-        observations = [o for o in events.observations if self._selects(_workflow_id(o))]
-        wake = [key for key in events.wake if key.workflow_id is None or self._selects(key.workflow_id)]
+        observations = [o for o in events.observations if self._source.selects(_workflow_id(o))]
+        wake = [key for key in events.wake if key.workflow_id is None or self._source.selects(key.workflow_id)]
         if len(observations) == len(events.observations) and len(wake) == len(events.wake):
             return events
         return replace(events, observations=observations, wake=wake)
 
     async def _take(self, events: WebhookEvents, now: float, *, clock_known: bool) -> web.Response:
         if events.unknown_types:
-            log.debug("webhook of unknown type", source=self._source, types=",".join(events.unknown_types))
+            log.debug("webhook of unknown type", source=self._source.name, types=",".join(events.unknown_types))
         if self._ledger.is_down and not events.observations:
             return self._answer("unavailable", 503, "nothing can be stored now")
         if events.observations:
             batch = Batch(
-                source=self._source,
+                source=self._source.name,
                 observations=events.observations,
                 via=Via.WEBHOOK,
                 now=now,
@@ -253,11 +234,11 @@ class Receiver:
             if outcome.news == 0:
                 return self._answer("duplicate", 202, "stored")
         if events.wake or events.wake_streams:
-            self._poller.wake(list(events.wake), list(events.wake_streams))
+            self._source.wake(list(events.wake), list(events.wake_streams))
         elif not events.observations:
             return self._answer("unknown_type", 202, "ignored")
         if events.occurred_at is not None and clock_known:
-            stored = self._platform_now()
+            stored = self._theirs()
             self._delay.observe(max(0.0, (now if stored is None else stored) - events.occurred_at))
         return self._answer("accepted", 202, "stored")
 

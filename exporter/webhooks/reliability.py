@@ -6,47 +6,54 @@ While webhooks miss nothing, the poller may look less often; one miss, and it lo
 
 from collections import deque
 
-from exporter.polling.planner import slowdown
+from exporter.source import Source
 from exporter.store.ledger import Ledger
-from exporter.view.own import OwnMetrics
 
 #: A webhook may come this much (seconds) after the run was counted before it is missed.
 GRACE = 300.0
 #: Judgements older than this (seconds) no longer count for the ratio.
 WINDOW = 3600.0
+#: Reliable webhooks stretch a poll interval by at most this factor.
+SLOWDOWN_MAX = 4.0
 
 
 class Reliability:
     """The judgements of one source's webhooks."""
 
-    def __init__(self, *, source: str, platform: str, ledger: Ledger, own: OwnMetrics) -> None:
+    def __init__(self, source: Source, ledger: Ledger) -> None:
         self._source = source
         self._ledger = ledger
-        self._own, self._labels = own, (platform, source)
-        self._slowdown = own.poll_slowdown.labels(platform, source)
-        self._slowdown.set(1.0)
         self._judged: deque[tuple[float, int, int]] = deque()  # when, told of, missed
+        self._slow_down()
 
     async def judge_once(self, now: float) -> tuple[int, int]:
         """Judge the runs whose grace is over; returns how many were told of and how many missed.
 
         ``now`` is the platform's clock, by which runs are counted.
         """
-        told, missed = await self._ledger.judge_webhooks(self._source, until=now - GRACE)
+        told, missed = await self._ledger.judge_webhooks(self._source.name, until=now - GRACE)
         if told or missed:
             self._judged.append((now, told, missed))
         while self._judged and not now - WINDOW <= self._judged[0][0] <= now:  # later: somebody has set that clock
             self._judged.popleft()
         all_told, all_missed = self._totals()
         if all_told + all_missed:
-            self._own.webhook_reliability.labels(*self._labels).set(all_told / (all_told + all_missed))
-        self._slowdown.set(self.slowdown())
+            self._source.metrics.webhook_reliability().set(all_told / (all_told + all_missed))
+        self._slow_down()
         return told, missed
 
-    def slowdown(self) -> float:
-        """The factor by which the poll interval may be stretched now."""
+    def _slow_down(self) -> None:
+        """Let the poll interval be stretched as far as the webhooks can be relied on."""
         told, missed = self._totals()
-        return slowdown(told=told, missed=missed)
+        self._source.slowdown = slowdown(told=told, missed=missed)
+        self._source.metrics.poll_slowdown().set(self._source.slowdown)
 
     def _totals(self) -> tuple[int, int]:
         return sum(told for _, told, _ in self._judged), sum(missed for _, _, missed in self._judged)
+
+
+def slowdown(*, told: int, missed: int) -> float:
+    """How far webhooks may stretch the interval: not at all until they told of 50 runs, nor if they missed one."""
+    if missed or told < 50:
+        return 1.0
+    return 2.0 if told < 200 else SLOWDOWN_MAX

@@ -41,6 +41,8 @@ class Refusal(StrEnum):
 class Header:
     """A shared secret, as it stands, in a named header."""
 
+    signs_body: ClassVar[bool] = False
+
     name: ClassVar[str] = "header"
     header: str
     secrets: tuple[str, ...] = field(repr=False)
@@ -52,6 +54,8 @@ class Header:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basic:
     """HTTP basic authentication with one user name and any of several passwords."""
+
+    signs_body: ClassVar[bool] = False
 
     name: ClassVar[str] = "basic"
     username: str
@@ -66,6 +70,8 @@ class Basic:
 class Bearer:
     """A bearer token in ``Authorization``."""
 
+    signs_body: ClassVar[bool] = False
+
     name: ClassVar[str] = "bearer"
     tokens: tuple[str, ...] = field(repr=False)
 
@@ -76,6 +82,8 @@ class Bearer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HmacSha256:
     """HMAC-SHA256 of the raw body in a named header, after ``prefix`` (such as ``sha256=``), in hex or base64."""
+
+    signs_body: ClassVar[bool] = True
 
     name: ClassVar[str] = "hmac_sha256"
     header: str
@@ -91,6 +99,8 @@ class HmacSha256:
 class Qlik:
     """Hex HMAC-SHA256 of the raw body in ``Qlik-Signature``, in any case (Qlik Cloud documentation, 'Webhooks')."""
 
+    signs_body: ClassVar[bool] = True
+
     name: ClassVar[str] = "qlik"
     secrets: tuple[str, ...] = field(repr=False)
 
@@ -101,6 +111,8 @@ class Qlik:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandardWebhooks:
     """Standard Webhooks 1.0.0 with symmetric (``v1``) signatures; signatures of other versions are passed over."""
+
+    signs_body: ClassVar[bool] = True
 
     name: ClassVar[str] = "standard_webhooks"
     secrets: tuple[str, ...] = field(repr=False)

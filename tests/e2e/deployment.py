@@ -90,12 +90,12 @@ class Deployment:
 
     def _traffic(self) -> float:
         asked = sum(sum(simulator.requests.values()) for simulator in self.fleet.simulators.values())
-        return asked + sum(poller.api.budget.remaining for poller in self.service.pollers.values())
+        return asked + sum(source.api.budget.remaining for source in self.service.sources.values())
 
     async def sweep(self, *streams: str) -> None:
         """Sweep every stream of every source once (or only these), and complete what webhooks asked for."""
         for poller in self.service.pollers.values():
-            for stream in poller.platform.streams:
+            for stream in poller.source.platform.streams:
                 if not streams or stream.name in streams:
                     await self.drive(poller.sweep_once(stream.name))
             await self.drive(poller.complete_once())

@@ -81,7 +81,7 @@ async def test_a_call_that_waited_too_long_is_never_made(tmp_path: Path) -> None
         await made.live(60, step=15)
         await made.clock.advance(60)
         retrier: Any = made.service.retriers["make"]
-        send, api = retrier._adapter.send, made.service.pollers["make"].api
+        send, api = retrier._adapter.send, made.service.sources["make"].api
 
         async def late(letters: Any, *, send_by: float) -> Any:
             api.budget.pause(60.0)  # others were refused meanwhile: the call waits with them

@@ -73,7 +73,7 @@ async def test_a_platform_in_trouble_costs_time_but_never_a_wrong_number(platfor
         await made.clock.advance(2000)
         for poller in made.service.pollers.values():
             for _ in range(3):
-                await made.sweep(*poller.status)
+                await made.sweep(*poller.source.streams)
         if platform in (
             "etlworks",
             "cognaize",
@@ -94,8 +94,9 @@ async def test_restarts_in_the_middle_of_sweeps_change_no_count(tmp_path: Path) 
             await made.deliver()
             pollers = list(made.service.pollers.values())
             cut = pollers[number % len(pollers)]
-            for stream in cut.platform.streams:
-                pages = cut.client.sweep(stream.name, made.service.world.sources[cut.source], cut.api.platform_now())
+            for stream in cut.source.platform.streams:
+                source = cut.source
+                pages = source.client.sweep(stream.name, source.known, source.api.platform_now())
                 async for page in pages:  # the first page is stored, the rest of the sweep never happens
                     await cut._ingest(page, made.clock.now(), stream.name)
                     break
@@ -157,7 +158,7 @@ async def test_open_dead_letters_are_those_the_platform_has(platform: str, tmp_p
         await made.settle()
         known = made.service.world.sources[platform].dead_letters
         held = {d.dead_letter_id for d in made.fleet.simulators[platform].truth().dead_letters if d.resolved_at is None}
-        if made.service.pollers[platform].platform.superseded_by_success:
+        if made.service.sources[platform].platform.superseded_by_success:
             assert known.keys() <= held
         else:
             first = made.service.world.sources[platform].first_sweep_at or 0.0

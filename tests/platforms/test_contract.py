@@ -25,8 +25,8 @@ async def pages(made: Deployment, platform: str, stream: str) -> list[Page]:
     poller = made.service.pollers[platform]
 
     async def collect() -> list[Page]:
-        world, now = made.service.world.sources[platform], poller.api.platform_now()
-        return [page async for page in poller.client.sweep(stream, world, now)]
+        world, now = made.service.world.sources[platform], poller.source.api.platform_now()
+        return [page async for page in poller.source.client.sweep(stream, world, now)]
 
     return await made.drive(collect())
 
@@ -55,7 +55,7 @@ async def test_a_healthy_platform_is_read_without_a_fault_and_a_second_reading_t
         await made.live(300, step=30)
         await made.settle()
         poller = made.service.pollers[name]
-        for stream in poller.platform.streams:
+        for stream in poller.source.platform.streams:
             report = await made.drive(poller.sweep_once(stream.name))
             assert (report.error, report.faults) == (None, [])
             told = [i for p in await pages(made, name, stream.name) for i in p.observations]
@@ -70,7 +70,7 @@ async def test_nothing_secret_or_personal_enters_an_observation(name: str, tmp_p
         await made.sweep()
         await made.live(600, step=60)
         poller = made.service.pollers[name]
-        told = [str(page) for s in poller.platform.streams for page in await pages(made, name, s.name)]
+        told = [str(page) for s in poller.source.platform.streams for page in await pages(made, name, s.name)]
         shown = await made.scrape() + await made.scrape("/") + await made.scrape("/api/v1/status")
         for secret in SECRETS:
             assert secret not in "".join(told)
@@ -84,7 +84,7 @@ async def test_broken_items_cost_themselves_and_nothing_else(name: str, tmp_path
         await made.sweep()
         await made.live(600, step=15)
         poller = made.service.pollers[name]
-        for status in poller.status.values():
+        for status in poller.source.streams.values():
             assert status.error is None, status
         counted, truth = await made.counted(name), made.truth(name)
         results = {workflow: sum(v for (w, _), v in truth.items() if w == workflow) for workflow, _ in truth}
@@ -109,13 +109,13 @@ async def test_a_refused_credential_is_an_auth_failure_that_names_no_secret(name
         made.config.sources[name] = section.model_copy(update=fields)
         await made.restart()
         await made.sweep("workflows", "runs")
-        statuses = made.service.pollers[name].status
+        statuses = made.service.sources[name].streams
         assert {statuses[s].kind for s in ("runs",)} == {ErrorKind.AUTH}
         assert "wrong-credential-value" not in str(statuses)
         assert (await made.scrape("/-/ready")).count("auth") >= 1
         lines = []
         with pytest.raises(Exception, match="auth"):
-            async for line in made.service.pollers[name].client.check():
+            async for line in made.service.sources[name].client.check():
                 lines.append(line)
                 if line.startswith("problem:"):
                     raise AssertionError(f"auth problem told: {line}")
@@ -126,7 +126,7 @@ async def test_check_tells_what_works(name: str, tmp_path: Path) -> None:
     async with deployment(tmp_path, platforms=[name], options=ROOMY) as made:
 
         async def collect() -> list[str]:
-            return [line async for line in made.service.pollers[name].client.check()]
+            return [line async for line in made.service.sources[name].client.check()]
 
         lines = await made.drive(collect())
         assert lines
@@ -145,7 +145,7 @@ async def test_the_platforms_own_webhooks_are_understood(name: str, tmp_path: Pa
         assert accepted > 5
         assert {key[1] for key, value in outcomes.items() if value} <= {"accepted", "duplicate", "unknown_type"}
         seen = await made.samples("automation_exporter_runs_observed_total")
-        woken = len(made.service.pollers[name]._wakes)
+        woken = len(made.service.sources[name].wakes)
         assert seen[name, "webhook"] + woken > 0
         await made.sweep()
         assert all(run.state is not State.FINISHED for run in made.service.world.sources[name].open_runs.values())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from exporter.polling.planner import AUTH_DELAY_MAX, FAILURE_DELAY_MAX, SLOWDOWN_MAX, next_delay, slowdown
+from exporter.polling.planner import AUTH_DELAY_MAX, FAILURE_DELAY_MAX, next_delay
+from exporter.webhooks.reliability import slowdown
 from exporter.wire.api import ErrorKind
 
 
@@ -11,7 +12,6 @@ from exporter.wire.api import ErrorKind
     [
         (0, None, 1.0, 60.0),
         (0, None, 3.0, 180.0),
-        (0, None, 99.0, 60.0 * SLOWDOWN_MAX),
         (0, None, 0.1, 60.0),
         (1, ErrorKind.UNAVAILABLE, 4.0, 60.0),
         (2, ErrorKind.UNAVAILABLE, 1.0, 120.0),

@@ -19,6 +19,7 @@ from exporter.view.known import World
 from exporter.view.own import OwnMetrics
 from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
+from tests.sources import connected
 
 STREAMS = (
     Stream(name="workflows", lane=Lane.SWEEPS, opening=True),
@@ -67,18 +68,27 @@ class Wire:
     def platform_now(self) -> float:
         return self.clock.now() + self.offset
 
+    def clock_offset(self) -> None:
+        """Nobody asks for it here."""
+
 
 class Setup:
     def __init__(
-        self, ledger: Ledger, world: World, poller: Poller, client: ScriptedClient, clock: ManualClock
+        self,
+        ledger: Ledger,
+        world: World,
+        poller: Poller,
+        client: ScriptedClient,
+        clock: ManualClock,
+        own: OwnMetrics,
     ) -> None:
         self.ledger, self.world, self.poller, self.client, self.clock = ledger, world, poller, client, clock
+        self.source, self.own = poller.source, own
         self.ups: list[bool] = []
 
     def value(self, name: str, **labels: str) -> float | None:
-        own: OwnMetrics = self.poller._own
         named = {"platform": "stand-in", "source": "s", **labels}
-        value: float | None = own.registry.get_sample_value("automation_exporter_" + name, named)
+        value: float | None = self.own.registry.get_sample_value("automation_exporter_" + name, named)
         return value
 
 
@@ -108,19 +118,10 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
         run_url=lambda config, run: None,
     )
     wire: Any = Wire(clock)
-    poller = Poller(
-        source="s",
-        platform=platform,
-        client=client,
-        api=wire,
-        interval=60.0,
-        world=world.sources["s"],
-        ledger=ledger,
-        clock=clock,
-        own=OwnMetrics(),
-        jitter=lambda: 0.5,
-    )
-    made = Setup(ledger, world, poller, client, clock)
+    own = OwnMetrics()
+    source = connected("s", platform, world.sources["s"], clock, api=wire, client=client, own=own)
+    poller = Poller(source, ledger, clock, jitter=lambda: 0.5)
+    made = Setup(ledger, world, poller, client, clock, own)
     poller._on_up = made.ups.append
     yield made
     await ledger.close()
@@ -143,7 +144,7 @@ async def test_the_first_sweep_sets_the_baseline_on_the_platforms_clock_even_if_
 
 
 async def test_the_baseline_knows_the_platforms_clock_from_the_first_answer_of_the_first_sweep(setup: Setup) -> None:
-    wire: Any = setup.poller.api
+    wire: Any = setup.source.api
     wire.offset = 0.0  # nothing has been answered yet
 
     async def sweep(stream: str, known: Known, now: float) -> AsyncIterator[Page]:
@@ -164,7 +165,7 @@ async def test_a_sweep_that_fails_in_the_middle_keeps_its_pages_and_the_cursors_
     loaded = await setup.ledger.load()
     assert {run_id for _, run_id in loaded.open_runs} == {"a", "b"}
     assert loaded.cursors[("s", "runs")] == {"w1": 5}
-    status = setup.poller.status["runs"]
+    status = setup.source.streams["runs"]
     assert (status.failures, status.kind, status.success_at) == (1, ErrorKind.UNAVAILABLE, None)
     assert setup.value("sweep_errors_total", stream="runs", kind="unavailable") == 1.0
     assert setup.value("data_complete", stream="runs") == 0.0
@@ -176,7 +177,7 @@ async def test_an_unusable_item_is_counted_and_costs_completeness_but_not_the_sw
     assert (report.error, len(report.faults), report.news) == (None, 1, 1)
     assert setup.value("sweep_errors_total", stream="runs", kind="bad_item") == 1.0
     assert setup.value("data_complete", stream="runs") == 0.0
-    assert setup.poller.status["runs"].success_at == setup.clock.now()
+    assert setup.source.streams["runs"].success_at == setup.clock.now()
     await setup.poller.sweep_once("runs")
     assert setup.value("data_complete", stream="runs") == 1.0
 
@@ -225,7 +226,7 @@ async def test_a_woken_stream_is_swept_soon_but_not_more_often_than_its_gap(setu
     await settle(setup)
     before = setup.client.swept.count("runs")
     for _ in range(100):
-        setup.poller.wake([], ["runs"])
+        setup.source.wake([], ["runs"])
         await setup.clock.advance(WOKEN_GAP / 10)
         await settle(setup)
     assert 8 <= setup.client.swept.count("runs") - before <= 10
@@ -235,14 +236,14 @@ async def test_a_woken_stream_is_swept_soon_but_not_more_often_than_its_gap(setu
 async def test_runs_named_by_webhooks_are_completed_and_asked_for_again_a_few_times_if_that_fails(setup: Setup) -> None:
     done = Run(workflow_id="w", id="r", state=State.FINISHED, result=Result.SUCCESS, ended_at=setup.clock.now() + 2000)
     setup.client.scripts["complete"] = [[refused(ErrorKind.UNAVAILABLE)], [Page(observations=[done])]]
-    setup.poller.wake([RunKey(run_id="r", workflow_id="w"), RunKey(run_id="r", workflow_id="w")], [])
+    setup.source.wake([RunKey(run_id="r", workflow_id="w"), RunKey(run_id="r", workflow_id="w")], [])
     assert (await setup.poller.complete_once()).error is not None
     assert (await setup.poller.complete_once()).news == 1
     await setup.poller.complete_once()
     key = RunKey(run_id="r", workflow_id="w")
     assert setup.client.completed == [[key], [key], []]
     setup.client.scripts["complete"] = [[refused(ErrorKind.UNAVAILABLE)] for _ in range(9)]
-    setup.poller.wake([replace(key, run_id="never")], [])
+    setup.source.wake([replace(key, run_id="never")], [])
     for _ in range(COMPLETE_TRIES_MAX + 2):
         await setup.poller.complete_once()
     asked = [keys for keys in setup.client.completed if keys and keys[0].run_id == "never"]

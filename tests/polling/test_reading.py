@@ -42,20 +42,20 @@ async def sweep(made: Setup, *pages: Page | Exception, after: float = 60.0) -> N
 
 
 def reasons(made: Setup) -> list[str]:
-    found = status.not_ready({"s": made.poller}, now=made.clock.now(), store_error=None)
+    found = status.not_ready({"s": made.source}, now=made.clock.now(), store_error=None)
     return [reason.detail for reason in found]
 
 
 def facts(made: Setup) -> dict[str, Any]:
-    wire: Any = made.poller.api
+    wire: Any = made.source.api
     wire.budget = type("Budget", (), {"rate": 1.0, "limit": None, "remaining": 1.0})
-    return status.status(made.world, {"s": made.poller}, now=made.clock.now(), version="1")
+    return status.status({"s": made.source}, now=made.clock.now(), version="1")
 
 
 def lag(made: Setup) -> float:
-    covered_until = made.poller.covered_until("runs")
+    covered_until = made.source.covered_until("runs")
     assert covered_until is not None
-    return made.poller.api.platform_now() - covered_until
+    return made.source.api.platform_now() - covered_until
 
 
 async def test_a_workflow_that_is_never_read_ages_though_every_sweep_goes_to_its_end(known: Setup) -> None:
@@ -93,7 +93,7 @@ async def test_the_age_outlives_a_restart(known: Setup) -> None:
     (unread,) = world.sources["s"].unread("runs").items()
     assert unread[0] == "w1"
     assert isinstance(unread[1], Unread)
-    assert known.poller.api.platform_now() - unread[1].since == 600.0
+    assert known.source.api.platform_now() - unread[1].since == 600.0
 
 
 async def test_only_what_says_so_makes_it_read_again(known: Setup) -> None:
@@ -156,7 +156,7 @@ async def test_a_workflow_that_is_gone_is_not_unread(known: Setup) -> None:
     await sweep(known, Page(faults=[UNREADABLE]))
     known.world.sources["s"].workflows.pop("w1")
     await sweep(known, Page(faults=[Fault(kind="truncated", detail="more")]))
-    assert known.poller.unread("runs") == {}
+    assert known.source.unread("runs") == {}
 
 
 async def test_a_huge_page_is_stored_in_parts_and_its_cursors_with_the_last(known: Setup) -> None:

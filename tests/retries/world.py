@@ -29,6 +29,7 @@ from exporter.store.script import Script
 from exporter.view.known import World
 from exporter.wire.api import ApiError, ErrorKind
 from tests.retries.made import ERROR, NOW
+from tests.sources import connected
 
 SOURCE = "s"
 T = TypeVar("T")
@@ -312,20 +313,11 @@ class Engine:
             self.world.apply(committed)
 
         self.ledger.on_commit = follow
-        self.book = RetryBook(self.ledger, self.world, {SOURCE: self._declared}, self.rules)
+        source = connected(SOURCE, self._declared, self.world.sources[SOURCE], self.clock, adapter=self.platform)
+        self.book = RetryBook(self.ledger, {SOURCE: source}, self.rules)
         await self.book.load(self.clock.now())
-        self.retrier = Retrier(
-            source=SOURCE,
-            platform=self._declared,
-            adapter=self.platform,
-            traits=self.platform.traits,
-            platform_now=self.clock.now,
-            book=self.book,
-            world=self.world.sources[SOURCE],
-            ledger=self.ledger,
-            clock=self.clock,
-        )
-        self.control = Control(self.book, self.world, {SOURCE: self._declared}, {}, self.clock)
+        self.retrier = Retrier(source, self.ledger, self.clock, book=self.book)
+        self.control = Control(self.book, {SOURCE: source}, self.clock)
         self.ledger.trip = self.trip
 
     async def stop(self) -> None:

@@ -1,24 +1,36 @@
 """An outbox, a collector and the exporter between them, for the tests of traces."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from exporter.clock import ManualClock
 from exporter.config import TracesConfig
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
+from exporter.model.fold import WorkflowEntry
+from exporter.platforms import PLATFORMS
+from exporter.source import Source
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
-from exporter.traces.export import Exported, ExportReport, Outbox, TracedSource, TraceExporter
+from exporter.traces.export import Exported, ExportReport, Outbox, TraceExporter
 from exporter.traces.otlp import Sender, make_exporter
+from exporter.view.known import SourceWorld
 from exporter.view.own import OwnMetrics
 from tests.otlp import OtlpReceiver, Span
+from tests.sources import connected
 
 T = 1_768_456_800.0
-DOCS = TracedSource(
-    platform="example",
-    workflow=lambda workflow_id: Workflow(id=workflow_id, at=T, name="Invoices"),
-    run_url=lambda run: f"https://docs.example/runs/{run.id}",
-)
+
+
+def a_source(name: str, clock: ManualClock) -> Source:
+    platform = replace(
+        PLATFORMS["make"], name="example", run_url=lambda section, run: f"https://docs.example/runs/{run.id}"
+    )
+    known = SourceWorld(name)
+    known.put_workflow(WorkflowEntry(workflow=Workflow(id="wf-1", at=T, name="Invoices"), found_at=T))
+    return connected(name, platform, known, clock)
+
+
 LOADED = Batch(source="docs", now=T, started_at=T)
 
 
@@ -44,7 +56,7 @@ class World:
         exporter = TraceExporter(
             outbox=outbox or self.ledger,
             exporter=through or make_exporter(TracesConfig(enabled=True, endpoint=self.receiver.url)),
-            sources={"docs": DOCS, "later": DOCS},
+            sources={name: a_source(name, self.clock) for name in ("docs", "later")},
             clock=self.clock,
             own=self.own,
             share=share,

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -22,7 +22,6 @@ from exporter.model import ErrorClass, ResolvedBy, Result
 from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platform.section import SourceConfig
-from exporter.polling.poller import Poller
 from exporter.store.ingest import Committed, SourceRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
@@ -32,6 +31,7 @@ from exporter.view.projection import Projection
 from exporter.web.doors import Doors
 from exporter.webhooks.receiver import Receiver
 from exporter.wire import schemes
+from tests.sources import connected
 
 SOURCE = "hooks"
 SECRET = "correct-horse-battery-staple"
@@ -42,7 +42,7 @@ Receive = Callable[[WebhookRequest], WebhookEvents]
 
 
 class Asked:
-    """In the place of a poller: the runs and streams it was asked for."""
+    """In the place of a loop: the runs and streams it was asked for."""
 
     def __init__(self) -> None:
         self.runs: list[RunKey] = []
@@ -144,18 +144,10 @@ async def receiving(
 
     ledger.on_commit = follow
     own, asked = OwnMetrics(), Asked()
-    receiver = Receiver(
-        source=SOURCE,
-        platform=platform(receive),
-        scheme=scheme,
-        base_url="https://platform.example",
-        ledger=ledger,
-        poller=cast(Poller, asked),
-        clock=clock or SystemClock(),
-        own=own,
-        requests_max=requests_max,
-        **more,
-    )
+    clock = clock or SystemClock()
+    source = connected(SOURCE, platform(receive), world.sources[SOURCE], clock, own=own)
+    source.wake = asked.wake  # type: ignore[method-assign]
+    receiver = Receiver(source, ledger, clock, scheme=scheme, requests_max=requests_max, **more)
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_route("*", f"/webhooks/{SOURCE}", receiver.receive)
     doors = Doors()
