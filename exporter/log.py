@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus
 
-from exporter.redact import redact
+from exporter.model.redact import redact
 
 #: Shorter values hide nothing: replacing every "on" or "1" would only make the logs unreadable.
 SECRET_CHARS_MIN = 4

@@ -12,6 +12,7 @@ from typing import Literal
 
 from exporter.model import DeadLetter, Workflow
 from exporter.model.matchers import NAMED_ONLY, Facts, Matcher
+from exporter.model.redact import fingerprint
 from exporter.model.retries import (
     Action,
     Decision,
@@ -27,7 +28,6 @@ from exporter.model.retries import (
     lowest,
 )
 from exporter.model.windows import Window
-from exporter.redact import fingerprint
 
 #: Of a message no more than this takes part in a match.
 MESSAGE_CHARS_MAX = 4096

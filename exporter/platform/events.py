@@ -16,8 +16,8 @@ from datetime import datetime
 from typing import Any
 
 from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State, times
+from exporter.model.redact import redact
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest, cloudevents
-from exporter.redact import redact
 from exporter.wire.decode import DAMAGED, Undecodable, decode
 
 #: Words senders use for results, besides ours.

@@ -6,8 +6,8 @@ it. A fault of one item costs that item, as long as most of what was looked at c
 
 from collections.abc import Collection, Mapping
 
+from exporter.model.redact import redact
 from exporter.platform import BAD_ITEM, Fault, Page
-from exporter.redact import redact
 from exporter.view.known import Unread
 
 #: Faults kept of one sweep; beyond it they are only counted.

@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.util.re import parse_env_headers
 
 from exporter import __version__
-from exporter.redact import redact
+from exporter.model.redact import redact
 from exporter.traces.answers import PROTOBUF, Answer, Verdict, grpc_answer, http_answer, taken
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from exporter import __version__
 from exporter.model import FAILED, Result, Run, Step, Workflow, is_version
 from exporter.model.fold import SAME_END
+from exporter.model.redact import redact
 from exporter.model.retries import Outcome, Retry
-from exporter.redact import redact
 
 #: Runs of one retry that its trace links to.
 LINKS_MAX = 10

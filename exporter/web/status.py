@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
 from exporter.model.fold import WorkflowEntry
-from exporter.redact import redact
+from exporter.model.redact import redact
 from exporter.retries.book import RetryBook
 from exporter.retries.control import decision_facts, retry_facts
 from exporter.source import Source, StreamStatus

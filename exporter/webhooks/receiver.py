@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.model import Observation, Run, Via
+from exporter.model.redact import redact
 from exporter.platform import MalformedEvent, WebhookEvents, WebhookRequest, cloudevents
-from exporter.redact import redact
 from exporter.source import Source
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger

@@ -28,7 +28,7 @@ from yarl import URL
 
 from exporter.clock import Clock, steady
 from exporter.model import times
-from exporter.redact import redact
+from exporter.model.redact import redact
 from exporter.wire.budget import Budget, Lane
 from exporter.wire.decode import Undecodable, decode
 from exporter.wire.unreachable import why

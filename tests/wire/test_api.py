@@ -21,7 +21,7 @@ from aiohttp.test_utils import TestServer, unused_port
 
 from exporter.clock import ManualClock
 from exporter.model import times
-from exporter.redact import redact
+from exporter.model.redact import redact
 from exporter.wire.api import Api, ApiError, ErrorKind, Params, kind_of
 from exporter.wire.budget import Budget, Lane
 from tests.servers import HANG_SECONDS

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from exporter.model import Error, ErrorClass
-from exporter.redact import redact
+from exporter.model.redact import redact
 
 #: No more of a text is looked at; stack traces of 100 kB are common.
 TEXT_CHARS_MAX = 200_000

@@ -31,10 +31,10 @@ from typing import Any
 from msgspec import structs
 
 from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow, times
+from exporter.model.redact import redact
 from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
-from exporter.redact import redact
 
 #: What is called canceled may be called an error or a success for so long (seconds), once it is really down.
 CANCEL_GRACE_SECONDS = 600.0

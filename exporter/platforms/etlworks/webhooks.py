@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from exporter.model import SUCCEEDED, State
+from exporter.model.redact import redact
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.errors import classify
-from exporter.redact import redact
 from exporter.wire.decode import Undecodable, decode
 
 EXECUTED = "Flow.Executed"

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 
 from exporter.model import Error, ErrorClass
-from exporter.redact import redact
+from exporter.model.redact import redact
 
 #: No more of a text is looked at for its class.
 TEXT_CHARS_MAX = 4096

@@ -23,6 +23,7 @@ from typing import Any
 from msgspec import structs
 
 from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result, times
+from exporter.model.redact import redact
 from exporter.platform.retrying import Effort, Mark, Standing
 from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
 from exporter.platforms.make.mapping import (
@@ -38,7 +39,6 @@ from exporter.platforms.make.mapping import (
     stamp,
     whole,
 )
-from exporter.redact import redact
 
 #: Blueprints nest; no more modules than this are looked at.
 MODULES_MAX = 2000

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exporter.model import Error, ErrorClass
-from exporter.redact import redact
+from exporter.model.redact import redact
 
 #: No more of a text is looked at for its class.
 TEXT_CHARS_MAX = 8192

@@ -6,9 +6,9 @@ reported as unknown and otherwise ignored: what Qlik calls them is not documente
 """
 
 from exporter.model import FAILED, Observation, Run, State
+from exporter.model.redact import redact
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest, cloudevents
 from exporter.platforms.qlik import mapping
-from exporter.redact import redact
 
 RUN_ENDED = "com.qlik.v1.automation.run.ended"
 

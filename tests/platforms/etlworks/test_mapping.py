@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
+from exporter.model.redact import redact
 from exporter.platforms.etlworks import errors, mapping
 from exporter.platforms.etlworks.mapping import BadItem, Execution, Flow
 from exporter.platforms.etlworks.schedule import Schedule
-from exporter.redact import redact
 from exporter.simulator.etlworks.records import EXCEPTIONS, trace
 
 STARTED, ENDED = 1_768_456_800.0, 1_768_456_842.25

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.redact import TEXT_CHARS_MAX, fingerprint, redact
+from exporter.model.redact import TEXT_CHARS_MAX, fingerprint, redact
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJib2IifQ.abc_DEF-123"
 
