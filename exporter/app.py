@@ -122,18 +122,23 @@ async def remember(
     book = RetryBook(ledger, made, rules(), projection=projection)
     if projection is not None:
         projection.load(world, loaded.tallies)
-        ledger.on_commit = _followed_by(world, projection)
+    ledger.on_commit = _follow(world, book, projection)
     await book.load(clock.now())
     return Memory(
         ledger=ledger, world=world, sources=made, book=book, control=Control(book, made, clock, names=world.sources)
     )
 
 
-def _followed_by(world: World, projection: Projection) -> Callable[[Committed], None]:
+def _follow(world: World, book: RetryBook, projection: Projection | None) -> Callable[[Committed], None]:
+    """Who follows the ledger's commits, in this order: what is known, what is retried, what a scrape shows of both."""
+
     def follow(committed: Committed) -> None:
-        projection.apply(world.apply(committed), committed.tallies, world)
-        for source in {outcome.batch.source for outcome in committed.outcomes}:
-            projection.refresh_usage(world.sources[source])
+        touched = world.apply(committed)
+        book.apply(committed)
+        if projection is not None:
+            projection.apply(touched, committed.tallies, world)
+            for source in {outcome.batch.source for outcome in committed.outcomes}:
+                projection.refresh_usage(world.sources[source])
 
     return follow
 

@@ -104,6 +104,14 @@ class Pace:
     burst: int = 3
     in_flight: int = 25
 
+    def full(self, full_at: float, now: float) -> float:
+        """When the bucket is full again: at most what filling it takes from now, whatever was noted."""
+        return min(full_at, now + self.burst / self.rate)
+
+    def next_at(self, full_at: float) -> float:
+        """When it allows a call."""
+        return full_at - (self.burst - 1) / self.rate
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRules:
@@ -152,6 +160,45 @@ class Subject:
     pace_at: float = 0.0  # when the pace of the source next allows a call
     approved_groups: frozenset[tuple[str, str]] = frozenset()  # policy and group, where an approval holds for the rest
     looked: tuple[float, str] | None = None  # the last preflight refused: until when that holds, and why
+
+
+#: States in which nobody knows what a call has done: nothing near it is retried meanwhile.
+DOUBTFUL = (RetryState.IN_DOUBT, RetryState.HELD)
+
+
+def beside(subject: Subject, open_retries: Sequence[Retry]) -> Subject:
+    """The subject with what the open retries of its source, oldest first, mean for it."""
+    letter, workflow, traits = subject.letter, subject.workflow, subject.traits
+    alone = (workflow is not None and workflow.ordered) or traits is None or traits.serial
+    neighbour = next(
+        (
+            retry
+            for retry in open_retries
+            if retry.workflow_id == letter.workflow_id
+            and retry.root != subject.root
+            and (alone or retry.state in DOUBTFUL)
+        ),
+        None,
+    )
+    return replace(
+        subject,
+        neighbour=neighbour,
+        doubtful={(retry.policy, retry.group): retry for retry in open_retries if retry.state in DOUBTFUL},
+        in_flight=sum(1 for retry in open_retries if retry.in_flight),
+    )
+
+
+def reaches(override: Override, *, source: str, workflow: str, root: str) -> bool:
+    """Whether an override speaks of a dead letter, as far as that is known before its policy is."""
+    if override.source not in ("", source):
+        return False
+    match override.scope:
+        case Scope.WORKFLOW:
+            return override.key == workflow
+        case Scope.ROOT:
+            return override.key == root
+        case Scope.ENGINE | Scope.SOURCE | Scope.POLICY:
+            return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

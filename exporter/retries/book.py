@@ -1,6 +1,6 @@
 """Retrying as it stands, in memory, and the door to its ledger.
 
-Memory follows the commits and is never ahead of them.
+Memory follows the commits, as the ledger publishes them, and is never ahead of them.
 """
 
 import asyncio
@@ -11,13 +11,12 @@ from typing import Any
 from exporter.model import DeadLetter
 from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
-from exporter.model.tallies import Tallies
 from exporter.retries import protocol
 from exporter.source import Source
 from exporter.store import retries as script
 from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Claim, Claimed, Refusal, Remembered
+from exporter.store.retries import Refusal, Remembered, Reservation
 from exporter.view.projection import Projection
 
 #: Closed retries remembered for the status page, beside those of open dead letters.
@@ -81,6 +80,7 @@ class RetryBook:
                 self._projection.open_retries(
                     source, [policy.name for policy in self.rules.policies if policy.action == "retry"]
                 )
+                self._projection.show_open_retries(source, self._open[source].values())
             self.show(now)
 
     # What is asked of it
@@ -124,8 +124,7 @@ class RetryBook:
 
     def pace_at(self, source: str, now: float) -> float:
         """When the pace next allows a call."""
-        pace = self.rules.source(source).pace
-        return self._full(source, now) - (pace.burst - 1) / pace.rate
+        return self.rules.source(source).pace.next_at(self._full(source, now))
 
     def room(self, source: str, now: float) -> int:
         """How many calls the pace allows now."""
@@ -157,29 +156,16 @@ class RetryBook:
 
     # What it writes
 
-    async def claim(self, claim: Claim, *, now: float) -> Claimed | Refusal:
-        result = await self._ledger.transact("claim_retry", script.claim(claim, now=now))
-        if isinstance(result, Claimed):
-            if claim.approval is not None:
-                self.overrides.pop(claim.approval, None)
-            if not result.retry.shadow:
-                self._full_at[result.retry.source] = result.full_at
-            self._keep(result.retry)
-            self._count(result.tallies)
-        return result
+    async def reserve(self, wanted: Reservation, *, now: float) -> Refusal | None:
+        """Make a retry an intent; why not, if the ledger forbids it by now."""
+        result = await self._ledger.transact("claim_retry", script.reserve(wanted, now=now))
+        return result if isinstance(result, Refusal) else None
 
     async def save(self, retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> None:
         """Write what became of these; nothing is done for none."""
         if retries:
             traced = {source for source, rules in self._ledger.rules.items() if rules.traced}
-            tallies = await self._ledger.transact(
-                "save_retry", script.save(retries, now=now, kind=kind, who=who, traced=traced)
-            )
-            for retry in retries:
-                self._keep(retry)
-                for run_id in retry.new_runs:
-                    self._lineage.setdefault((retry.source, run_id), retry.root)
-            self._count(tallies)
+            await self._ledger.transact("save_retry", script.save(retries, now=now, kind=kind, who=who, traced=traced))
 
     async def change(
         self, retry: Retry, change: Callable[[Retry], Retry], *, now: float, kind: str = "", who: str = "engine"
@@ -211,58 +197,42 @@ class RetryBook:
             makers = {x.run_id: protocol.maker(x, began.get(x.run_id), calls) for x in new if x.run_id is not None}
             made_by = {run_id: call for run_id, call in makers.items() if call is not None}
             if made_by:
-                histories = await self._ledger.transact("save_retry", script.descend(source, made_by, now=now))
-                self._lineage |= {(source, run_id): call.root for run_id, call in made_by.items()}
-                for retry in histories:  # closed ones may have been forgotten with their dead letter
-                    if retry.id not in self._by_root.get((source, retry.root), {}):
-                        self._keep(retry)
+                await self._ledger.transact("save_retry", script.descend(source, made_by, now=now))
         self._unmade[source] = {letter.id for letter in new} | before
 
     async def recurred(self, retry: Retry, *, now: float) -> None:
-        self._keep(await self._ledger.transact("save_retry", script.recur(retry, now=now)))
+        await self._ledger.transact("save_retry", script.recur(retry, now=now))
 
     async def decide(self, source: str, decisions: Mapping[Key, Decision], *, now: float) -> int:
         """Remember what is decided of all open dead letters of a source; returns how many decisions changed."""
         changed = {key: d for key, d in decisions.items() if self._decided.get(key) != d.label}
         gone = [key for key in self._decided if key[0] == source and key not in decisions]
         if changed or gone:
-            tallies = await self._ledger.transact(
-                "decide", script.decide(changed, gone, now=now, policies_hash=self.rules.hash)
-            )
+            await self._ledger.transact("decide", script.decide(changed, gone, now=now, policies_hash=self.rules.hash))
             self._decided |= {key: decision.label for key, decision in changed.items()}
             for key in gone:
                 del self._decided[key]
-            self._count(tallies)
         self.decisions = {k: d for k, d in self.decisions.items() if k[0] != source} | dict(decisions)
         return len(changed)
 
     async def put(self, overrides: Sequence[Override], *, now: float) -> None:
         await self._ledger.transact("override", script.put_overrides(overrides, now=now))
-        self.overrides |= {override.id: override for override in overrides}
-        for override in overrides:
-            if override.action is OverrideAction.LOWER:
-                before = self._lowered_at.get(override.source, 0.0)
-                self._lowered_at[override.source] = max(before, override.created_at)
 
     async def end(self, overrides: Sequence[Override], *, who: str, now: float) -> None:
         await self._ledger.transact("override", script.end_overrides(overrides, who=who, now=now))
-        for override in overrides:
-            self.overrides.pop(override.id, None)
 
     async def redate(self, source: str, *, now: float) -> None:
         """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""
         full_at = self._full(source, now)
         if full_at < self._full_at.get(source, 0.0):
             await self._ledger.transact("save_retry", script.set_pace(source, full_at))
-            self._full_at[source] = full_at
         for retry in self.open_of(source):
             if protocol.redated(retry, now=now) is not retry:
                 await self.change(retry, lambda r: protocol.redated(r, now=now), now=now, kind="clock set back")
         early = [override for override in self.overrides.values() if override.created_at > now + protocol.SKEW]
         if early:
-            meant = {override.id: override.redated(now) for override in early}
-            await self._ledger.transact("override", script.redate_overrides(list(meant.values()), now=now))
-            self.overrides |= {key: override for key, override in meant.items() if key in self.overrides}
+            meant = [override.redated(now) for override in early]
+            await self._ledger.transact("override", script.redate_overrides(meant, now=now))
         self._lowered_at = {key: min(now, at) for key, at in self._lowered_at.items()}
         self._failed_at = {key: min(now, at) for key, at in self._failed_at.items()}
 
@@ -287,18 +257,35 @@ class RetryBook:
         """Bring the gauges to what is so now."""
         if self._projection is not None:
             holding = self.holding(now)
-            for source, retries in self._open.items():
+            for source in self._open:
                 lowering = [o for o in holding if o.source in ("", source) and o.action is OverrideAction.LOWER]
                 mode = self.rules.mode_of(source, lowering)
                 paused = self.is_paused(source, now)
-                self._projection.show_retries(source, mode=mode, paused=paused, retries=retries.values())
+                self._projection.show_retry_mode(source, mode=mode, paused=paused)
 
     # How it is kept
 
+    def apply(self, committed: Committed) -> None:
+        """Follow one commit, and have the gauges of open retries follow it."""
+        for retry in committed.retries:
+            self._keep(retry)
+        for key, root in committed.lineage.items():
+            self._lineage.setdefault(key, root)
+        for override in committed.overrides:
+            self.overrides[override.id] = override
+            if override.action is OverrideAction.LOWER:
+                before = self._lowered_at.get(override.source, 0.0)
+                self._lowered_at[override.source] = max(before, override.created_at)
+        for ended in committed.ended_overrides:
+            self.overrides.pop(ended, None)
+        self._full_at |= committed.full_at
+        if self._projection is not None:
+            for source in {retry.source for retry in committed.retries}:
+                self._projection.show_open_retries(source, self._open[source].values())
+
     def _full(self, source: str, now: float) -> float:
         """When the bucket of the pace is full again: at most what filling it takes from now, whatever was noted."""
-        pace = self.rules.source(source).pace
-        return min(self._full_at.get(source, 0.0), now + pace.burst / pace.rate)
+        return self.rules.source(source).pace.full(self._full_at.get(source, 0.0), now)
 
     def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
         """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""
@@ -326,10 +313,6 @@ class RetryBook:
             return
         group = (retry.policy, retry.group)
         noted[group] = max(noted.get(group, 0.0), retry.closed_at)
-
-    def _count(self, tallies: Tallies) -> None:
-        if tallies:
-            self._ledger.on_commit(Committed(tallies=tallies))
 
     def _root(self, source: str, letter: DeadLetter, lineage: Mapping[Key, str]) -> str:
         descended = None if letter.run_id is None else lineage.get((source, letter.run_id))

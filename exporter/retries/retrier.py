@@ -22,7 +22,7 @@ from exporter.retries.subjects import subjects
 from exporter.source import Source
 from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Claim, Refusal
+from exporter.store.retries import Reservation
 from exporter.store.script import StoreError
 from exporter.wire.api import ApiError
 
@@ -32,13 +32,13 @@ log = get_logger(__name__)
 INTERVAL = 5.0
 #: Dead letters decided about before others get a chance to run.
 DECIDED_AT_ONCE = 200
-#: After a preflight that refused, one that failed, or a refused claim, it is tried again so many seconds later.
-WAIT_REFUSED, WAIT_FAILED, WAIT_UNCLAIMED = 900.0, 120.0, 60.0
+#: After a preflight that refused, one that failed, or a refused reservation, it is tried again so many seconds later.
+WAIT_REFUSED, WAIT_FAILED, WAIT_UNRESERVED = 900.0, 120.0, 60.0
 #: Details of dead letters fetched in one turn, because a policy depends on them.
 DETAILS_PER_TURN_MAX = 10
 #: Dead letters a turn tries to send at most: what they teach takes part in the next.
 TRIES_PER_TURN_MAX = 10
-#: Claims wait so long (seconds) for others of their workflow, to share a call with them.
+#: Intents wait so long (seconds) for others of their workflow, to share a call with them.
 GATHERING = 3.0
 #: A stop waits so long (seconds) for a call that is under way.
 STOP_SECONDS_MAX = 4.0
@@ -59,7 +59,7 @@ class TurnReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Claimed:
+class _Intent:
     """A durable intent, and what it is about."""
 
     retry: Retry
@@ -250,13 +250,13 @@ class Retrier:
     async def _send_due(self, ladders: Mapping[str, Ladder], report: TurnReport) -> None:
         """Claim and send what is due; those of one workflow that are claimed together share a call."""
         letters = [self._known.dead_letters.get(letter_id) for letter_id in due_first(ladders)[:TRIES_PER_TURN_MAX]]
-        gathered: list[_Claimed] = []
+        gathered: list[_Intent] = []
         for letter in sorted((x for x in letters if x is not None), key=lambda letter: letter.workflow_id):
             if gathered and not self._joins(letter, gathered):
                 await self._send(gathered)
                 gathered = []
             claimed = await self._try(letter, report)
-            if isinstance(claimed, _Claimed):
+            if isinstance(claimed, _Intent):
                 gathered.append(claimed)
                 report.sent += 1
             elif claimed is Reason.PACE:
@@ -264,14 +264,14 @@ class Retrier:
         if gathered:
             await self._send(gathered)
 
-    def _joins(self, letter: DeadLetter, gathered: Sequence[_Claimed]) -> bool:
+    def _joins(self, letter: DeadLetter, gathered: Sequence[_Intent]) -> bool:
         first = gathered[0]
         young = self._clock.now() - first.retry.claimed_at < GATHERING
         fits = len(gathered) < self._traits.bulk_max and first.letter.workflow_id == letter.workflow_id
         return young and fits and not self._traits.serial
 
-    async def _try(self, letter: DeadLetter, report: TurnReport) -> _Claimed | Reason | None:
-        """Read the dead letter once more, decide once more on what is known now, and claim it."""
+    async def _try(self, letter: DeadLetter, report: TurnReport) -> _Intent | Reason | None:
+        """Read the dead letter once more, decide once more on what is known now, and reserve it."""
         look = await self._preflight(letter)
         if look is None:
             return None
@@ -282,15 +282,15 @@ class Retrier:
         ladder = climb(subject, self._book.rules, now)
         if ladder.decision.verb is not Verb.RETRY or ladder.owner is None:
             return ladder.decision.reason
-        claim = self._claim(subject, ladder, look, now)
-        result = await self._book.claim(claim, now=now)
-        if isinstance(result, Refusal):
-            self._looked[letter.id] = (now + WAIT_UNCLAIMED, result.detail)
-            return result.reason
-        if result.retry.shadow:
+        wanted = self._wanted(subject, ladder, look, now)
+        refusal = await self._book.reserve(wanted, now=now)
+        if refusal is not None:
+            self._looked[letter.id] = (now + WAIT_UNRESERVED, refusal.detail)
+            return refusal.reason
+        if wanted.retry.shadow:
             report.shadowed += 1
             return None
-        return _Claimed(retry=result.retry, letter=subject.letter)
+        return _Intent(retry=wanted.retry, letter=subject.letter)
 
     async def _preflight(self, letter: DeadLetter) -> Look | None:
         """Read how it stands right before the call; None, remembered with its reason, if that forbids it."""
@@ -311,11 +311,11 @@ class Retrier:
         self._looked.pop(letter.id, None)
         return look
 
-    def _claim(self, subject: Subject, ladder: Ladder, look: Look, now: float) -> Claim:
-        """What is to be claimed, and what must still be so then."""
+    def _wanted(self, subject: Subject, ladder: Ladder, look: Look, now: float) -> Reservation:
+        """The retry that is to be made."""
         policy, letter, history = ladder.owner, subject.letter, subject.history
         assert policy is not None  # noqa: S101 (only what has an owner is retried)
-        pace, shadow = self._book.rules.source(self.source.name).pace, ladder.decision.mode is Mode.SHADOW
+        shadow = ladder.decision.mode is Mode.SHADOW
         retry = Retry(
             id=new_id(),
             source=self.source.name,
@@ -345,19 +345,14 @@ class Retrier:
             closed_at=now if shadow else None,
             detail="not sent: the mode is shadow" if shadow else "claimed",
         )
-        ordered = subject.workflow is not None and subject.workflow.ordered
-        return Claim(
+        return Reservation(
             retry=retry,
-            allowed=None if ladder.manual else policy.retries,
-            alone=ordered or self._traits.serial,
-            interval=1.0 / pace.rate,
-            burst=pace.burst,
-            in_flight_max=pace.in_flight,
+            subject=subject,
+            rules=self._book.rules,
             approval=None if ladder.approval is None else ladder.approval.id,
-            approved=ladder.approval is not None,
         )
 
-    async def _send(self, claimed: Sequence[_Claimed]) -> None:
+    async def _send(self, claimed: Sequence[_Intent]) -> None:
         """Make one call for these. A stop of the service waits for it a while; else what it did is in doubt."""
         call = asyncio.create_task(self._call(claimed), name=f"retry-{self.source.name}")
         try:
@@ -369,7 +364,7 @@ class Retrier:
                 await asyncio.wait({call})
             raise
 
-    async def _call(self, claimed: Sequence[_Claimed]) -> None:
+    async def _call(self, claimed: Sequence[_Intent]) -> None:
         theirs = self.source.api.platform_now()
         sent = [protocol.sending(one.retry, now=self._clock.now(), theirs=theirs) for one in claimed]
         await self._book.save(sent, now=self._clock.now(), kind="sent")

@@ -36,6 +36,7 @@ from exporter.model import (
     times,
 )
 from exporter.model.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
+from exporter.model.retries import Override, Retry
 from exporter.model.tallies import Tallies, tally
 from exporter.store import codec
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in
@@ -109,7 +110,10 @@ class Outcome(Struct, kw_only=True):
 
 
 class Committed(Struct, kw_only=True):
-    """What one transaction altered: the state after it, for whoever keeps a picture of the ledger in memory."""
+    """What one transaction altered: the state after it, for whoever remembers the ledger in memory.
+
+    A transaction that alters anything somebody remembers returns one, and the ledger publishes it.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     first_sweeps: dict[str, float] = field(default_factory=dict)
@@ -118,6 +122,11 @@ class Committed(Struct, kw_only=True):
     dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
     workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
     tallies: Tallies = field(default_factory=dict)
+    retries: list[Retry] = field(default_factory=list)
+    lineage: dict[Key, str] = field(default_factory=dict)  # runs that retries made, and the roots they descend from
+    overrides: list[Override] = field(default_factory=list)
+    ended_overrides: list[str] = field(default_factory=list)  # ids
+    full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
 
 
 def ingest(batches: Sequence[Batch], rules: Mapping[str, SourceRules]) -> Script[Committed]:

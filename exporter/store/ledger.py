@@ -123,7 +123,6 @@ class Ledger:
             committed = await self._run("ingest", ingest([batch for batch, _ in waiting], self.rules))
         finally:
             stalled.cancel()
-        self.on_commit(committed)
         if self._engine.trouble is not None:  # committed where a restart would not find it
             raise StoreUnavailable(self._engine.trouble)
         for (_, future), outcome in zip(waiting, committed.outcomes, strict=True):
@@ -165,6 +164,8 @@ class Ledger:
             self._broke(operation, StoreUnavailable(self._engine.trouble))
         elif not self.is_down:
             self._works()
+        if isinstance(result, Committed):
+            self.on_commit(result)
         return result
 
     def _broke(self, operation: str, exc: Exception) -> None:
@@ -225,7 +226,10 @@ class Ledger:
                 await self.probe()
 
     async def transact(self, operation: str, script: Script[T]) -> T:
-        """Run one script in a transaction of its own, durable when this returns. Raises ``StoreError``."""
+        """Run one script in a transaction of its own, durable when this returns; a ``Committed`` is published.
+
+        Raises ``StoreError``.
+        """
         result: T = await self._run(operation, script)
         return result
 
@@ -260,22 +264,18 @@ class Ledger:
         while is_full:
             script = maintenance.prune(horizons, retention=retention, expiring=expiring)
             step: maintenance.Pruned = await self._run("prune", script)
-            self.on_commit(Committed(dead_letters=step.expired, tallies=step.tallies))
-            done.pruned_runs += step.runs
-            done.pruned_dead_letters += step.dead_letters
-            done.expired += len(step.expired)
+            done.pruned_runs += step.pruned_runs
+            done.pruned_dead_letters += step.pruned_dead_letters
+            done.expired += len(step.dead_letters)
             is_full = step.is_full
         done.rows = await self._run("count_rows", maintenance.count_rows())
         return done
 
     async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int]:
         """Judge which runs counted up to ``until`` a webhook told of: (told of, missed). Each run is judged once."""
-        judged: tuple[int, int, Tallies] = await self._run(
-            "judge_webhooks", maintenance.judge_webhooks(source, until=until)
-        )
-        told, missed, tallies = judged
-        self.on_commit(Committed(tallies=tallies))
-        return told, missed
+        script = maintenance.judge_webhooks(source, until=until)
+        judged: maintenance.Judged = await self._run("judge_webhooks", script)
+        return judged.told, judged.missed
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""

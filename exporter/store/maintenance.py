@@ -11,7 +11,7 @@ from exporter.model.fold import Baseline, DeadLetterEntry, fold_dead_letter, res
 from exporter.model.retries import Retry
 from exporter.model.tallies import SUM, Tallies, tally
 from exporter.store import codec
-from exporter.store.ingest import Forgotten, Key, add_tallies, read_on
+from exporter.store.ingest import Committed, Forgotten, Key, add_tallies, read_on
 from exporter.store.retries import retry_of
 from exporter.store.script import Script, chunks, flat, insert, select_in, values
 
@@ -22,19 +22,23 @@ JUDGED_AHEAD_MAX = 600.0
 _TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", "cursors", "retries", "audit")
 
 
-@dataclass(slots=True, kw_only=True)
-class Pruned:
-    """What one step of pruning did."""
+class Pruned(Committed, kw_only=True):
+    """What one step of pruning did; what expired is among the dead letters it altered."""
 
-    runs: int
-    dead_letters: int
-    expired: dict[Key, DeadLetterEntry]
-    tallies: Tallies
+    pruned_runs: int
+    pruned_dead_letters: int
 
     @property
     def is_full(self) -> bool:
         """Whether there may be more to prune."""
-        return max(self.runs, self.dead_letters, len(self.expired)) >= PRUNED_ROWS_MAX
+        return max(self.pruned_runs, self.pruned_dead_letters, len(self.dead_letters)) >= PRUNED_ROWS_MAX
+
+
+class Judged(Committed, kw_only=True):
+    """Of how many runs a webhook told, and how many it missed."""
+
+    told: int
+    missed: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,7 +120,7 @@ def prune(horizons: Mapping[str, float], *, retention: float, expiring: Collecti
         letters += len(gone)
         yield "DELETE FROM traces WHERE source = $1 AND counted_at < $2", (source, horizon)
     yield from add_tallies(tallies)
-    return Pruned(runs=runs, dead_letters=letters, expired=expired, tallies=tallies)
+    return Pruned(pruned_runs=runs, pruned_dead_letters=letters, dead_letters=expired, tallies=tallies)
 
 
 def _expire(source: str, horizon: float, *, at: float, limit: int, into: Tallies) -> Script[dict[Key, DeadLetterEntry]]:
@@ -152,10 +156,8 @@ def count_rows() -> Script[dict[str, int]]:
     return counts
 
 
-def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Tallies]]:
-    """Count which runs counted up to ``until`` and not judged before a webhook told of: (told of, missed, tallies
-    added).
-    """
+def judge_webhooks(source: str, *, until: float) -> Script[Judged]:
+    """Count which runs counted up to ``until`` and not judged before a webhook told of."""
     key = (source, "webhook", "judged_until")
     rows = yield "SELECT value FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key
     since = float(rows[0][0]) if rows else until
@@ -182,7 +184,7 @@ def judge_webhooks(source: str, *, until: float) -> Script[tuple[int, int, Talli
         [(*key, repr(max(since, until)))],
         conflict="(source, stream, key) DO UPDATE SET value = excluded.value",
     )
-    return told, missed, tallies
+    return Judged(told=told, missed=missed, tallies=tallies)
 
 
 def pending_traces(*, limit: int, settled_before: float, ahead: Mapping[str, float]) -> Script[list[PendingTrace]]:

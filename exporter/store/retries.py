@@ -1,8 +1,10 @@
-"""The ledger of retries: claims, what becomes of them, what people said, what was decided. One writer, the retrier.
+"""The ledger of retries: reservations, what becomes of them, what people said, what was decided.
 
-A claim is one transaction: whatever may forbid the call is read again in it, and the row it leaves is durable before
-the call is made. Claims insert if there is nothing, and never overwrite: of two that race one comes too late. Every
-transaction here adds to the audit, whose rows are linked by their hashes.
+Its one writer is the retrier.
+
+A retry is reserved in one transaction: whatever may forbid the call is read again in it and decided anew, and the row
+it leaves is durable before the call is made. It inserts if there is nothing, and never overwrites: of two that race one
+comes too late. Every transaction here adds to the audit, whose rows are linked by their hashes.
 """
 
 import hashlib
@@ -14,18 +16,17 @@ import msgspec
 import orjson
 
 from exporter.model import DeadLetter, catalogue
+from exporter.model.policy import Rules, Subject, beside, climb, reaches
 from exporter.model.retries import (
     Decision,
     Override,
-    OverrideAction,
     Reason,
     Retry,
-    RetryState,
-    Scope,
+    Verb,
 )
 from exporter.model.tallies import SUM, Tallies
 from exporter.store import codec
-from exporter.store.ingest import Key, add_tallies
+from exporter.store.ingest import Committed, Key, add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 
 _COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
@@ -52,32 +53,21 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What is to be claimed, and what must still be so in the transaction that claims it."""
+class Reservation:
+    """A retry that is to be made, and what was known when that was decided."""
 
     retry: Retry
-    allowed: int | None  # retries of this root in all; None: a person asked for it
-    alone: bool  # no other retry of the workflow may be open
-    interval: float  # seconds between two calls by the pace
-    burst: int
-    in_flight_max: int
-    approval: str | None = None  # the override that lets it pass: used up by the claim
-    approved: bool = False  # whether it may pass a lowered mode
+    subject: Subject
+    rules: Rules
+    approval: str | None = None  # the override that lets it pass: used up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a claim came to nothing."""
+    """Why a reservation came to nothing."""
 
     reason: Reason
     detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    retry: Retry
-    full_at: float
-    tallies: Tallies = field(default_factory=dict)
 
 
 def remember(
@@ -115,51 +105,43 @@ def remember(
     return found
 
 
-def claim(wanted: Claim, *, now: float) -> Script[Claimed | Refusal]:
-    """Make a retry an intent, unless anything forbids it now."""
+def reserve(wanted: Reservation, *, now: float) -> Script[Committed | Refusal]:
+    """Make a retry an intent, unless what the ledger says now forbids it: the same decision, on fresh values."""
     retry = wanted.retry
-    refusal = yield from _forbidden(wanted, now)
-    if refusal is not None:
-        return refusal
-    full_at = now
-    if not retry.shadow:
-        rows = yield "SELECT full_at FROM paces WHERE source = $1", (retry.source,)
-        full_at = max(now, rows[0][0]) if rows else now
-        if full_at - now > (wanted.burst - 1) * wanted.interval + 1e-6:
-            return Refusal(reason=Reason.PACE, detail="the pace allows no further call yet")
-        full_at += wanted.interval
+    fresh = yield from _fresh(wanted, now)
+    if isinstance(fresh, Refusal):
+        return fresh
+    subject, full_at = fresh
+    ladder = climb(subject, wanted.rules, now)
+    refused = next((rung for rung in ladder.rungs if rung.refuses), None)
+    if refused is not None:
+        return Refusal(reason=refused.reason, detail=refused.detail)
+    spent = sum(1 for other in subject.history if other.counts and (retry.shadow or not other.shadow))
+    if ladder.decision.verb is not Verb.RETRY or spent + 1 != retry.ordinal:
+        return Refusal(reason=Reason.EXHAUSTED, detail=f"{spent} retries are used")
     sql = f"INSERT INTO retries ({_COLUMNS}) VALUES {values(1, 9)} ON CONFLICT DO NOTHING RETURNING id"
-    claimed = yield sql, _row(retry)
-    if not claimed:
+    reserved = yield sql, _row(retry)
+    if not reserved:
         return Refusal(reason=Reason.HELD, detail="another retry of it is open")
+    committed = Committed(retries=[retry])
     if wanted.approval is not None:
         yield "UPDATE overrides SET ended_at = $1 WHERE id = $2", (now, wanted.approval)
-    if not retry.shadow:
-        conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
-        yield from insert("paces", "source, full_at", [(retry.source, full_at)], conflict=conflict)
-    tallies: Tallies = {}
+        committed.ended_overrides.append(wanted.approval)
     if retry.shadow:
-        tallies[catalogue.RETRIES_SHADOW.name, retry.source, "", (retry.policy,), SUM] = 1.0
-        yield from add_tallies(tallies)
+        committed.tallies[catalogue.RETRIES_SHADOW.name, retry.source, "", (retry.policy,), SUM] = 1.0
+        yield from add_tallies(committed.tallies)
+    else:
+        committed.full_at[retry.source] = max(now, full_at) + 1.0 / wanted.rules.source(retry.source).pace.rate
+        conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
+        yield from insert("paces", "source, full_at", list(committed.full_at.items()), conflict=conflict)
     kind = "shadow" if retry.shadow else "intent"
     yield from _audit(now, [_entry(kind, retry, who=retry.approved_by or "engine")])
-    return Claimed(retry=retry, full_at=full_at, tallies=tallies)
+    return committed
 
 
-def _forbidden(wanted: Claim, now: float) -> Script[Refusal | None]:
-    retry = wanted.retry
-    overrides = yield from _overrides(now)
-    if wanted.approval is not None and all(override.id != wanted.approval for override in overrides):
-        return Refusal(reason=Reason.MODE, detail="its approval was used or taken back")
-    for override in overrides:
-        if not reaches(override, source=retry.source, policy=retry.policy, workflow=retry.workflow_id, root=retry.root):
-            continue
-        if override.action is OverrideAction.PAUSE:
-            return Refusal(reason=Reason.PAUSED, detail=f"paused by {override.who}")
-        if override.action in (OverrideAction.HOLD, OverrideAction.QUARANTINE):
-            return Refusal(reason=Reason.HELD, detail=f"{override.action} by {override.who}")
-        if override.action is OverrideAction.LOWER and not (wanted.approved or retry.shadow):
-            return Refusal(reason=Reason.MODE, detail=f"lowered by {override.who}")
+def _fresh(wanted: Reservation, now: float) -> Script[tuple[Subject, float] | Refusal]:
+    """What the ledger says now of all that may have changed since, and when the pace is full."""
+    retry, subject = wanted.retry, wanted.subject
     rows = yield (
         "SELECT resolved_at FROM dead_letters WHERE source = $1 AND dead_letter_id = $2",
         (retry.source, retry.dead_letter_id),
@@ -169,43 +151,38 @@ def _forbidden(wanted: Claim, now: float) -> Script[Refusal | None]:
     rows = yield "SELECT root FROM lineage WHERE source = $1 AND run_id = $2", (retry.source, retry.run_id)
     if rows and rows[0][0] != retry.root:
         return Refusal(reason=Reason.HELD, detail="it descends from another dead letter")
+    overrides = yield from _overrides(now)
+    if wanted.approval is not None and all(override.id != wanted.approval for override in overrides):
+        return Refusal(reason=Reason.MODE, detail="its approval was used or taken back")
     rows = yield (
-        "SELECT data FROM retries WHERE source = $1 AND (root = $2 OR (outcome IS NULL AND shadow = 0))",
+        """SELECT data FROM retries WHERE source = $1 AND (root = $2 OR (outcome IS NULL AND shadow = 0))
+            ORDER BY claimed_at""",
         (retry.source, retry.root),
     )
-    return _conflict(wanted, [_retry(row) for row in rows])
-
-
-def _conflict(wanted: Claim, others: Sequence[Retry]) -> Refusal | None:
-    retry = wanted.retry
-    spent = [o for o in others if o.root == retry.root and o.counts and (retry.shadow or not o.shadow)]
-    if len(spent) + 1 != retry.ordinal or (wanted.allowed is not None and len(spent) >= wanted.allowed):
-        return Refusal(reason=Reason.EXHAUSTED, detail=f"{len(spent)} retries are used")
-    if retry.shadow:
-        return None
-    open_ones = [other for other in others if other.is_open]
-    for other in open_ones:
-        same_workflow = other.workflow_id == retry.workflow_id
-        doubtful = other.state in (RetryState.IN_DOUBT, RetryState.HELD)
-        if (
-            other.root == retry.root
-            or (same_workflow and (wanted.alone or doubtful))
-            or (doubtful and (other.policy, other.group) == (retry.policy, retry.group))
-        ):
-            return Refusal(reason=Reason.HELD, detail=f"retry {other.id} is {other.state}")
-    if sum(1 for other in open_ones if other.in_flight) >= wanted.in_flight_max:
-        return Refusal(reason=Reason.PACE, detail="too many retries are in flight")
-    return None
+    found = [_retry(row) for row in rows]
+    rows = yield "SELECT full_at FROM paces WHERE source = $1", (retry.source,)
+    pace = wanted.rules.source(retry.source).pace
+    full_at = pace.full(rows[0][0], now) if rows else now
+    subject = replace(
+        subject,
+        history=[other for other in found if other.root == retry.root],
+        overrides=[
+            o for o in overrides if reaches(o, source=retry.source, workflow=retry.workflow_id, root=retry.root)
+        ],
+        pace_at=pace.next_at(full_at) - 1e-6,
+        looked=None,
+    )
+    return beside(subject, [other for other in found if other.is_open]), full_at
 
 
 def save(
     retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine", traced: Collection[str] = ()
-) -> Script[Tallies]:
+) -> Script[Committed]:
     """Write what became of open retries. A closed one stays as it is, whatever comes later.
 
     Those of ``traced`` sources go to the outbox of traces when they close.
     """
-    tallies: Tallies = {}
+    committed = Committed()
     for retry in retries:
         written = yield (
             "UPDATE retries SET state = $2, outcome = $3, data = $4 WHERE id = $1 AND outcome IS NULL RETURNING id",
@@ -213,16 +190,18 @@ def save(
         )
         if not written:
             continue
+        committed.retries.append(retry)
         if retry.outcome is not None:
             key = (catalogue.RETRIES.name, retry.source, "", (retry.policy, retry.outcome.value), SUM)
-            tallies[key] = tallies.get(key, 0.0) + 1.0
+            committed.tallies[key] = committed.tallies.get(key, 0.0) + 1.0
+        committed.lineage |= {(retry.source, run_id): retry.root for run_id in retry.new_runs}
         rows = [(retry.source, run_id, retry.root, retry.id) for run_id in retry.new_runs]
         yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
         if retry.outcome is not None and retry.source in traced:
             yield from insert("traces", codec.TRACE_COLUMNS, [_trace_row(retry)], conflict="DO NOTHING")
-    yield from add_tallies(tallies)
+    yield from add_tallies(committed.tallies)
     yield from _audit(now, [_entry(kind, retry, who=who) for retry in retries])
-    return tallies
+    return committed
 
 
 def calls_near(
@@ -244,10 +223,10 @@ def calls_near(
     return began, [_retry(row) for row in rows]
 
 
-def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[list[Retry]]:
+def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[Committed]:
     """Note for good that runs (by id) descend from the roots of calls that may have made them.
 
-    Returns the retries of these roots.
+    The retries of these roots come along: closed ones may have been forgotten with their dead letter.
     """
     rows = [(source, run_id, call.root, call.id) for run_id, call in made_by.items()]
     yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
@@ -258,7 +237,9 @@ def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[
             for run_id, call in made_by.items()
         ],
     )
-    return (yield from _of_roots(source, sorted({call.root for call in made_by.values()})))
+    retries = yield from _of_roots(source, sorted({call.root for call in made_by.values()}))
+    lineage = {(source, run_id): call.root for run_id, call in made_by.items()}
+    return Committed(retries=retries, lineage=lineage)
 
 
 def _of_roots(source: str, roots: Sequence[str]) -> Script[list[Retry]]:
@@ -269,17 +250,17 @@ def _of_roots(source: str, roots: Sequence[str]) -> Script[list[Retry]]:
     return [_retry(row) for row in found]
 
 
-def recur(retry: Retry, *, now: float) -> Script[Retry]:
+def recur(retry: Retry, *, now: float) -> Script[Committed]:
     """Note that what a retry had mended failed again soon. Its outcome stays."""
     again = replace(retry, recurred=True)
     yield "UPDATE retries SET data = $2 WHERE id = $1", (retry.id, codec.to_json(again))
     yield from _audit(now, [_entry("recurred", again, who="engine")])
-    return again
+    return Committed(retries=[again])
 
 
 def decide(
     changed: Mapping[Key, Decision], gone: Collection[Key], *, now: float, policies_hash: str
-) -> Script[Tallies]:
+) -> Script[Committed]:
     """Remember what is decided of dead letters now, and count the changes."""
     tallies: Tallies = {}
     for (source, _), decision in changed.items():
@@ -313,33 +294,37 @@ def decide(
             for (source, letter_id), decision in changed.items()
         ],
     )
-    return tallies
+    return Committed(tallies=tallies)
 
 
-def put_overrides(overrides: Sequence[Override], *, now: float) -> Script[None]:
+def put_overrides(overrides: Sequence[Override], *, now: float) -> Script[Committed]:
     """Let these hold from now on."""
     rows = [(o.id, o.until, o.ended_at, codec.to_json(o)) for o in overrides]
     yield from insert("overrides", "id, until, ended_at, data", rows, conflict="(id) DO NOTHING")
     yield from _audit(now, [_said("override", o, o.who) for o in overrides])
+    return Committed(overrides=list(overrides))
 
 
-def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Script[None]:
+def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Script[Committed]:
     """Let these hold no longer."""
     for override in overrides:
         yield "UPDATE overrides SET ended_at = $2 WHERE id = $1 AND ended_at IS NULL", (override.id, now)
     yield from _audit(now, [_said("override ended", o, who) for o in overrides])
+    return Committed(ended_overrides=[override.id for override in overrides])
 
 
-def redate_overrides(overrides: Sequence[Override], *, now: float) -> Script[None]:
+def redate_overrides(overrides: Sequence[Override], *, now: float) -> Script[Committed]:
     """Let these, which were said by a clock that was ahead, end when they were meant to."""
     for o in overrides:
         yield "UPDATE overrides SET until = $2, data = $3 WHERE id = $1", (o.id, o.until, codec.to_json(o))
     yield from _audit(now, [_said("override redated", o, "engine") for o in overrides])
+    return Committed(overrides=list(overrides))
 
 
-def set_pace(source: str, full_at: float) -> Script[None]:
+def set_pace(source: str, full_at: float) -> Script[Committed]:
     """Let the pace of a source be full at this time."""
     yield "UPDATE paces SET full_at = $2 WHERE source = $1", (source, full_at)
+    return Committed(full_at={source: full_at})
 
 
 def prune(*, before: float, keep: Collection[Key]) -> Script[None]:
@@ -380,21 +365,6 @@ def check_audit() -> Script[int | None]:
             return int(seq)
         previous = digest
     return None
-
-
-def reaches(override: Override, *, source: str, policy: str, workflow: str, root: str) -> bool:
-    """Whether an override speaks of this dead letter."""
-    if override.source not in ("", source):
-        return False
-    match override.scope:
-        case Scope.ENGINE | Scope.SOURCE:
-            return True
-        case Scope.POLICY:
-            return override.key == policy
-        case Scope.WORKFLOW:
-            return override.key == workflow
-        case Scope.ROOT:
-            return override.key == root
 
 
 def _overrides(now: float) -> Script[list[Override]]:

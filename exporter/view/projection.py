@@ -148,13 +148,16 @@ class Projection:
             for outcome in Outcome:
                 self._touch(catalogue.RETRIES, (*labels, policy, outcome))
 
-    def show_retries(self, source: str, *, mode: Mode, paused: bool, retries: Iterable[Retry]) -> None:
-        """Show the mode of a source and its open ``retries`` as they are now."""
+    def show_retry_mode(self, source: str, *, mode: Mode, paused: bool) -> None:
+        """Show how far retrying may go for a source now."""
         for each in Mode:
             if each is not mode:
                 self._unset(catalogue.RETRY_MODE.name, (source, each))
         self._set(catalogue.RETRY_MODE.name, (source, mode), 1.0)
         self._set(catalogue.RETRY_PAUSED.name, (source,), float(paused))
+
+    def show_open_retries(self, source: str, retries: Iterable[Retry]) -> None:
+        """Show the open ``retries`` of a source as they are now."""
         now = Count[Labels]((retry.policy, retry.state) for retry in retries)
         shown = self._retries.setdefault(source, set())
         prefix = (self._platforms[source].name, source)

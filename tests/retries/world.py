@@ -311,10 +311,11 @@ class Engine:
 
         def follow(committed: Committed) -> None:
             self.world.apply(committed)
+            self.book.apply(committed)
 
-        self.ledger.on_commit = follow
         source = connected(SOURCE, self._declared, self.world.sources[SOURCE], self.clock, adapter=self.platform)
         self.book = RetryBook(self.ledger, {SOURCE: source}, self.rules)
+        self.ledger.on_commit = follow
         await self.book.load(self.clock.now())
         self.retrier = Retrier(source, self.ledger, self.clock, book=self.book)
         self.control = Control(self.book, {SOURCE: source}, self.clock)

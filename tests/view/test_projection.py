@@ -256,7 +256,8 @@ def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
 
     doubtful = retry(source="s", state=RetryState.IN_DOUBT)
     for retries in ([doubtful], [], [doubtful, doubtful], []):
-        projection.show_retries("s", mode=Mode.APPROVE, paused=bool(retries), retries=retries)
+        projection.show_retry_mode("s", mode=Mode.APPROVE, paused=bool(retries))
+        projection.show_open_retries("s", retries)
         assert shown("automation_retries_open") == {("stand-in", "s", "p", "in_doubt"): len(retries)}
         assert shown("automation_retry_mode") == {("s", "approve"): 1.0}
         assert shown("automation_retry_paused") == {("s",): float(bool(retries))}
@@ -340,7 +341,8 @@ async def test_whatever_a_hostile_platform_sends_there_are_never_more_lines_than
     projection = small.projection
     projection.set_up("s", True)
     projection.open_retries("s", [f"p{n}" for n in range(100)])
-    projection.show_retries("s", mode=Mode.ENFORCE, paused=False, retries=[])
+    projection.show_retry_mode("s", mode=Mode.ENFORCE, paused=False)
+    projection.show_open_retries("s", [])
     await check()
 
     samples = small.samples()
