@@ -27,7 +27,7 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
 from exporter.source import Source, read_at_scrape
-from exporter.store.ingest import Committed, Key, SourceRules
+from exporter.store.ingest import Committed, FoldRules, Key
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
@@ -266,8 +266,8 @@ async def service(
         log.info("stopping")
 
 
-def _fold_rules(config: Config, section: SourceConfig, platform: Platform) -> SourceRules:
-    return SourceRules(
+def _fold_rules(config: Config, section: SourceConfig, platform: Platform) -> FoldRules:
+    return FoldRules(
         backfill=section.backfill_seconds,
         superseded_by_success=platform.superseded_by_success,
         traced=is_enabled(config.traces),

@@ -17,7 +17,7 @@ from exporter.platform import CHUNK, Fault, Page, RunKey, Stream
 from exporter.polling.planner import next_delay
 from exporter.polling.reading import Reading, told
 from exporter.source import Source, StreamStatus
-from exporter.store.ingest import Batch, Outcome
+from exporter.store.ingest import Batch, Folded
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
 from exporter.view.known import unread_stream
@@ -203,7 +203,7 @@ class Poller:
             report.reading.take(Page(faults=[Fault(kind="store", detail=str(error))]))
             self._metrics.sweep_errors(stream, "store").inc()
 
-    async def _ingest(self, page: Page, began: float, stream: str) -> Outcome:
+    async def _ingest(self, page: Page, began: float, stream: str) -> Folded:
         batch = Batch(
             source=self.source.name,
             observations=page.observations,

@@ -56,7 +56,7 @@ _SUCCEEDED = "('success', 'warning')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRules:
+class FoldRules:
     """What folding needs to know about a source."""
 
     backfill: float = 0.0  # seconds before the first sweep that count as well
@@ -100,7 +100,7 @@ class Batch(Struct, frozen=True, kw_only=True, gc=False):
     cursors: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Outcome(Struct, kw_only=True):
+class Folded(Struct, kw_only=True):
     """What became of one batch."""
 
     batch: Batch
@@ -115,7 +115,7 @@ class Committed(Struct, kw_only=True):
     A transaction that alters anything somebody remembers returns one, and the ledger publishes it.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[Folded] = field(default_factory=list)
     first_sweeps: dict[str, float] = field(default_factory=dict)
     read_until: dict[str, float] = field(default_factory=dict)
     runs: dict[Key, RunEntry] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Committed(Struct, kw_only=True):
     full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
 
 
-def ingest(batches: Sequence[Batch], rules: Mapping[str, SourceRules]) -> Script[Committed]:
+def ingest(batches: Sequence[Batch], rules: Mapping[str, FoldRules]) -> Script[Committed]:
     """Fold these batches into the ledger."""
     return (yield from _Ingest(rules).run(batches))
 
@@ -137,7 +137,7 @@ def ingest(batches: Sequence[Batch], rules: Mapping[str, SourceRules]) -> Script
 class _Ingest:
     """The working memory of one transaction: entries as loaded, and which of them changed."""
 
-    def __init__(self, rules: Mapping[str, SourceRules]) -> None:
+    def __init__(self, rules: Mapping[str, FoldRules]) -> None:
         self.rules = rules
         self.first_sweeps: dict[str, float] = {}
         self.forgotten: dict[str, Forgotten] = {}
@@ -271,8 +271,8 @@ class _Ingest:
         horizon = rules.horizon(self.forgotten.get(batch.source, Forgotten()), batch.now)
         return Baseline(first_sweep_at=first, backfill=rules.backfill, horizon=horizon)
 
-    def _fold(self, batch: Batch) -> Outcome:
-        outcome = Outcome(batch=batch)
+    def _fold(self, batch: Batch) -> Folded:
+        outcome = Folded(batch=batch)
         rule, baseline = self.rules[batch.source], self._baseline(batch)
         for item in batch.observations:
             match item:
@@ -290,7 +290,7 @@ class _Ingest:
         tally(outcome.changes, source=batch.source, into=self.tallies)
         return outcome
 
-    def _fold_run(self, outcome: Outcome, claim: Run, baseline: Baseline, rule: SourceRules) -> None:
+    def _fold_run(self, outcome: Folded, claim: Run, baseline: Baseline, rule: FoldRules) -> None:
         batch, key = outcome.batch, (outcome.batch.source, claim.id)
         before = self.runs.get(key)
         after, changes = fold.fold_run(before, claim, via=batch.via, now=batch.now, baseline=baseline)
@@ -332,7 +332,7 @@ class _Ingest:
             self.workflows[workflow] = entry
             self.changed_workflows.add(workflow)
 
-    def _fold_dead_letter(self, outcome: Outcome, claim: DeadLetter, baseline: Baseline) -> None:
+    def _fold_dead_letter(self, outcome: Folded, claim: DeadLetter, baseline: Baseline) -> None:
         key = (outcome.batch.source, claim.id)
         before = self.letters.get(key)
         if key in self.retried and claim.resolved_by in (ResolvedBy.MANUAL, ResolvedBy.SUPERSEDED):
@@ -346,7 +346,7 @@ class _Ingest:
         self.changed_letters.add(key)
         self._workflow(outcome, after.dead_letter.workflow_id)
 
-    def _fold_workflow(self, outcome: Outcome, claim: Workflow) -> None:
+    def _fold_workflow(self, outcome: Folded, claim: Workflow) -> None:
         key = (outcome.batch.source, claim.id)
         before = self.workflows.get(key)
         after = fold.fold_workflow(before, claim, now=outcome.batch.now)
@@ -365,7 +365,7 @@ class _Ingest:
                     self.workflows[key] = after
                     self.changed_workflows.add(key)
 
-    def _workflow(self, outcome: Outcome, workflow_id: str) -> Key:
+    def _workflow(self, outcome: Folded, workflow_id: str) -> Key:
         """The key of a workflow, made known if only its runs were heard of so far."""
         key = (outcome.batch.source, workflow_id)
         if key not in self.workflows:
@@ -375,7 +375,7 @@ class _Ingest:
             outcome.found.append(workflow_id)
         return key
 
-    def _settle_dead_letters(self, outcomes: Sequence[Outcome]) -> Script[None]:
+    def _settle_dead_letters(self, outcomes: Sequence[Folded]) -> Script[None]:
         """Close the dead letters that a restart or a later success has settled."""
         columns = codec.DEAD_LETTER_COLUMNS
         if self.restarted:
@@ -399,7 +399,7 @@ class _Ingest:
                 self._fold_dead_letter(outcome, claim, self._baseline(outcome.batch))
                 tally(outcome.changes[seen:], source=source, into=self.tallies)
 
-    def _settlement(self, source: str, letter: DeadLetter, rule: SourceRules, batch: Batch) -> DeadLetter | None:
+    def _settlement(self, source: str, letter: DeadLetter, rule: FoldRules, batch: Batch) -> DeadLetter | None:
         run = None if letter.run_id is None else self.runs.get((source, letter.run_id))
         by = None if run is None else fold.settled_by_run(letter, run.run)
         if run is not None and by is not None:

@@ -20,7 +20,7 @@ from exporter.log import get_logger
 from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model.tallies import Tallies
 from exporter.store import codec, maintenance
-from exporter.store.ingest import Batch, Committed, Key, Outcome, SourceRules, ingest
+from exporter.store.ingest import Batch, Committed, Folded, FoldRules, Key, ingest
 from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
 
@@ -54,7 +54,7 @@ class Ledger:
     def __init__(
         self,
         engine: Engine,
-        rules: Mapping[str, SourceRules],
+        rules: Mapping[str, FoldRules],
         *,
         on_commit: Callable[[Committed], None] = lambda committed: None,
         on_error: Callable[[str], None] = lambda operation: None,
@@ -71,7 +71,7 @@ class Ledger:
         self._on_error = on_error
         self._on_up = on_up
         self._timer = timer
-        self._pending: list[tuple[Batch, asyncio.Future[Outcome]]] = []
+        self._pending: list[tuple[Batch, asyncio.Future[Folded]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
         self._down = asyncio.Event()
@@ -88,7 +88,7 @@ class Ledger:
         """Whether the store is in trouble, and everything asked of it is refused."""
         return self._down.is_set()
 
-    async def ingest(self, batch: Batch) -> Outcome:
+    async def ingest(self, batch: Batch) -> Folded:
         """Fold one batch in.
 
         Durable when it returns; raises ``StoreError`` when it could not be stored (nothing of it was).
@@ -96,7 +96,7 @@ class Ledger:
         if self.is_full:
             raise StoreError("too many batches are waiting for the store")
         self._refuse("ingest")
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Folded] = asyncio.get_running_loop().create_future()
         self._pending.append((batch, future))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_pending(), name="ledger-writer")
@@ -117,7 +117,7 @@ class Ledger:
                     except Exception as alone:
                         self._fail([one], alone)
 
-    async def _write(self, waiting: list[tuple[Batch, asyncio.Future[Outcome]]]) -> None:
+    async def _write(self, waiting: list[tuple[Batch, asyncio.Future[Folded]]]) -> None:
         stalled = asyncio.get_running_loop().call_later(COMMIT_SECONDS_MAX, self._stall, waiting)
         try:
             committed = await self._run("ingest", ingest([batch for batch, _ in waiting], self.rules))
@@ -129,14 +129,14 @@ class Ledger:
             if not future.done():
                 future.set_result(outcome)
 
-    def _stall(self, writing: list[tuple[Batch, asyncio.Future[Outcome]]]) -> None:
+    def _stall(self, writing: list[tuple[Batch, asyncio.Future[Folded]]]) -> None:
         """Let nobody wait for a disk that hangs. What is stored in the end after all comes again and counts once."""
         waiting, self._pending = [*writing, *self._pending], []
         error = _hangs()
         self._broke("ingest", error)
         self._fail(waiting, error)
 
-    def _fail(self, waiting: list[tuple[Batch, asyncio.Future[Outcome]]], exc: Exception) -> None:
+    def _fail(self, waiting: list[tuple[Batch, asyncio.Future[Folded]]], exc: Exception) -> None:
         error = exc if isinstance(exc, StoreError) else StoreError(f"could not store: {type(exc).__name__}")
         if exc is not error:
             log.error("batch not stored", source=waiting[0][0].source, error=exc)

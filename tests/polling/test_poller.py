@@ -13,7 +13,7 @@ from exporter.model import Result, Run, State, Workflow
 from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, WebhookEvents
 from exporter.platform.section import SourceConfig
 from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
-from exporter.store.ingest import Committed, SourceRules
+from exporter.store.ingest import Committed, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.own import OwnMetrics
@@ -96,7 +96,7 @@ class Setup:
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     clock, client = ManualClock(), ScriptedClient()
     world = World(["s"])
-    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": SourceRules()})
+    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": FoldRules()})
 
     def follow(committed: Committed) -> None:
         world.apply(committed)

@@ -23,7 +23,7 @@ from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier, TurnReport
-from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
+from exporter.store.ingest import Batch, Committed, Folded, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from exporter.view.known import World
@@ -281,7 +281,7 @@ class TrippedLedger(Ledger):
         self.trip.step()
         return result
 
-    async def ingest(self, batch: Batch) -> Outcome:
+    async def ingest(self, batch: Batch) -> Folded:
         self.trip.step()
         return await super().ingest(batch)
 
@@ -303,7 +303,7 @@ class Engine:
 
     async def start(self) -> None:
         engine = await open_engine(f"sqlite:///{self.database}")
-        self.ledger = TrippedLedger(engine, {SOURCE: SourceRules(holds_dead_letters=True)})
+        self.ledger = TrippedLedger(engine, {SOURCE: FoldRules(holds_dead_letters=True)})
         self.ledger.trip = Tripwire()
         self._stack.push_async_callback(self.ledger.close)
         self.world = World([SOURCE])

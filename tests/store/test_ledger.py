@@ -23,7 +23,7 @@ from exporter.model import (
 )
 from exporter.model.tallies import SUM
 from exporter.store import schema
-from exporter.store.ingest import Batch, Committed, Outcome, SourceRules
+from exporter.store.ingest import Batch, Committed, Folded, FoldRules
 from exporter.store.ledger import PENDING_BATCHES_MAX, Ledger, open_engine
 from exporter.store.maintenance import PRUNED_ROWS_MAX
 from exporter.store.script import Script, StoreError
@@ -33,8 +33,8 @@ from tests.servers import PATIENCE_SECONDS
 DAY = 86400.0
 NOW = 100 * DAY
 RULES = {
-    "held": SourceRules(retention=30 * DAY),
-    "derived": SourceRules(retention=30 * DAY, superseded_by_success=True, holds_dead_letters=False, traced=True),
+    "held": FoldRules(retention=30 * DAY),
+    "derived": FoldRules(retention=30 * DAY, superseded_by_success=True, holds_dead_letters=False, traced=True),
 }
 
 
@@ -86,7 +86,7 @@ async def test_concurrent_batches_share_transactions_and_each_learns_its_own_out
     commits: list[int] = []
     ledger.on_commit = lambda committed: commits.append(len(committed.outcomes))
     told = [batch(run(f"r{i % 40}", Result.SUCCESS, NOW - 50), via=Via.WEBHOOK) for i in range(80)]
-    outcomes: Sequence[Outcome] = await asyncio.gather(*(ledger.ingest(b) for b in told))
+    outcomes: Sequence[Folded] = await asyncio.gather(*(ledger.ingest(b) for b in told))
     assert [o.news for o in outcomes] == [1] * 40 + [0] * 40
     assert sum(commits) == 80
     assert len(commits) <= 3
@@ -396,14 +396,14 @@ async def test_what_was_pruned_is_not_counted_again_when_the_retention_grows_or_
     tmp_path: Path,
 ) -> None:
     url = f"sqlite:///{tmp_path}/t.db"
-    ledger = Ledger(await open_engine(url), {"held": SourceRules(retention=10 * DAY)})
+    ledger = Ledger(await open_engine(url), {"held": FoldRules(retention=10 * DAY)})
     old = run("old", Result.FAILURE, NOW - 50)
     await ledger.ingest(batch(old))
     await read_up_to(ledger, NOW + 11 * DAY)
     assert (await ledger.maintain(now=NOW + 11 * DAY, retention=10 * DAY)).pruned_runs == 1
     await ledger.ingest(batch(old, now=NOW + 9 * DAY))
     await ledger.close()
-    ledger = Ledger(await open_engine(url), {"held": SourceRules(retention=90 * DAY)})
+    ledger = Ledger(await open_engine(url), {"held": FoldRules(retention=90 * DAY)})
     await ledger.ingest(batch(old, now=NOW + 12 * DAY))
     assert (await totals(ledger, "automation_runs_total"))["held", "w", "failure"] == 1.0
     await ledger.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.model import Result
-from exporter.store.ingest import SourceRules
+from exporter.store.ingest import FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from tests.otlp import otlp_receiver
 from tests.traces.world import LOADED, World
@@ -22,8 +22,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    rules = {name: SourceRules(traced=True) for name in ("docs", "gone")}
-    rules["later"] = SourceRules(traced=True, steps_later=frozenset({Result.WARNING, Result.FAILURE}))
+    rules = {name: FoldRules(traced=True) for name in ("docs", "gone")}
+    rules["later"] = FoldRules(traced=True, steps_later=frozenset({Result.WARNING, Result.FAILURE}))
     ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/ledger.db"), rules)
     await ledger.ingest(LOADED)
     async with otlp_receiver() as receiver:

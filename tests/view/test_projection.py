@@ -29,7 +29,7 @@ from exporter.model.retries import Mode, RetryState
 from exporter.platform import Platform, WebhookEvents
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
-from exporter.store.ingest import Batch, Committed, Key, SourceRules
+from exporter.store.ingest import Batch, Committed, FoldRules, Key
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.projection import OTHER, Projection
@@ -65,7 +65,7 @@ class Service:
         self.excluded: set[str] = set()
 
     async def open(self) -> None:
-        self.ledger = Ledger(await open_engine(f"sqlite:///{self.path}"), {"s": SourceRules()}, on_commit=self.follow)
+        self.ledger = Ledger(await open_engine(f"sqlite:///{self.path}"), {"s": FoldRules()}, on_commit=self.follow)
         self.world = World(["s"])
         self.projection = Projection(
             {"s": STAND_IN},

@@ -22,7 +22,7 @@ from exporter.model import ErrorClass, ResolvedBy, Result
 from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platform.section import SourceConfig
-from exporter.store.ingest import Committed, SourceRules
+from exporter.store.ingest import Committed, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
 from exporter.view.known import World
@@ -133,7 +133,7 @@ async def receiving(
     **more: Any,
 ) -> AsyncIterator[Receiving]:
     """``engine`` may put something in front of the store, to see it fail or wait."""
-    ledger = Ledger(engine(await open_engine(f"sqlite:///{database}")), {SOURCE: SourceRules(backfill=1e10)})
+    ledger = Ledger(engine(await open_engine(f"sqlite:///{database}")), {SOURCE: FoldRules(backfill=1e10)})
     loaded = await ledger.load()
     world, projection = World([SOURCE]), Projection({SOURCE: platform()}, series_max=200_000)
     world.load(loaded)

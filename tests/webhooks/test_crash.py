@@ -13,7 +13,7 @@ import aiohttp
 
 from exporter.model import catalogue
 from exporter.model.tallies import SUM, Tallies
-from exporter.store.ingest import SourceRules
+from exporter.store.ingest import FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from tests.servers import eventually, forked, free_port
@@ -94,7 +94,7 @@ async def stored(database: Path) -> tuple[set[tuple[str, str]], Tallies]:
         return {(run_id, state) for run_id, state in rows}
 
     engine = await open_engine(f"sqlite:///{database}")
-    ledger = Ledger(engine, {SOURCE: SourceRules()})
+    ledger = Ledger(engine, {SOURCE: FoldRules()})
     try:
         return await engine.run(read()), (await ledger.load()).tallies
     finally:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.model import Workflow
 from exporter.platforms import PLATFORMS
-from exporter.store.ingest import Batch, SourceRules
+from exporter.store.ingest import Batch, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.projection import Projection
@@ -115,7 +115,7 @@ def test_a_repair_takes_time_by_the_size_of_the_text_and_no_more() -> None:
 async def test_any_text_can_be_stored_shown_and_read_again(tmp_path: Path) -> None:
     """The labels, the ledger and the page survive what a platform calls its things."""
     names = ["cut \ufffd", "nul \x00", 'quote " back \\ line\n', "\u2028", "‮right to left", "\U0001f600" * 300, " "]
-    ledger, world = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": SourceRules()}), World(["s"])
+    ledger, world = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": FoldRules()}), World(["s"])
     projection = Projection({"s": PLATFORMS["make"]}, series_max=10_000)
     projection.load(world, {})
     ledger.on_commit = lambda committed: projection.apply(world.apply(committed), committed.tallies, world)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Middleware
+from exporter.polling.wire import make_api
 
 from exporter.clock import ManualClock
 from exporter.platform import Fault, RunKey
 from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.client import MakeClient
 from exporter.platforms.make.config import MakeConfig
-from exporter.polling.wire import make_api
 from exporter.simulator.core import TrueRun
 from exporter.simulator.make import MakeSimulator
 from exporter.wire.api import Api
