@@ -40,8 +40,8 @@ from exporter.view.own import OwnMetrics
 from exporter.view.projection import Projection
 from exporter.web import local
 from exporter.web.certificate import Certificate
-from exporter.web.control import ControlRoutes
 from exporter.web.doors import Doors
+from exporter.web.retry_routes import ControlRoutes
 from exporter.web.server import Site
 from exporter.web.status import TraceUrl
 from exporter.webhooks.receiver import Receiver

@@ -14,11 +14,11 @@ from exporter.source import Source
 from exporter.view.own import EOF, OwnMetrics
 from exporter.view.projection import Projection
 from exporter.web import status
-from exporter.web.control import ControlRoutes
 from exporter.web.formats import respond, wants_openmetrics
 from exporter.web.forms import Forms, html
 from exporter.web.page import Visitor, page
 from exporter.web.proof import Passwords, Verdict
+from exporter.web.retry_routes import ControlRoutes
 from exporter.webhooks.receiver import Receiver
 from exporter.wire.peers import peer_of
 
