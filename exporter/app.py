@@ -301,7 +301,7 @@ async def _open_source(
 
 
 def _trace_url(config: Config) -> TraceUrl:
-    """Where the status page finds the trace of a failed run, if it is told where traces are."""
+    """Where the status page finds the trace of a failed run, if the config says where traces are."""
 
     def trace_url(source: Source, letter: DeadLetter) -> str | None:
         if config.traces.url_template is None or not is_enabled(config.traces) or letter.run_id is None:

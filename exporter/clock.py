@@ -47,7 +47,7 @@ def steady(clock: Clock) -> float:
 
 
 class ManualClock:
-    """Time that stands still until ``advance`` is called.
+    """Time that does not pass until ``advance`` is called.
 
     Sleepers wake in the order of their deadlines; between two of them the loop runs until it is idle enough to have
     reacted, so a loop that sleeps 60 s takes its turns one by one even if a test advances an hour at once.

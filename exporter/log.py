@@ -2,7 +2,7 @@
 
 ``log = get_logger(__name__)`` and then ``log.info("source recovered", source="billing", stream="runs")``. Records of
 other libraries, and of ``logging`` used directly (``extra={"fields": {…}}``), come out in the same form. In whatever is
-written every occurrence of a configured secret is replaced; exceptions are told as their type and their redacted
+written every occurrence of a configured secret is replaced; exceptions are written as their type and their redacted
 message, at level debug with the traceback as a field.
 """
 
@@ -54,7 +54,7 @@ def scrub(text: str) -> str:
 
 
 class Log:
-    """A logger whose fields are keyword arguments. An exception as ``error`` is told as ``type: redacted message``."""
+    """A logger whose fields are keyword arguments. An exception as ``error`` becomes ``type: redacted message``."""
 
     __slots__ = ("_logger",)
 

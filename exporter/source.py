@@ -243,7 +243,7 @@ def read_at_scrape(own: OwnMetrics, sources: Mapping[str, Source]) -> Iterable[C
     labels = ("platform", "source")
     help = "Age of the newest moment up to which the stream was read completely, for the workflow that is worst off."
     yield own.at_scrape("cursor_lag_seconds", help, (*labels, "stream"), lag)
-    help = "How far our clock is ahead of the platform's; absent while no answer has told the time there."
+    help = "How far our clock is ahead of the platform's; absent while no answer had the time."
     yield own.at_scrape("clock_offset_seconds", help, labels, each(lambda api: api.clock_offset()))
     help = "Requests a minute the platform allows, as far as it says so."
     yield own.at_scrape("api_quota_limit", help, labels, each(lambda api: api.budget.limit))

@@ -170,7 +170,7 @@ BOARD = Board(
                 ),
                 graph(
                     "Reliability",
-                    "Share of recently finished runs that a webhook told of.",
+                    "Share of recently finished runs that a webhook reported.",
                     (f"min by (source) ({select(RELIABILITY)})", "{{source}}"),
                     unit="percentunit",
                     width=6,

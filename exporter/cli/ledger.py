@@ -82,7 +82,7 @@ def _explain(one: Found, rules: Rules, now: float, say: Say, *, brief: bool) -> 
     if not brief:
         facts = facts_of(one.subject, now)
         for policy in rules.policies:
-            matches = {True: "matches", False: "does not match", None: "cannot be told"}[policy.owns(facts)]
+            matches = {True: "matches", False: "does not match", None: "is undetermined"}[policy.owns(facts)]
             say(f"    policy {policy.name}: {matches}, {policy.action}")
         for rung in one.ladder.rungs:
             say(f"    {_rung(rung)}")
@@ -153,8 +153,8 @@ async def tell(
         answer = await local.ask(outline.store_url, path, {**body, "who": who})
     for name, value in answer.items():
         if value not in (None, False, []):
-            told = ", ".join(map(str, value)) if isinstance(value, list) else value
-            say(f"{name}: {_moment(told) if name in ('until', 'settles') else told}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            say(f"{name}: {_moment(text) if name in ('until', 'settles') else text}")
     return 0
 
 

@@ -246,7 +246,7 @@ def _parsed(text: str, environment: Mapping[str, str]) -> tuple[Config, Mapping[
         raise ConfigError(["the config must be a mapping with at least the key sources"])
     try:
         config = validate(filled)
-    except ConfigError as exc:  # all at once, but nothing of what is told already
+    except ConfigError as exc:  # all at once, but nothing that was reported already
         raise ConfigError(problems + [line for line in exc.problems if not stands_below(line, problems)]) from None
     if problems:
         raise ConfigError(problems)

@@ -120,7 +120,7 @@ def known(platforms: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _sources(text: Text | None) -> dict[str, dict[Any, Any]]:
-    """The sources by name, as far as they can be told."""
+    """The sources by name, as far as they are known."""
     written = None if text is None else text.section("sources", lenient=True)
     if not isinstance(written, dict):
         return {}

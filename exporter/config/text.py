@@ -18,7 +18,7 @@ FILE_KEYS = frozenset({"cert_file", "key_file", "tls_ca_file"})
 _UNREAD = "unreadable"
 NESTED = "the config is nested too deeply, or contains itself"
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
-#: What the parser says (its beginning), and what a person is told. The rest is told as it is, without what it quotes.
+#: What the parser says (its beginning), and what a person reads instead. The rest stays, without what it quotes.
 _YAML_WORDS = {
     "found character '\\t'": "a tab: indent with spaces",
     "found a tab character": "a tab: indent with spaces",
@@ -143,7 +143,7 @@ def _yaml_problem(exc: yaml.YAMLError, text: str) -> str:
     if mark is None or not problem:
         return "not valid YAML: a character that no text has"
     line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
-    words = next((told for begin, told in _YAML_WORDS.items() if problem.startswith(begin)), None)
+    words = next((words for begin, words in _YAML_WORDS.items() if problem.startswith(begin)), None)
     if words is None and problem.startswith("expected ',' or ") and "${" in line:
         words = 'inside { } and [ ] write a variable in quotes: "${NAME}"'
     if words is None:
@@ -229,7 +229,7 @@ def _read_secret(value: Any, place: str, problems: list[str]) -> Any:
 
 
 def stands_below(line: str, failed: list[str]) -> bool:
-    """Whether a problem is about a place whose value was never had: that one has been told."""
+    """Whether a problem is about a place whose value was never had: that one has been reported."""
     places = {re.sub(r"(_file)?(\[\d+\])?$", "", one.partition(": ")[0]) for one in failed}
     place = line.partition(": ")[0]
     return any(place == one or place.startswith((f"{one}.", f"{one}[")) for one in places)

@@ -37,7 +37,7 @@ def twins(sources: Mapping[str, SourceConfig]) -> tuple[list[str], list[str]]:
 
 
 def _watch_both(one: SourceConfig, other: SourceConfig) -> bool | None:
-    """Whether there is something that both watch; None: cannot be told."""
+    """Whether there is something that both watch; None: not known."""
     if one.watches is None or other.watches is None or one.watches & other.watches:
         return True
     kinds = [{kind for kind, _ in source.watches or ()} for source in (one, other)]

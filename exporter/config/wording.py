@@ -40,7 +40,7 @@ _LIMITS = {
 
 
 def found(problems: list[str]) -> PydanticCustomError:
-    """What a validator raises that has its lines already, each with its place; what else is wrong is told beside."""
+    """What a validator raises that has its lines already, each with its place; what else is wrong stands beside."""
     return PydanticCustomError("problems", "several problems", {"problems": problems})
 
 
@@ -179,7 +179,7 @@ def _tags(loc: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
 
 
 def _tag_of(model: type[BaseModel]) -> tuple[str, ...]:
-    """The words a section of a union is told by."""
+    """The words a section of a union is known by."""
     for info in model.model_fields.values():
         if get_origin(info.annotation) is Literal:
             return get_args(info.annotation)

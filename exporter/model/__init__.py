@@ -136,7 +136,7 @@ class Run(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     queued_at: float | None = None
     trigger: str | None = None  # schedule, webhook, manual, api, retry, …
     parent_id: str | None = None  # the run this one descends from
-    steps: tuple[Step, ...] | None = None  # ordered by id; None: not told, or not yet
+    steps: tuple[Step, ...] | None = None  # ordered by id; None: not known, or not yet
     previous: tuple[int, float] | None = None  # attempt and end of the newest ended attempt below this one
 
     @property

@@ -214,7 +214,7 @@ class RunEntry(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A run in the ledger: the join of its claims, and what of it has been counted."""
 
     run: Run
-    heard: Heard = Heard.NOTHING  # which ways told of it since it was counted, or found
+    heard: Heard = Heard.NOTHING  # which ways reported it since it was counted, or found
     counted_attempt: int = 0  # the attempt the rest speaks of; 0: none is counted yet
     counted_as: Result | None = None
     counted_end: float = 0.0  # when that attempt ended, as known when it was counted
@@ -307,7 +307,7 @@ def _is_counted(entry: RunEntry, run: Run, ended: float) -> bool:
     """Whether the run's present attempt is the one already counted.
 
     Senders of events number attempts 1, 2, …; a platform that restarts in place names them by update time. The finish a
-    webhook announced under its number and a poll then finds under its time is one finish, told apart from a later one
+    webhook announced under its number and a poll then finds under its time is one finish, distinct from a later one
     by when it ended.
     """
     if entry.counted_attempt == run.attempt:

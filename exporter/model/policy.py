@@ -1,6 +1,6 @@
 """Deciding about one dead letter: which policy owns it, and the first rung of the ladder that refuses. Pure.
 
-The first policy that matches owns the dead letter, and only that one. Where a match cannot be told, the walk stops:
+The first policy that matches owns the dead letter, and only that one. Where a match is undetermined, the walk stops:
 falling through would hand what "never retry auth errors" might own to a later "retry timeouts". Then the rungs are
 climbed in the order of ``Reason``; the first that refuses is *the* reason, in log, metric, status page and ledger.
 """

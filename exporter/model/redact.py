@@ -1,4 +1,4 @@
-"""Takes what must not be told out of other people's texts, and tells whether two such texts say the same thing.
+"""Takes what must not leave out of other people's texts, and says whether two such texts say the same thing.
 
 Error messages of platforms end up in logs, traces, the status page and the ledger. They may quote whatever a customer's
 workflow carried: a header, a URL with a token in it, somebody's address. ``redact`` is the one gate they pass; it would

@@ -11,7 +11,7 @@ from exporter.model import DeadLetter, Run, State
 FUTURE_SECONDS_MAX = 86_400.0
 #: 2000-01-01: none of the platforms was there before. Zero, in whatever unit, is a column that was never filled.
 MOMENT_MIN = 946_684_800.0
-#: 2100-01-01: where nobody has told the platform's clock yet, what lies beyond is no time all the same.
+#: 2100-01-01: while the platform's clock is not known yet, what lies beyond is no time all the same.
 MOMENT_MAX = 4_102_444_800.0
 
 
@@ -28,11 +28,11 @@ def is_plausible(moment: float, latest: float) -> bool:
 def implausible(claim: Run | DeadLetter, latest: float) -> str | None:
     """What of a claim has a time that cannot be, in words; None if all of it can be."""
     if isinstance(claim, DeadLetter):
-        told = [("opening", claim.opened_at), ("resolution", claim.resolved_at)]
+        given = [("opening", claim.opened_at), ("resolution", claim.resolved_at)]
     else:
-        told = [("start", claim.started_at), ("end", claim.ended_at)]
+        given = [("start", claim.started_at), ("end", claim.ended_at)]
         if claim.state is not State.PENDING:  # one that waits may be planned for next month
-            told.append(("queueing", claim.queued_at))
+            given.append(("queueing", claim.queued_at))
         for step in claim.steps or ():
-            told += [("step's start", step.started_at), ("step's end", step.ended_at)]
-    return next((what for what, at in told if at is not None and not is_plausible(at, latest)), None)
+            given += [("step's start", step.started_at), ("step's end", step.ended_at)]
+    return next((what for what, at in given if at is not None and not is_plausible(at, latest)), None)

@@ -177,7 +177,7 @@ class Platform:
     error_detail: Callable[[Any], str | None]  # how the platform words an error body
     requests_per_minute: float  # until the platform says otherwise
     results: tuple[Result, ...]  # what runs here can end as; their counters are born at 0
-    error_classes: tuple[ErrorClass, ...]  # what errors here can be told apart
+    error_classes: tuple[ErrorClass, ...]  # which classes of errors the platform distinguishes
     resolved_by: tuple[ResolvedBy, ...]  # how dead letters here can close
     holds_dead_letters: bool = False  # the platform keeps dead letters itself; elsewhere a failed run or step is one
     superseded_by_success: bool = False  # a later success of the same workflow closes its dead letters

@@ -2,7 +2,7 @@
 
 A platform declares ``Traits``; the engine derives its caution from them, and what is not known takes the most cautious
 value. Its ``Adapter`` has two methods. ``look`` only reads, and serves three moments alike: the check right before a
-call, the watching after it, the settling of a call nobody knows the fate of. ``send`` makes the one call, once.
+call, the watching after it, the settling of a call whose outcome is unknown. ``send`` makes the one call, once.
 """
 
 from collections.abc import Callable, Mapping, Sequence

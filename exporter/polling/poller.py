@@ -15,7 +15,7 @@ from exporter.log import get_logger
 from exporter.model import Via
 from exporter.platform import CHUNK, Fault, Page, RunKey, Stream
 from exporter.polling.planner import next_delay
-from exporter.polling.reading import Reading, told
+from exporter.polling.reading import Reading, described
 from exporter.source import Source, StreamStatus
 from exporter.store.ingest import Batch, Folded
 from exporter.store.ledger import Ledger
@@ -73,7 +73,7 @@ class Poller:
         on_up: Callable[[bool], None] = lambda up: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``on_up`` is told after each sweep of the main stream whether the platform could be reached."""
+        """``on_up`` is called after each sweep of the main stream whether the platform could be reached."""
         self.source = source
         self._api = source.api
         self._known = source.known
@@ -177,7 +177,7 @@ class Poller:
             new -= self.source.streams[stream].kinds
         for fault in faults:
             self._metrics.sweep_errors(stream, fault.kind).inc()
-            fields = {"source": self.source.name, "stream": stream, "kind": fault.kind, "detail": told(fault)}
+            fields = {"source": self.source.name, "stream": stream, "kind": fault.kind, "detail": described(fault)}
             if fault.kind in new:
                 log.warning("not all could be read", **fields)
             else:

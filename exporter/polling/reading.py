@@ -53,7 +53,7 @@ class Reading:
         if self._bad_items < 2 or 2 * self._bad_items <= self._items:
             return None
         first = self.kinds[BAD_ITEM]
-        return f"{self._bad_items} of {self._items} items cannot be used, such as: {told(first)}"
+        return f"{self._bad_items} of {self._items} items cannot be used, such as: {described(first)}"
 
     def changes(
         self, before: Mapping[str, Unread], *, since: float, whole: bool, workflows: Collection[str]
@@ -74,7 +74,7 @@ class Reading:
         return found
 
 
-def told(fault: Fault) -> str:
+def described(fault: Fault) -> str:
     """A fault in one redacted line that names its workflow."""
     detail = redact(fault.detail)
     return detail if fault.workflow_id is None else f"workflow {redact(fault.workflow_id, limit=80)}: {detail}"

@@ -289,8 +289,8 @@ class RetryBook:
 
     def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
         """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""
-        told = letter.run_id is None or (source, letter.run_id) in self._lineage
-        return not told and all(retry.shadow for retry in self.history(source, self.root_of(source, letter)))
+        is_known = letter.run_id is None or (source, letter.run_id) in self._lineage
+        return not is_known and all(retry.shadow for retry in self.history(source, self.root_of(source, letter)))
 
     def _keep(self, retry: Retry) -> None:
         self._by_root.setdefault((retry.source, retry.root), {})[retry.id] = retry

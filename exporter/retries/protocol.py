@@ -110,7 +110,7 @@ def seen(retry: Retry, look: Look, traits: Traits, *, asked_at: float, now: floa
     if ours:
         return _verified(retry, ours, now=now)
     if efforts:
-        return closed(retry, Outcome.SUPERSEDED, now=now, detail="it was run again, and nobody can tell by whom")
+        return closed(retry, Outcome.SUPERSEDED, now=now, detail="it was run again, and and by whom is unknown")
     if look.standing is Standing.GONE:
         return closed(retry, Outcome.SUPERSEDED, now=now, detail="the dead letter is gone")
     if look.standing is Standing.RESOLVED:
@@ -147,7 +147,7 @@ def _unseen(retry: Retry, look: Look, traits: Traits, *, asked_at: float, now: f
         return retry
     if traits.absence is not None:
         return closed(retry, Outcome.NOT_SENT, now=now, detail="nothing came of the call, and it would have by now")
-    return _held(retry, now=now, detail="whether the call had an effect cannot be told; a person has to look")
+    return _held(retry, now=now, detail="whether the call had an effect is unknown; a person has to look")
 
 
 def _heeded(retry: Retry, word: Outcome, look: Look, *, asked_at: float, now: float) -> Retry:

@@ -438,7 +438,7 @@ class Retrier:
                 failing = False
             except StoreError as error:
                 if not failing:
-                    log.warning("retries stand still: nothing can be remembered", source=self.source.name, error=error)
+                    log.warning("no retries are sent: nothing can be stored", source=self.source.name, error=error)
                 failing = True
             except Exception as bug:  # costs this turn, never the service
                 log.error("retrying broke", source=self.source.name, error=bug)

@@ -44,7 +44,7 @@ from exporter.store.script import Row, Script, chunks, flat, insert, select_in
 Key = tuple[str, str]  # source, id
 
 #: Webhooks may come before anybody knows the platform's clock. The first poll that does sets the baseline, and reaches
-#: back to what they told of, but not further than this (seconds).
+#: back to what they reported, but not further than this (seconds).
 FIRST_REACH_MAX = 86_400.0
 #: A baseline that is so much (seconds) ahead of the platform's clock was set by a clock that was wrong.
 AHEAD_MAX = 60.0
@@ -64,7 +64,7 @@ class FoldRules:
     traced: bool = False  # whether its counted runs go to the outbox of traces
     retention: float = inf  # seconds the ledger remembers finished runs and resolved dead letters
     holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention
-    steps_later: frozenset[Result] = frozenset()  # runs that ended so are told first, and their steps after that
+    steps_later: frozenset[Result] = frozenset()  # runs that ended so are reported first, and their steps after that
 
     def horizon(self, forgotten: "Forgotten", now: float) -> float:
         """What ended before it may have been counted and forgotten; ``now`` is the platform's clock."""
@@ -95,7 +95,7 @@ class Batch(Struct, frozen=True, kw_only=True, gc=False):
     via: Via = Via.POLL
     now: float  # the platform's clock, as far as it is known
     started_at: float | None  # when the sweep began, on that clock: the baseline, if it is the first; None: never that
-    clock_known: bool = False  # whether the platform has told its time, so that what lies far beyond cannot be
+    clock_known: bool = False  # whether the platform has given its time, so that what lies far beyond cannot be
     stream: str = ""
     cursors: Mapping[str, Any] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ class _Ingest:
         self.recounts: dict[Key, float] = {}
         self.succeeded: set[Key] = set()  # workflows that had a success
         self.restarted: set[Key] = set()  # runs that have a later attempt now
-        self.retried: set[Key] = set()  # dead letters that a retry of ours is under way of, or has mended
+        self.retried: set[Key] = set()  # dead letters that a retry of ours is under way of, or has fixed
         self.tallies: Tallies = {}
 
     def run(self, batches: Sequence[Batch]) -> Script[Committed]:
@@ -230,7 +230,7 @@ class _Ingest:
             self.runs[source, run.run.id] = run
         self._keep_letters((yield from _find(codec.DEAD_LETTER_COLUMNS, "dead_letters", "dead_letter_id", letters)))
         yield from self._load_retried()
-        # What was told of under another workflow before may stay there.
+        # What was reported under another workflow before may stay there.
         workflows |= {(key[0], entry.run.workflow_id) for key, entry in self.runs.items()}
         workflows |= {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
         self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", workflows)))
@@ -238,7 +238,7 @@ class _Ingest:
         self._keep_workflows(rows)
 
     def _load_retried(self) -> Script[None]:
-        """Which of the open dead letters a retry of ours is under way of, or has mended."""
+        """Which of the open dead letters a retry of ours is under way of, or has fixed."""
         loaded = {key for key, entry in self.letters.items() if entry.dead_letter.is_open} - self.retried
         sent = "AND shadow = 0 AND ((outcome IS NULL AND state <> 'intent') OR outcome = 'succeeded')"
         self.retried |= set(
@@ -265,7 +265,7 @@ class _Ingest:
 
     def _baseline(self, batch: Batch) -> Baseline:
         rules, first = self.rules[batch.source], self.first_sweeps.get(batch.source)
-        if first is None:  # what a webhook tells of before the first sweep counts
+        if first is None:  # what a webhook reports before the first sweep counts
             ends = (run.finished_at for run in batch.observations if isinstance(run, Run))
             first = min((end for end in ends if end is not None), default=batch.now)
         horizon = rules.horizon(self.forgotten.get(batch.source, Forgotten()), batch.now)

@@ -61,7 +61,7 @@ class Ledger:
         on_up: Callable[[bool], None] = lambda up: None,
         timer: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """``on_commit`` is called in order of the commits, before those who wait are told; ``on_error`` for each
+        """``on_commit`` is called in order of the commits, before those who wait go on; ``on_error`` for each
         operation that failed or was refused, ``on_up`` when the store begins to work or ceases to.
         """
         self._engine = engine
@@ -272,10 +272,10 @@ class Ledger:
         return done
 
     async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int]:
-        """Judge which runs counted up to ``until`` a webhook told of: (told of, missed). Each run is judged once."""
+        """Judge which runs counted up to ``until`` a webhook reported: (reported, missed). Each run is judged once."""
         script = maintenance.judge_webhooks(source, until=until)
         judged: maintenance.Judged = await self._run("judge_webhooks", script)
-        return judged.told, judged.missed
+        return judged.reported, judged.missed
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""

@@ -35,9 +35,9 @@ class Pruned(Committed, kw_only=True):
 
 
 class Judged(Committed, kw_only=True):
-    """Of how many runs a webhook told, and how many it missed."""
+    """How many runs a webhook reported, and how many it missed."""
 
-    told: int
+    reported: int
     missed: int
 
 
@@ -157,13 +157,13 @@ def count_rows() -> Script[dict[str, int]]:
 
 
 def judge_webhooks(source: str, *, until: float) -> Script[Judged]:
-    """Count which runs counted up to ``until`` and not judged before a webhook told of."""
+    """Count which runs counted up to ``until`` and not judged before a webhook reported."""
     key = (source, "webhook", "judged_until")
     rows = yield "SELECT value FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key
     since = float(rows[0][0]) if rows else until
     if since > until + JUDGED_AHEAD_MAX:  # written while a clock was wrong: nothing would be judged until that time
         since = until
-    told = missed = 0
+    reported = missed = 0
     rows = yield (
         """SELECT heard, count(*) FROM runs
             WHERE source = $1 AND counted_at > $2 AND counted_at <= $3 AND state = 'finished' GROUP BY heard""",
@@ -171,7 +171,7 @@ def judge_webhooks(source: str, *, until: float) -> Script[Judged]:
     )
     for heard, runs in rows:
         if Heard(heard) & Heard.WEBHOOK:
-            told += runs
+            reported += runs
         else:
             missed += runs
     tallies: Tallies = {}
@@ -184,7 +184,7 @@ def judge_webhooks(source: str, *, until: float) -> Script[Judged]:
         [(*key, repr(max(since, until)))],
         conflict="(source, stream, key) DO UPDATE SET value = excluded.value",
     )
-    return Judged(told=told, missed=missed, tallies=tallies)
+    return Judged(reported=reported, missed=missed, tallies=tallies)
 
 
 def pending_traces(*, limit: int, settled_before: float, ahead: Mapping[str, float]) -> Script[list[PendingTrace]]:

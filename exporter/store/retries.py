@@ -75,7 +75,7 @@ def remember(
 ) -> Script[Remembered]:
     """Everything the picture of retrying in memory starts from.
 
-    ``roots`` is told the lineage and says of which roots (source, root) dead letters are open; ``groups_since``, if
+    ``roots`` is given the lineage and says of which roots (source, root) dead letters are open; ``groups_since``, if
     approvals of groups matter, from when on the ends of retries count for them.
     """
     found = Remembered()
@@ -251,7 +251,7 @@ def _of_roots(source: str, roots: Sequence[str]) -> Script[list[Retry]]:
 
 
 def recur(retry: Retry, *, now: float) -> Script[Committed]:
-    """Note that what a retry had mended failed again soon. Its outcome stays."""
+    """Note that what a retry had fixed failed again soon. Its outcome stays."""
     again = replace(retry, recurred=True)
     yield "UPDATE retries SET data = $2 WHERE id = $1", (retry.id, codec.to_json(again))
     yield from _audit(now, [_entry("recurred", again, who="engine")])

@@ -167,7 +167,7 @@ class SqliteEngine:
             except StopIteration as stop:
                 self._must_be_there()
                 connection.execute("COMMIT")
-                with suppress(StoreUnavailable):  # it is committed; who was to be told reads ``trouble``
+                with suppress(StoreUnavailable):  # it is committed; who waits reads ``trouble``
                     self._must_be_there()
                 result: T = stop.value
                 return result

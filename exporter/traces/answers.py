@@ -70,8 +70,8 @@ def http_answer(
                 reason=f"{status}, but with a web page: traces.endpoint is not the address of a collector",
             )
         return taken(_success(content_type, body))
-    told = _said(content_type, body)
-    line = redact(": ".join(filter(None, (f"{status} {reason}".strip(), told, _remedy(status, path)))))
+    said = _said(content_type, body)
+    line = redact(": ".join(filter(None, (f"{status} {reason}".strip(), said, _remedy(status, path)))))
     wait = _retry_after(headers, now) if status in (429, 503) or status >= 500 else None
     return Answer(verdict=_verdict(status, wait), reason=line, retry_after=wait)
 

@@ -44,7 +44,7 @@ TRACES_PER_BATCH_MAX = 512
 #: Collectors refuse large requests (gRPC ones by default beyond 4 MiB); a trace is never divided.
 SPANS_PER_BATCH_MAX = 2048
 #: A run of which more is expected, its error or its steps, is withheld for this long (seconds) after it was counted: a
-#: few sweeps, since what a webhook told first is completed by one.
+#: few sweeps, since what a webhook reported first is completed by one.
 SETTLING = 300.0
 #: Seconds between two rounds: usually, while there is more to send, and at most while the collector is down.
 INTERVAL, INTERVAL_BACKLOG, INTERVAL_FAILING_MAX = 5.0, 0.1, 60.0

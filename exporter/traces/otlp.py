@@ -192,16 +192,16 @@ class _OverHttp:
         async with self._session.post(
             self._to.url, data=body, headers=self._headers, allow_redirects=False, proxy=self._to.proxy
         ) as response:
-            told = b""
+            answer = b""
             with suppress(aiohttp.ClientError):  # the status is known: the rest is a courtesy
-                while len(told) < ANSWER_BYTES_MAX and (more := await response.content.read(ANSWER_BYTES_MAX)):
-                    told += more
+                while len(answer) < ANSWER_BYTES_MAX and (more := await response.content.read(ANSWER_BYTES_MAX)):
+                    answer += more
             return http_answer(
                 response.status,
                 reason=response.reason or "",
                 headers=response.headers,
                 content_type=response.content_type,
-                body=told,
+                body=answer,
                 now=now,
                 path=urlsplit(self._to.url).path,
             )

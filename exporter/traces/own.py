@@ -78,7 +78,7 @@ class OwnTracer:
     ) -> Iterator[None]:
         """A span around a block. Attributes without a dot in their name get ours, ``automation.``, in front.
 
-        An exception is told by its type only: messages may quote what is nobody's business.
+        Of an exception only the type is kept: messages may quote what is nobody's business.
         """
         if self._provider is None:
             yield

@@ -286,8 +286,8 @@ def _link(kind: str, ids: tuple[int, int]) -> Link:
 def _steps(run: Run) -> tuple[list[Step], int]:
     """The steps that ended in this attempt, in the order of their times, and how many more there were."""
     since = None if run.previous is None else run.previous[1]
-    told = [(s.ended_at, s) for s in run.steps or () if s.ended_at is not None]
-    ended = [(at, step) for at, step in told if since is None or at > since]
+    known = [(s.ended_at, s) for s in run.steps or () if s.ended_at is not None]
+    ended = [(at, step) for at, step in known if since is None or at > since]
     ended.sort(key=lambda one: (one[1].result not in FAILED, one[0]))
     steps = [step for _, step in ended[:STEPS_PER_TRACE_MAX]]
     steps.sort(key=lambda s: (s.ended_at if s.started_at is None else s.started_at, s.id))

@@ -103,7 +103,7 @@ class OwnMetrics:
             "webhook_delay_seconds", "Time from an event on the platform to its webhook being stored.", _SOURCE, _DELAY
         )
         self.webhook_reliability = gauge(
-            "webhook_reliability_ratio", "Share of recently finished runs a webhook told of.", _SOURCE
+            "webhook_reliability_ratio", "Share of recently finished runs that a webhook reported.", _SOURCE
         )
         self.poll_slowdown = gauge(
             "poll_slowdown_ratio",

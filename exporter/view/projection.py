@@ -69,7 +69,7 @@ class Projection:
     ) -> None:
         """``platforms`` by source.
 
-        ``on_folded`` is told of a workflow that will be shown as ``__other__`` from now on. ``selects`` says whether a
+        ``on_folded`` is given a workflow that will be shown as ``__other__`` from now on. ``selects`` says whether a
         source still watches a workflow: one that the config excludes is not shown, even though the ledger knows it.
         """
         self._platforms = platforms
@@ -303,8 +303,8 @@ class Projection:
             self._gauges.pop(key, None)
             return
         listed = self._platforms[key[0]].lists_active
-        told = () if entry.gone_at is not None else readings(entry, world, listed=listed)
-        now = {(metric.name, labels): value for metric, labels, value in told}
+        found = () if entry.gone_at is not None else readings(entry, world, listed=listed)
+        now = {(metric.name, labels): value for metric, labels, value in found}
         before = self._gauges.get(key, {})
         if self._shown[key] == OTHER:
             now = {k: v for k, v in now.items() if k[0] in _SUMMED}

@@ -42,22 +42,22 @@ def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
 async def ask(store_url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Post to the running service. Raises ``StoreError`` with the way out when it cannot be reached or refuses."""
     try:
-        told = orjson.loads(_path(store_url).read_bytes())
+        service = orjson.loads(_path(store_url).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         raise StoreError(
             f"the service that uses {database(store_url)} cannot be reached: run this as its own user"
         ) from None
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX)
-    headers = {"Authorization": f"Bearer {told['token']}"}
+    headers = {"Authorization": f"Bearer {service['token']}"}
     # ssl=False: the address comes from a file of our own, so whose name a certificate bears says nothing.
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(told["url"] + path, json=body, headers=headers, ssl=False) as response,
+            session.post(service["url"] + path, json=body, headers=headers, ssl=False) as response,
         ):
             answer: dict[str, Any] = orjson.loads(await response.read())
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
-        raise StoreError(f"the running service does not answer at {told['url']}") from None
+        raise StoreError(f"the running service does not answer at {service['url']}") from None
     if response.status != 200:
         raise StoreError(str(answer.get("error", f"the running service answered {response.status}")))
     return answer

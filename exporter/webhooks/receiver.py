@@ -265,7 +265,7 @@ def _workflow_id(item: Observation) -> str:
 
 
 def _baseline(events: WebhookEvents, now: float) -> float:
-    """When the source began, if this is the first thing ever heard of it: as its own clock told, within reason."""
+    """When the source began, if this is the first thing ever heard of it: as its own clock said, within reason."""
     earliest = now
     for item in events.observations:
         if isinstance(item, Run):

@@ -1,4 +1,4 @@
-"""Whether a source's webhooks tell of everything: each counted run is judged once, a while after it was counted.
+"""Whether a source's webhooks report everything: each counted run is judged once, a while after it was counted.
 
 The judgement is durable (a cursor moves in the transaction of the tally), so no miss is counted twice or forgotten.
 While webhooks miss nothing, the poller may look less often; one miss, and it looks at its normal pace again.
@@ -23,37 +23,37 @@ class Reliability:
     def __init__(self, source: Source, ledger: Ledger) -> None:
         self._source = source
         self._ledger = ledger
-        self._judged: deque[tuple[float, int, int]] = deque()  # when, told of, missed
+        self._judged: deque[tuple[float, int, int]] = deque()  # when, reported, missed
         self._slow_down()
 
     async def judge_once(self, now: float) -> tuple[int, int]:
-        """Judge the runs whose grace is over; returns how many were told of and how many missed.
+        """Judge the runs whose grace is over; returns how many were reported and how many missed.
 
         ``now`` is the platform's clock, by which runs are counted.
         """
-        told, missed = await self._ledger.judge_webhooks(self._source.name, until=now - GRACE)
-        if told or missed:
-            self._judged.append((now, told, missed))
+        reported, missed = await self._ledger.judge_webhooks(self._source.name, until=now - GRACE)
+        if reported or missed:
+            self._judged.append((now, reported, missed))
         while self._judged and not now - WINDOW <= self._judged[0][0] <= now:  # later: somebody has set that clock
             self._judged.popleft()
-        all_told, all_missed = self._totals()
-        if all_told + all_missed:
-            self._source.metrics.webhook_reliability().set(all_told / (all_told + all_missed))
+        all_reported, all_missed = self._totals()
+        if all_reported + all_missed:
+            self._source.metrics.webhook_reliability().set(all_reported / (all_reported + all_missed))
         self._slow_down()
-        return told, missed
+        return reported, missed
 
     def _slow_down(self) -> None:
         """Let the poll interval be stretched as far as the webhooks can be relied on."""
-        told, missed = self._totals()
-        self._source.slowdown = slowdown(told=told, missed=missed)
+        reported, missed = self._totals()
+        self._source.slowdown = slowdown(reported=reported, missed=missed)
         self._source.metrics.poll_slowdown().set(self._source.slowdown)
 
     def _totals(self) -> tuple[int, int]:
-        return sum(told for _, told, _ in self._judged), sum(missed for _, _, missed in self._judged)
+        return sum(reported for _, reported, _ in self._judged), sum(missed for _, _, missed in self._judged)
 
 
-def slowdown(*, told: int, missed: int) -> float:
-    """How far webhooks may stretch the interval: not at all until they told of 50 runs, nor if they missed one."""
-    if missed or told < 50:
+def slowdown(*, reported: int, missed: int) -> float:
+    """How far webhooks may stretch the interval: not at all until they reported 50 runs, nor if they missed one."""
+    if missed or reported < 50:
         return 1.0
-    return 2.0 if told < 200 else SLOWDOWN_MAX
+    return 2.0 if reported < 200 else SLOWDOWN_MAX

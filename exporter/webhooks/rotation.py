@@ -78,7 +78,7 @@ def _now(secret: SecretStr) -> SecretStr:
 def _stamp(path: Path) -> _Stamp:
     """What is other if somebody wrote the file, or a link to it leads elsewhere."""
     try:
-        told = os.stat(path)
+        found = os.stat(path)
     except OSError:
         return None
-    return told.st_dev, told.st_ino, told.st_mtime_ns, told.st_size
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -197,7 +197,7 @@ async def _tell_lost_connections(
 class Api:
     """One source's connection to its platform. To be made inside a running loop, and closed.
 
-    ``on_request`` is told the endpoint and the code of every attempt: the status, ``timeout`` or ``error``.
+    ``on_request`` is given the endpoint and the code of every attempt: the status, ``timeout`` or ``error``.
     ``error_detail`` finds the platform's own words in a decoded error body. ``retry_after_default`` is how long to
     pause after a 429 that does not say. ``jitter`` returns numbers from 0 to 1. ``span`` is entered around every
     attempt, with its endpoint.
@@ -253,7 +253,7 @@ class Api:
         await self._session.close()
 
     def platform_now(self) -> float:
-        """The time on the platform's clock, as its last answers told it; ours while none has."""
+        """The time on the platform's clock, by its last answers; ours while none has."""
         if not self._shifts:
             return self._clock.now()
         newest, usual = self._shifts[-1], self._usual_shift()
@@ -265,7 +265,7 @@ class Api:
         return self._answered
 
     def clock_offset(self) -> float | None:
-        """Seconds our clock is ahead of the platform's; None while no answer has told the time there."""
+        """Seconds our clock is ahead of the platform's; None while no answer had the time."""
         return self._clock.now() - self._on_their_clock(self._usual_shift()) if self._shifts else None
 
     def latest(self) -> float:
@@ -491,10 +491,10 @@ class Api:
             # A gateway's HTML page says no more than its status.
             return reply.reason if not text or text.startswith("<") else text
         try:
-            told = self._error_detail(data) if self._error_detail else None
+            said = self._error_detail(data) if self._error_detail else None
         except (LookupError, TypeError, ValueError, AttributeError):  # not the shape the platform documents
-            told = None
-        return told or text
+            said = None
+        return said or text
 
     def _retry_after(self, headers: CIMultiDictProxy[str]) -> float:
         text = headers.get("Retry-After", "").strip()

@@ -46,7 +46,7 @@ class Budget:
     """The calls one credential may make. All rates and limits are calls per minute.
 
     ``default_per_minute`` stands for the limit until the platform tells its own. ``fixed_per_minute``, where a user has
-    set it, replaces the share of the limit but never exceeds the limit. ``on_wait`` is told why a call has waited
+    set it, replaces the share of the limit but never exceeds the limit. ``on_wait`` is given why a call has waited
     (``budget``, or the cause that was given to ``pause``) and for how many seconds.
     """
 
@@ -98,7 +98,7 @@ class Budget:
         return max(0.0, min(self._tokens, self._calls_per_window(now) - len(self._passes)))
 
     def learn_limit(self, per_minute: float) -> None:
-        """The platform told its limit."""
+        """The platform said its limit."""
         self._fill(self._now())
         self._limit = max(0.0, per_minute)
         self._restart_pump()  # whoever waits may have less to wait for

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from exporter.polling.wire import make_api
 
 from exporter.clock import ManualClock
 from exporter.config import Config, ConfigError, parse
 from exporter.config.shown import shown
 from exporter.log import scrub
 from exporter.platforms import PLATFORMS
+from exporter.source import make_api
 from exporter.webhooks.rotation import LOOK_SECONDS, Rotation
 from exporter.wire import schemes
 from exporter.wire.api import Api, ApiError, ErrorKind

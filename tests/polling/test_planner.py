@@ -40,4 +40,4 @@ def test_jitter_spreads_intervals_by_a_tenth() -> None:
 
 @pytest.mark.parametrize(("told", "missed", "factor"), [(0, 0, 1), (49, 0, 1), (50, 0, 2), (500, 0, 4), (500, 1, 1)])
 def test_only_webhooks_that_miss_nothing_slow_the_poller_down(told: int, missed: int, factor: float) -> None:
-    assert slowdown(told=told, missed=missed) == factor
+    assert slowdown(reported=told, missed=missed) == factor

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Middleware
-from exporter.polling.wire import make_api
 
 from exporter.clock import ManualClock
 from exporter.platform import Fault, RunKey
@@ -18,6 +17,7 @@ from exporter.platforms.make.client import MakeClient
 from exporter.platforms.make.config import MakeConfig
 from exporter.simulator.core import TrueRun
 from exporter.simulator.make import MakeSimulator
+from exporter.source import make_api
 from exporter.wire.api import Api
 from tests.platforms.known import MemoryKnown
 
