@@ -18,6 +18,7 @@ from exporter.config import Config, ConfigError
 from exporter.config.cautions import cautions
 from exporter.log import configure, get_logger, register_secrets
 from exporter.model import DeadLetter
+from exporter.model.ledger import Committed, FoldRules, Key
 from exporter.model.policy import Rules
 from exporter.platform import Platform, selected
 from exporter.platform.section import SourceConfig
@@ -27,7 +28,6 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier
 from exporter.source import Source, read_at_scrape
-from exporter.store.ingest import Committed, FoldRules, Key
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach

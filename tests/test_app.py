@@ -11,8 +11,8 @@ from aiohttp import ClientSession
 from exporter import app
 from exporter.config import Config
 from exporter.model.catalogue import CATALOGUE
+from exporter.model.ledger import Key
 from exporter.simulator.fleet import demo_config
-from exporter.store.ingest import Key
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
 from exporter.view.own import OwnMetrics

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from exporter.clock import Clock, steady
 from exporter.log import get_logger
 from exporter.model import Via
+from exporter.model.ledger import Batch, Folded
 from exporter.platform import CHUNK, Fault, Page, RunKey, Stream
 from exporter.polling.planner import next_delay
 from exporter.polling.reading import Reading, described
 from exporter.source import Source, StreamStatus
-from exporter.store.ingest import Batch, Folded
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
 from exporter.view.known import unread_stream

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exporter.model import DeadLetter
+from exporter.model.ledger import Committed, Key
 from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.retries import protocol
 from exporter.source import Source
 from exporter.store import retries as script
-from exporter.store.ingest import Committed, Key
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Refusal, Remembered, Reservation
 from exporter.view.projection import Projection

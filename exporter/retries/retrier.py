@@ -13,6 +13,7 @@ from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.fold import resolve
+from exporter.model.ledger import Batch
 from exporter.model.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
 from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.platform.retrying import Look, Standing, Target
@@ -20,7 +21,6 @@ from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.subjects import subjects
 from exporter.source import Source
-from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Reservation
 from exporter.store.script import StoreError

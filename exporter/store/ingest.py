@@ -6,22 +6,16 @@ its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Any
 
 import orjson
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from exporter.model import (
-    FAILED,
     SUCCEEDED,
-    Change,
     DeadLetter,
     Listing,
-    Observation,
     Queue,
     ResolvedBy,
     Result,
@@ -36,12 +30,10 @@ from exporter.model import (
     times,
 )
 from exporter.model.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
-from exporter.model.retries import Override, Retry
+from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Forgotten, Key
 from exporter.model.tallies import Tallies, tally
 from exporter.store import codec
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in
-
-Key = tuple[str, str]  # source, id
 
 #: Webhooks may come before anybody knows the platform's clock. The first poll that does sets the baseline, and reaches
 #: back to what they reported, but not further than this (seconds).
@@ -53,80 +45,6 @@ _NEXT_MOMENT = 0.001
 
 _FAILED = "('failure', 'timeout', 'quota')"
 _SUCCEEDED = "('success', 'warning')"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldRules:
-    """What folding needs to know about a source."""
-
-    backfill: float = 0.0  # seconds before the first sweep that count as well
-    superseded_by_success: bool = False
-    traced: bool = False  # whether its counted runs go to the outbox of traces
-    retention: float = inf  # seconds the ledger remembers finished runs and resolved dead letters
-    holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention
-    steps_later: frozenset[Result] = frozenset()  # runs that ended so are reported first, and their steps after that
-
-    def horizon(self, forgotten: "Forgotten", now: float) -> float:
-        """What ended before it may have been counted and forgotten; ``now`` is the platform's clock."""
-        return max(forgotten.horizon(self.retention, now), forgotten.pruned_until)
-
-    def settled(self, run: Run) -> bool:
-        """Whether nothing more is expected of a finished run: its trace need not wait."""
-        explained = run.error is not None or run.result not in FAILED
-        return explained and (run.steps is not None or run.result not in self.steps_later)
-
-
-class Forgotten(Struct, frozen=True, kw_only=True, gc=False):
-    """How far a source has been read, and forgotten. Times of the platform; 0: not at all."""
-
-    pruned_until: float = 0.0
-    read_until: float = 0.0  # the newest end read by a poll
-
-    def horizon(self, retention: float, now: float) -> float:
-        """What is past retention: by the platform's clock, and never by more than was read of it."""
-        return min(now, self.read_until) - retention
-
-
-class Batch(Struct, frozen=True, kw_only=True, gc=False):
-    """Observations of one source to be stored together."""
-
-    source: str
-    observations: Sequence[Observation] = ()
-    via: Via = Via.POLL
-    now: float  # the platform's clock, as far as it is known
-    started_at: float | None  # when the sweep began, on that clock: the baseline, if it is the first; None: never that
-    clock_known: bool = False  # whether the platform has given its time, so that what lies far beyond cannot be
-    stream: str = ""
-    cursors: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Folded(Struct, kw_only=True):
-    """What became of one batch."""
-
-    batch: Batch
-    changes: list[Change] = field(default_factory=list)
-    news: int = 0  # observations that taught anything
-    found: list[str] = field(default_factory=list)  # workflows not known before
-
-
-class Committed(Struct, kw_only=True):
-    """What one transaction altered: the state after it, for whoever remembers the ledger in memory.
-
-    A transaction that alters anything somebody remembers returns one, and the ledger publishes it.
-    """
-
-    outcomes: list[Folded] = field(default_factory=list)
-    first_sweeps: dict[str, float] = field(default_factory=dict)
-    read_until: dict[str, float] = field(default_factory=dict)
-    runs: dict[Key, RunEntry] = field(default_factory=dict)
-    dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
-    workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
-    tallies: Tallies = field(default_factory=dict)
-    retries: list[Retry] = field(default_factory=list)
-    lineage: dict[Key, str] = field(default_factory=dict)  # runs that retries made, and the roots they descend from
-    overrides: list[Override] = field(default_factory=list)
-    ended_overrides: list[str] = field(default_factory=list)  # ids
-    full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
 
 
 def ingest(batches: Sequence[Batch], rules: Mapping[str, FoldRules]) -> Script[Committed]:

@@ -10,17 +10,15 @@ ends. It ends when a probing write succeeds (``recover``).
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 
 from exporter.log import get_logger
-from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
-from exporter.model.tallies import Tallies
+from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Key, Loaded
 from exporter.store import codec, maintenance
-from exporter.store.ingest import Batch, Committed, Folded, FoldRules, Key, ingest
+from exporter.store.ingest import ingest
 from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
 
@@ -33,19 +31,6 @@ PENDING_BATCHES_MAX = 2000
 PROBE_INTERVAL = 3.0
 #: A batch that is not stored after so many seconds is refused, and comes again: a disk that hangs says nothing.
 COMMIT_SECONDS_MAX = 10.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Loaded:
-    """What the ledger remembers, as read at the start."""
-
-    first_sweeps: dict[str, float] = field(default_factory=dict)
-    read_until: dict[str, float] = field(default_factory=dict)
-    open_runs: dict[Key, RunEntry] = field(default_factory=dict)
-    open_dead_letters: dict[Key, DeadLetterEntry] = field(default_factory=dict)
-    workflows: dict[Key, WorkflowEntry] = field(default_factory=dict)
-    tallies: Tallies = field(default_factory=dict)
-    cursors: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
 
 class Ledger:

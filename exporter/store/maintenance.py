@@ -8,10 +8,11 @@ from msgspec.structs import replace
 
 from exporter.model import Change, Heard, ResolvedBy, Run, catalogue
 from exporter.model.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
+from exporter.model.ledger import Committed, Forgotten, Key
 from exporter.model.retries import Retry
 from exporter.model.tallies import SUM, Tallies, tally
 from exporter.store import codec
-from exporter.store.ingest import Committed, Forgotten, Key, add_tallies, read_on
+from exporter.store.ingest import add_tallies, read_on
 from exporter.store.retries import retry_of
 from exporter.store.script import Script, chunks, flat, insert, select_in, values
 

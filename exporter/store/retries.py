@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from exporter.model import DeadLetter, catalogue
+from exporter.model.ledger import Committed, Key
 from exporter.model.policy import Rules, Subject, beside, climb, reaches
 from exporter.model.retries import (
     Decision,
@@ -26,7 +27,7 @@ from exporter.model.retries import (
 )
 from exporter.model.tallies import SUM, Tallies
 from exporter.store import codec
-from exporter.store.ingest import Committed, Key, add_tallies
+from exporter.store.ingest import add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 
 _COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"

@@ -11,8 +11,7 @@ from msgspec import Struct
 
 from exporter.model import DeadLetter, Queue, Run, State, Usage, Workflow
 from exporter.model.fold import WorkflowEntry
-from exporter.store.ingest import Committed, Key
-from exporter.store.ledger import Loaded
+from exporter.model.ledger import Committed, Key, Loaded
 
 _NOTHING: Mapping[str, Any] = {}
 

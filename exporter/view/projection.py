@@ -14,10 +14,10 @@ from typing import Any, cast
 from exporter.model import ErrorClass, Result, State, Workflow, catalogue
 from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
+from exporter.model.ledger import Key
 from exporter.model.retries import Mode, Outcome, Retry
 from exporter.model.tallies import SUM, Tallies, TallyKey
 from exporter.platform import Platform
-from exporter.store.ingest import Key
 from exporter.view.exposition import Counter, Exemplar, Gauge, Histogram, Registry
 from exporter.view.known import SourceWorld, World
 from exporter.view.room import Room

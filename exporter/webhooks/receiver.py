@@ -18,10 +18,10 @@ from msgspec.structs import replace
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.model import Observation, Run, Via
+from exporter.model.ledger import Batch
 from exporter.model.redact import redact
 from exporter.platform import MalformedEvent, WebhookEvents, WebhookRequest, cloudevents
 from exporter.source import Source
-from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
 from exporter.wire import body as bodies

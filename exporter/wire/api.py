@@ -10,12 +10,9 @@ to another place.
 import asyncio
 import random
 import re
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from ssl import SSLContext
 from typing import Any, Protocol
@@ -26,11 +23,11 @@ import orjson
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from exporter.clock import Clock, steady
-from exporter.model import times
+from exporter.clock import Clock
 from exporter.model.redact import redact
 from exporter.wire.budget import Budget, Lane
 from exporter.wire.decode import Undecodable, decode
+from exporter.wire.platform_clock import PlatformClock, http_date
 from exporter.wire.unreachable import why
 
 ATTEMPTS_MAX = 3
@@ -41,14 +38,6 @@ BIG_BODY_BYTES = 1024 * 1024
 ERROR_BODY_BYTES_MAX = 16 * 1024
 RETRY_AFTER_SECONDS_MIN = 1.0
 RETRY_AFTER_SECONDS_MAX = 300.0
-#: Date headers have whole seconds and answers take time: less than this is no difference between two clocks.
-CLOCK_OFFSET_SECONDS_MIN = 2.0
-#: The platform's clock is what most of so many answers say: one may come from a cache, or from another machine …
-CLOCK_ANSWERS = 5
-#: … unless the newest differs by more than this: then somebody has set a clock, and old answers say nothing any more.
-CLOCK_JUMP_SECONDS = 3600.0
-#: A cache says how old its answer is; what is older than a day no cache would give out.
-AGE_SECONDS_MAX = 86_400.0
 
 Params = Mapping[str, str | int | float] | Sequence[tuple[str, str | int | float]]
 Ids = Mapping[str, str | int]
@@ -224,10 +213,7 @@ class Api:
         self.budget = budget
         self._base = URL(base_url)
         self._clock = clock
-        self._answered = False
-        # What the platform's clock shows, less what our steady one does, by the newest answers: setting our wall clock
-        # changes nothing of it.
-        self._shifts: deque[float] = deque(maxlen=CLOCK_ANSWERS)
+        self._theirs = PlatformClock(clock)
         self._auth = auth
         self._auth_lock = asyncio.Lock()
         self._renewals = 0
@@ -254,35 +240,20 @@ class Api:
 
     def platform_now(self) -> float:
         """The time on the platform's clock, by its last answers; ours while none has."""
-        if not self._shifts:
-            return self._clock.now()
-        newest, usual = self._shifts[-1], self._usual_shift()
-        return self._on_their_clock(newest if abs(newest - usual) > CLOCK_JUMP_SECONDS else usual)
+        return self._theirs.now()
 
     @property
     def answered(self) -> bool:
         """Whether the platform has answered: before that, nobody can say how right our clock is."""
-        return self._answered
+        return self._theirs.answered
 
     def clock_offset(self) -> float | None:
         """Seconds our clock is ahead of the platform's; None while no answer had the time."""
-        return self._clock.now() - self._on_their_clock(self._usual_shift()) if self._shifts else None
+        return self._theirs.offset()
 
     def latest(self) -> float:
         """The latest time to be believed of the platform's items."""
-        if not self._shifts:
-            return times.latest(None)
-        return times.latest(max(self.platform_now(), self._on_their_clock(self._shifts[-1])))
-
-    def _on_their_clock(self, shift: float) -> float:
-        ours, theirs = self._clock.now(), steady(self._clock) + shift
-        return theirs if abs(theirs - ours) > CLOCK_OFFSET_SECONDS_MIN else ours
-
-    def _usual_shift(self) -> float:
-        """The middle one; of two in the middle, the one that was learned later."""
-        by_size = sorted(range(len(self._shifts)), key=lambda at: self._shifts[at])
-        half = len(by_size) // 2
-        return self._shifts[by_size[half] if len(by_size) % 2 else max(by_size[half - 1 : half + 1])]
+        return self._theirs.latest()
 
     async def get(
         self, endpoint: str, *, lane: Lane, params: Params = (), ids: Ids | None = None, counted: bool = True
@@ -428,7 +399,7 @@ class Api:
         self._on_request(call.endpoint, str(reply.status))
         if 200 <= reply.status < 300:
             data = await self._decoded(call, reply)
-            self._learn_clock(reply.headers)
+            self._theirs.learn(reply.headers)
             return Answer(data=data, headers=reply.headers, status=reply.status, at=self.platform_now())
         raise ApiError(
             kind_of(reply.status),
@@ -501,26 +472,8 @@ class Api:
         seconds: float | None = None
         if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
             seconds = float(text)
-        elif (moment := _http_date(text)) is not None:
-            seconds = moment - (_http_date(headers.get("Date", "")) or self.platform_now())
+        elif (moment := http_date(text)) is not None:
+            seconds = moment - (http_date(headers.get("Date", "")) or self.platform_now())
         if seconds is None:
             seconds = self._retry_after_default
         return min(max(seconds, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
-
-    def _learn_clock(self, headers: CIMultiDictProxy[str]) -> None:
-        """By an answer of the platform itself: an error may be a gateway's, and the time on its clock."""
-        self._answered = True
-        date = _http_date(headers.get("Date", ""))
-        if date is not None:
-            age = headers.get("Age", "").strip()
-            if re.fullmatch(r"\d{1,9}", age):
-                date += min(float(age), AGE_SECONDS_MAX)
-            self._shifts.append(date - steady(self._clock))
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None

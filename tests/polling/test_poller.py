@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from exporter.clock import ManualClock
 from exporter.model import Result, Run, State, Workflow
+from exporter.model.ledger import Committed, FoldRules
 from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, WebhookEvents
 from exporter.platform.section import SourceConfig
 from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
-from exporter.store.ingest import Committed, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.own import OwnMetrics

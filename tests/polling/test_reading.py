@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from exporter.model import Run, State, Workflow
+from exporter.model.ledger import Committed
 from exporter.platform import CHUNK, Fault, Page, in_turns
-from exporter.store.ingest import Committed
 from exporter.view.known import Unread, World
 from exporter.web import status
 from exporter.web.page import Visitor

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from exporter.clock import ManualClock
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
+from exporter.model.ledger import Batch, Committed, Folded, FoldRules
 from exporter.model.policy import Rules
 from exporter.model.retries import Retry, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
@@ -23,7 +24,6 @@ from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.retrier import Retrier, TurnReport
-from exporter.store.ingest import Batch, Committed, Folded, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from exporter.view.known import World

@@ -21,9 +21,9 @@ from exporter.model import (
     Via,
     Workflow,
 )
+from exporter.model.ledger import Batch, Committed, Folded, FoldRules
 from exporter.model.tallies import SUM
 from exporter.store import schema
-from exporter.store.ingest import Batch, Committed, Folded, FoldRules
 from exporter.store.ledger import PENDING_BATCHES_MAX, Ledger, open_engine
 from exporter.store.maintenance import PRUNED_ROWS_MAX
 from exporter.store.script import Script, StoreError

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from exporter.clock import ManualClock
 from exporter.model import Result, Run, State, Via
+from exporter.model.ledger import Batch
 from exporter.store import ledger as door
-from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, StoreError, StoreUnavailable, T
 from tests.e2e.deployment import Deployment, deployment

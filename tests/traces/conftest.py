@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.model import Result
-from exporter.store.ingest import FoldRules
+from exporter.model.ledger import FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from tests.otlp import otlp_receiver
 from tests.traces.world import LOADED, World

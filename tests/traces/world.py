@@ -8,9 +8,9 @@ from exporter.clock import ManualClock
 from exporter.config import TracesConfig
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
 from exporter.model.fold import WorkflowEntry
+from exporter.model.ledger import Batch
 from exporter.platforms import PLATFORMS
 from exporter.source import Source
-from exporter.store.ingest import Batch
 from exporter.store.ledger import Ledger
 from exporter.traces.export import Exported, ExportReport, Outbox, TraceExporter
 from exporter.traces.otlp import Sender, make_exporter

@@ -25,11 +25,11 @@ from exporter.model import (
     Via,
     Workflow,
 )
+from exporter.model.ledger import Batch, Committed, FoldRules, Key
 from exporter.model.retries import Mode, RetryState
 from exporter.platform import Platform, WebhookEvents
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
-from exporter.store.ingest import Batch, Committed, FoldRules, Key
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.projection import OTHER, Projection

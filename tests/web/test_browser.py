@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from exporter.model import Workflow
-from exporter.store.ingest import Batch
+from exporter.model.ledger import Batch
 from tests.chromium import chromium
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_retries import POLICY

@@ -13,9 +13,9 @@ from aiohttp import ClientSession
 from exporter import app
 from exporter.config import Config, ConfigError
 from exporter.model import Workflow
+from exporter.model.ledger import Batch
 from exporter.simulator import HOOK_SECRET
 from exporter.simulator.fleet import demo_config
-from exporter.store.ingest import Batch
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_truth import ROOMY
 from tests.servers import eventually

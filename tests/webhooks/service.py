@@ -19,10 +19,10 @@ from aiohttp import web
 
 from exporter.clock import Clock, SystemClock
 from exporter.model import ErrorClass, ResolvedBy, Result
+from exporter.model.ledger import Committed, FoldRules
 from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platform.section import SourceConfig
-from exporter.store.ingest import Committed, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Engine, Script, T
 from exporter.view.known import World

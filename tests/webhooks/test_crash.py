@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 
 from exporter.model import catalogue
+from exporter.model.ledger import FoldRules
 from exporter.model.tallies import SUM, Tallies
-from exporter.store.ingest import FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from tests.servers import eventually, forked, free_port

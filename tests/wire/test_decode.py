@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.model import Workflow
+from exporter.model.ledger import Batch, FoldRules
 from exporter.platforms import PLATFORMS
-from exporter.store.ingest import Batch, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.projection import Projection
