@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev real-components demo test test-slow lint dashboards pictures bench clean
+.PHONY: help install install-dev real-components demo test test-slow lint dashboards completions pictures bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,9 @@ lint: install-dev ## ruff check, ruff format --check, mypy --strict, import-lint
 
 dashboards: install-dev ## write dashboards/*.json anew from dashboards/generator
 	@$(BIN)/python -m dashboards.generator
+
+completions: install-dev ## write the scripts of `automation-exporter completion` anew from the commands
+	@$(BIN)/python -m tests.cli.completions
 
 pictures: install-dev real-components ## make the pictures of the docs anew
 	@$(PIP) --editable '.[dev,pictures]'

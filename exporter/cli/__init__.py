@@ -47,19 +47,22 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _say(exc: BaseException) -> int:
     """One line for each problem. What is no problem of the user's is raised again."""
+    if isinstance(exc, UsageError):
+        print(f"automation-exporter: {exc}", file=sys.stderr)
+        return 1
     from exporter.config import ConfigError
     from exporter.retries.control import ControlError
     from exporter.store.script import StoreError
     from exporter.traces.otlp import ExporterUnavailable
 
-    told = (StoreError, OSError, ExporterUnavailable)
+    told = (StoreError, OSError, ExporterUnavailable, UsageError)
     broke = ""
     if isinstance(exc, BaseExceptionGroup):
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
         broke = "" if isinstance(exc, told) else f"a loop broke: {type(exc).__name__}: "
-    elif not isinstance(exc, (*told, ConfigError, ControlError, UsageError, OverflowError)):
-        raise exc  # OverflowError: a port beyond 65535
+    elif not isinstance(exc, (*told, ConfigError, ControlError)):
+        raise exc
     if isinstance(exc, BrokenPipeError):
         raise exc
     if isinstance(exc, ConfigError):

@@ -22,14 +22,14 @@ from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, load
 from exporter.config.cautions import cautions
 from exporter.config.twins import TWICE
-from exporter.model import catalogue
-from exporter.platform import Platform
+from exporter.platform import Platform, Watches
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.source import make_api
 from exporter.store.ledger import database
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
+from exporter.view.projection import series_of
 from exporter.web import local
 from exporter.web.doors import no_address
 from exporter.wire.api import ApiError, ErrorKind
@@ -37,6 +37,8 @@ from exporter.wire.api import ApiError, ErrorKind
 #: Room on the disk below which a database is a worry, and below which it is a problem (bytes).
 SPACE_SCARCE, SPACE_MIN = 512 * 1024**2, 32 * 1024**2
 CONNECT_SECONDS_MAX = 5.0
+#: Results that the runs of a workflow end with in the long run, for estimates.
+RESULTS_USUAL = 2
 _SQLITE = b"SQLite format 3\0"
 
 
@@ -47,19 +49,6 @@ class Report:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def series_per_workflow(platform: Platform) -> int:
-    """Lines one workflow is exposed as from its discovery: its counters at 0 and the gauges it always has."""
-    born = len(platform.results) + 2 * len(platform.error_classes) + len(platform.resolved_by)
-    born += {"operations", "transfer"}.issubset(platform.measures) * 3
-    gauges = 3 + len(platform.lists_active) + 1  # info, enabled, streak of failures; active runs by state; dead letters
-    return born + gauges
-
-
-def histogram_lines() -> int:
-    """Lines one result of a workflow adds once it has a duration."""
-    return len(catalogue.RUN_DURATION.buckets) + 3
 
 
 async def check(
@@ -220,41 +209,42 @@ async def _cannot_connect(host: str, port: int) -> str | None:
 
 async def _sources(config: Config, *, online: bool) -> Report:
     """What each source would cost and, online, what works."""
-    whole, watched = Report(), dict[str, list[str]]()
+    whole, watched = Report(), dict[str, list[Watches]]()
     for source, section in config.sources.items():
         platform = PLATFORMS[section.platform]
-        each = series_per_workflow(platform)
-        room = math.floor(config.limits.series_max / (each + 2 * histogram_lines()))
+        costs = series_of(platform)
+        room = math.floor(config.limits.series_max / costs.with_results(RESULTS_USUAL))
         whole.notes.append(
-            f"{source}: {each} series for each workflow, {histogram_lines()} more for each result it ends with; "
+            f"{source}: {costs.workflow} series for each workflow, {costs.result} more for each result it ends with; "
             f"limits.series_max has room for about {room} workflows"
         )
         if online:
-            watched[source] = [f"{platform.name} {line}" for line in await _try(source, section, platform, whole)]
-    whole.problems += _same(watched)
+            watched[source] = await _try(source, section, platform, whole)
+    whole.problems += _same(watched, {source: section.platform for source, section in config.sources.items()})
     return whole
 
 
-async def _try(source: str, section: SourceConfig, platform: Platform, report: Report) -> list[str]:
+async def _try(source: str, section: SourceConfig, platform: Platform, report: Report) -> list[Watches]:
     """Ask the platform; returns what it says is watched there."""
     try:
         api = make_api(section, platform, SystemClock())
     except OSError:  # certificates that cannot be read: told already
         return []
-    workflows, watched = 0, list[str]()
+    workflows, watched = 0, list[Watches]()
     try:
         async for line in platform.connect(section, api).check():
+            if isinstance(line, Watches):
+                watched.append(line)
+                continue
             word, _, rest = line.partition(": ")
-            if word == "watches":
-                watched.append(rest)
-            elif word == "problem":
+            if word == "problem":
                 report.problems.append(f"{source}: {line}")
             else:
                 report.notes.append(f"{source}: {line}")
             if word == "workflows":
                 workflows = int(rest)
         if workflows:
-            lines = workflows * (series_per_workflow(platform) + 2 * histogram_lines())
+            lines = workflows * series_of(platform).with_results(RESULTS_USUAL)
             report.notes.append(f"{source}: about {lines} series for {workflows} workflows")
     except ApiError as exc:
         report.problems.append(f"{source}: problem: {_advised(source, section, exc)}")
@@ -275,15 +265,12 @@ def _advised(source: str, section: SourceConfig, exc: ApiError) -> str:
     return f"sources.{source}: {exc}"
 
 
-def _same(watched: Mapping[str, Sequence[str]]) -> list[str]:
+def _same(watched: Mapping[str, Sequence[Watches]], platforms: Mapping[str, str]) -> list[str]:
     """Sources that the platforms say are one: what one watches is, or holds, what the other does."""
     return [
-        f"{second}: problem: sources.{second} reads the same as sources.{first}, as the platform says ({mine}): "
-        f"{TWICE}; remove one"
+        f"{second}: problem: sources.{second} reads the same as sources.{first}, as the platform says "
+        f"({platforms[second]} {mine}): {TWICE}; remove one"
         for (first, theirs), (second, ours) in combinations(watched.items(), 2)
-        for mine in [one for one in ours if any(_within(one, other) or _within(other, one) for other in theirs)][:1]
+        if platforms[first] == platforms[second]
+        for mine in [one for one in ours if any(one.overlaps(other) for other in theirs)][:1]
     ]
-
-
-def _within(inner: str, outer: str) -> bool:
-    return inner == outer or inner.startswith(f"{outer}/")

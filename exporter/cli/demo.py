@@ -5,7 +5,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
+from exporter.web.doors import AddressError, no_address
 
 #: Workflows of each platform in the demo: enough for something to happen all the time.
 DEMO_WORKFLOWS = 15
@@ -31,6 +32,7 @@ PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager
 
 
 def demo(options: argparse.Namespace) -> int:
+    _check_ports(options.port, 1)
     with tempfile.TemporaryDirectory(prefix="automation-exporter-demo-") as folder:
         return until_stopped(lambda stop, reload: _demonstrate(options, Path(folder), stop, reload))
 
@@ -56,7 +58,10 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
             tasks.create_task(_approve_now_and_then(running, stop))
 
         async with asyncio.TaskGroup() as tasks:
-            await app.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
+            try:
+                await app.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
+            except AddressError as exc:
+                raise UsageError(no_address("--port", str(options.port), exc.cause)) from None
 
 
 async def _accompany(options: argparse.Namespace, folder: Path, port: int, stop: asyncio.Event) -> None:
@@ -110,24 +115,37 @@ def simulate(options: argparse.Namespace) -> int:
     for name in options.platform or ():
         if name not in SIMULATORS:
             raise UsageError(f"--platform {name}: unknown; one of {', '.join(sorted(SIMULATORS))}")
+    platforms = list(dict.fromkeys(options.platform or SIMULATORS))
+    _check_ports(options.port, len(platforms))
     log.configure("info", "logfmt", sys.stderr)
 
     async def serve(stop: asyncio.Event, reload: asyncio.Event) -> None:
-        async with Fleet.open(
+        fleet = Fleet.open(
             clock=SystemClock(),
             seed=options.seed,
-            platforms=options.platform,
+            platforms=platforms,
             workflows=options.workflows,
             faults=faults,
             port=options.port,
-        ) as fleet:
-            for platform, url in fleet.urls.items():
+        )
+        async with AsyncExitStack() as stack:
+            try:
+                opened = await stack.enter_async_context(fleet)
+            except OSError as exc:
+                raise UsageError(no_address(f"--port {options.port}", exc.filename, exc)) from None
+            for platform, url in opened.urls.items():
                 print(f"{platform}: {url}  (truth at {url}/_sim/truth)", flush=True)
             if options.webhooks:
-                await fleet.deliver(f"{options.webhooks.rstrip('/')}/webhooks", stop)
+                await opened.deliver(f"{options.webhooks.rstrip('/')}/webhooks", stop)
             await stop.wait()
 
     return until_stopped(serve)
+
+
+def _check_ports(first: int, count: int) -> None:
+    """Whether there are so many ports from ``first`` on; 0 stands for any free ones. Raises ``UsageError``."""
+    if not 0 <= first <= 65536 - count:
+        raise UsageError(f"--port {first}: must be 0 to {65536 - count}; 0: any that is free")
 
 
 def _faults(given: Sequence[str]) -> dict[str, float]:

@@ -4,6 +4,7 @@ Reading needs no service and disturbs none. What changes something goes to the s
 the ledger is opened and changed here, and the next service finds it.
 """
 
+import asyncio
 import getpass
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,19 +15,21 @@ from typing import Any
 import orjson
 
 from exporter.app import Memory, remember
+from exporter.cli import UsageError
 from exporter.clock import Clock, SystemClock
 from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
-from exporter.model.policy import Rules, Rung, facts_of
 from exporter.model.retries import Retry
-from exporter.retries.control import Control, Found, retry_facts
+from exporter.retries.control import Control, retry_facts
 from exporter.source import Source
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger, database, open_engine
-from exporter.store.script import StoreError
+from exporter.store.script import StoreError, StoreInUse
 from exporter.web import local
 
 Say = Callable[[str], object]
+#: The service has this long (seconds) to say where it answers, while it starts.
+START_SECONDS_MAX = 10.0
 #: Where nobody asks what is decided.
 NO_RULES = compile_rules(RetriesConfig(), {})[0]
 
@@ -57,77 +60,43 @@ async def offline(
         await ledger.close()
 
 
-async def explain(outline: Outline, *, say: Say, brief: bool = False) -> int:
-    """Every open dead letter: what each policy says of it, every check, the decision and when it may change."""
-    clock = SystemClock()
-    async with offline(outline, to_read=True, by_rules=True, clock=clock) as opened:
-        found, rules = opened.control.everything(), opened.book.rules
-        for one in found:
-            _explain(one, rules, clock.now(), say, brief=brief)
-        paused = [source for source in outline.platforms if opened.book.is_paused(source, clock.now())]
-        note = f"; paused: {', '.join(paused)}" if paused else ""
-        say(f"{len(found)} open dead letters, {len(rules.policies)} policies, mode {rules.mode}{note}")
-    return 0
-
-
-def _explain(one: Found, rules: Rules, now: float, say: Say, *, brief: bool) -> None:
-    letter, decision, workflow = one.subject.letter, one.ladder.decision, one.subject.workflow
-    name = letter.workflow_id if workflow is None or workflow.name is None else workflow.name
-    error = letter.error
-    why = "error not known" if error is None else " ".join(filter(None, (error.error_class, error.type)))
-    say(f"{one.key}  {name}  {why}")
-    owner = f"policy {decision.policy}" if decision.policy else "no policy"
-    when = f", next at {_moment(decision.next_at)}" if decision.next_at is not None else ""
-    say(f"  {decision.verb}: {decision.reason} ({owner}, mode {decision.mode}{when})  {decision.detail}")
-    if not brief:
-        facts = facts_of(one.subject, now)
-        for policy in rules.policies:
-            matches = {True: "matches", False: "does not match", None: "is undetermined"}[policy.owns(facts)]
-            say(f"    policy {policy.name}: {matches}, {policy.action}")
-        for rung in one.ladder.rungs:
-            say(f"    {_rung(rung)}")
-
-
-def _rung(rung: Rung) -> str:
-    when = f", until {_moment(rung.next_at)}" if rung.refuses and rung.next_at is not None else ""
-    detail = f": {rung.detail}" if rung.detail else ""
-    return f"{'refuses' if rung.refuses else 'passes '}  {rung.reason}{detail}{when}"
-
-
 async def list_retries(outline: Outline, *, say: Say, limit: int, as_json: bool = False) -> int:
     """The newest retries, one line each, or as a list of objects."""
     async with offline(outline, to_read=True) as opened:
         found = await opened.ledger.transact("recent", script.recent(limit))
         if as_json:
-            say(orjson.dumps([retry_facts(retry) for retry in found], option=orjson.OPT_INDENT_2).decode())
+            say(as_text([retry_facts(retry) for retry in found]))
             return 0
         for retry in found:
             say(_line(retry))
     return 0
 
 
-async def show(outline: Outline, identity: str, *, say: Say) -> int:
+async def show(outline: Outline, identity: str, *, say: Say, as_json: bool = False) -> int:
     """One retry, or every retry of one dead letter, with what the audit says of it."""
     async with offline(outline, to_read=True) as opened:
         everything = await opened.ledger.transact("recent", script.recent(10_000))
-        found = [retry for retry in everything if retry.is_named(identity)]
-        for retry in found:
-            for name, value in retry_facts(retry).items():
-                say(f"{name}: {_moment(value) if name.endswith('_at') and value is not None else value}")
-            say("")
+        found = [retry_facts(retry) for retry in everything if retry.is_named(identity)]
         records = await opened.book.audit_of(identity)
-        for record in records:
-            facts = {k: v for k, v in record.items() if k not in ("at", "kind") and v not in (None, "", {})}
-            say(f"{_moment(record['at'])}  {record['kind']}  " + " ".join(f"{k}={v}" for k, v in facts.items()))
-        if not found and not records:
-            raise StoreError(f"there is no retry or dead letter {identity} in the ledger")
+    if not found and not records:
+        raise StoreError(f"there is no retry or dead letter {identity} in the ledger")
+    if as_json:
+        say(as_text({"retries": found, "audit": records}))
+        return 0
+    for retry in found:
+        for name, value in retry.items():
+            say(f"{name}: {moment(value) if name.endswith('_at') and value is not None else value}")
+        say("")
+    for record in records:
+        facts = {k: v for k, v in record.items() if k not in ("at", "kind") and v not in (None, "", {})}
+        say(f"{moment(record['at'])}  {record['kind']}  " + " ".join(f"{k}={v}" for k, v in facts.items()))
     return 0
 
 
 def _line(retry: Retry) -> str:
     state = "shadow" if retry.shadow else retry.outcome or retry.state
     letter = f"{retry.source}/{retry.dead_letter_id}"
-    return "  ".join((_moment(retry.claimed_at), retry.id, state, letter, retry.policy, retry.detail))
+    return "  ".join((moment(retry.claimed_at), retry.id, state, letter, retry.policy, retry.detail))
 
 
 async def tell(
@@ -144,18 +113,34 @@ async def tell(
     if not file.exists():  # a new one would heed it, and no service would ever see it
         here_or_there = "" if file.is_absolute() else "; store.url is relative to the folder the service was started in"
         raise StoreError(f"there is no database {file}: the service has never run with it{here_or_there}")
-    try:
-        async with offline(outline, to_read=False, by_rules=by_rules) as opened:
-            answer = await here(opened.control, who)
-    except StoreError as exc:
-        if "another process is using" not in str(exc):
-            raise
-        answer = await local.ask(outline.store_url, path, {**body, "who": who})
+    loop = asyncio.get_running_loop()
+    patience = loop.time() + START_SECONDS_MAX
+    while True:
+        try:
+            async with offline(outline, to_read=False, by_rules=by_rules) as opened:
+                answer = await here(opened.control, who)
+                break
+        except StoreInUse:
+            try:
+                answer = await local.ask(outline.store_url, path, {**body, "who": who})
+                break
+            except local.NotThere:  # it is starting or being reloaded, or is another command that ends soon
+                if loop.time() > patience:
+                    raise
+        await asyncio.sleep(0.2)
     for name, value in answer.items():
         if value not in (None, False, []):
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            say(f"{name}: {_moment(text) if name in ('until', 'settles') else text}")
+            say(f"{name}: {moment(text) if name in ('until', 'settles') else text}")
     return 0
+
+
+def dead_letter(text: str) -> tuple[str, str]:
+    """What SOURCE/ID names. Raises ``UsageError``."""
+    source, slash, letter_id = text.partition("/")
+    if not slash or not source or not letter_id:
+        raise UsageError(f"{text}: write SOURCE/ID, as `policies explain` prints it")
+    return source, letter_id
 
 
 def _user() -> str:
@@ -165,5 +150,10 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-def _moment(moment: Any) -> str:
+def as_text(value: Any) -> str:
+    """JSON that a person can read, too."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def moment(moment: Any) -> str:
     return datetime.fromtimestamp(float(moment), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -12,69 +12,122 @@ from exporter import __version__
 
 #: Where the config is looked for when ``--config`` does not say.
 CONFIG_VARIABLE, CONFIG_FILE = "AUTOMATION_EXPORTER_CONFIG", "/etc/automation-exporter/config.yaml"
+#: Shells that ``completion`` knows.
+SHELLS = ("bash", "zsh", "fish")
+#: Where the ids come from that the examples use.
+LETTER, RETRY = "make-eu/0f3c9a1be27d4e5f", "4711abcd00ff1122"
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     made = argparse.ArgumentParser(
-        prog="automation-exporter", description="Metrics, traces and safe retries for automation platforms."
+        prog="automation-exporter",
+        description="Metrics, traces and safe retries for automation platforms.",
+        epilog=_epilog(["demo", "check --config config.yaml --online", "run --config config.yaml", "COMMAND --help"]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"automation-exporter {__version__}")
-    subcommands = made.add_subparsers(required=True, metavar="COMMAND")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
 
-    _takes_config(subcommands.add_parser("run", help="the service"), "service:run")
-    _add_demo(subcommands)
-    checking = _takes_config(subcommands.add_parser("check", help="validate a config"), "service:check")
+    running = _add(commands, "run", "service:run", "the service", "run --config config.yaml")
+    _takes_config(running)
+    _add_demo(commands)
+    checking = _add(
+        commands, "check", "config:check", "validate a config", "check", "check --config config.yaml --online"
+    )
+    _takes_config(checking)
     checking.add_argument(
         "--online", action="store_true", help="also try credentials, rights and limits of each source"
     )
-    rules = subcommands.add_parser("rules", help="alert and recording rules for the objectives in slo")
-    _takes_config(rules, "service:rules")
-    _add_simulate(subcommands)
-
-    policies = subcommands.add_parser("policies", help="about retry policies").add_subparsers(
-        required=True, metavar="COMMAND"
+    _takes_config(
+        _add(
+            commands,
+            "rules",
+            "rules:rules",
+            "alert and recording rules for the objectives in slo",
+            "rules --config config.yaml > rules.yaml",
+        )
     )
-    explaining = policies.add_parser("explain", help="every open dead letter with the decision about it, and why")
-    _takes_config(explaining, "retries:explain")
-    explaining.add_argument("--brief", action="store_true", help="only the decision and its reason")
-    for later in ("bound", "backtest"):
-        policies.add_parser(later, help="comes with a later version").set_defaults(command="retries:later")
-
-    retries = subcommands.add_parser("retries", help="the ledger of retries, and control over them")
-    _add_retries(retries.add_subparsers(required=True, metavar="COMMAND"))
-
-    config = subcommands.add_parser("config", help="about the config").add_subparsers(required=True, metavar="COMMAND")
-    config.add_parser("schema", help="JSON Schema of the config, for editors").set_defaults(command="service:schema")
-    showing = config.add_parser("show", help="the config with its defaults, secrets masked, in a form that can be read")
-    _takes_config(showing, "service:show")
+    _add_simulate(commands)
+    _add_policies(_family(commands, "policies", "about retry policies"))
+    _add_retries(_family(commands, "retries", "the ledger of retries, and control over them"))
+    _add_config(_family(commands, "config", "about the config"))
+    completing = _add(
+        commands,
+        "completion",
+        "completion:completion",
+        "a script that lets a shell complete these commands",
+        "completion bash > /etc/bash_completion.d/automation-exporter",
+        "completion zsh > ~/.zfunc/_automation-exporter",
+        "completion fish > ~/.config/fish/completions/automation-exporter.fish",
+    )
+    completing.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
     return made
 
 
-def _takes_config(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+def _family(commands: Any, name: str, help: str) -> Any:
+    return commands.add_parser(name, help=help, description=_sentence(help)).add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+
+
+def _add(commands: Any, name: str, command: str, help: str, *examples: str) -> argparse.ArgumentParser:
+    """A command, with examples of what may be typed after ``automation-exporter``."""
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=_sentence(help),
+        epilog=_epilog(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(command=command)
+    return made
+
+
+def _sentence(help: str) -> str:
+    return f"{help[0].upper()}{help[1:]}."
+
+
+def _epilog(examples: Any) -> str:
+    return "\n".join([f"example{'s' * (len(examples) > 1)}:", *(f"  automation-exporter {one}" for one in examples)])
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     default = Path(os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     parser.add_argument(
         "--config", type=Path, default=default, metavar="FILE", help=f"default: ${CONFIG_VARIABLE}, then {CONFIG_FILE}"
     )
-    parser.set_defaults(command=command)
     return parser
 
 
-def _add_demo(subcommands: Any) -> None:
-    demo = subcommands.add_parser("demo", help="simulators of all platforms plus the service against them, on loopback")
+def _takes_json(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def _add_demo(commands: Any) -> None:
+    help = "simulators of all platforms plus the service against them, on loopback"
+    demo = _add(commands, "demo", "demo:demo", help, "demo", "demo --port 0 --with-prometheus")
     demo.add_argument("--port", type=int, default=10870, help="of the service; 0: any free one (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=1, help="another seed, another world (default: %(default)s)")
     demo.add_argument(
         "--with-prometheus", action="store_true", help="also a local Prometheus and Alertmanager, where installed"
     )
-    demo.set_defaults(command="demo:demo")
 
 
-def _add_simulate(subcommands: Any) -> None:
-    simulate = subcommands.add_parser("simulate", help="the simulators alone")
+def _add_simulate(commands: Any) -> None:
+    simulate = _add(
+        commands,
+        "simulate",
+        "demo:simulate",
+        "the simulators alone",
+        "simulate --platform qlik --fault rate_limited=0.05 --fault truncated=0.02",
+        "simulate --webhooks http://127.0.0.1:10870",
+    )
     simulate.add_argument("--platform", action="append", metavar="NAME", help="may be given twice; default: all")
-    simulate.add_argument("--port", type=int, default=10880, help="of the first simulator (default: %(default)s)")
-    simulate.add_argument("--seed", type=int, default=1)
+    simulate.add_argument(
+        "--port", type=int, default=10880, help="of the first simulator; 0: any free ones (default: %(default)s)"
+    )
+    simulate.add_argument("--seed", type=int, default=1, help="another seed, another world (default: %(default)s)")
     simulate.add_argument("--workflows", type=int, default=6, help="generated per platform (default: %(default)s)")
     simulate.add_argument(
         "--fault",
@@ -84,37 +137,73 @@ def _add_simulate(subcommands: Any) -> None:
         help="what goes wrong how often, for example rate_limited=0.05; an unknown name lists them",
     )
     simulate.add_argument("--webhooks", metavar="URL", help="send webhooks to URL/webhooks/{platform}")
-    simulate.set_defaults(command="demo:simulate")
+
+
+def _add_policies(policies: Any) -> None:
+    explaining = _add(
+        policies,
+        "explain",
+        "policies:explain",
+        "what is decided of the open dead letters, and why; changes nothing",
+        "policies explain",
+        f"policies explain {LETTER}",
+        "policies explain --all",
+    )
+    _takes_config(explaining)
+    explaining.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="dead letters to tell every check of")
+    explaining.add_argument("--all", action="store_true", help="every check of every open dead letter")
+    _takes_json(explaining, "as one JSON object")
+
+
+def _add_config(config: Any) -> None:
+    help = "JSON Schema of the config, for editors"
+    _add(config, "schema", "config:schema", help, "config schema > config.schema.json")
+    help = "the config with its defaults, secrets masked, in a form that can be read"
+    _takes_config(_add(config, "show", "config:show", help, "config show --config config.yaml"))
 
 
 def _add_retries(retries: Any) -> None:
-    """``retries list | show | pause | resume | approve | hold | release | quarantine``."""
+    """``retries list | show | audit | pause | resume | approve | hold | release | quarantine``."""
 
-    def add(name: str, help: str, *, without_config: bool = False) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = retries.add_parser(name, help=help)
+    def add(name: str, help: str, *examples: str, without_config: bool = False) -> argparse.ArgumentParser:
+        parser = _add(retries, name, f"retries:{name}", help, *(f"retries {name}{example}" for example in examples))
         if without_config:
             parser.add_argument("--store", metavar="URL", help="the database, where the config cannot be read")
-        return _takes_config(parser, f"retries:{name}")
+        return _takes_config(parser)
 
-    listing = add("list", "the newest retries", without_config=True)
-    listing.add_argument("--limit", type=int, default=50)
-    listing.add_argument("--json", action="store_true", help="as a list of JSON objects")
-    add("show", "one retry, or those of one dead letter, with the audit").add_argument("id", metavar="ID")
-    pause = add("pause", "send nothing: the kill switch", without_config=True)
+    listing = add("list", "the newest retries", "", " --limit 10 --json", without_config=True)
+    listing.add_argument("--limit", type=int, default=50, metavar="N", help="so many (default: %(default)s)")
+    _takes_json(listing, "as a list of JSON objects")
+    help = "one retry, or those of one dead letter, with what the audit says of it"
+    showing = add("show", help, f" {RETRY}", f" {LETTER}")
+    showing.add_argument("id", metavar="ID", help="of a retry, or SOURCE/ID of a dead letter")
+    _takes_json(showing, "as one JSON object")
+    help = "what was decided, said and done, as JSON lines"
+    auditing = add("audit", help, " --since 14d", " --since 2026-11-28T22:00", " --verify", without_config=True)
+    auditing.add_argument("--since", metavar="T", help="a time (UTC unless it says otherwise), or how long ago")
+    auditing.add_argument(
+        "--verify", action="store_true", help="check its hash chain instead; exit code 1 where it is broken"
+    )
+    _takes_json(auditing, "as one JSON value instead of lines")
+
+    help = "send nothing: the kill switch"
+    pause = add("pause", help, " --why maintenance", " --source make-eu --for 3d", without_config=True)
     pause.add_argument("--source", help="default: all")
     pause.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help="default: 24h")
-    pause.add_argument("--why", default="")
-    add("resume", "end pauses", without_config=True).add_argument("--source", help="default: all")
-    approve = add("approve", "let dead letters that wait for it be retried once")
-    approve.add_argument("ids", nargs="*", metavar="SOURCE/ID")
-    approve.add_argument("--policy", help="whatever waits for approval under this policy now")
-    hold = add("hold", "keep a dead letter from being retried")
-    hold.add_argument("id", metavar="SOURCE/ID")
+    pause.add_argument("--why", default="", metavar="TEXT", help="for those who see it")
+    resume = add("resume", "end pauses", "", " --source make-eu", without_config=True)
+    resume.add_argument("--source", help="default: all")
+    help = "let dead letters that wait for it be retried once"
+    approve = add("approve", help, f" {LETTER}", " --policy transient-network")
+    approve.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="as `policies explain` prints them")
+    approve.add_argument("--policy", metavar="NAME", help="whatever waits for approval under this policy now")
+    hold = add("hold", "keep a dead letter from being retried", f" {LETTER}", f" {LETTER} --for 2d")
+    hold.add_argument("id", metavar="SOURCE/ID", help="as `policies explain` prints it")
     hold.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help="default: for good")
-    add("quarantine", "never retry a dead letter by itself, until it is released").add_argument(
-        "id", metavar="SOURCE/ID"
-    )
-    release = add("release", "take back what holds a dead letter; settle a retry nobody knows the fate of")
+    quarantine = add("quarantine", "never retry a dead letter by itself, until it is released", f" {LETTER}")
+    quarantine.add_argument("id", metavar="SOURCE/ID", help="as `policies explain` prints it")
+    help = "take back what holds a dead letter; settle a retry whose outcome is unknown"
+    release = add("release", help, f" {LETTER}", f" {LETTER} --not-sent")
     release.add_argument("id", metavar="SOURCE/ID", help="of the dead letter, or of the retry")
     release.add_argument("--not-sent", action="store_true", help="that retry had no effect: it does not count")
 

@@ -1,26 +1,18 @@
-"""``retries`` and ``policies``: reading the ledger, and saying a word to the service."""
+"""``retries``: reading the ledger, and saying a word to the service."""
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
 from exporter.cli import UsageError
 from exporter.cli import ledger as commands
+from exporter.cli.ledger import dead_letter
+from exporter.clock import SystemClock
 from exporter.config import ConfigError
 from exporter.config.outline import Outline, outline, without_config
 from exporter.retries.control import Control
-
-
-def explain(options: argparse.Namespace) -> int:
-    return asyncio.run(commands.explain(outline(options.config), say=print, brief=options.brief))
-
-
-def later(options: argparse.Namespace) -> int:
-    print("automation-exporter: this comes with a later version", file=sys.stderr)
-    return 1
 
 
 def list(options: argparse.Namespace) -> int:
@@ -28,7 +20,15 @@ def list(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    return asyncio.run(commands.show(outline(options.config), options.id, say=print))
+    return asyncio.run(commands.show(outline(options.config), options.id, say=print, as_json=options.json))
+
+
+def audit(options: argparse.Namespace) -> int:
+    from exporter.cli import audit
+
+    since = float("-inf") if options.since is None else audit.since(options.since, SystemClock().now())
+    does = audit.verify if options.verify else audit.audit
+    return asyncio.run(does(_outline(options), since=since, say=print, as_json=options.json))
 
 
 def pause(options: argparse.Namespace) -> int:
@@ -50,25 +50,25 @@ def approve(options: argparse.Namespace) -> int:
     body = {"policy": options.policy} if options.policy else {"ids": options.ids}
 
     async def here(control: Control, who: str) -> dict[str, Any]:
-        keys = [_key(text) for text in options.ids] or control.awaiting(options.policy)
+        keys = [dead_letter(text) for text in options.ids] or control.awaiting(options.policy)
         return await control.approve(keys, who=who)
 
     return _tell(options, "/api/v1/retries/approve", body, here, by_rules=True)
 
 
 def hold(options: argparse.Namespace) -> int:
-    key, seconds = _key(options.id), options.seconds
+    key, seconds = dead_letter(options.id), options.seconds
     body = {"for": None if seconds is None else f"{seconds}s"}
     return _tell(options, _path(key, "hold"), body, lambda c, who: c.hold(key, seconds=seconds, who=who))
 
 
 def quarantine(options: argparse.Namespace) -> int:
-    key = _key(options.id)
+    key = dead_letter(options.id)
     return _tell(options, _path(key, "quarantine"), {}, lambda c, who: c.quarantine(key, who=who))
 
 
 def release(options: argparse.Namespace) -> int:
-    key, sent = _key(options.id), not options.not_sent
+    key, sent = dead_letter(options.id), not options.not_sent
     return _tell(options, _path(key, "release"), {"sent": sent}, lambda c, who: c.release(key, sent=sent, who=who))
 
 
@@ -95,13 +95,6 @@ def _outline(options: argparse.Namespace) -> Outline:
             raise
         way_out = "this command does without the file: give --store URL, the database's own store.url"
         raise ConfigError([*exc.problems, way_out], file=exc.file) from None
-
-
-def _key(text: str) -> tuple[str, str]:
-    source, slash, letter_id = text.partition("/")
-    if not slash or not source or not letter_id:
-        raise UsageError(f"{text}: write SOURCE/ID, as `policies explain` prints it")
-    return source, letter_id
 
 
 def _path(key: tuple[str, str], action: str) -> str:

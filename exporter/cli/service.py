@@ -1,34 +1,43 @@
-"""The service itself, and what is asked of its config."""
+"""``automation-exporter run``: the service itself."""
 
 import argparse
 import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-import orjson
-
 from exporter import app, log
-from exporter.alerting import rules as generating
-from exporter.cli import checking as checking
-from exporter.config import load, read
-from exporter.config.outline import outline
-from exporter.config.schema import schema as made
-from exporter.config.shown import shown
+from exporter.config import Config, ConfigError, load
+from exporter.traces.export import is_enabled
+from exporter.traces.otlp import ExporterUnavailable, destination
 
 #: A stop takes at most this long (seconds), whatever is under way.
 STOP_SECONDS_MAX = 6.5
 
 
 def run(options: argparse.Namespace) -> int:
-    config = load(options.config)
+    config = _load(options.config)
     return until_stopped(
-        lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: load(options.config)),
+        lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: _load(options.config)),
         seconds_max=STOP_SECONDS_MAX,
     )
+
+
+def _load(path: Path) -> Config:
+    """The config, if traces would go somewhere: at a reload that is known before anything is stopped.
+
+    Raises ``ConfigError``.
+    """
+    config = load(path)
+    if is_enabled(config.traces):
+        try:
+            destination(config.traces)
+        except ExporterUnavailable as exc:
+            raise ConfigError([str(exc)], file=path) from None
+    return config
 
 
 def until_stopped(
@@ -66,25 +75,3 @@ def _end() -> None:
     """Whatever was acknowledged is on the disk; the rest is what a kill would cost, too, and the next start settles."""
     log.get_logger(__name__).warning("stopped without waiting any longer for what is under way")
     os._exit(0)
-
-
-def check(options: argparse.Namespace) -> int:
-    log.configure("error", "logfmt", sys.stderr)
-    return asyncio.run(checking.check(options.config, online=options.online, say=print))
-
-
-def rules(options: argparse.Namespace) -> int:
-    slo = outline(options.config).objectives()
-    print(generating.as_yaml(generating.recording_rules(slo) + generating.alert_rules(slo)), end="")
-    return 0
-
-
-def show(options: argparse.Namespace) -> int:
-    config, written = read(options.config)
-    print(shown(config, written, os.environ), end="")
-    return 0
-
-
-def schema(options: argparse.Namespace) -> int:
-    sys.stdout.write(orjson.dumps(made(), option=orjson.OPT_INDENT_2).decode() + "\n")
-    return 0

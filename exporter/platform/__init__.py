@@ -111,6 +111,25 @@ class Known(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watches:
+    """What a source reads, as the platform calls it: parts from the whole to the part, so that two can be compared.
+
+    Of two sources of one platform that name the same, or one a part of what the other names, all would be counted
+    twice.
+    """
+
+    place: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "/".join(self.place)
+
+    def overlaps(self, other: "Watches") -> bool:
+        """Whether one holds the other."""
+        both = min(len(self.place), len(other.place))
+        return self.place[:both] == other.place[:both]
+
+
 class Client(Protocol):
     """One source's connection. ``now`` is the platform's clock. Failures are raised as ``ApiError``."""
 
@@ -125,9 +144,9 @@ class Client(Protocol):
         """Read exactly these runs: a webhook named them and said too little."""
         ...
 
-    def check(self) -> AsyncIterator[str]:
+    def check(self) -> AsyncIterator[str | Watches]:
         """Try the credential: yield one line per thing that works, raise ApiError or yield "problem: …" lines for what
-        does not; "watches: …" names what is read, as the platform calls it, so that two sources can be compared.
+        does not, and what is watched, where the platform says it.
         """
         ...
 

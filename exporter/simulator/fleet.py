@@ -1,6 +1,7 @@
 """Several simulators served on loopback at once, and the config that reads them: the demo, and end-to-end tests."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Fleet:
     ) -> AsyncIterator["Fleet"]:
         """Serve these platforms (default: all) from ``port`` on, 0: any free ports.
 
-        ``options`` per platform go to its simulator.
+        ``options`` per platform go to its simulator. Raises ``OSError`` with the address that cannot be had as its
+        ``filename``.
         """
         fleet = cls(clock=clock, simulators={}, urls={})
         async with AsyncExitStack() as stack:
@@ -57,7 +59,11 @@ class Fleet:
                 runner = web.AppRunner(simulator.app(), access_log=None)
                 await runner.setup()
                 stack.push_async_callback(runner.cleanup)
-                await web.TCPSite(runner, "127.0.0.1", port + number if port else 0).start()
+                wanted = port + number if port else 0
+                try:
+                    await web.TCPSite(runner, "127.0.0.1", wanted).start()
+                except OSError as exc:
+                    raise OSError(exc.errno, os.strerror(exc.errno or 0), f"127.0.0.1:{wanted}") from None
                 fleet.simulators[name] = simulator
                 fleet.urls[name] = f"http://127.0.0.1:{runner.addresses[0][1]}"
             yield fleet

@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from exporter.log import get_logger
-from exporter.store.script import StoreError
+from exporter.store.script import StoreError, StoreInUse
 
 log = get_logger(__name__)
 
@@ -189,8 +189,8 @@ def _lock_byte(database: int) -> None:
         fcntl.fcntl(database, command, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, LOCKED_BYTE, 1, 0))
 
 
-def _in_use(path: Path) -> StoreError:
-    return StoreError(f"another process is using the database {path}: stop it, or give this one another store.url")
+def _in_use(path: Path) -> StoreInUse:
+    return StoreInUse(f"another process is using the database {path}: stop it, or give this one another store.url")
 
 
 def _set_aside(real: Path) -> None:

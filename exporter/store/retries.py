@@ -38,6 +38,8 @@ _decode_override = msgspec.json.Decoder(Override).decode
 CALLS_BEFORE = 2 * 86400.0
 #: Closed retries read at the start for the status page.
 RECENT_MAX = 200
+#: Rows of the audit that are read at once.
+AUDIT_ROWS = 1000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +71,16 @@ class Refusal:
 
     reason: Reason
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditCheck:
+    """What became of checking the audit's chain. Its rows have the numbers ``first`` to ``last``; 0: there are none."""
+
+    rows: int
+    first: int
+    last: int
+    broken: int | None = None  # the first row that does not follow from the one before it
 
 
 def remember(
@@ -358,14 +370,43 @@ def history(retry_id: str) -> Script[list[dict[str, Any]]]:
     return [{"at": at, **orjson.loads(data)} for at, data in rows]
 
 
-def check_audit() -> Script[int | None]:
-    """The number of the first row that does not follow from the one before it; None if all do."""
-    previous: str | None = None
-    for seq, at, data, digest in (yield "SELECT seq, at, data, hash FROM audit ORDER BY seq", ()):
-        if previous is not None and _link(previous, seq, at, data) != digest:
-            return int(seq)
-        previous = digest
-    return None
+def audit(*, since: float = float("-inf"), after: int = 0, limit: int = AUDIT_ROWS) -> Script[list[dict[str, Any]]]:
+    """What the audit says from a moment on, of rows after a number: at most ``limit`` of them, oldest first.
+
+    A row that somebody broke is given as it is, as ``unreadable``.
+    """
+    sql = "SELECT seq, at, data, hash FROM audit WHERE seq > $1 AND at >= $2 ORDER BY seq LIMIT $3"
+    return [_record(row) for row in (yield sql, (after, since, limit))]
+
+
+def _record(row: Row) -> dict[str, Any]:
+    seq, at, data, digest = row
+    try:
+        said = orjson.loads(data)
+    except (orjson.JSONDecodeError, TypeError):
+        said = None
+    if not isinstance(said, dict):
+        said = {"unreadable": str(data)}
+    return {"seq": seq, "at": at, **said, "hash": digest}
+
+
+def check_audit(*, since: float = float("-inf")) -> Script[AuditCheck]:
+    """Whether each row written since a moment follows from the one before it; stops at the first that does not.
+
+    The very first row follows from nothing. Where older ones were pruned, the oldest is what others are held against.
+    """
+    begin = (yield "SELECT min(seq) FROM audit WHERE at >= $1", (since,))[0][0]
+    if begin is None:
+        return AuditCheck(rows=0, first=0, last=0)
+    first, last, rows, previous = 0, begin - 2, 0, ""
+    sql = "SELECT seq, at, data, hash FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2"
+    while found := (yield sql, (last, AUDIT_ROWS)):
+        for seq, at, data, digest in found:
+            first, rows = first or seq, rows + 1
+            if (rows > 1 or seq == 1) and _link(previous, seq, at, data) != digest:
+                return AuditCheck(rows=rows, first=first, last=seq, broken=seq)
+            last, previous = seq, digest
+    return AuditCheck(rows=rows, first=first, last=last)
 
 
 def _overrides(now: float) -> Script[list[Override]]:

@@ -25,6 +25,10 @@ class StoreError(Exception):
     """The store cannot do what was asked; one line that says why and what to do."""
 
 
+class StoreInUse(StoreError):
+    """Another process of ours has the database open to write."""
+
+
 class StoreUnavailable(StoreError):
     """The store itself is in trouble: whatever is asked of it would fail, so come back later."""
 

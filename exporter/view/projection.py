@@ -9,7 +9,10 @@ there is none later on is absent; its total stays in the ledger, and is shown wh
 
 from collections import Counter as Count
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import structs
 
 from exporter.model import ErrorClass, Result, State, Workflow, catalogue
 from exporter.model.catalogue import Metric
@@ -356,6 +359,28 @@ def _births(platform: Platform) -> list[tuple[Metric, Labels]]:
     return births
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesOf:
+    """Lines of a scrape that a platform's workflows cost."""
+
+    workflow: int  # one of them, from its discovery
+    result: int  # more for each result that a run of it ended with
+
+    def with_results(self, results: int) -> int:
+        """One workflow whose runs ended with so many results."""
+        return self.workflow + results * self.result
+
+
+def series_of(platform: Platform) -> SeriesOf:
+    """What workflows cost from their discovery, none of them blocked and nothing open, and with each result."""
+    found = WorkflowEntry(workflow=Workflow(id="w", at=1.0, enabled=True), found_at=1.0)
+    ended = structs.replace(found, last_ended=((Result.SUCCESS, 1.0),))
+    world = SourceWorld("")
+    gauges, more = (sum(1 for _ in readings(each, world, listed=platform.lists_active)) for each in (found, ended))
+    duration = _family(catalogue.RUN_DURATION).lines_per_series
+    return SeriesOf(workflow=len(_births(platform)) + gauges, result=more - gauges + duration)
+
+
 def _place(metric: Metric, labels: Labels) -> tuple[bool, Key | None]:
     """Whether room is set aside for a series, and the workflow it is of."""
     if metric.name in _SET_ASIDE:
@@ -427,4 +452,4 @@ def _open_dead_letters(world: SourceWorld, workflow_id: str) -> Iterator[Reading
         yield catalogue.DEAD_LETTER_OLDEST, (), min(letter.opened_at for letter in letters)
 
 
-__all__ = ["OTHER", "Projection", "Result", "readings"]
+__all__ = ["OTHER", "Projection", "Result", "SeriesOf", "readings", "series_of"]

@@ -44,6 +44,14 @@ BACKLOG = 1024
 RETRY_AFTER = 5
 
 
+class AddressError(OSError):
+    """An address cannot be listened on: one line that names the key of the config. ``cause`` is the system's error."""
+
+    def __init__(self, key: str, address: str, cause: OSError) -> None:
+        super().__init__(no_address(key, address, cause))
+        self.cause = cause
+
+
 class Doors:
     """The doors of one process."""
 
@@ -59,8 +67,8 @@ class Doors:
         *,
         key: str = "server.listen",
     ) -> int:
-        """Let people in to ``app`` at HOST:PORT; returns the port (for port 0). Raises ``OSError``, naming the ``key``
-        of the config.
+        """Let people in to ``app`` at HOST:PORT; returns the port (for port 0). Raises ``AddressError``, naming the
+        ``key`` of the config.
         """
         name = address
         while name in self._doors and self._doors[name].is_open:  # port 0, twice: two doors
@@ -69,7 +77,7 @@ class Doors:
             try:
                 sockets = await self._bind(address)
             except OSError as exc:
-                raise OSError(no_address(key, address, exc)) from None
+                raise AddressError(key, address, exc) from None
             self._doors[name] = _Door(sockets, self._connections_max)
         door = self._doors[name]
         await door.open(app, certificate)

@@ -4,6 +4,7 @@ It names the service's address and a secret made for this run, and is removed at
 configuration to work.
 """
 
+import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,9 @@ from exporter.config import Config
 from exporter.store.ledger import database
 from exporter.store.script import StoreError
 
-ANSWER_SECONDS_MAX = 30.0
+#: Approving some hundred dead letters takes a busy service a while (seconds).
+ANSWER_SECONDS_MAX, CONNECT_SECONDS_MAX = 60.0, 5.0
+Answer = dict[str, Any]
 
 
 def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
@@ -39,28 +42,60 @@ def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
     return remove
 
 
-async def ask(store_url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Post to the running service. Raises ``StoreError`` with the way out when it cannot be reached or refuses."""
-    try:
-        service = orjson.loads(_path(store_url).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        raise StoreError(
-            f"the service that uses {database(store_url)} cannot be reached: run this as its own user"
-        ) from None
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX)
-    headers = {"Authorization": f"Bearer {service['token']}"}
+class NotThere(StoreError):
+    """Nobody could be asked, and nothing was done: no service has said where it answers, or it answers no more."""
+
+
+async def ask(store_url: str, path: str, body: dict[str, Any], *, seconds_max: float = ANSWER_SECONDS_MAX) -> Answer:
+    """Post to the running service. Raises ``NotThere``, or ``StoreError`` with the way out when it refuses."""
+    url, token = _where(store_url)
+    timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS_MAX)
+    headers = {"Authorization": f"Bearer {token}"}
+    answer: Any = None
     # ssl=False: the address comes from a file of our own, so whose name a certificate bears says nothing.
     try:
         async with (
+            asyncio.timeout(seconds_max),
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(service["url"] + path, json=body, headers=headers, ssl=False) as response,
+            session.post(url + path, json=body, headers=headers, ssl=False) as response,
         ):
-            answer: dict[str, Any] = orjson.loads(await response.read())
-    except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
-        raise StoreError(f"the running service does not answer at {service['url']}") from None
-    if response.status != 200:
-        raise StoreError(str(answer.get("error", f"the running service answered {response.status}")))
+            with suppress(orjson.JSONDecodeError):
+                answer = orjson.loads(await response.read())
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise NotThere(f"the running service does not answer at {url}") from None
+    except TimeoutError:
+        raise StoreError(
+            f"the running service at {url} has not answered for {seconds_max:g} s: what was asked for may still be "
+            "done; see `policies explain` and `retries list`"
+        ) from None
+    except aiohttp.ClientError:
+        raise StoreError(
+            f"the running service at {url} broke off before it answered: what was asked for may be done; see "
+            "`policies explain` and `retries list`"
+        ) from None
+    if response.status == 401:  # the file is that of the service before
+        raise NotThere(f"the service at {url} takes no commands from here: run this as its own user")
+    if not isinstance(answer, dict) or response.status != 200:
+        said = answer.get("error") if isinstance(answer, dict) else None
+        raise StoreError(str(said or f"the running service answered {response.status}"))
     return answer
+
+
+def _where(store_url: str) -> tuple[str, str]:
+    """The address and the secret of the service that uses a database. Raises ``StoreError``."""
+    file = _path(store_url)
+    try:
+        told = orjson.loads(file.read_bytes())
+        return str(told["url"]), str(told["token"])
+    except PermissionError:
+        raise StoreError(
+            f"the service that uses {database(store_url)} cannot be reached: run this as its own user"
+        ) from None
+    except (OSError, orjson.JSONDecodeError, LookupError, TypeError):
+        raise NotThere(
+            f"another process is using {database(store_url)}, and {file.name} beside it does not say where it answers: "
+            "try again when it has started, or run this as its own user"
+        ) from None
 
 
 def running_at(store_url: str) -> str | None:

@@ -3,16 +3,16 @@
 Where a command is run again and again, its process is forked off one that has the imports done (`forked_command`).
 """
 
-import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,7 +21,6 @@ import pytest
 import yaml
 
 from exporter import cli
-from exporter.cli.parser import parser
 from tests.servers import PATIENCE_SECONDS, eventually, forked
 
 COMMAND = [sys.executable, "-m", "exporter"]
@@ -238,7 +237,15 @@ async def test_check_says_its_verdict_first_and_tries_the_source(tmp_path: Path)
         ),
         (["simulate", "--fault", "gremlins=1"], "config: --fault gremlins=1: unknown fault; one of "),
         (["simulate", "--fault", "slow=often"], "config: --fault slow=often: write NAME=VALUE with a number"),
-        (["simulate", "--port", "70000"], "automation-exporter: bind(): port must be 0-65535."),
+        (
+            ["simulate", "--port", "70000"],
+            "automation-exporter: --port 70000: must be 0 to 65532; 0: any that is free",
+        ),
+        (["demo", "--port", "-1"], "automation-exporter: --port -1: must be 0 to 65535; 0: any that is free"),
+        (
+            ["simulate", "--platform", "qlick"],
+            "automation-exporter: --platform qlick: unknown; one of cognaize, etlworks, make, qlik",
+        ),
     ],
 )
 async def test_a_mistake_is_one_line_and_exit_code_1(tmp_path: Path, arguments: list[str], line: str) -> None:
@@ -264,37 +271,48 @@ async def test_a_demo_on_a_port_that_is_taken_says_so_in_one_line(tmp_path: Path
         code, said = await run(tmp_path, "demo", "--port", url.rsplit(":", 1)[1])
     assert code == 1
     last = said.strip().splitlines()[-1]
-    assert re.fullmatch(r"automation-exporter: server\.listen: 127\.0\.0\.1:\d+: address already in use: .*", last)
+    way_out = "address already in use: stop what listens there, or choose another port"
+    assert re.fullmatch(rf"automation-exporter: --port: \d+: {way_out}", last), last
     assert "Traceback" not in said
 
 
-async def test_nothing_heavy_is_imported_to_say_the_version(tmp_path: Path) -> None:
-    heavy = "('aiohttp', 'pydantic', 'yaml', 'opentelemetry', 'prometheus_client', 'msgspec')"
-    code = (
-        "import sys\nfrom exporter.cli import main\n"
-        "try: main(['--version'])\nexcept SystemExit: pass\n"
-        f"sys.exit(', '.join(set({heavy}) & set(sys.modules)) or 0)"
+@pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
+async def test_simulators_on_a_port_that_is_taken_say_so_in_one_line(tmp_path: Path, second: bool) -> None:
+    with socket.socket() as free, socket.socket() as taken:
+        for port in range(20_000 + os.getpid() % 5000, 32_000):  # below those the system gives away
+            with contextlib.suppress(OSError):
+                free.bind(("127.0.0.1", port - 1))
+                taken.bind(("127.0.0.1", port))
+                break
+        free.close()
+        taken.listen()
+        code, said = await run(tmp_path, "simulate", "--port", str(port - second))
+    assert code == 1
+    [line] = said.strip().splitlines()
+    assert line == (
+        f"automation-exporter: --port {port - second}: 127.0.0.1:{port}: address already in use: stop what listens "
+        "there, or choose another port"
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, out.decode().split()[0], err) == (0, "automation-exporter", b"")
 
 
-def test_every_command_there_is_can_be_imported() -> None:
-    def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
-        if name := parser.get_default("command"):
-            yield name
-        for action in parser._actions:
-            for below in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
-                yield from commands(below)
-
-    names = list(commands(parser()))
-    assert len(names) > 15
-    for name in names:
-        module, function = name.split(":")
-        assert callable(getattr(import_module(f"exporter.cli.{module}"), function))
+async def test_traces_that_would_go_nowhere_are_one_line_at_the_start_and_at_a_reload(tmp_path: Path) -> None:
+    async with simulated(tmp_path, "qlik") as url:
+        path = config(tmp_path, url)
+        good = path.read_text()
+        bad = good + "traces: {enabled: true}\n"
+        path.write_text(bad)
+        code, said = await run(tmp_path, "run", "--config", str(path))
+        problem = "traces.endpoint: missing; name the collector, for example http://127.0.0.1:4318"
+        assert (code, said) == (1, f"{path}: {problem}, or set OTEL_EXPORTER_OTLP_ENDPOINT\n")
+        path.write_text(good)
+        async with command(tmp_path, "run", "--config", str(path)) as service:
+            port = await service.found(r"msg=running .*port=(\d+)")
+            path.write_text(bad)
+            service.process.send_signal(signal.SIGHUP)
+            await service.found(r"(config not taken).*traces\.endpoint: missing; ")
+            assert (await get(f"http://127.0.0.1:{port}/-/healthy"))[0] == 200
+            assert "stopping" not in service.output  # nothing was stopped to find out
+            assert await service.stop() == 0
 
 
 @pytest.mark.parametrize("words", [["config", "schema"], ["config", "show"], ["rules"], ["check"]])

@@ -89,7 +89,16 @@ async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any
         await service.found("(msg=running)")
         await until(config, ("policies", "explain"), "0 open dead letters")
         letter = simulator.add_dead_letter(workflow)
-        explained = await until(config, ("policies", "explain"), "waits for approval")
+        summed = await until(config, ("policies", "explain"), "waits for approval")
+        [line] = [line for line in summed.splitlines() if "Order sync" in line]
+        assert re.fullmatch(
+            rf"     1  wait: mode \(policy transient, waits for approval\)  make/{workflow}  Order sync  network"
+            r"  since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC",
+            line,
+        )
+        assert "refuses" not in summed
+        code, explained = await say(config, "policies", "explain", f"make/{letter}")
+        assert explained == (await say(config, "policies", "explain", "--all"))[1]
         assert f"make/{letter}  Order sync  network ConnectionError" in explained
         assert "policy transient: matches, retry" in explained
         assert "policy rest: matches, escalate" in explained
@@ -101,7 +110,7 @@ async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any
         code, output = await say(config, "retries", "pause", "--why", "maintenance")
         assert code == 0, output
         assert "paused: all sources" in output
-        await until(config, ("policies", "explain", "--brief"), "paused: make")
+        await until(config, ("policies", "explain"), "paused: make")
         code, output = await say(config, "retries", "approve", f"make/{letter}")
         assert code == 0, output
         await swept(simulator)
@@ -148,7 +157,7 @@ async def test_a_pause_said_while_nothing_runs_holds_for_the_next_service(
     letter = simulator.add_dead_letter(workflow)
     async with forked_command(tmp_path, "run", "--config", str(config)) as service:
         await started(service)
-        await until(config, ("policies", "explain", "--brief"), "wait: paused")
+        await until(config, ("policies", "explain"), "wait: paused")
         await swept(simulator)
         assert simulator.retry_calls[letter] == 0
         assert (await say(config, "retries", "resume"))[0] == 0

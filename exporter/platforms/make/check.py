@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
-from exporter.platform import selected
+from exporter.platform import Watches, selected
 from exporter.platforms.make import mapping
 from exporter.platforms.make.calls import find_organization, get, scenarios
 from exporter.platforms.make.config import MakeConfig
@@ -23,7 +23,7 @@ RIGHTS = {
 RETRY_RIGHT = "dlqs:write"
 
 
-async def check(config: MakeConfig, api: Api) -> AsyncIterator[str]:
+async def check(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
     """One line for each thing tried. Raises ``ApiError`` if the token is refused."""
     rights = await _rights(api)
     yield "ok: credential accepted"
@@ -78,7 +78,7 @@ def _retries(rights: set[str] | None) -> str:
     return "ok: dead letters may be retried"
 
 
-async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str]:
+async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
     """Its limit, and what of it is watched: an organization is one of its zone."""
     try:
         organization_id = await find_organization(config, api)
@@ -88,11 +88,11 @@ async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str]:
         yield f"problem: {error}; the limit of requests and the usage will not be known"
         return
     zone = answer.data["organization"].get("zone") or urlsplit(config.url).hostname
-    whole = f"{zone}/organization {organization_id}"
+    whole = (str(zone), f"organization {organization_id}")
     for team_id in config.team_ids:
-        yield f"watches: {whole}/team {team_id}"
+        yield Watches(place=(*whole, f"team {team_id}"))
     if not config.team_ids:
-        yield f"watches: {whole}"
+        yield Watches(place=whole)
     if limit is None:
         yield "ok: the organization does not say its limit of requests"
     elif limit < 1:

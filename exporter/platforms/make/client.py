@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter.model import FAILED, Listing, Observation, Workflow
-from exporter.platform import Fault, Known, Page, RunKey
+from exporter.platform import Fault, Known, Page, RunKey, Watches
 from exporter.platforms.make import mapping
 from exporter.platforms.make.blueprints import Blueprints
 from exporter.platforms.make.calls import Losses, find_organization, get, pages, rows, scenarios
@@ -244,7 +244,7 @@ class MakeClient:
                     raise
         return Page(observations=[run])
 
-    def check(self) -> AsyncIterator[str]:
+    def check(self) -> AsyncIterator[str | Watches]:
         """Try the token, its rights and what they give."""
         return check(self._config, self._api)
 

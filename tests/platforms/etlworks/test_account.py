@@ -242,7 +242,7 @@ async def test_check_tells_what_works() -> None:
 async def test_check_names_what_does_not_work() -> None:
     async with account(workflows=3) as made:
         made.sim.fail_next("slow", "ok_html", "ok_html")
-        lines = [line async for line in made.client.check()]
+        lines = [str(line) async for line in made.client.check()]
     problems = [line for line in lines if line.startswith("problem:")]
     assert [problem.split(";")[1].strip() for problem in problems] == [
         "dead letters of scheduled flows will not be seen",

@@ -19,7 +19,7 @@ def rights_without(*rights: str) -> tuple[str, ...]:
 
 
 async def checked(made: Source) -> list[str]:
-    return [line async for line in made.client.check()]
+    return [str(line) async for line in made.client.check()]
 
 
 # Limit and usage
@@ -236,7 +236,7 @@ async def test_a_check_tells_what_works() -> None:
         assert await checked(made) == [
             "ok: credential accepted",
             "ok: dead letters may be retried",
-            "watches: eu1.make.com/organization 9",
+            "eu1.make.com/organization 9",
             "ok: limit 60 requests a minute",
             "workflows: 6",
             "ok: runs are read from the feed across scenarios",
@@ -250,7 +250,7 @@ async def test_a_check_names_each_missing_right_and_what_will_be_missing() -> No
             "problem: right dlqs:read is missing; dead letters of this source will not be seen",
             "problem: right hooks:read is missing; queues of webhooks will not be seen",
             "ok: dead letters may be retried",
-            "watches: eu1.make.com/organization 9",
+            "eu1.make.com/organization 9",
             "ok: limit 1e+06 requests a minute",
             "workflows: 1",
             "ok: no feed across scenarios here; the logs of scenarios that ran are read one by one",
