@@ -120,7 +120,7 @@ def _add_simulate(commands: Any) -> None:
         "simulate",
         "demo:simulate",
         "the simulators alone",
-        "simulate --platform qlik --fault rate_limited=0.05 --fault truncated=0.02",
+        "simulate --workflows 50 --fault rate_limited=0.05 --fault truncated=0.02",
         "simulate --webhooks http://127.0.0.1:10870",
     )
     simulate.add_argument("--platform", action="append", metavar="NAME", help="may be given twice; default: all")

@@ -12,6 +12,7 @@ import yaml
 
 from exporter.cli.checking import SPACE_MIN, SPACE_SCARCE, check, space
 from exporter.clock import SystemClock
+from exporter.platform import Watches
 from exporter.simulator import SIMULATORS
 from exporter.simulator.fleet import Fleet
 
@@ -137,3 +138,18 @@ async def test_two_sources_that_the_platform_says_are_one(tmp_path: Path) -> Non
         code, said = await checked(tmp_path, {"sources": {"a": one}}, online=True)
         assert (code, said[0]) == (0, "fine; everything works")
         assert not [line for line in said if "watches" in line]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("z", "organization 9"), ("z", "organization 9"), True),
+        (("z", "organization 9"), ("z", "organization 9", "team 1"), True),
+        (("z", "organization 9", "team 1"), ("z", "organization 9", "team 2"), False),
+        (("z", "organization 9"), ("z", "organization 99"), False),
+        (("z", "organization 9"), ("y", "organization 9"), False),
+    ],
+)
+def test_what_holds_another_overlaps_it(one: tuple[str, ...], other: tuple[str, ...], same: bool) -> None:
+    assert Watches(place=one).overlaps(Watches(place=other)) is same
+    assert Watches(place=other).overlaps(Watches(place=one)) is same

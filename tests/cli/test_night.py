@@ -61,7 +61,11 @@ ALL = [
     (["retries", "resume"], "resumed: all sources"),
     (["retries", "list"], ""),
     (["retries", "list", "--json"], "[]"),
+    (["retries", "audit"], ""),
+    (["retries", "audit", "--verify"], "audit: no rows"),
     (["policies", "explain"], "0 open dead letters, 1 policies, mode approve"),
+    (["policies", "explain", "--all"], "0 open dead letters, 1 policies, mode approve"),
+    (["policies", "explain", "--json"], '"summary": []'),
     (["rules"], "AutomationWorkflowFailing"),
 ]
 
@@ -80,6 +84,8 @@ DEAD_LETTER_WORDS = [
     ["retries", "release", "make/1"],
     ["retries", "approve", "make/1"],
     ["retries", "show", "1"],
+    ["retries", "show", "1", "--json"],
+    ["policies", "explain", "make/1"],
 ]
 
 

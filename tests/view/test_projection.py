@@ -32,7 +32,7 @@ from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
-from exporter.view.projection import OTHER, Projection
+from exporter.view.projection import OTHER, Projection, series_of
 from tests.retries.made import retry
 
 NOW = 1_700_000_000.0
@@ -59,8 +59,8 @@ Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 class Service:
     """A ledger, its world and its projection, wired as the application does."""
 
-    def __init__(self, path: Path, series_max: int = 10_000) -> None:
-        self.path, self.series_max = path, series_max
+    def __init__(self, path: Path, series_max: int = 10_000, platform: Platform = STAND_IN) -> None:
+        self.path, self.series_max, self.platform = path, series_max, platform
         self.folded: list[Key] = []
         self.excluded: set[str] = set()
 
@@ -68,7 +68,7 @@ class Service:
         self.ledger = Ledger(await open_engine(f"sqlite:///{self.path}"), {"s": FoldRules()}, on_commit=self.follow)
         self.world = World(["s"])
         self.projection = Projection(
-            {"s": STAND_IN},
+            {"s": self.platform},
             series_max=self.series_max,
             on_folded=self.folded.append,
             selects=lambda source, known: known.id not in self.excluded,
@@ -137,6 +137,25 @@ async def test_counters_of_a_workflow_exist_at_zero_from_its_discovery(service: 
         )
     assert service.value("automation_run_operations_total", workflow_id="w") == 0.0
     assert "automation_run_transfer_bytes_total" not in service.samples()
+
+
+@pytest.mark.parametrize("platform", [STAND_IN, *PLATFORMS.values()], ids=lambda platform: platform.name)
+async def test_what_a_workflow_is_said_to_cost_is_what_it_costs(platform: Platform, tmp_path: Path) -> None:
+    service, says = Service(tmp_path / "t.db", platform=platform), series_of(platform)
+    await service.open()
+
+    def lines() -> int:
+        return b"".join(service.projection.registry.render(openmetrics=False)).count(b'workflow_id="w"')
+
+    await service.tell(workflow(enabled=True))
+    assert lines() == says.workflow
+    for number, result in enumerate(platform.results[:3], start=1):
+        run = Run(
+            workflow_id="w", id=result, state=State.FINISHED, result=result, started_at=NOW - 20, ended_at=NOW - number
+        )
+        await service.tell(run)
+        assert lines() == says.with_results(number)
+    await service.ledger.close()
 
 
 async def test_what_is_unknown_is_absent_and_what_is_known_is_shown(service: Service) -> None:
