@@ -117,7 +117,7 @@ def _explain(one: Found, rules: Rules, now: float, say: Say) -> None:
 
 def _policies(one: Found, rules: Rules, now: float) -> list[tuple[str, str, str]]:
     """What each policy says of it: name, whether it matches, action."""
-    facts, words = facts_of(one.subject, now), {True: "matches", False: "does not match", None: "cannot be told"}
+    facts, words = facts_of(one.subject, now), {True: "matches", False: "does not match", None: "is undetermined"}
     return [(policy.name, words[policy.owns(facts)], policy.action) for policy in rules.policies]
 
 

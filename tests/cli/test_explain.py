@@ -11,7 +11,7 @@ import pytest
 from exporter.cli import main
 from exporter.clock import SystemClock
 from exporter.model import DeadLetter, Error, ErrorClass, Observation, Via, Workflow
-from exporter.store.ingest import Batch, SourceRules
+from exporter.store.ingest import Batch, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 
 CONFIG = """
@@ -30,7 +30,7 @@ Say = Callable[..., tuple[int, list[str]]]
 
 async def filled(folder: Path) -> None:
     now = SystemClock().now()
-    ledger = Ledger(await open_engine(f"sqlite:///{folder}/x.db"), {"eu": SourceRules(), "us": SourceRules()})
+    ledger = Ledger(await open_engine(f"sqlite:///{folder}/x.db"), {"eu": FoldRules(), "us": FoldRules()})
     await ledger.load()
 
     def letters(workflow_id: str, error_class: ErrorClass | None, *ids: str) -> list[DeadLetter]:
