@@ -55,13 +55,13 @@ def _say(exc: BaseException) -> int:
     from exporter.store.script import StoreError
     from exporter.traces.otlp import ExporterUnavailable
 
-    told = (StoreError, OSError, ExporterUnavailable, UsageError)
+    one_line = (StoreError, OSError, ExporterUnavailable, UsageError)
     broke = ""
     if isinstance(exc, BaseExceptionGroup):
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
-        broke = "" if isinstance(exc, told) else f"a loop broke: {type(exc).__name__}: "
-    elif not isinstance(exc, (*told, ConfigError, ControlError)):
+        broke = "" if isinstance(exc, one_line) else f"a loop broke: {type(exc).__name__}: "
+    elif not isinstance(exc, (*one_line, ConfigError, ControlError)):
         raise exc
     if isinstance(exc, BrokenPipeError):
         raise exc

@@ -150,7 +150,7 @@ def _add_policies(policies: Any) -> None:
         "policies explain --all",
     )
     _takes_config(explaining)
-    explaining.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="dead letters to tell every check of")
+    explaining.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="dead letters to show every check of")
     explaining.add_argument("--all", action="store_true", help="every check of every open dead letter")
     _takes_json(explaining, "as one JSON object")
 

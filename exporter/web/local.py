@@ -85,8 +85,8 @@ def _where(store_url: str) -> tuple[str, str]:
     """The address and the secret of the service that uses a database. Raises ``StoreError``."""
     file = _path(store_url)
     try:
-        told = orjson.loads(file.read_bytes())
-        return str(told["url"]), str(told["token"])
+        where = orjson.loads(file.read_bytes())
+        return str(where["url"]), str(where["token"])
     except PermissionError:
         raise StoreError(
             f"the service that uses {database(store_url)} cannot be reached: run this as its own user"

@@ -122,7 +122,7 @@ _shtab_automation_exporter_policies_explain_options=(
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
   "--all[every check of every open dead letter]"
   "--json[as one JSON object]"
-  "(*)::dead letters to tell every check of:"
+  "(*)::dead letters to show every check of:"
 )
 
 # guard to ensure default positional specs are added only once per session
