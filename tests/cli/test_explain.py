@@ -11,7 +11,7 @@ import pytest
 from exporter.cli import main
 from exporter.clock import SystemClock
 from exporter.model import DeadLetter, Error, ErrorClass, Observation, Via, Workflow
-from exporter.store.ingest import Batch, FoldRules
+from exporter.model.ledger import Batch, FoldRules
 from exporter.store.ledger import Ledger, open_engine
 
 CONFIG = """
