@@ -14,7 +14,7 @@ from exporter.config.cautions import cautions
 from exporter.config.shown import shown
 from tests.config.test_config import ENVIRONMENT, EXAMPLE
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 MADE_UP = "0123456789abcdef0123456789abcdef"
 
 
