@@ -152,7 +152,9 @@ class Declarations:
                 if all(found):
                     deepest = max(found, key=lambda lines: max(line.partition(":")[0].count(".") for line in lines))
                     objects = [c for c in choices if isinstance(c, Object | Array)]
-                    yield from deepest if objects and value is not None else [f"{path}: {value!r} is none of the choices"]
+                    yield from (
+                        deepest if objects and value is not None else [f"{path}: {value!r} is none of the choices"]
+                    )
             case Object(members):
                 if not isinstance(value, dict):
                     yield f"{path}: {value!r} is no object"

@@ -93,7 +93,9 @@ async def test_scenarios_are_listed_read_renamed_and_deleted(make: World) -> Non
     make.declared_as(scenario, "Scenario")
 
     await make.later(60)
-    renamed = await make.ask("scenarios.update", 5012, {"name": "Orders", "scheduling": {"type": "indefinitely", "interval": 60}})
+    renamed = await make.ask(
+        "scenarios.update", 5012, {"name": "Orders", "scheduling": {"type": "indefinitely", "interval": 60}}
+    )
     make.declared_as(renamed, "Scenario")
     assert (renamed["name"], renamed["scheduling"]) == ("Orders", {"type": "indefinitely", "interval": 60})
     assert renamed["lastEdit"] > scenario["lastEdit"]
@@ -142,14 +144,24 @@ async def test_a_blueprint_can_be_changed_and_says_from_then_on_what_runs(make: 
     again = await make.ask("blueprints.get", 5012)
     assert again["flow"][2]["module"] == "acme-shop:WatchOrders"
     assert again["metadata"]["scenario"]["dlq"] is True
-    status, text = await make.refused("scenarios.update", 5012, {"blueprint": '{"flow": "none"}'})
-    assert (status, "blueprint" in text) == (400, True)
+    one = {"id": 1, "module": "http:MakeRequest"}
+    for nonsense in (
+        {"flow": "none"},
+        {"flow": [one, one]},
+        {"flow": [one | {"onerror": [{"module": "builtin:Break", "mapper": {"retry": True, "count": "often"}}]}]},
+        {"flow": [one], "metadata": {"scenario": []}},
+    ):
+        status, text = await make.refused("scenarios.update", 5012, {"blueprint": nonsense})
+        assert (status, "blueprint" in text) == (400, True), nonsense
+    assert await make.ask("blueprints.get", 5012) == again, "what was refused changed nothing"
 
 
 async def test_executions_are_listed_and_read(make: World) -> None:
     make.simulator.add_workflow("5012")
     make.simulator.add_run("5012", started_at=START - 20, ended_at=START - 15, result="success")
-    failed = make.simulator.add_run("5012", started_at=START - 9, ended_at=START - 5, result="failure", error="ConnectionError")
+    failed = make.simulator.add_run(
+        "5012", started_at=START - 9, ended_at=START - 5, result="failure", error="ConnectionError"
+    )
     await make.later(60)
 
     rows = await make.ask("executions.list", 5012, {"pg": {"limit": 10}})
@@ -200,15 +212,20 @@ async def test_a_patch_changes_the_frozen_blueprint_and_what_a_retry_runs(make: 
         return (await make.ask("fetch", f"/dlqs/{letter}/blueprint"))["response"]["blueprint"]
 
     before = await frozen()
-    await make.ask("scenarios.update", 5012, {"name": "Renamed since", "blueprint": before | {"flow": before["flow"][:1]}})
+    await make.ask(
+        "scenarios.update", 5012, {"name": "Renamed since", "blueprint": before | {"flow": before["flow"][:1]}}
+    )
+    make.simulator.rename_workflow("5012", "Renamed again")
     assert await frozen() == before, "frozen: what is edited later is no part of it"
 
-    flow = [*before["flow"], {"id": len(before["flow"]) + 1, "module": "acme-shop:AddOrder", "version": 1, "metadata": {}}]
+    flow = [
+        *before["flow"],
+        {"id": len(before["flow"]) + 1, "module": "acme-shop:AddOrder", "version": 1, "metadata": {}},
+    ]
     changed = before | {"flow": flow}
     patched = await make.ask("incompleteExecutions.update", letter, {"blueprint": changed, "failer": len(flow)})
     assert patched == {"failer": len(flow), "blueprint": changed}
     assert await frozen() == changed
-    assert list(await make.ask("incompleteExecutions.bundle", letter))[0] == "1"
     bundle = await make.ask("incompleteExecutions.bundle", letter)
     assert "error" in bundle[str(len(flow))], "the failer is another module"
     assert (await make.ask("incompleteExecutions.update", letter, {"failer": 2}))["failer"] == 2
@@ -222,7 +239,14 @@ async def test_a_patch_changes_the_frozen_blueprint_and_what_a_retry_runs(make: 
 
 
 @pytest.mark.parametrize(
-    "body", [{"blueprint": "no JSON"}, {"blueprint": '{"flow": []}'}, {"blueprint": '["flow"]'}, {"failer": 99}, {"failer": "2"}]
+    "body",
+    [
+        {"blueprint": "no JSON"},
+        {"blueprint": '{"flow": []}'},
+        {"blueprint": '["flow"]'},
+        {"failer": 99},
+        {"failer": "2"},
+    ],
 )
 async def test_a_patch_that_makes_no_sense_is_refused_and_changes_nothing(make: World, body: Any) -> None:
     make.simulator.add_workflow("5012")
