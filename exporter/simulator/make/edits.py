@@ -153,7 +153,7 @@ def _changes(blueprint: dict[str, Any]) -> dict[str, Any]:
     """What a scenario with this blueprint is like, by field of ``Scenario``."""
     changes: dict[str, Any] = {"modules": tuple(_modules(blueprint)), "break_plan": None}
     try:
-        settings = blueprint.get("metadata", {}).get("scenario", {})
+        settings = dict(blueprint.get("metadata", {}).get("scenario", {}).items())
         changes |= {ours: settings[theirs] is True for theirs, ours in SETTINGS.items() if theirs in settings}
         if "maxErrors" in settings:
             changes["max_errors"] = int(settings["maxErrors"])
