@@ -130,6 +130,14 @@ class Declarations:
             self._known[name] = Parser([*TOKEN.findall(body), ";", ";"]).type()
         return self._known[name]
 
+    def literals(self, name: str, member: str) -> set[str | int]:
+        """The words that a member of an object type can be."""
+        kind = self.find(name)
+        assert isinstance(kind, Object)
+        inner = kind.members[member][1]
+        assert isinstance(inner, Union)
+        return {choice.value for choice in inner.choices if isinstance(choice, Literal)}
+
     def differences(self, value: Any, name: str) -> set[str]:
         """Where the value is not what the type says, one line each; more than it says is no difference."""
         return set(self._differ(value, self.find(name), name))

@@ -11,6 +11,8 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from exporter.clock import ManualClock
+from exporter.model import Result, Run
+from exporter.platforms.qlik import mapping
 from exporter.simulator.qlik import OWNER, QlikSimulator
 from tests.clients.declared import Declarations
 from tests.clients.official import Official, folder
@@ -19,8 +21,12 @@ START = 1_700_000_000.0
 ADMIN, SOMEBODY = "demo-token", "somebodys-token"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
-#: Where recorded answers say otherwise than the client's types, which were generated from the same documents as ours.
+#: Where recorded answers say otherwise than the client's types, which were generated from the documents.
 TYPES_ARE_WRONG = {
+    ".title: None is no string",  # of a run whose author gave it none
+    ".description: None is no string",
+    ".type: 'baseBlock' is none of the choices",
+    ".nextRunAt: None is no string",
     ".lastRun: None is no object",  # never ran
     ".lastRunAt: None is no string",
     ".lastRunStatus: None is none of the choices",
@@ -270,6 +276,20 @@ async def test_settings_are_read_and_obeyed(qlik: World) -> None:
     made = [await qlik.ask("createAutomationRun", automation, {"context": "api"}, status=201) for _ in range(2)]
     assert [run["status"] == "queued" for run in made] == [False, True]
     assert await qlik.refused("createAutomation", {"name": "x", "maxConcurrentRuns": 2}) == 400
+
+
+def test_every_status_and_context_that_the_client_declares_is_read_by_our_mapping(qlik_client: Official) -> None:
+    declared = Declarations.read(folder() / "node_modules/@qlik/api/workflows/automations.d.ts")
+
+    def read(**fields: Any) -> Run:
+        times = {"startTime": "2026-10-20T08:51:06.000000Z", "stopTime": "2026-10-20T09:01:06.000000Z"}
+        return mapping.claims({"id": "1", "createdAt": times["startTime"]} | times | fields, workflow_id="a")[0]
+
+    statuses = declared.literals("RunDetailResponseObject", "status")
+    assert {"failed", "finished", "exceeded limit"} <= statuses == declared.literals("RunListObject", "status")
+    assert {s for s in statuses if read(status=s).result is Result.UNKNOWN} == set()
+    contexts = declared.literals("RunDetailResponseObject", "context")
+    assert {read(status="finished", context=c).result for c in contexts} == {Result.SUCCESS}
 
 
 async def test_usage_is_told_by_day_and_by_automation(qlik: World) -> None:
