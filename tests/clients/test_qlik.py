@@ -175,13 +175,14 @@ async def test_disabling_stops_the_schedule_and_enabling_resumes_it(qlik: World)
     )
     automation = made["id"]
     assert (made["runMode"], made["maxConcurrentRuns"], made["state"]) == ("scheduled", 2, "available")
-    assert [s["interval"] for s in made["schedules"]] == [600]
+    assert [(s["interval"], s["nextRunAt"]) for s in made["schedules"]] == [(600, "2023-11-14T22:23:20.000000Z")]
     await qlik.later(3600)
     ran = len(await qlik.runs(automation))
     assert ran == 6
 
     await qlik.ask("disableAutomation", automation, status=204)
-    assert (await qlik.ask("getAutomation", automation))["state"] == "disabled"
+    disabled = await qlik.ask("getAutomation", automation, declared="AutomationDetailResponseObject")
+    assert (disabled["state"], [s["nextRunAt"] for s in disabled["schedules"]]) == ("disabled", [None])
     await qlik.later(3600)
     assert len(await qlik.runs(automation)) == ran
     assert await qlik.refused("createAutomationRun", automation, {"context": "api"}) == 403

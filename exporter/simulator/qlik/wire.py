@@ -1,7 +1,7 @@
 """How the Qlik simulator's world looks from outside: automations, runs and events as JSON, and what faults do to it.
 
 Shapes follow the Automations API reference, with its oddities: a listed run has a duration and no metrics, a run read
-alone the reverse; times carry six digits; ``lastRunStatus`` knows no "queued".
+alone the reverse; durations come as numbers or as text; times carry six digits; ``lastRunStatus`` knows no "queued".
 The shape of an element of ``error`` is not documented; ``{"message": …}`` is a guess. Faults damage only what is shown.
 """
 
@@ -237,6 +237,7 @@ def _schedules(workflow: Workflow) -> list[Json]:
             "interval": int(schedule.seconds),
             "timezone": "UTC",
             "lastStartedAt": last_started_at,
+            "nextRunAt": stamp(workflow.next_start_at if workflow.enabled else None),
         }
     ]
 

@@ -99,10 +99,11 @@ class Workflow:
     updated_at: float
     space_id: str = ""  # a shared space; empty: private
     run_mode: str = "manual"
-    description: str = ""
+    description: str | None = None
     max_concurrent_runs: int = 10
     typical_seconds: float = 10.0  # of a run nobody gave an end
     schedule: Schedule | None = None
+    next_start_at: float | None = None  # what a schedule plans
     enabled: bool = True
     deleted: bool = False
     runs: dict[str, "Run"] = field(default_factory=dict)
@@ -112,7 +113,6 @@ class Workflow:
     made: int = 0
     newest: "Run | None" = None
     last_ended_at: float | None = None
-    next_at: float | None = None  # when the schedule starts it next
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -306,8 +306,7 @@ class World:
             workflow.schedule = Schedule(
                 rng=rng, seconds=seconds, regular=True, failure=0.05, warning=0.05, error_classes=("platform",)
             )
-            workflow.next_at = self.now + seconds
-            self._push(workflow.next_at, workflow)
+            self._plan(workflow, self.now + seconds)
 
     def new_id(self) -> str:
         return uuid_of(self._stream("made", len(self.names)))
@@ -351,16 +350,18 @@ class World:
             warning=rng.uniform(0, 0.08),
             error_classes=tuple(rng.sample([name for name in MESSAGES if name != "quota"], 3)),
         )
-        workflow.next_at = round(self.now + rng.uniform(0, seconds), 3)
-        self._push(workflow.next_at, workflow)
+        self._plan(workflow, round(self.now + rng.uniform(0, seconds), 3))
+
+    def _plan(self, workflow: Workflow, at: float) -> None:
+        workflow.next_start_at = at
+        self._push(at, workflow)
 
     def _tick(self, workflow: Workflow, at: float) -> None:
         """A start of a generated automation falls due; the next one is planned, whether or not this one may run."""
         schedule = workflow.schedule
-        if workflow.deleted or schedule is None or at != workflow.next_at:  # the last: of an older schedule
+        if workflow.deleted or schedule is None or at != workflow.next_start_at:  # the last: of an older one
             return
-        workflow.next_at = round(at + schedule.gap(), 3)
-        self._push(workflow.next_at, workflow)
+        self._plan(workflow, round(at + schedule.gap(), 3))
         if workflow.enabled:
             result, error_class = schedule.draw()
             self._arrive(self._make(workflow, at=at, rng=schedule.rng, result=result, error_class=error_class))
