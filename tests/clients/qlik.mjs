@@ -4,12 +4,15 @@ import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 const require = createRequire(process.argv[2]); // the package.json of the folder where the clients are installed
-const automations = await import(pathToFileURL(require.resolve("@qlik/api/workflows/automations")));
+const load = (name) => import(pathToFileURL(require.resolve(`@qlik/api/${name}`)));
+const current = await load("workflows/automations");
+const legacy = await load("automations");
 
 async function perform({ url, token, call, args }) {
+  const [name, of = current] = call.startsWith("legacy.") ? [call.slice("legacy.".length), legacy] : [call];
   const options = { hostConfig: { authType: "apikey", host: url, apiKey: token }, noCache: true };
   try {
-    let answer = await automations[call](...args, options);
+    let answer = await of[name](...args, options);
     const pages = [answer.data];
     while (answer.next && pages.length < 100) pages.push((answer = await answer.next(options)).data);
     return { status: answer.status, value: pages[0] ?? null, pages };

@@ -293,6 +293,34 @@ def test_every_status_and_context_that_the_client_declares_is_read_by_our_mappin
     assert {read(status="finished", context=c).result for c in contexts} == {Result.SUCCESS}
 
 
+async def test_the_client_of_the_older_api_is_understood_as_well(qlik: World) -> None:
+    automation = qlik.simulator.add_workflow(name="Ticket sync")
+    failed = qlik.simulator.add_run(automation, started_at=START - 9, ended_at=START - 5, result="failure")
+    endless = qlik.simulator.add_run(automation, started_at=START - 9, ended_at=None)
+    qlik.simulator.plan_retries("success")
+
+    assert [row["id"] for row in (await qlik.ask("legacy.getAutomations", {"limit": 5}))["data"]] == [automation]
+    await qlik.ask("legacy.retryAutomationRun", automation, failed, status=204)
+    await qlik.ask("legacy.stopAutomationRun", automation, endless, status=204)
+    started = await qlik.ask("legacy.queueAutomationRun", automation, {"context": "api"}, status=201)
+    await qlik.later(300)
+    runs = (await qlik.ask("legacy.getAutomationRuns", automation, {"limit": 50}))["data"]
+    assert sorted(run["status"] for run in runs) == ["failed", "finished", "finished", "stopped"]
+    assert (await qlik.ask("legacy.getAutomationRun", automation, started["id"]))["context"] == "api"
+    exported = await qlik.ask("legacy.getAutomationRunDetails", automation, failed)
+    assert exported["url"].endswith(f"/api/v1/automations/{automation}/runs/{failed}/debug")
+    await qlik.ask("legacy.disableAutomation", automation, status=204)
+    assert (await qlik.ask("legacy.getAutomation", automation))["state"] == "disabled"
+    await qlik.ask("legacy.enableAutomation", automation, status=204)
+    copied = (await qlik.ask("legacy.copyAutomation", automation, {"name": "A copy"}, status=201))["id"]
+    await qlik.ask("legacy.updateAutomation", copied, {"name": "Another"})
+    await qlik.ask("legacy.deleteAutomation", copied, status=204)
+    await qlik.ask("legacy.moveAutomation", automation, {"userId": "somebody"}, status=204)
+    usage = await qlik.ask("legacy.getAutomationsUsageMetrics", {"filter": 'name eq "runs"'})
+    assert [row["name"] for row in usage["data"]] == ["runs"]
+    assert await qlik.refused("legacy.getAutomation", NOBODY) == 404
+
+
 async def test_usage_is_told_by_day_and_by_automation(qlik: World) -> None:
     automation = qlik.simulator.add_workflow(name="Ticket sync")
     qlik.simulator.add_run(automation, started_at=START - 20, ended_at=START - 15)
