@@ -7,6 +7,7 @@ declares, and with what has become of the simulated world.
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp.test_utils import TestServer
 
@@ -174,6 +175,26 @@ async def test_executions_are_listed_and_read(make: World) -> None:
     make.declared_as(detail, "ExecutionDetail")
     assert (detail["status"], detail["error"]["name"]) == ("ERROR", "ConnectionError")
     assert (await make.refused("executions.get", 5012, UNKNOWN))[0] == 404
+
+
+async def test_a_scenario_is_run_and_calls_back(make: World) -> None:
+    make.simulator.add_workflow("5012")
+
+    started = await make.ask("scenarios.run", 5012, {"order": 1}, {"callbackUrl": "https://callback.example.test/"})
+    make.declared_as(started, "RunScenarioResponse")
+    quiet = await make.ask("scenarios.run", 5012, {}, {"responsive": False})
+    assert (await make.ask("executions.getDetail", 5012, started["executionId"]))["status"] == "RUNNING"
+    await make.later(300)
+    detail = await make.ask("executions.getDetail", 5012, started["executionId"])
+    assert (detail["status"], (await make.ask("executions.get", 5012, quiet["executionId"]))["type"]) == (
+        "SUCCESS",
+        "manual",
+    )
+    delivered = [orjson.loads(delivery.body) for delivery in make.simulator.take_deliveries()]
+    assert [body["executionId"] for body in delivered] == [started["executionId"]], "one asked for it"
+    await make.ask("scenarios.deactivate", 5012)
+    assert await make.refused("scenarios.run", 5012) == (422, "Scenario is not activated")
+    assert (await make.refused("scenarios.run", 9999))[0] == 404
 
 
 async def test_an_incomplete_execution_is_read_retried_and_its_attempts_are_listed(make: World) -> None:

@@ -59,7 +59,7 @@ class MakeOptions:
     team_id: int = 77
     token: str = "demo-token"
     scopes: tuple[str, ...] = (
-        *("organizations:read", "teams:read", "user:read", "scenarios:read", "scenarios:write"),
+        *("organizations:read", "teams:read", "user:read", "scenarios:read", "scenarios:write", "scenarios:run"),
         *("hooks:read", "dlqs:read", "dlqs:write"),
     )
     zone: str = "https://eu1.make.com"  # for statusUrl in run callbacks
