@@ -21,6 +21,7 @@ from aiohttp import web
 from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, TrueDeadLetter, Truth
 from exporter.simulator.make.api import OUTCOMES, MakeApi
+from exporter.simulator.make.edits import freeze
 from exporter.simulator.make.gate import Gate, error_body
 from exporter.simulator.make.model import (
     DAY,
@@ -253,10 +254,12 @@ class MakeSimulator:
         """Somebody saves the scenario: its blueprint is another one from now on."""
         self.advance(self.clock.now())
         scenario = self._scenario(workflow_id)
+        freeze(scenario)
         scenario.edited_at = self.clock.now()
         self.world.note(scenario, self.clock.now(), "modify", {}, "Operator")
 
     def rename_workflow(self, workflow_id: str, name: str) -> None:
+        freeze(self._scenario(workflow_id))
         self._scenario(workflow_id).name = name
         self.edit_workflow(workflow_id)
 

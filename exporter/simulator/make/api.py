@@ -13,6 +13,7 @@ from aiohttp import web
 
 from exporter.simulator.core import Faults, Truth, json_response
 from exporter.simulator.make import rows as rows
+from exporter.simulator.make.edits import BUSY, Edits
 from exporter.simulator.make.gate import Gate, Refused, json_object, moment, number, required
 from exporter.simulator.make.model import (
     DAY,
@@ -54,7 +55,9 @@ class MakeApi:
 
     def _routes(self) -> list[tuple[str, str, str | None, RowHandler]]:
         scenario, execution = r"/scenarios/{id:\d+}", r"/scenarios/{id:\d+}/logs/{executionId}"
+        edits = Edits(self.gate, self.world, self._scenario, self._item, self._scenario_row)
         return [
+            ("GET", "/organizations", "organizations:read", self._organizations),
             ("GET", r"/organizations/{id:\d+}", "organizations:read", self._organization),
             ("GET", r"/organizations/{id:\d+}/usage", "organizations:read", self._organization_usage),
             ("GET", "/teams", "teams:read", self._teams),
@@ -82,7 +85,9 @@ class MakeApi:
             ("GET", "/dlqs/{id}/bundle", "dlqs:read", self._bundle),
             ("GET", "/dlqs/{id}/blueprint", "dlqs:read", self._dead_letter_blueprint),
             ("GET", "/dlqs/{id}/logs", "dlqs:read", self._dead_letter_logs),
+            ("GET", "/dlqs/{id}/logs/{executionId}", "dlqs:read", self._dead_letter_log),
             ("POST", "/dlqs/{id}/retry", "dlqs:write", self._retry),
+            *edits.routes(),
         ]
 
     # Organization, teams, user
@@ -90,12 +95,17 @@ class MakeApi:
     async def _ping(self, request: web.Request) -> web.StreamResponse:
         return self.gate.over_limit() or web.Response(text="pong")
 
-    async def _organization(self, request: web.Request) -> Row:
-        self._own_organization(request.match_info["id"])
+    def _organization_row(self) -> Row:
         world = self.world
         scenarios = list(world.scenarios.values())
-        row = rows.organization(scenarios, world.now, self.options, paused=world.paused, teams=self.teams)
-        return {"organization": self.gate.one(request, row)}
+        return rows.organization(scenarios, world.now, self.options, paused=world.paused, teams=self.teams)
+
+    async def _organizations(self, request: web.Request) -> Row:
+        return self.gate.listing(request, "organizations", [self._organization_row()], limit=10_000, sort="name")
+
+    async def _organization(self, request: web.Request) -> Row:
+        self._own_organization(request.match_info["id"])
+        return {"organization": self.gate.one(request, self._organization_row())}
 
     async def _organization_usage(self, request: web.Request) -> Row:
         self._own_organization(request.match_info["id"])
@@ -117,7 +127,7 @@ class MakeApi:
         return self.gate.listing(request, "teams", teams, limit=10_000, sort="name")
 
     async def _user(self, request: web.Request) -> Row:
-        return {"authUser": {**rows.USER, "language": "en", "timezoneId": 113, "localeId": 1, "timezone": "UTC"}}
+        return {"authUser": {**rows.USER, **rows.USER_SETTINGS}}
 
     async def _authorization(self, request: web.Request) -> Row:
         return {"authorization": {"authUsed": "token", "scope": list(self.options.scopes)}}
@@ -335,17 +345,26 @@ class MakeApi:
     async def _dead_letter_blueprint(self, request: web.Request) -> Row:
         return rows.dead_letter_blueprint(self._item(request))
 
-    async def _dead_letter_logs(self, request: web.Request) -> Row:
-        first, last = number(request, "from", 0), number(request, "to", ms(self.world.now))
-        status = number(request, "status", -1)
-        item = self._item(request)
+    def _tries(self, item: DeadLetter) -> list[tuple[Row, float]]:
+        """The attempts to resolve it, the newest first, and when each began."""
         running = item.trying if self.options.pending_rows else None
-        tries = [
+        return [
             (rows.resolve_row(r, self.options.organization_id, running=r is running), r.started_at)
             for r in (*([] if running is None else [running]), *reversed(item.logs))
         ]
+
+    async def _dead_letter_logs(self, request: web.Request) -> Row:
+        first, last = number(request, "from", 0), number(request, "to", ms(self.world.now))
+        status = number(request, "status", -1)
+        tries = self._tries(self._item(request))
         logs = [row for row, at in tries if first <= ms(at) <= last and status in (-1, row["status"])]
         return self.gate.listing(request, "dlqLogs", logs, limit=50, sort="imtId", order="desc")
+
+    async def _dead_letter_log(self, request: web.Request) -> Row:
+        for row, _ in self._tries(self._item(request)):
+            if row["id"] == request.match_info["executionId"]:
+                return {"dlqLog": self.gate.one(request, row)}
+        raise Refused(404, "Log not found.")
 
     def _accept(self, request: web.Request, items: list[DeadLetter]) -> tuple[list[DeadLetter], web.Response | None]:
         """Put what of these is stored in the queue, as planned: what was taken, and the answer where it is spoiled."""
@@ -368,7 +387,7 @@ class MakeApi:
         if spoiled is not None:
             return spoiled
         if not taken and self.options.retry_refused != 200:
-            raise Refused(self.options.retry_refused, "The incomplete execution is resolved or being processed.")
+            raise Refused(self.options.retry_refused, BUSY)
         return {"dlq": item.id}
 
     async def _chosen(self, request: web.Request) -> tuple[list[DeadLetter], bool]:

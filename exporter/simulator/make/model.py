@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 AUTO_RETRY_DELAYS = tuple(m * MINUTE for m in (1, 10, 10, 30, 30, 30, 180, 180))  # of stored items
@@ -59,7 +59,7 @@ class MakeOptions:
     team_id: int = 77
     token: str = "demo-token"
     scopes: tuple[str, ...] = (
-        *("organizations:read", "teams:read", "user:read", "scenarios:read", "scenarios:write"),
+        *("organizations:read", "teams:read", "user:read", "scenarios:read", "scenarios:write", "scenarios:run"),
         *("hooks:read", "dlqs:read", "dlqs:write"),
     )
     zone: str = "https://eu1.make.com"  # for statusUrl in run callbacks
@@ -211,6 +211,7 @@ class DeadLetter:
     resolved_at: float | None = None
     logs: "list[Resolve]" = field(default_factory=list)
     trying: "Resolve | None" = None  # the one that runs
+    frozen: dict[str, Any] | None = None  # its own blueprint, once the scenario's or this one is edited
 
 
 @dataclass(slots=True)

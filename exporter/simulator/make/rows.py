@@ -26,6 +26,10 @@ from exporter.simulator.make.model import (
 Row = dict[str, Any]
 
 USER = {"id": 1, "name": "Operator", "email": "operator@example.test"}
+USER_SETTINGS = {
+    **{"language": "en", "timezoneId": 113, "localeId": 1, "countryId": 1, "features": {}},
+    **{"avatar": "https://avatar.example.test/1", "timezone": "UTC", "locale": "en-US"},
+}
 DETAIL_STATUS = {1: "SUCCESS", 2: "WARNING", 3: "ERROR"}
 
 
@@ -58,7 +62,8 @@ def spent(scenario: Scenario, now: float) -> list[int]:
 def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Row:
     operations, transfer, _ = spent(s, now)
     waiting = s.waiting_until > now
-    next_at = None if s.instant or not s.active or paused or s.blocked else s.next_at
+    unplanned = s.instant or s.interval is None or not s.active or paused or s.blocked
+    next_at = None if unplanned else s.next_at
     if waiting and next_at is not None:
         next_at = s.waiting_until
     return {
@@ -338,8 +343,9 @@ def dead_letter_bundle(d: DeadLetter) -> Row:
 
 
 def dead_letter_blueprint(d: DeadLetter) -> Row:
-    response = {"blueprint": blueprint(d.scenario), "company": d.scenario.team_id}
-    return {"code": "OK", "response": response | {"idSequence": len(d.scenario.modules) + 1, "reason": d.error.message}}
+    frozen = d.frozen if d.frozen is not None else blueprint(d.scenario)
+    response = {"blueprint": frozen, "company": d.scenario.team_id}
+    return {"code": "OK", "response": response | {"idSequence": len(frozen["flow"]) + 1, "reason": d.error.message}}
 
 
 def resolve_row(r: Resolve, organization_id: int, *, running: bool) -> Row:

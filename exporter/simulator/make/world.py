@@ -92,6 +92,15 @@ class MakeWorld:
             scenario.next_at = first_at
             self.at(first_at, partial(self._arrive if scenario.instant else self._slot, scenario))
 
+    def reschedule(self, scenario: Scenario, interval: float | None) -> None:
+        """Run every ``interval`` seconds from now on, or only on demand. A webhook's own pace is not ours to set."""
+        if scenario.instant or interval == scenario.interval:
+            return
+        scenario.interval = interval
+        if interval is not None:
+            scenario.next_at = self.now + interval
+            self.at(scenario.next_at, partial(self._slot, scenario))
+
     def remove(self, scenario: Scenario) -> None:
         for item in scenario.dead_letters:
             if item.resolved_at is None:
@@ -133,7 +142,7 @@ class MakeWorld:
         return scenario.running < (PARALLEL_RUNS_MAX if scenario.instant and not scenario.sequential else 1)
 
     def _slot(self, scenario: Scenario, now: float) -> None:
-        if scenario.deleted or scenario.interval is None:
+        if scenario.deleted or scenario.interval is None or now != scenario.next_at:  # else: of an older schedule
             return
         scenario.next_at = now + scenario.interval
         self.at(scenario.next_at, partial(self._slot, scenario))
@@ -400,7 +409,8 @@ class MakeWorld:
         resolve.id = f"{rng.getrandbits(128):032x}"
         resolve.started_at = now
         resolve.ended_at = round(now + scenario.duration * rng.uniform(0.2, 0.8) + 0.05, 3)
-        resolve.operations = max(1, len(scenario.modules) - item.error.module.id + 1)
+        modules = len(scenario.modules if item.frozen is None else item.frozen["flow"])
+        resolve.operations = max(1, modules - item.error.module.id + 1)
         if resolve.outcome is not None:
             outcome = resolve.outcome
         elif item.outcomes:

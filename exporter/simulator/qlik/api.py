@@ -1,6 +1,7 @@
 """The Qlik simulator's HTTP side: automations and runs under both path prefixes, tokens, usage, audits and webhooks.
 
-Only what an observer reads is here, and the two calls that change something it may want changed: retry and stop.
+What an observer reads is here, and the two calls that change something it may want changed: retry and stop. The calls
+of people who build automations are in ``edits``.
 ``/_sim/truth`` and ``/_sim/faults`` are for people who run the simulator by hand, and ask for no token.
 """
 
@@ -14,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from exporter.simulator.core import Engine, Faults, Handler, json_response
+from exporter.simulator.qlik.edits import Edits
 from exporter.simulator.qlik.requests import (
     Access,
     Caller,
@@ -23,6 +25,8 @@ from exporter.simulator.qlik.requests import (
     Sort,
     Term,
     Value,
+    allow,
+    json_of,
     page,
     parse_filter,
     parse_limit,
@@ -86,6 +90,7 @@ class Api:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._engine.middleware])
         one, two = self._guard("tier 1"), self._guard("tier 2")
+        edits = Edits(self._world, self._find, self._find_run).routes()
         for prefix in PREFIXES:
             app.router.add_get(prefix, one(self._list_automations))
             app.router.add_get(f"{prefix}/settings", one(self._settings))
@@ -95,6 +100,8 @@ class Api:
             app.router.add_get(f"{prefix}/{{id}}/runs/{{runId}}", one(self._run))
             app.router.add_post(f"{prefix}/{{id}}/runs/{{runId}}/actions/retry", two(self._retry))
             app.router.add_post(f"{prefix}/{{id}}/runs/{{runId}}/actions/stop", two(self._stop))
+            for method, path, tier, answer in edits:
+                app.router.add_route(method, f"{prefix}{path}", self._guard(tier)(answer))
         hooks = "/api/v1/webhooks"
         app.router.add_get(hooks, one(self._list_webhooks))
         app.router.add_post(hooks, two(self._create_webhook))
@@ -132,7 +139,7 @@ class Api:
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         try:
-            return json_response(self._access.issue(await _json_of(request), self._engine.clock.now()))
+            return json_response(self._access.issue(await json_of(request), self._engine.clock.now()))
         except Refused as refused:
             return self._refusal(refused)
 
@@ -155,12 +162,12 @@ class Api:
 
     async def _automation(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         workflow = self._find(request)
-        _allow(caller.operates(workflow))
+        allow(caller.operates(workflow))
         return json_response(self._damage.automation(automation_json(workflow, self._world.now, listed=False)))
 
     async def _list_runs(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         workflow = self._find(request)
-        _allow(caller.lists_runs(workflow))
+        allow(caller.lists_runs(workflow))
         now = self._world.now
         terms = parse_filter(
             request.query.get("filter", ""), fields=RUN_FILTERS, time_fields=("startTime", "createdAt")
@@ -209,7 +216,7 @@ class Api:
         return json_response({"maxConcurrentRunsPerAutomation": self._world.max_concurrent_runs})
 
     async def _usage(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        _allow(caller.admin)
+        allow(caller.admin)
         breakdown = request.query.get("breakdownBy")
         if not request.query.get("filter") or breakdown not in (None, "automation"):
             raise Refused(400, "filter is required; breakdownBy can only be automation")
@@ -239,7 +246,7 @@ class Api:
 
     def _find_run(self, request: web.Request, caller: Caller) -> Run:
         workflow = self._find(request)
-        _allow(caller.operates(workflow))
+        allow(caller.operates(workflow))
         run = workflow.runs.get(request.match_info["runId"])
         if run is None:
             raise Refused(404, "no such run")
@@ -248,7 +255,7 @@ class Api:
     # Audits and webhooks
 
     async def _list_audits(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        _allow(caller.admin)
+        allow(caller.admin)
         runs = self._world.ended if request.query.get("eventType", RUN_ENDED) == RUN_ENDED else []
         since, _, until = request.query.get("eventTime", "").partition("/")
         if since:
@@ -280,8 +287,8 @@ class Api:
         return json_response({"data": found.items, "links": self._links(request, found, cursor="next")})
 
     async def _create_webhook(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        _allow(caller.admin)
-        body = await _json_of(request)
+        allow(caller.admin)
+        body = await json_of(request)
         hook = self._webhooks.create(body, owner_id=caller.user_id, now=self._world.now)
         return json_response(hook, status=201)
 
@@ -292,8 +299,8 @@ class Api:
         return json_response(self._find_webhook(request))
 
     async def _patch_webhook(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        _allow(caller.admin)
-        self._webhooks.patch(self._find_webhook(request), await _json_of(request), self._world.now)
+        allow(caller.admin)
+        self._webhooks.patch(self._find_webhook(request), await json_of(request), self._world.now)
         return web.Response(status=204)
 
     async def _list_deliveries(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -372,11 +379,6 @@ class Api:
         return json_response(asdict(self._engine.faults))
 
 
-def _allow(allowed: bool) -> None:
-    if not allowed:
-        raise Refused(403, "the user lacks the role or scope for this")
-
-
 def _matching(
     rows: Iterable[T], terms: Sequence[Term], values: Mapping[str, Callable[[T, float], Value]], now: float
 ) -> list[T]:
@@ -385,13 +387,3 @@ def _matching(
 
 def _ended_at(run: Run) -> float:
     return run.ended_at or 0.0
-
-
-async def _json_of(request: web.Request) -> object:
-    if request.content_type != "application/json":
-        raise Refused(400, "the body must be JSON")
-    try:
-        body: object = orjson.loads(await request.read())
-    except orjson.JSONDecodeError:
-        raise Refused(400, "the body is not JSON") from None
-    return body

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 import orjson
+from aiohttp import web
 
 from exporter.simulator.qlik.world import Workflow
 
@@ -45,6 +46,21 @@ class Refused(Exception):
         self.status = status
         self.text = text
         self.retry_after = retry_after
+
+
+def allow(allowed: bool) -> None:
+    if not allowed:
+        raise Refused(403, "the user lacks the role or scope for this")
+
+
+async def json_of(request: web.Request) -> object:
+    if request.content_type != "application/json":
+        raise Refused(400, "the body must be JSON")
+    try:
+        body: object = orjson.loads(await request.read())
+    except orjson.JSONDecodeError:
+        raise Refused(400, "the body is not JSON") from None
+    return body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,8 +95,7 @@ def run_json(run: Run, now: float, *, listed: bool) -> Json:
         "scheduledStartTime": None,
     }
     if listed:
-        seconds = _seconds(run)
-        shown["duration"] = str(seconds) if seconds is not None and run.ordinal % 2 else seconds
+        shown["duration"] = _seconds(run)
     else:
         shown["metrics"] = metrics_json(run)
     return shown
@@ -129,13 +128,13 @@ def automation_json(workflow: Workflow, now: float, *, listed: bool) -> Json:
     shown: Json = {
         "id": workflow.id,
         "name": workflow.name,
-        "description": "",
+        "description": workflow.description,
         "state": _state(workflow),
         "runMode": workflow.run_mode,
         "lastRun": None if newest is None else run_json(newest, now, listed=False),
         "lastRunAt": stamp(workflow.last_ended_at),
         "lastRunStatus": _last_run_status(workflow, now),
-        "duration": None if seconds is None else str(seconds),
+        "duration": seconds,
         "ownerId": workflow.owner_id,
         "spaceId": workflow.space_id,
         "createdAt": stamp(workflow.created_at),
@@ -238,6 +237,7 @@ def _schedules(workflow: Workflow) -> list[Json]:
             "interval": int(schedule.seconds),
             "timezone": "UTC",
             "lastStartedAt": last_started_at,
+            "nextRunAt": stamp(workflow.next_start_at if workflow.enabled else None),
         }
     ]
 

@@ -99,9 +99,11 @@ class Workflow:
     updated_at: float
     space_id: str = ""  # a shared space; empty: private
     run_mode: str = "manual"
+    description: str | None = None
     max_concurrent_runs: int = 10
     typical_seconds: float = 10.0  # of a run nobody gave an end
     schedule: Schedule | None = None
+    next_start_at: float | None = None  # what a schedule plans
     enabled: bool = True
     deleted: bool = False
     runs: dict[str, "Run"] = field(default_factory=dict)
@@ -284,6 +286,39 @@ class World:
     def set_enabled(self, workflow: Workflow, enabled: bool) -> None:
         workflow.enabled, workflow.updated_at = enabled, self.now
 
+    def change_owner(self, workflow: Workflow, user_id: str) -> None:
+        """Another user's from now on, without the history: what still runs is all that is left of it."""
+        workflow.owner_id, workflow.updated_at = user_id, self.now
+        self.names[workflow.id] = (workflow.name, user_id)
+        for run_id in workflow.finished:
+            self._close(run_id, self.now)
+            del workflow.runs[run_id]
+        workflow.finished.clear()
+        workflow.newest = max(workflow.runs.values(), key=lambda run: run.created_at, default=None)
+        workflow.last_ended_at = None
+
+    def reschedule(self, workflow: Workflow, seconds: float | None) -> None:
+        """Start it so often from now on, or never by itself."""
+        workflow.run_mode = "manual" if seconds is None else "scheduled"
+        rng = self._stream("schedule", workflow.id)
+        workflow.schedule = None
+        if seconds is not None:
+            workflow.schedule = Schedule(
+                rng=rng, seconds=seconds, regular=True, failure=0.05, warning=0.05, error_classes=("platform",)
+            )
+            self._plan(workflow, self.now + seconds)
+
+    def new_id(self) -> str:
+        return uuid_of(self._stream("made", len(self.names)))
+
+    def start(self, workflow: Workflow, *, executed_by: str) -> Run:
+        """A run that somebody asked for through the API."""
+        rng = self._stream("asked for", workflow.id, workflow.made)
+        run = self._make(workflow, at=self.now, rng=rng, result="success", error_class=None)
+        run.context, run.executed_by = "api", executed_by
+        self._arrive(run)
+        return run
+
     def delete(self, workflow: Workflow) -> None:
         workflow.deleted = True
         del self.workflows[workflow.id]
@@ -315,14 +350,18 @@ class World:
             warning=rng.uniform(0, 0.08),
             error_classes=tuple(rng.sample([name for name in MESSAGES if name != "quota"], 3)),
         )
-        self._push(round(self.now + rng.uniform(0, seconds), 3), workflow)
+        self._plan(workflow, round(self.now + rng.uniform(0, seconds), 3))
+
+    def _plan(self, workflow: Workflow, at: float) -> None:
+        workflow.next_start_at = at
+        self._push(at, workflow)
 
     def _tick(self, workflow: Workflow, at: float) -> None:
         """A start of a generated automation falls due; the next one is planned, whether or not this one may run."""
         schedule = workflow.schedule
-        if workflow.deleted or schedule is None:
+        if workflow.deleted or schedule is None or at != workflow.next_start_at:  # the last: of an older one
             return
-        self._push(round(at + schedule.gap(), 3), workflow)
+        self._plan(workflow, round(at + schedule.gap(), 3))
         if workflow.enabled:
             result, error_class = schedule.draw()
             self._arrive(self._make(workflow, at=at, rng=schedule.rng, result=result, error_class=error_class))
