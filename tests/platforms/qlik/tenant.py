@@ -11,8 +11,8 @@ from exporter.clock import ManualClock
 from exporter.model import Via
 from exporter.platform import Fault, Page, RunKey, WebhookRequest
 from exporter.platforms.qlik import PLATFORM
-from exporter.platforms.qlik.client import QlikClient
 from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.reading import QlikClient
 from exporter.simulator.qlik import QlikSimulator
 from exporter.wire.api import Api, ApiError
 from exporter.wire.budget import Budget

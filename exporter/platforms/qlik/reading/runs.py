@@ -21,9 +21,9 @@ from typing import Any
 from exporter.model import FAILED, DeadLetter, Error, Run, State
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
+from exporter.platforms.qlik.calls import ListPage, Calls
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Claims, Signature
-from exporter.platforms.qlik.wire import ListPage, Wire
 from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -81,9 +81,9 @@ class _Sweep:
 class RunReader:
     """Reads the runs of one tenant: at most so many pages, and so many runs one by one, in a sweep."""
 
-    def __init__(self, config: QlikConfig, wire: Wire, *, pages_max: int, details_max: int) -> None:
+    def __init__(self, config: QlikConfig, calls: Calls, *, pages_max: int, details_max: int) -> None:
         self._config = config
-        self._wire = wire
+        self._calls = calls
         self._pages_max = pages_max
         self._details_max = details_max
         self._errors: dict[str, Error] = {}  # causes read alone, so that overlapping lists need not ask again
@@ -151,7 +151,7 @@ class RunReader:
         lane = Lane.RUNNING if others else Lane.SWEEPS
         met: set[str] = set()
         whole, ordered, newest = True, True, float("inf")
-        async with aclosing(self._wire.runs(workflow_id, lane=lane, link=link)) as pages:
+        async with aclosing(self._calls.runs(workflow_id, lane=lane, link=link)) as pages:
             async for page in pages:
                 sweep.pages -= 1
                 until = page.at if until is None else until
@@ -187,7 +187,7 @@ class RunReader:
         unexplained: list[Claims] = []
         for item in page.items:
             try:
-                claims = mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest())
+                claims = mapping.claims(item, workflow_id=workflow_id, latest=self._calls.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
                 continue
@@ -215,8 +215,8 @@ class RunReader:
                 break
             sweep.details -= 1
             try:
-                item = await self._wire.run(workflow_id, run_id, lane=Lane.DEAD_LETTERS)
-                alone: Claims | None = mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest())
+                item = await self._calls.run(workflow_id, run_id, lane=Lane.DEAD_LETTERS)
+                alone: Claims | None = mapping.claims(item, workflow_id=workflow_id, latest=self._calls.latest())
             except BadItem:
                 alone = None
             except ApiError as error:
@@ -249,8 +249,8 @@ class RunReader:
                 break
             sweep.details -= 1
             try:
-                item = await self._wire.run(run.workflow_id, run.id, lane=Lane.RUNNING)
-                told += _final(mapping.claims(item, workflow_id=run.workflow_id, latest=self._wire.latest()))
+                item = await self._calls.run(run.workflow_id, run.id, lane=Lane.RUNNING)
+                told += _final(mapping.claims(item, workflow_id=run.workflow_id, latest=self._calls.latest()))
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=run.workflow_id))
             except ApiError as error:
@@ -274,7 +274,7 @@ class RunReader:
             try:
                 item = await self._find(workflow_id, key.run_id)
                 yield Page(
-                    observations=_final(mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest()))
+                    observations=_final(mapping.claims(item, workflow_id=workflow_id, latest=self._calls.latest()))
                 )
             except BadItem as bad:
                 yield _fault("bad_item", str(bad), workflow_id)
@@ -286,11 +286,11 @@ class RunReader:
     async def _find(self, workflow_id: str, run_id: str) -> object:
         """A run read alone, or from the list of the latest where only that is allowed."""
         try:
-            return await self._wire.run(workflow_id, run_id, lane=Lane.RUNNING)
+            return await self._calls.run(workflow_id, run_id, lane=Lane.RUNNING)
         except ApiError as refusal:
             if refusal.status != 403:
                 raise
-            async with aclosing(self._wire.runs(workflow_id, lane=Lane.RUNNING)) as pages:
+            async with aclosing(self._calls.runs(workflow_id, lane=Lane.RUNNING)) as pages:
                 page = await anext(pages)
             found = (item for item in page.items if isinstance(item, Mapping) and item.get("id") == run_id)
             item = next(found, None)

@@ -29,7 +29,7 @@ class ListPage:
     next: str | None
 
 
-class Wire:
+class Calls:
     """One tenant's API."""
 
     def __init__(self, config: QlikConfig, api: Api) -> None:

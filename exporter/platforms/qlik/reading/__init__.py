@@ -12,10 +12,10 @@ from dataclasses import replace
 from exporter.model import Listing, Observation
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
+from exporter.platforms.qlik.calls import PAGES_PER_SWEEP_MAX, ListPage, Calls
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Signature
-from exporter.platforms.qlik.runs import DETAILS_PER_SWEEP_MAX, RunReader, stops_sweep
-from exporter.platforms.qlik.wire import PAGES_PER_SWEEP_MAX, ListPage, Wire
+from exporter.platforms.qlik.reading.runs import DETAILS_PER_SWEEP_MAX, RunReader, stops_sweep
 from exporter.wire.api import Api, ApiError
 from exporter.wire.budget import Lane
 
@@ -37,8 +37,8 @@ class QlikClient:
         details_max: int = DETAILS_PER_SWEEP_MAX,
     ) -> None:
         self._config = config
-        self._wire = Wire(config, api)
-        self._runs = RunReader(config, self._wire, pages_max=pages_max, details_max=details_max)
+        self._calls = Calls(config, api)
+        self._runs = RunReader(config, self._calls, pages_max=pages_max, details_max=details_max)
 
     def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
         """Read ``workflows``, ``runs`` or ``quota`` once."""
@@ -63,7 +63,7 @@ class QlikClient:
         listed: set[str] = set()
         began: float | None = None
         usable = True
-        async with aclosing(self._wire.automations()) as pages:
+        async with aclosing(self._calls.automations()) as pages:
             async for page in pages:
                 began = page.at if began is None else began
                 told, signatures = self._map(page, before)
@@ -87,7 +87,7 @@ class QlikClient:
         recently = max(LISTING_SECONDS_MIN, LISTING_INTERVALS_MAX * self._config.poll.interval)
         if listed_at is None or now - listed_at > recently:
             before, signatures = signatures, {}
-            async with aclosing(self._wire.automations()) as pages:
+            async with aclosing(self._calls.automations()) as pages:
                 async for page in pages:
                     told, found = self._map(page, before)
                     signatures |= found
@@ -115,7 +115,7 @@ class QlikClient:
             if last_run is None or signatures[workflow.id] == before.get(workflow.id):
                 continue
             try:
-                observations += mapping.claims(last_run, workflow_id=workflow.id, latest=self._wire.latest())
+                observations += mapping.claims(last_run, workflow_id=workflow.id, latest=self._calls.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow.id))
         return Page(observations=observations, faults=faults, items=len(page.items)), signatures
@@ -140,7 +140,7 @@ class QlikClient:
             yield Page(cursors={"": None})
 
     async def _limits(self) -> Page:
-        answer = await self._wire.settings()
+        answer = await self._calls.settings()
         try:
             return Page(observations=[mapping.settings(answer.data, at=answer.at)])
         except BadItem as bad:
@@ -149,7 +149,7 @@ class QlikClient:
     async def _used(self, name: str, since: str) -> Page:
         items: list[object] = []
         at = 0.0
-        async with aclosing(self._wire.usage(name, since=since)) as pages:
+        async with aclosing(self._calls.usage(name, since=since)) as pages:
             async for page in pages:
                 items += page.items
                 at = page.at
@@ -164,7 +164,7 @@ class QlikClient:
         """Try the credential and each right."""
         seen = watched = 0
         sample: tuple[str, str] | None = None
-        async with aclosing(self._wire.automations()) as pages:
+        async with aclosing(self._calls.automations()) as pages:
             async for page in pages:
                 for item in page.items:
                     try:
@@ -192,7 +192,7 @@ class QlikClient:
 
     async def _try_list(self, workflow_id: str) -> str:
         try:
-            async with aclosing(self._wire.runs(workflow_id, lane=Lane.SWEEPS, limit=1)) as pages:
+            async with aclosing(self._calls.runs(workflow_id, lane=Lane.SWEEPS, limit=1)) as pages:
                 await anext(pages)
         except ApiError as error:
             if stops_sweep(error):
@@ -207,7 +207,7 @@ class QlikClient:
 
     async def _try_run(self, workflow_id: str, run_id: str) -> str:
         try:
-            await self._wire.run(workflow_id, run_id, lane=Lane.SWEEPS)
+            await self._calls.run(workflow_id, run_id, lane=Lane.SWEEPS)
         except ApiError as error:
             if stops_sweep(error):
                 raise
@@ -219,8 +219,8 @@ class QlikClient:
 
     async def _try_usage(self) -> str:
         try:
-            answer = await self._wire.settings()
-            async with aclosing(self._wire.usage("runs", since=mapping.month_start(answer.at))) as pages:
+            answer = await self._calls.settings()
+            async with aclosing(self._calls.usage("runs", since=mapping.month_start(answer.at))) as pages:
                 await anext(pages)
         except ApiError as error:
             if stops_sweep(error):
