@@ -21,7 +21,7 @@ from typing import Any
 from exporter.model import FAILED, DeadLetter, Error, Run, State
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
-from exporter.platforms.qlik.calls import ListPage, Calls
+from exporter.platforms.qlik.calls import Calls, ListPage, is_final, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Claims, Signature
 from exporter.wire.api import ApiError, ErrorKind
@@ -41,16 +41,6 @@ FAILURES_IN_A_ROW_MAX = 5
 ERRORS_KEPT_MAX = 10_000
 
 Cursor = dict[str, Any]
-
-
-def stops_sweep(error: ApiError) -> bool:
-    """Whether a failure is about the credential or the limit, rather than about one automation or run."""
-    return error.kind is ErrorKind.RATE_LIMITED or (error.kind is ErrorKind.AUTH and error.status != 403)
-
-
-def is_final(error: ApiError) -> bool:
-    """Whether asking the same again is no use: there is no such thing, or no right to it, or no sense in the answer."""
-    return error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.CONFLICT)
 
 
 @dataclass(slots=True, kw_only=True)
