@@ -50,6 +50,8 @@ class QlikRetries:
                 raise
             return Look(at=self._api.platform_now(), standing=Standing.GONE)
         listed = any(row.id == letter.run_id for row in rows)
+        if any(row.id == letter.run_id and row.run.is_test for row in rows):
+            refusal = "somebody was trying the automation out, and sees the failure"
         gone = not listed and await self._is_gone(letter)
         efforts = [] if target.mark is None else mapping.efforts(rows, target.mark, sent_at=target.sent_at)
         known = {effort.run_id for effort in efforts} | {letter.run_id}

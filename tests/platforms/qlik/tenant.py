@@ -71,7 +71,7 @@ class Tenant:
         credential = {} if "oauth" in settings else {"token": "demo-token"}
         url = str(self.server.make_url(""))
         self.config = QlikConfig.model_validate({"platform": "qlik", "url": url, **credential, **settings})
-        self.known = MemoryKnown(backfill=self.config.backfill_seconds)
+        self.known = MemoryKnown(backfill=self.config.backfill_seconds, counts_tests=self.config.test_runs == "count")
         self.restart()
 
     def restart(self, **client_options: int) -> None:
