@@ -8,6 +8,7 @@ digits, durations seconds as numbers or as text, sizes bytes.
 | --- | --- |
 | automation | workflow; ``runMode``: manual, scheduled, triggered, webhook -> trigger manual, schedule, api, webhook |
 | state: available; disabled; unavailable | enabled; not enabled; enabled, but blocked: unavailable |
+| schedules[].nextRunAt, of one read alone | next run: the first that lies ahead |
 | spaceId | workspace; empty: private, none |
 | status: not started, queued | pending |
 | starting, running, paused, must stop | running; "must stop" that has stopped: cancelled |
@@ -101,6 +102,8 @@ USAGE_KINDS = {
 }
 
 BLOCK_TYPES = ("endpointBlock", "snippetBlock", "baseBlock")
+#: No schedule plans further ahead than this (seconds).
+AHEAD_SECONDS_MAX = 2 * 366 * 86_400.0
 #: Different blocks kept of one run.
 BLOCKS_MAX = 50
 _GUID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -130,6 +133,14 @@ def workflow(item: object, *, at: float) -> Workflow:
         enabled=STATES.get(state) if isinstance(state, str) else None,
         blocked=Blocked.UNAVAILABLE if state == "unavailable" else None,
     )
+
+
+def next_run_at(item: object, *, at: float) -> float | None:
+    """The next planned run of an automation read alone at ``at``: the first of its schedules that lies ahead."""
+    schedules = item.get("schedules") if isinstance(item, Mapping) else None
+    found = [s.get("nextRunAt") for s in schedules if isinstance(s, Mapping)] if isinstance(schedules, list) else []
+    ahead = (moment for moment in map(parse_time, found) if moment is not None)
+    return min((moment for moment in ahead if at < moment < at + AHEAD_SECONDS_MAX), default=None)
 
 
 def last_run(item: object) -> Mapping[str, Any] | None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from msgspec import structs
+
 from exporter.model import Listing, Observation
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
@@ -17,6 +19,7 @@ from exporter.platforms.qlik.check import Check
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Signature
 from exporter.platforms.qlik.reading.runs import DETAILS_PER_SWEEP_MAX, RunReader
+from exporter.platforms.qlik.reading.schedules import Schedules
 from exporter.wire.api import Api, ApiError
 
 #: The sweep of runs lists automations itself if that was not done for so many poll intervals, and so many seconds.
@@ -37,13 +40,14 @@ class QlikClient:
     ) -> None:
         self._config = config
         self._calls = Calls(config, api)
+        self._schedules = Schedules(config, self._calls)
         self._runs = RunReader(config, self._calls, pages_max=pages_max, details_max=details_max)
 
     def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
         """Read ``workflows``, ``runs`` or ``quota`` once."""
         match stream:
             case "workflows":
-                return self._sweep_workflows(known)
+                return self._sweep_workflows(known, now)
             case "runs":
                 return self._sweep_runs(known, now)
             case "quota":
@@ -56,8 +60,10 @@ class QlikClient:
 
     # Automations and their runs
 
-    async def _sweep_workflows(self, known: Known) -> AsyncGenerator[Page, None]:
-        """List the automations. Cursors: the signature of each, and under "" when the listing began."""
+    async def _sweep_workflows(self, known: Known, now: float) -> AsyncGenerator[Page, None]:
+        """List the automations, then look at some of their schedules, which the next listing shows. Cursors: the
+        signature of each, and under "" when the listing began.
+        """
         before = dict(known.cursors("workflows"))
         listed: set[str] = set()
         began: float | None = None
@@ -76,6 +82,7 @@ class QlikClient:
         gone = [key for key in before if key and key not in listed]
         listing = Listing(at=began, workflow_ids=frozenset(listed))
         yield Page(observations=[listing], cursors={**dict.fromkeys(gone), "": began})
+        await self._schedules.read(known.workflows, now)
 
     async def _sweep_runs(self, known: Known, now: float) -> AsyncGenerator[Page, None]:
         """Read the runs of the automations that have changed, as the last sweep of workflows told, or else as a listing
@@ -108,7 +115,7 @@ class QlikClient:
                 continue
             if not selected(self._config, workflow.id, workflow.name):
                 continue
-            observations.append(workflow)
+            observations.append(structs.replace(workflow, next_run_at=self._schedules.next_run_at(workflow)))
             signatures[workflow.id] = mapping.signature(item)
             last_run = mapping.last_run(item)
             if last_run is None or signatures[workflow.id] == before.get(workflow.id):
