@@ -167,7 +167,7 @@ def _read(item: Mapping[str, Any]) -> Error | None:
         error_class=error_class,
         type=None if kind is None else redact(_URL.sub("[url]", kind), limit=100),
         message=redact(message) or None,
-        step_type=None if source is None else redact(source, limit=100),
+        step_type=None if source is None else redact(_URL.sub("[url]", source), limit=100),
     )
 
 
