@@ -270,6 +270,7 @@ def _fold_rules(config: Config, section: SourceConfig, platform: Platform) -> Fo
     return FoldRules(
         backfill=section.backfill_seconds,
         superseded_by_success=platform.superseded_by_success,
+        counts_tests=section.test_runs == "count",
         traced=is_enabled(config.traces),
         retention=config.store.retention,
         holds_dead_letters=platform.holds_dead_letters,

@@ -77,6 +77,11 @@ class ResolvedBy(StrEnum):
     EXPIRED = "expired"
 
 
+#: The trigger of a run that somebody starts while building the workflow: a trial, no production. The mapping of each
+#: platform says which runs are such.
+TEST = "test"
+
+
 class Via(StrEnum):
     """How a claim reached us."""
 
@@ -110,6 +115,7 @@ class Step(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     started_at: float | None = None
     ended_at: float | None = None
     result: Result | None = None  # of the latest end
+    seconds: float | None = None  # what the platform says it took, where it does not say when
 
 
 class Run(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -134,10 +140,15 @@ class Run(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     bytes_out: float | None = None
     # of the run, whatever the attempt
     queued_at: float | None = None
-    trigger: str | None = None  # schedule, webhook, manual, api, retry, …
+    trigger: str | None = None  # schedule, webhook, manual, api, retry, ``TEST``, …
     parent_id: str | None = None  # the run this one descends from
     steps: tuple[Step, ...] | None = None  # ordered by id; None: not known, or not yet
     previous: tuple[int, float] | None = None  # attempt and end of the newest ended attempt below this one
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it is no production: it opens and closes no dead letter, and counts only where that is asked for."""
+        return self.trigger == TEST
 
     @property
     def finished_at(self) -> float | None:

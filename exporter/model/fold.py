@@ -115,6 +115,7 @@ def join_step(a: Step, b: Step) -> Step:
         started_at=_highest(a.started_at, b.started_at),
         ended_at=last.ended_at,
         result=last.result,
+        seconds=_highest(a.seconds, b.seconds),
     )
 
 

@@ -24,6 +24,7 @@ class FoldRules:
 
     backfill: float = 0.0  # seconds before the first sweep that count as well
     superseded_by_success: bool = False
+    counts_tests: bool = False  # whether runs that somebody starts while building a workflow count
     traced: bool = False  # whether its counted runs go to the outbox of traces
     retention: float = inf  # seconds the ledger remembers finished runs and resolved dead letters
     holds_dead_letters: bool = True  # the platform keeps them itself; if not, they expire with the retention

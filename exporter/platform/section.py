@@ -85,6 +85,10 @@ class SourceConfig(Section):
     webhook: WebhookConfig | None = None
     include: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?); empty: all")
     exclude: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?) to leave out")
+    test_runs: Literal["ignore", "count"] = Field(
+        default="ignore",
+        description="runs that a person starts while building a workflow; no dead letters and no retries either way",
+    )
     labels: dict[Name, str] = Field(default={}, description="words of yours that retry policies can match")
     tls_ca_file: str | None = None
     proxy: Url | None = None

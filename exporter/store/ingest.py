@@ -211,6 +211,8 @@ class _Ingest:
     def _fold_run(self, outcome: Folded, claim: Run, baseline: Baseline, rule: FoldRules) -> None:
         batch, key = outcome.batch, (outcome.batch.source, claim.id)
         before = self.runs.get(key)
+        if before is None and claim.is_test and not rule.counts_tests:
+            return  # one that began to count, before the config said otherwise, does so to its end
         after, changes = fold.fold_run(before, claim, via=batch.via, now=batch.now, baseline=baseline)
         if after is before:
             return
@@ -236,8 +238,8 @@ class _Ingest:
     def _end(self, key: Key, run: Run, baseline: Baseline, *, corrected: bool = False) -> None:
         """Add an ended attempt to what its workflow's runs add up to."""
         result, ended_at = run.result or Result.UNKNOWN, run.finished_at
-        if ended_at is None:
-            return
+        if ended_at is None or run.is_test:
+            return  # a test says nothing about how its workflow is doing
         workflow = (key[0], run.workflow_id)
         entry, recount = fold.fold_end(self.workflows[workflow], result, ended_at, horizon=baseline.horizon)
         if corrected:

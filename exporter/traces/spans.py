@@ -45,7 +45,7 @@ _RESULTS = {
     Result.QUOTA: "error",
 }
 
-_Attributes = dict[str, str | int | float | tuple[str, ...]]
+_Attributes = dict[str, str | int | float | tuple[str, ...] | tuple[float, ...]]
 
 
 def trace_ids(platform: str, source: str, run_id: str, attempt: int) -> tuple[int, int]:
@@ -119,9 +119,12 @@ def spans_of(
         attributes |= {"automation.retry.policy": made_by.policy, "automation.retry.ordinal": made_by.ordinal}
     if dropped:
         attributes["automation.steps.dropped"] = dropped
-    untimed = [s.id for s in run.steps or () if s.started_at is None and s.ended_at is None]
+    untimed = [s for s in run.steps or () if s.started_at is None and s.ended_at is None][:STEPS_PER_TRACE_MAX]
     if untimed:
-        attributes["automation.steps.untimed"] = tuple(_text(step_id) for step_id in untimed[:STEPS_PER_TRACE_MAX])
+        attributes["automation.steps.untimed"] = tuple(_text(step.id) for step in untimed)
+        seconds = [step.seconds for step in untimed if step.seconds is not None]
+        if len(seconds) == len(untimed):
+            attributes["automation.steps.untimed_seconds"] = tuple(seconds)
     children = [_step_span(step, context, bounds, resource) for step in steps if step.started_at is not None]
     events = [_step_event(step, bounds) for step in steps if step.started_at is None]
     if run.queue_duration:

@@ -39,7 +39,9 @@ from exporter.platform import Client, Fault, Page, RunKey
 class MemoryKnown:
     """What is known of one source. ``superseded_by_success`` is what the platform declares."""
 
-    def __init__(self, *, superseded_by_success: bool = False, backfill: float = 0.0) -> None:
+    def __init__(
+        self, *, superseded_by_success: bool = False, backfill: float = 0.0, counts_tests: bool = False
+    ) -> None:
         self.first_sweep_at: float | None = None
         self.runs: dict[str, RunEntry] = {}
         self.letters: dict[str, DeadLetterEntry] = {}
@@ -51,6 +53,7 @@ class MemoryKnown:
         self._cursors: dict[str, dict[str, Any]] = {}
         self._superseded_by_success = superseded_by_success
         self._backfill = backfill
+        self._counts_tests = counts_tests
 
     # What a client sees (exporter.platform.Known).
 
@@ -158,13 +161,15 @@ class MemoryKnown:
                 self.usage[item.kind] = item
 
     def _fold_run(self, claim: Run, via: Via, now: float, baseline: Baseline) -> None:
+        if claim.is_test and claim.id not in self.runs and not self._counts_tests:
+            return
         entry, changes = fold.fold_run(self.runs.get(claim.id), claim, via=via, now=now, baseline=baseline)
         self.runs[claim.id] = entry
         self.changes += changes
         run = entry.run
         unread = WorkflowEntry(workflow=Workflow(id=run.workflow_id, at=0.0), found_at=now)
         known = self.entries.setdefault(run.workflow_id, unread)
-        if run.state is State.FINISHED and run.finished_at is not None:
+        if run.state is State.FINISHED and run.finished_at is not None and not run.is_test:
             self.entries[run.workflow_id], _ = fold.fold_end(known, run.result or Result.UNKNOWN, run.finished_at)
 
     def _settle(self, baseline: Baseline) -> None:

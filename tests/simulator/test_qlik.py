@@ -110,7 +110,7 @@ def test_another_seed_is_another_world() -> None:
 
 
 def test_a_new_world_has_two_hours_of_history_and_no_webhooks_about_it() -> None:
-    simulator = QlikSimulator(clock=ManualClock(START), workflows=30)
+    simulator = QlikSimulator(clock=ManualClock(START), workflows=30, edited=0)
     runs = simulator.truth().runs
     assert runs[0].ended_at < START - 6000
     assert runs[-1].ended_at <= START
@@ -118,7 +118,9 @@ def test_a_new_world_has_two_hours_of_history_and_no_webhooks_about_it() -> None
     assert simulator.take_deliveries() == []
     simulator.advance(START + 600)
     ended = [run for run in simulator.truth().runs if run.ended_at > START]
-    assert [orjson.loads(d.body)["data"]["id"] for d in simulator.take_deliveries()] == [run.run_id for run in ended]
+    told = [orjson.loads(d.body)["data"] for d in simulator.take_deliveries()]
+    assert [data["stopTime"] for data in told] == sorted(data["stopTime"] for data in told)
+    assert sorted(data["id"] for data in told) == sorted(run.run_id for run in ended)
     assert simulator.take_deliveries() == []
 
 
@@ -159,12 +161,12 @@ async def test_an_added_run_is_seen_from_its_start_and_finished_from_its_end() -
         assert world.simulator.truth().runs == []
         await world.advance(30.5)
         [run] = await world.runs(workflow)
-        assert (run["status"], run["stopTime"]) == ("failed", "2023-11-14T22:14:00.500000Z")
-        assert "422" in run["error"][0]["message"]
+        assert (run["status"], run["stopTime"]) == ("failed", "2023-11-14T22:14:00.000000Z"), "in whole seconds"
+        assert run["error"][0]["response"]["status"] == 422
         [true_run] = world.simulator.truth().runs
         assert (true_run.started_at, true_run.ended_at, true_run.error_class) == (
             START + 10,
-            START + 40.5,
+            START + 40,
             "validation",
         )
         assert len(world.simulator.take_deliveries()) == 1
@@ -358,7 +360,7 @@ async def test_an_automation_carries_its_newest_run_with_metrics_and_error() -> 
         [automation] = (await world.get(API))["data"]
         assert (automation["lastRunStatus"], automation["lastRunAt"]) == ("failed", "2023-11-14T22:13:15.000000Z")
         assert automation["duration"] == 10
-        assert (automation["lastRun"]["id"], automation["lastRun"]["error"]) == ("new", [{"message": "It broke"}])
+        assert (automation["lastRun"]["id"], automation["lastRun"]["error"]) == ("new", [{"error": "It broke"}])
         assert automation["lastRun"]["metrics"]["totalApiCalls"] >= 1
         assert automation["executionToken"]
 
@@ -375,6 +377,80 @@ async def test_a_listed_run_has_a_duration_and_a_run_read_alone_has_metrics() ->
         alone = await world.get(f"{API}/{workflow}/runs/{listed[0]['id']}")
         assert "duration" not in alone
         assert alone["metrics"]["network"]["rxBytes"] == sum(b["rxBytes"] for b in alone["metrics"]["blocks"])
+
+
+AUTOMATION_FIELDS = (
+    "id ownerId name spaceId state duration description snippetIds endpointIds connectorIds workspace lastRunStatus "
+    "runMode createdAt updatedAt lastRunAt containsBillable maxConcurrentRuns timeout lastRun"
+)
+RUN_FIELDS = (
+    "id spaceId ownerId executedById context status title testRun isTestRun archived isArchived error startTime "
+    "stopTime scheduledStartTime createdAt updatedAt expectedInputs inputs billable metrics"
+)
+
+
+async def test_an_automation_that_failed_in_the_editor_looks_as_recorded() -> None:
+    async with serve() as world:
+        workflow = world.simulator.add_workflow(owner_id="someone")
+        world.simulator.add_run(
+            workflow, started_at=START - 600, ended_at=START - 0.5, result="failure", error="auth", context="editor"
+        )
+        [automation] = (await world.get(API))["data"]
+        assert " ".join(automation) == AUTOMATION_FIELDS, "no executionToken: it is another's"
+        assert (automation["workspace"], automation["description"], automation["timeout"]) == (None, None, None)
+        assert automation["lastRunAt"] == automation["lastRun"]["stopTime"] == "2023-11-14T22:13:19.000000Z"
+        run = automation["lastRun"]
+        assert " ".join(run) == RUN_FIELDS
+        assert (run["context"], run["testRun"], run["isTestRun"], run["archived"]) == ("editor", False, False, True)
+        [error] = run["error"]
+        assert list(error) == ["error", "endpoint", "request", "response", "external error"]
+        assert error["error"] == 'Error calling endpoint "{datasource} - {name}"'.format(**error["endpoint"])
+        assert (error["response"]["status"], list(error["request"])) == (401, ["url", "method"])
+        blocks = run["metrics"]["blocks"]
+        assert {block["type"] for block in blocks} == {"baseBlock", "endpointBlock", "snippetBlock"}
+        assert sum(block["duration"] for block in blocks) < 5000, "milliseconds, far from the whole"
+        assert run["metrics"]["totalApiCalls"] == sum(block.get("apiCalls", 0) for block in blocks)
+        assert world.simulator.truth().runs == []
+        assert world.simulator.truth().dead_letters == []
+
+
+async def test_somebody_is_at_work_in_a_world_left_to_itself() -> None:
+    async with serve(workflows=5, edited=0.2) as world:
+        seen = [run for a in (await world.get(API))["data"] for run in await world.runs(a["id"])]
+        tests = [run for run in seen if run["context"] in ("editor", "test_run")]
+        assert {(run["context"], run["testRun"]) for run in tests} == {("editor", False), ("test_run", True)}
+        assert {run.run_id for run in world.simulator.truth().runs}.isdisjoint(run["id"] for run in tests)
+        assert all(run["createdAt"].endswith(".000000Z") for run in seen)
+
+
+async def test_the_update_time_of_some_runs_moves_long_after_their_end() -> None:
+    async with serve() as world:
+        workflow = world.simulator.add_workflow()
+        for index in range(7):
+            world.simulator.add_run(
+                workflow, started_at=START - 9, ended_at=START, result="success", run_id=f"r{index}"
+            )
+        assert {run["updatedAt"] for run in await world.runs(workflow)} == {"2023-11-14T22:13:20.000000Z"}
+        await world.advance(900)
+        moved = [run for run in await world.runs(workflow) if run["updatedAt"] != run["stopTime"]]
+        assert [(run["id"], run["updatedAt"]) for run in moved] == [("r6", "2023-11-14T22:26:44.000000Z")]
+
+
+async def test_runs_of_one_second_are_listed_by_when_they_were_made_then_by_id() -> None:
+    async with serve() as world:
+        workflow = world.simulator.add_workflow()
+        for run_id in ("b", "a", "c"):
+            world.simulator.add_run(workflow, started_at=START, ended_at=START, result="success", run_id=run_id)
+        assert [run["id"] for run in await world.runs(workflow, sort="-startTime")] == ["c", "b", "a"]
+        assert {run["duration"] for run in await world.runs(workflow)} == {0}
+
+
+async def test_a_scheduled_automation_read_alone_says_when_it_runs_next() -> None:
+    async with serve(workflows=20) as world:
+        listed = [a for a in (await world.get(API))["data"] if a["runMode"] == "scheduled"]
+        assert "schedules" not in listed[0]
+        [schedule] = (await world.get(f"{API}/{listed[0]['id']}"))["schedules"]
+        assert schedule["nextRunAt"] > "2023-11-14T22:13:20.000000Z"
 
 
 async def test_pages_follow_opaque_cursors_to_a_null_link_and_back() -> None:
@@ -612,7 +688,7 @@ async def test_settings_and_usage_tell_the_tenants_limits_and_amounts() -> None:
 
 
 async def test_audits_tell_every_end_in_a_window_of_time() -> None:
-    async with serve(workflows=3) as world:
+    async with serve(workflows=3, edited=0) as world:
         await world.advance(600)
         query = {
             "eventType": "com.qlik.v1.automation.run.ended",
@@ -643,10 +719,10 @@ async def test_each_envelope_carries_the_run_and_is_signed_over_its_exact_bytes(
         assert delivery.headers["Content-Type"] == "application/json"
         event = orjson.loads(delivery.body)
         assert (event["data"]["id"], event["data"]["status"], "error" in event["data"]) == ("r", "failed", False)
-        assert event["data"]["stopTime"] == "2023-11-14T22:13:25.250000Z"
+        assert event["data"]["stopTime"] == "2023-11-14T22:13:25.000000Z"
         if envelope != "legacy":
             assert (event["specversion"], event["toplevelresourceid"]) == ("1.0.2", "wf")
-            assert (event["type"], event["time"]) == ("com.qlik.v1.automation.run.ended", "2023-11-14T22:13:25.250Z")
+            assert (event["type"], event["time"]) == ("com.qlik.v1.automation.run.ended", "2023-11-14T22:13:25.000Z")
         if envelope != "cloudevents":
             assert (event["cloudEventsVersion"], event["extensions"]["topLevelResourceId"]) == ("0.1", "wf")
         assert ("specversion" in event, "cloudEventsVersion" in event) == (

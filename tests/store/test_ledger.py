@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.model import (
+    TEST,
     DeadLetter,
     Error,
     ErrorClass,
@@ -16,6 +17,7 @@ from exporter.model import (
     Observation,
     Result,
     Run,
+    RunFinished,
     State,
     Step,
     Via,
@@ -47,6 +49,51 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 def batch(*observations: Observation, source: str = "held", via: Via = Via.POLL, now: float = NOW) -> Batch:
     return Batch(source=source, observations=observations, via=via, now=now, started_at=NOW - DAY)
+
+
+def tried(claim: Run) -> Run:
+    """The same run, started by somebody who builds the workflow."""
+    return replace(claim, trigger=TEST)
+
+
+async def test_a_test_run_touches_nothing_where_tests_are_ignored(ledger: Ledger) -> None:
+    await ledger.ingest(batch(run("r1", Result.FAILURE, NOW - 90), source="derived"))
+    before = await ledger.load()
+    pending = await ledger.count_pending_traces()
+    for via in Via:
+        for claim in (run("t1", None, NOW - 50), run("t1", Result.FAILURE, NOW - 40), run("t2", Result.SUCCESS, NOW)):
+            outcome = await ledger.ingest(batch(tried(claim), source="derived", via=via))
+            assert (outcome.news, outcome.changes, outcome.found) == (0, [], [])
+        other = replace(tried(run("t3", Result.FAILURE, NOW)), workflow_id="found by a test only")
+        assert (await ledger.ingest(batch(other, source="derived", via=via))).found == []
+    after = await ledger.load()
+    assert (after.tallies, after.workflows, after.open_runs) == (before.tallies, before.workflows, before.open_runs)
+    assert await ledger.count_pending_traces() == pending
+
+
+async def test_a_run_that_began_to_count_counts_to_its_end_though_it_turns_out_to_be_a_test(ledger: Ledger) -> None:
+    await ledger.ingest(batch(run("r1", None, NOW - 50)))
+    assert (await ledger.ingest(batch(tried(run("r1", Result.FAILURE, NOW - 40))))).news == 1
+    assert (await ledger.load()).open_runs == {}
+
+
+async def test_tests_that_count_say_nothing_about_how_their_workflow_is_doing(tmp_path: Path) -> None:
+    rules = FoldRules(superseded_by_success=True, holds_dead_letters=False, counts_tests=True)
+    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": rules})
+    failure = run("r1", Result.FAILURE, NOW - 90)
+    letter = DeadLetter(id="r1", workflow_id="w", run_id="r1", opened_at=NOW - 90, error=Error())
+    await ledger.ingest(batch(failure, letter, source="s"))
+    before = (await ledger.load()).workflows
+    tests = [tried(run("t1", Result.SUCCESS, NOW - 50)), tried(run("t2", Result.FAILURE, NOW - 95))]
+    outcome = await ledger.ingest(batch(*tests, source="s"))
+    assert sum(isinstance(change, RunFinished) for change in outcome.changes) == 2
+    late = run("r0", Result.FAILURE, NOW - 100)  # before what is known: failures are counted anew
+    await ledger.ingest(batch(late, source="s"))
+    loaded = await ledger.load()
+    assert list(loaded.open_dead_letters) == [("s", "r1")], "a test that went well has done none of the work"
+    assert before["s", "w"].failures == 1
+    assert loaded.workflows["s", "w"].failures == 2
+    await ledger.close()
 
 
 async def read_up_to(ledger: Ledger, moment: float, *sources: str) -> None:

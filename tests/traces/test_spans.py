@@ -169,10 +169,20 @@ def test_a_run_with_everything_known_says_it_all() -> None:
     }
 
 
+def test_how_long_steps_without_times_took_is_told_where_it_is_known_of_all() -> None:
+    steps = (Step(id="a", type="a", seconds=0.25), Step(id="b", type="b", seconds=0.0))
+    (span,) = spans(replace(RUN, steps=steps))
+    assert attributes(span)["automation.steps.untimed_seconds"] == (0.25, 0.0)
+    (span,) = spans(replace(RUN, steps=(steps[0], Step(id="b", type="b"))))
+    assert attributes(span)["automation.steps.untimed"] == ("a", "b")
+    assert "automation.steps.untimed_seconds" not in attributes(span)
+
+
 def test_steps_without_any_times_are_named_by_the_root_and_make_no_spans() -> None:
     steps = (Step(id="endpointBlock:c-1", type="endpointBlock"), Step(id="half \ud83d", type="snippetBlock"))
     (span,) = spans(replace(RUN, steps=steps))
     assert attributes(span)["automation.steps.untimed"] == ("endpointBlock:c-1", "half ?")
+    assert "automation.steps.untimed_seconds" not in attributes(span)
     assert span.events == ()
     assert encode_spans([span]).ByteSize() > 0
     many = tuple(Step(id=f"{n:03}", type="a") for n in range(STEPS_PER_TRACE_MAX + 1))

@@ -5,11 +5,11 @@ from urllib.parse import quote
 from exporter.model import ErrorClass, ResolvedBy, Result, Run
 from exporter.platform import Platform, Stream
 from exporter.platforms.qlik.auth import auth
-from exporter.platforms.qlik.client import REQUESTS_PER_MINUTE, QlikClient
+from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, error_detail
 from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.reading import QlikClient
 from exporter.platforms.qlik.retrying import RETRYING
 from exporter.platforms.qlik.webhooks import receive
-from exporter.platforms.qlik.wire import error_detail
 from exporter.wire.budget import Lane
 
 

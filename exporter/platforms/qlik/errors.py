@@ -1,39 +1,65 @@
-"""What went wrong in a run, from the words of its ``error`` list. Pure.
+"""What went wrong in a run, from its ``error`` list. Pure.
 
 Qlik documents that a failed run has a list of errors and nothing about their shape (Automations API reference, run
-object, 'error'). What is read is the first text of the first error that has one, under the names errors usually have.
-Its class comes from an HTTP status in it, as automations word the answers of the services they call ("resulted in a
-`429 Too Many Requests` response"), or else from words; what neither tells stays unknown.
+object, 'error'). Two shapes have been recorded: a call that was answered, and words alone::
 
-| in the text | class |
+    {"error": "Error calling endpoint \"Acme CRM - Create Ticket\"",
+     "endpoint": {"name": "Create Ticket", "datasource": "Acme CRM"}, "request": {"url": …, "method": "POST"},
+     "response": {"status": 401, "body": {"detail": "Invalid token", …}}, "external error": true}
+    {"error": "The required inputs were not received."}
+
+The status of the answer decides the class. Where there is none, the words do, but never a name that somebody gave a
+connector, a block or an endpoint: those are taken out first. Where other shapes come, the first text counts, under the
+names errors usually have, and an HTTP status in it as automations word the answers of the services they call ("resulted
+in a `429 Too Many Requests` response"). What nothing tells stays unknown.
+
+| status; words | class |
 | --- | --- |
-| 401; unauthorized, invalid or expired token | auth |
+| 401; unauthorized, invalid or expired token | auth, of the connector: our own credential is another |
 | 403; forbidden, permission, access denied | permission |
 | 402; quota, plan or run limit exceeded | quota |
 | 404, 410; not found, does not exist | not_found |
-| 408, 504; timed out, cURL error 28 | timeout |
+| 408; timed out, cURL error 28 | timeout |
 | 409, 412, 423; conflict, locked, already exists | conflict |
 | 429; rate limit, too many requests | throttled |
-| other 4xx; invalid, required, unprocessable | validation |
+| other 4xx; required inputs, invalid, required, unprocessable | validation |
 | 5xx; bad gateway, service unavailable | platform |
 | cURL errors of connecting and sending, DNS, refused or reset connections, TLS | network |
 | memory exhausted, maximum run time, killed | killed |
 
 A run whose status is "exceeded limit" is of the class quota, whatever its text says.
+
+What was asked for and what was answered is a customer's data: of the answer one sentence is kept, and neither a URL nor
+anything that stood in the request.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from exporter.model import Error, ErrorClass
-from exporter.model.redact import redact
+from exporter.model.redact import HIDDEN, redact
 
 #: No more of a text is looked at for its class.
 TEXT_CHARS_MAX = 8192
 ERRORS_MAX = 20
-_TEXTS = ("message", "title", "detail", "description", "error")
-_TYPES = ("type", "code", "name")
+_TEXTS = ("error", "message", "title", "detail", "description")
+_SENTENCES = ("detail", "message", "title")
+_TYPES = ("type", "code")
+#: Texts of a request that are looked for in what is said of it; shorter ones are words of every sentence.
+SENT_MAX, SENT_CHARS_MIN = 500, 6
+
+#: A name in quotes; one that has quotes inside, or no end, takes all that follows with it.
+_NAMED = re.compile(
+    r"""\b(?:endpoint|block|connector|snippet|data\ ?source|automation|step)s?\b[^\w"'“”‘’]{0,5}
+        (?: "(?:.*"|.*) | “(?:.*”|.*) | '(?:.*'|.*) | ‘(?:.*’|.*) )""",
+    re.I | re.X | re.S,
+)
+_URL = re.compile(r"""\b[a-z][a-z0-9+.-]{1,20}:(?:\\?/){2}[^\s"'<>`]*""", re.I)
+#: The body of an answer at the end of a text.
+_ANSWER = re.compile(r"(resulted in an?\s`?\d{3}[^`:]{0,60}`? response):.*", re.I | re.S)
 
 _STATUS = re.compile(
     r"""(?: resulted\ in\ an?\ `? | \bHTTP(?:/\d(?:\.\d)?)?[ -] | \bHTTP\ (?:error|status)(?:\ code)?:?[ ]
@@ -53,10 +79,10 @@ _STATUSES = {
     412: ErrorClass.CONFLICT,
     423: ErrorClass.CONFLICT,
     429: ErrorClass.THROTTLED,
-    504: ErrorClass.TIMEOUT,
 }
 #: The first that matches holds: what stops every retry before what a retry may cure.
 _WORDS = [
+    (ErrorClass.VALIDATION, r"required inputs?\b"),
     (
         ErrorClass.KILLED,
         r"memory size of \d+ bytes exhausted|out of memory|memory limit"
@@ -99,40 +125,114 @@ def classify(kind: str | None, message: str | None) -> ErrorClass:
     text = " ".join(part for part in (kind, message) if part)[:TEXT_CHARS_MAX]
     found = _STATUS.search(text)
     if found is not None:
-        status = int(found[1] or found[2])
-        return _STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
+        return _of_status(int(found[1] or found[2]))
     for error_class, pattern in _PATTERNS:
         if pattern.search(text):
             return error_class
     return ErrorClass.UNKNOWN
 
 
+def _of_status(status: int) -> ErrorClass:
+    return _STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
+
+
 def read_error(value: object) -> Error | None:
     """What a run's ``error`` field tells: a list of objects, one object or a text. None if nothing there has words."""
     for item in (value if isinstance(value, list) else [value])[:ERRORS_MAX]:
-        kind, message = _name(item), _words(item)
-        if message is not None:
-            return Error(
-                error_class=classify(kind, message),
-                type=None if kind is None else redact(kind, limit=100),
-                message=redact(message),
-            )
+        error = _read(item if isinstance(item, Mapping) else {"error": item})
+        if error is not None:
+            return error
     return None
 
 
-def _words(item: object) -> str | None:
-    if isinstance(item, str):
-        return item if item.strip() else None
-    if not isinstance(item, Mapping):
+def _read(item: Mapping[str, Any]) -> Error | None:
+    words = next((text for name in _TEXTS if (text := _text(item.get(name))) is not None), None)
+    response, endpoint = item.get("response"), item.get("endpoint")
+    status = _status(response.get("status")) if isinstance(response, Mapping) else None
+    if words is None and status is None:
         return None
-    texts = (item.get(name) for name in _TEXTS)
-    return next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    source, block = (
+        (_text(endpoint.get("datasource")), _text(endpoint.get("name")))
+        if isinstance(endpoint, Mapping)
+        else (None, None)
+    )
+    kind = next((name for key in _TYPES if (name := _named(item.get(key))) is not None), None)
+    if status is not None:
+        error_class, kind = _of_status(status), _phrase(status)
+    else:
+        error_class = classify(kind, None if words is None else _nameless(words, source, block))
+    said = [text for text in (words, _sentence(response)) if text is not None]
+    message = _without(": ".join(said), _sent(item.get("request")))
+    return Error(
+        error_class=error_class,
+        type=None if kind is None else redact(_URL.sub("[url]", kind), limit=100),
+        message=redact(message) or None,
+        step_type=None if source is None else redact(_URL.sub("[url]", source), limit=100),
+    )
 
 
-def _name(item: object) -> str | None:
-    if not isinstance(item, Mapping):
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _status(value: object) -> int | None:
+    """A status that says that something went wrong."""
+    if isinstance(value, str) and re.fullmatch(r"[45]\d\d", value, re.A):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599 else None
+
+
+def _phrase(status: int) -> str:
+    """A status with its words: fingerprints leave out numbers, and two failures of one endpoint are two kinds."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _sentence(response: object) -> str | None:
+    """The one sentence of an answer that says what was wrong."""
+    body = response.get("body") if isinstance(response, Mapping) else None
+    if not isinstance(body, Mapping):
         return None
-    return next((name for key in _TYPES if (name := _named(item.get(key))) is not None), None)
+    return next((text for name in _SENTENCES if (text := _text(body.get(name))) is not None), None)
+
+
+def _nameless(words: str, source: str | None, block: str | None) -> str:
+    """The words without what somebody called a connector or a block."""
+    return _NAMED.sub(" ", words.replace(f"{source or ''} - {block or ''}", ""))
+
+
+def _sent(request: object) -> Sequence[str]:
+    """What stood in a request, longest first: its address, with and without the host, and every text in it."""
+    found, left = (
+        set[str](),
+        [value for key, value in request.items() if key != "method"] if isinstance(request, Mapping) else [],
+    )
+    while left and len(found) < SENT_MAX:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str):
+            found |= {value.strip()[:TEXT_CHARS_MAX], _path(value)}
+    return sorted((text for text in found if len(text) >= SENT_CHARS_MIN), key=lambda text: (-len(text), text))
+
+
+def _path(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
+
+
+def _without(text: str, sent: Sequence[str]) -> str:
+    """A text without addresses, without the body of an answer, and without what was sent."""
+    text = _ANSWER.sub(r"\1", text[:TEXT_CHARS_MAX])
+    for part in sent:
+        text = text.replace(part, "[url]" if "/" in part else HIDDEN)
+    return _URL.sub("[url]", text)
 
 
 def _named(value: Any) -> str | None:

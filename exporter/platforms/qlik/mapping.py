@@ -8,6 +8,7 @@ digits, durations seconds as numbers or as text, sizes bytes.
 | --- | --- |
 | automation | workflow; ``runMode``: manual, scheduled, triggered, webhook -> trigger manual, schedule, api, webhook |
 | state: available; disabled; unavailable | enabled; not enabled; enabled, but blocked: unavailable |
+| schedules[].nextRunAt, of one read alone | next run: the first that lies ahead |
 | spaceId | workspace; empty: private, none |
 | status: not started, queued | pending |
 | starting, running, paused, must stop | running; "must stop" that has stopped: cancelled |
@@ -16,15 +17,19 @@ digits, durations seconds as numbers or as text, sizes bytes.
 | any other status | finished with result unknown if it has stopped, else running |
 | createdAt, or scheduledStartTime if later | queued |
 | stopTime, or startTime + duration | ended |
-| context: webhook; api_sync, api_async, api; test_run, editor, detail, interactive | trigger webhook; api; manual |
+| context: webhook; api_sync, api_async, api | trigger webhook; api |
+| context: test_run, editor, detail, lookup, or ``testRun`` | trigger test: somebody is building, ``testRun`` or not |
+| context: interactive (events only) | trigger manual: which of those, or none, the run read alone tells |
 | metrics.network.rxBytes, txBytes | bytes in, out |
-| metrics.blocks[] | steps without times, one for each kind, connector, endpoint or snippet used; blocks have no id |
+| metrics.blocks[] | steps without times, one for each kind of block, connector, endpoint or snippet used, with the
+seconds they took together; they are far from the whole of a run, and in no order |
 | error[] | see ``errors`` |
-| a run that failed or exceeded a limit, unless a test run | is a dead letter under its own id as well |
+| a run that failed or exceeded a limit, unless its trigger is test | is a dead letter under its own id as well |
 
 Qlik's retry makes a new run that does not name the old one, so every run is attempt 1, and a dead letter is closed by
-a later success of its automation. Never read: owners, users, titles (often a business key), names and parameters of
-blocks, the workspace and the execution token.
+a later success of its automation. ``updatedAt`` moves long after the end, so it is neither an end nor a sign of
+anything new. Never read: owners, inputs, users, titles (often a business key), what somebody called a block and its
+parameters, the workspace and the execution token.
 """
 
 import math
@@ -39,6 +44,7 @@ from msgspec.structs import replace
 from exporter.model import (
     FAILED,
     SUCCEEDED,
+    TEST,
     Blocked,
     DeadLetter,
     Error,
@@ -79,11 +85,14 @@ CONTEXTS = {
     "api": "api",
     "api_sync": "api",
     "api_async": "api",
-    "test_run": "manual",
-    "editor": "manual",
-    "detail": "manual",
+    "test_run": TEST,
+    "editor": TEST,
+    "detail": TEST,
+    "lookup": TEST,
     "interactive": "manual",
 }
+#: Contexts that a retry of ours is never given, whatever else Qlik may call it.
+NEVER_OURS = frozenset({"test_run", "editor", "lookup"})
 #: What usage is asked for, and the kind it is shown as; the unit is in the kind where the platform says it.
 USAGE_KINDS = {
     "runs": "runs",
@@ -93,9 +102,13 @@ USAGE_KINDS = {
 }
 
 BLOCK_TYPES = ("endpointBlock", "snippetBlock", "baseBlock")
+#: No schedule plans further ahead than this (seconds).
+AHEAD_SECONDS_MAX = 2 * 366 * 86_400.0
 #: Different blocks kept of one run.
 BLOCKS_MAX = 50
 _GUID = re.compile(r"[A-Za-z0-9-]{1,64}")
+#: What Qlik calls one of its own blocks; anything else somebody may have written.
+_BLOCK_NAME = re.compile(r"[A-Z][A-Za-z0-9]{1,40}Block")
 
 #: What is told of one run: the run itself and, where it failed, its dead letter.
 Claims = tuple[Run] | tuple[Run, DeadLetter]
@@ -120,6 +133,14 @@ def workflow(item: object, *, at: float) -> Workflow:
         enabled=STATES.get(state) if isinstance(state, str) else None,
         blocked=Blocked.UNAVAILABLE if state == "unavailable" else None,
     )
+
+
+def next_run_at(item: object, *, at: float) -> float | None:
+    """The next planned run of an automation read alone at ``at``: the first of its schedules that lies ahead."""
+    schedules = item.get("schedules") if isinstance(item, Mapping) else None
+    found = [s.get("nextRunAt") for s in schedules if isinstance(s, Mapping)] if isinstance(schedules, list) else []
+    ahead = (moment for moment in map(parse_time, found) if moment is not None)
+    return min((moment for moment in ahead if at < moment < at + AHEAD_SECONDS_MAX), default=None)
 
 
 def last_run(item: object) -> Mapping[str, Any] | None:
@@ -149,8 +170,7 @@ def claims(item: object, *, workflow_id: str, latest: float = times.MOMENT_MAX) 
     if (what := times.implausible(run, latest)) is not None:
         raise BadItem(f"run {run.id} of automation {workflow_id}: its {what} is at no time that can be")
     opened_at = run.finished_at
-    tested = fields.get("testRun") is True or fields.get("isTestRun") is True
-    if run.result not in FAILED or tested or opened_at is None:
+    if run.result not in FAILED or run.is_test or opened_at is None:
         return (run,)
     return run, DeadLetter(id=run.id, workflow_id=workflow_id, run_id=run.id, opened_at=opened_at, error=run.error)
 
@@ -180,6 +200,7 @@ class Row:
 
     claims: Claims
     planned: bool  # a schedule started it
+    built: bool  # a person did, in the editor
 
     @property
     def id(self) -> str:
@@ -194,7 +215,9 @@ def row(item: object, *, workflow_id: str, latest: float = times.MOMENT_MAX) -> 
     """A listed run. Raises ``BadItem``."""
     fields = _object(item, f"a run of automation {workflow_id}")
     planned = parse_time(fields.get("scheduledStartTime")) is not None
-    return Row(claims=claims(item, workflow_id=workflow_id, latest=latest), planned=planned)
+    context = fields.get("context")
+    told = claims(item, workflow_id=workflow_id, latest=latest)
+    return Row(claims=told, planned=planned, built=told[0].is_test and context in NEVER_OURS)
 
 
 def mark(rows: Sequence[Row]) -> list[str]:
@@ -205,10 +228,15 @@ def mark(rows: Sequence[Row]) -> list[str]:
 def efforts(rows: Sequence[Row], before: Sequence[str], *, sent_at: float | None) -> list[Effort]:
     """The runs that are new since ``before`` and since the call at ``sent_at``, oldest first.
 
-    Ours is the only one that nothing else explains, if it was made right after the call; of two nobody can tell.
+    Ours is the only one that nothing else explains, if it was made right after the call; of two nobody can tell. What
+    somebody tries in the editor is nobody's retry.
     """
     known, since = set(before), (0.0 if sent_at is None else sent_at - SKEW_SECONDS)
-    new = [row for row in rows if row.id not in known and (row.run.queued_at is None or row.run.queued_at >= since)]
+    new = [
+        row
+        for row in rows
+        if row.id not in known and not row.built and (row.run.queued_at is None or row.run.queued_at >= since)
+    ]
     unexplained = [row for row in new if not row.planned]
     found = []
     for row in sorted(new, key=lambda row: (row.run.queued_at or 0.0, row.id)):
@@ -233,7 +261,7 @@ def standing(rows: Sequence[Row], letter: DeadLetter) -> Standing:
     """How a failed run stands: while another of its automation is under way, who starts what cannot be told apart."""
     if any(row.run.state is not State.FINISHED for row in rows):
         return Standing.BUSY
-    ends = [row.run.finished_at for row in rows if row.run.result in SUCCEEDED]
+    ends = [row.run.finished_at for row in rows if row.run.result in SUCCEEDED and not row.run.is_test]
     if any(end is not None and end > letter.opened_at for end in ends):
         return Standing.RESOLVED
     return Standing.DEAD
@@ -303,9 +331,14 @@ def _run(fields: Mapping[str, Any], workflow_id: str) -> Run:
         bytes_in=bytes_in,
         bytes_out=bytes_out,
         queued_at=max(waiting, default=None),
-        trigger=_word(fields.get("context"), CONTEXTS),
+        trigger=_trigger(fields),
         steps=_blocks(fields),
     )
+
+
+def _trigger(fields: Mapping[str, Any]) -> str | None:
+    marked = any(fields.get(name) is True for name in ("testRun", "isTestRun"))
+    return TEST if marked else _word(fields.get("context"), CONTEXTS)
 
 
 def _outcome(status: object, stopped_at: float | None) -> tuple[State, Result | None]:
@@ -334,8 +367,9 @@ def _transfer(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _blocks(fields: Mapping[str, Any]) -> tuple[Step, ...] | None:
-    """What a run used: ``{"type": "endpointBlock", "connectorId", "endpointId"}``, ``{"type": "snippetBlock",
-    "snippetId"}``. An event has more kinds, and the same at its top.
+    """What a run used: ``{"type": "endpointBlock", "connectorId", "endpointId", "duration": 260}`` (milliseconds),
+    ``{"type": "snippetBlock", "snippetId", …}``, ``{"type": "baseBlock", "blockName": "CallURLBlock", …}``. An event
+    has the same at its top as well.
     """
     metrics = fields.get("metrics")
     found = metrics.get("blocks") if isinstance(metrics, Mapping) else fields.get("blocks")
@@ -344,11 +378,25 @@ def _blocks(fields: Mapping[str, Any]) -> tuple[Step, ...] | None:
     used: dict[str, Step] = {}
     for block in found:
         if isinstance(block, Mapping):
-            kind = next((word for word in BLOCK_TYPES if word == block.get("type")), "block")
-            ids = [block.get(name) for name in ("connectorId", "endpointId", "snippetId")]
-            step_id = ":".join([kind, *(value for value in ids if isinstance(value, str) and _GUID.fullmatch(value))])
-            used[step_id] = Step(id=step_id, type=kind)
+            step = _block(block)
+            before = used.get(step.id)
+            used[step.id] = step if before is None else replace(step, seconds=_sum(before.seconds, step.seconds))
     return tuple(used[step_id] for step_id in sorted(used)[:BLOCKS_MAX])
+
+
+def _block(block: Mapping[str, Any]) -> Step:
+    kind = next((word for word in BLOCK_TYPES if word == block.get("type")), "block")
+    name = block.get("blockName")
+    named = name if kind == "baseBlock" and isinstance(name, str) and _BLOCK_NAME.fullmatch(name) else None
+    ids = [block.get(field) for field in ("connectorId", "endpointId", "snippetId")]
+    known = [value for value in ids if isinstance(value, str) and _GUID.fullmatch(value)]
+    milliseconds = _number(block.get("duration"))
+    seconds = None if milliseconds is None else milliseconds / 1000.0
+    return Step(id=":".join([kind, *([named] if named else []), *known]), type=named or kind, seconds=seconds)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _object(item: object, what: str) -> Mapping[str, Any]:

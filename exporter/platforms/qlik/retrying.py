@@ -14,9 +14,9 @@ from exporter.model import DeadLetter, Observation
 from exporter.model.retries import Traits
 from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target
 from exporter.platforms.qlik import mapping
+from exporter.platforms.qlik.calls import RUNS_PER_PAGE, Calls
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem
-from exporter.platforms.qlik.wire import RUNS_PER_PAGE, Wire
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -36,7 +36,7 @@ class QlikRetries:
 
     def __init__(self, config: QlikConfig, api: Api) -> None:
         self._api = api
-        self._wire = Wire(config, api)
+        self._calls = Calls(config, api)
         self._retry = f"{config.api_prefix}/{{id}}/runs/{{runId}}/actions/retry"
 
     async def look(self, target: Target) -> Look:
@@ -50,6 +50,8 @@ class QlikRetries:
                 raise
             return Look(at=self._api.platform_now(), standing=Standing.GONE)
         listed = any(row.id == letter.run_id for row in rows)
+        if any(row.id == letter.run_id and row.run.is_test for row in rows):
+            refusal = "somebody was trying the automation out, and sees the failure"
         gone = not listed and await self._is_gone(letter)
         efforts = [] if target.mark is None else mapping.efforts(rows, target.mark, sent_at=target.sent_at)
         known = {effort.run_id for effort in efforts} | {letter.run_id}
@@ -74,15 +76,15 @@ class QlikRetries:
         """The newest runs by start, and those that have none yet: where these are sorted, nobody documents."""
         found: dict[str, mapping.Row] = {}
         more = False
-        async with aclosing(self._wire.runs(workflow_id, lane=LANE, limit=RUNS_PER_PAGE)) as pages:
+        async with aclosing(self._calls.runs(workflow_id, lane=LANE, limit=RUNS_PER_PAGE)) as pages:
             page = await anext(pages)
             at, more, items = page.at, page.next is not None, list(page.items)
         if more:
-            async with aclosing(self._wire.queued_runs(workflow_id, lane=LANE)) as pages:
+            async with aclosing(self._calls.queued_runs(workflow_id, lane=LANE)) as pages:
                 items += (await anext(pages)).items
         for item in items:
             try:
-                row = mapping.row(item, workflow_id=workflow_id, latest=self._wire.latest())
+                row = mapping.row(item, workflow_id=workflow_id, latest=self._calls.latest())
             except BadItem:
                 continue
             found[row.id] = row
@@ -90,13 +92,13 @@ class QlikRetries:
 
     async def _refusal(self, letter: DeadLetter) -> str | None:
         """Why the automation, or what ended the run, forbids it."""
-        item = await self._wire.automation(letter.workflow_id, lane=LANE)
+        item = await self._calls.automation(letter.workflow_id, lane=LANE)
         return mapping.refusal(item, letter)
 
     async def _is_gone(self, letter: DeadLetter) -> bool:
         """Whether a run that is not among the newest is no more. Reading one takes more rights than listing."""
         try:
-            await self._wire.run(letter.workflow_id, letter.run_id or letter.id, lane=LANE)
+            await self._calls.run(letter.workflow_id, letter.run_id or letter.id, lane=LANE)
         except ApiError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return True

@@ -1,8 +1,10 @@
 """Qlik's webhooks. Pure: the event of a run that ended, in each envelope Qlik sends (CloudEvents 1.0, the older 0.1, or
 both in one).
 
-An event carries the run without its errors, so a failed run is named for the poller to complete. Other events are
-reported as unknown and otherwise ignored: what Qlik calls them is not documented, and polling tells what they would.
+An event carries the run without its errors, so a failed run is named for the poller to complete; so is one that a
+person started, since events have one word for that, and only the run read alone tells whether it was a test. Other
+events are reported as unknown and otherwise ignored: what Qlik calls them is not documented, and polling tells what
+they would.
 """
 
 from exporter.model import FAILED, Observation, Run, State
@@ -32,14 +34,14 @@ def receive(request: WebhookRequest) -> WebhookEvents:
             told = mapping.claims(event.data, workflow_id=workflow_id, latest=request.latest)
         except mapping.BadItem:
             raise MalformedEvent("a run event does not carry a run with an id and times that can be") from None
-        observations += told
         run = told[0]
+        observations += () if _may_be_a_test(run) else told
         moment = event.time if event.time is not None else run.finished_at
         if moment is not None and moment > request.latest:
             raise MalformedEvent("the time of a run event is in the future")
         if moment is not None:
             moments.append(moment)
-        if _says_too_little(run):
+        if _may_be_a_test(run) or _says_too_little(run):
             wake.append(RunKey(run_id=run.id, workflow_id=workflow_id))
     return WebhookEvents(
         observations=observations, wake=wake, unknown_types=unknown, occurred_at=max(moments, default=None)
@@ -53,6 +55,10 @@ def _workflow_id(event: cloudevents.CloudEvent) -> str:
     if not isinstance(found, str) or not 0 < len(found) <= mapping.ID_CHARS_MAX:
         raise MalformedEvent("a run event does not name its automation")
     return found
+
+
+def _may_be_a_test(run: Run) -> bool:
+    return run.trigger == "manual"
 
 
 def _says_too_little(run: Run) -> bool:

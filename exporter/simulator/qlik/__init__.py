@@ -15,10 +15,11 @@ from aiohttp import web
 from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, Truth
 from exporter.simulator.qlik.api import Api
+from exporter.simulator.qlik.failures import ERROR_CLASSES
 from exporter.simulator.qlik.requests import Access, Caller
 from exporter.simulator.qlik.webhooks import Webhooks
 from exporter.simulator.qlik.wire import Json
-from exporter.simulator.qlik.world import MESSAGES, STATUS, Workflow, World
+from exporter.simulator.qlik.world import STATUS, Workflow, World
 from exporter.simulator.retries import RetryPlan, planned
 
 OWNER = "usr-demo"
@@ -49,10 +50,12 @@ class QlikSimulator:
         null_links: bool = True,
         history_seconds: float = 7200.0,
         runs_max: int = 2000,
+        edited: float = 0.03,
     ) -> None:
         """``envelope``: cloudevents, hybrid or legacy. ``null_links`` False: the last page has no ``next`` at all.
 
-        ``runs_max``: finished runs kept per automation. ``webhook_failures_max``: so many in a row disable the webhook.
+        ``runs_max``: finished runs kept per automation. ``edited``: the share of starts beside which somebody tries the
+        automation in the editor, as part of no truth. ``webhook_failures_max``: so many in a row disable the webhook.
         """
         self._engine = Engine(
             name=self.name,
@@ -69,6 +72,7 @@ class QlikSimulator:
             history_seconds=history_seconds,
             runs_max=runs_max,
             max_concurrent_runs=max_concurrent_runs,
+            edited=edited,
             owner_id=OWNER,
             stream=self._engine.stream,
         )
@@ -179,13 +183,15 @@ class QlikSimulator:
         run_id: str | None = None,
         error: str | None = None,
         error_class: str | None = None,
+        context: str | None = None,
     ) -> str:
         """A run with exactly these times, never queued. ``error``: an error class, or a message of its own.
 
-        A run that is over by the world's time is history and sends no webhook.
+        ``context`` is the platform's word for who started it; a test run is no part of the truth. A run that is over by
+        the world's time is history and sends no webhook.
         """
         _check_result(result)
-        if error in MESSAGES:
+        if error in ERROR_CLASSES:
             error, error_class = None, error
         run = self.world.add_run(
             self.world.workflows[workflow_id],
@@ -195,6 +201,7 @@ class QlikSimulator:
             result=result,
             error=error,
             error_class=error_class,
+            context=context,
         )
         return run.id
 

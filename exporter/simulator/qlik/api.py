@@ -157,13 +157,18 @@ class Api:
         rows = _matching(seen, terms, AUTOMATION_VALUES, now)
         value = AUTOMATION_VALUES[sort.field]
         found = self._page(request, rows, sort, lambda w: (value(w, now), w.id), default=100)
-        items = [self._damage.automation(automation_json(workflow, now, listed=True)) for workflow in found.items]
+        items = [
+            self._damage.automation(automation_json(workflow, now, listed=True, caller_id=caller.user_id))
+            for workflow in found.items
+        ]
         return json_response({"data": self._damage.listing(items), "links": self._links(request, found)})
 
     async def _automation(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         workflow = self._find(request)
         allow(caller.operates(workflow))
-        return json_response(self._damage.automation(automation_json(workflow, self._world.now, listed=False)))
+        return json_response(
+            self._damage.automation(automation_json(workflow, self._world.now, listed=False, caller_id=caller.user_id))
+        )
 
     async def _list_runs(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         workflow = self._find(request)
@@ -175,7 +180,7 @@ class Api:
         rows = _matching(workflow.runs.values(), terms, RUN_VALUES, now)
         sort = parse_sort(request.query, fields=("id", "status", "startTime"), default="id")
         value = RUN_VALUES[sort.field]
-        found = self._page(request, rows, sort, lambda r: (value(r, now), r.id), default=10)
+        found = self._page(request, rows, sort, lambda r: (value(r, now), _place(r, sort)), default=10)
         items = [self._damage.run(run_json(run, now, listed=True)) for run in found.items]
         return json_response({"data": self._damage.listing(items), "links": self._links(request, found)})
 
@@ -383,6 +388,11 @@ def _matching(
     rows: Iterable[T], terms: Sequence[Term], values: Mapping[str, Callable[[T, float], Value]], now: float
 ) -> list[T]:
     return [row for row in rows if all(term.holds(values[term.field](row, now)) for term in terms)]
+
+
+def _place(run: Run, sort: Sort) -> str:
+    """What decides between runs that started in one second: when they were made, then their ids."""
+    return run.id if sort.field == "id" else f"{run.created_at:015.0f} {run.id}"
 
 
 def _ended_at(run: Run) -> float:

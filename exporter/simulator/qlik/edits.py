@@ -51,7 +51,9 @@ class Edits:
         allow(not space_id or space_id in caller.spaces)
         workflow = self._add(caller, body["name"], space_id=space_id)
         self._apply(workflow, body)
-        return json_response(automation_json(workflow, self.world.now, listed=False), status=201)
+        return json_response(
+            automation_json(workflow, self.world.now, listed=False, caller_id=caller.user_id), status=201
+        )
 
     async def _update(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         workflow = self.find(request)
@@ -59,7 +61,7 @@ class Edits:
         body = await self._definition(request)
         self.world.rename(workflow, body["name"])
         self._apply(workflow, body)
-        return json_response(automation_json(workflow, self.world.now, listed=False))
+        return json_response(automation_json(workflow, self.world.now, listed=False, caller_id=caller.user_id))
 
     async def _copy(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         original = self.find(request)

@@ -1,10 +1,12 @@
 """How the Qlik simulator's world looks from outside: automations, runs and events as JSON, and what faults do to it.
 
-Shapes follow the Automations API reference, with its oddities: a listed run has a duration and no metrics, a run read
-alone the reverse; durations come as numbers or as text; times carry six digits; ``lastRunStatus`` knows no "queued".
-The shape of an element of ``error`` is not documented; ``{"message": …}`` is a guess. Faults damage only what is shown.
+Fields, values and their order are those of a recorded answer: times in whole seconds though written with six digits, a
+light listing, blocks that took a while but say not when, and ``updatedAt``, which may move long after the end. A listed
+run has a duration and no metrics, a run read alone the reverse; ``lastRunStatus`` knows no "queued". Faults damage only
+what is shown.
 """
 
+import math
 import random
 import uuid
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from datetime import UTC, datetime
 import orjson
 
 from exporter.simulator.core import Engine
+from exporter.simulator.qlik.failures import elements
 from exporter.simulator.qlik.requests import Value
 from exporter.simulator.qlik.world import Run, Workflow
 
@@ -20,6 +23,8 @@ Json = dict[str, object]
 RUN_ENDED = "com.qlik.v1.automation.run.ended"
 EVENT_SOURCE = "com.qlik/automations"
 TENANT_ID = "tnt-demo"
+#: Seconds from the end of some runs to the moment their ``updatedAt`` moves once more.
+TOUCHED_AFTER = 804
 ENVELOPES = ("cloudevents", "hybrid", "legacy")
 UNKNOWN_STATUS = "hibernating"
 OPTIONAL_OF_RUN = (
@@ -42,7 +47,7 @@ RUN_VALUES: dict[str, Callable[[Run, float], Value]] = {
     "context": lambda run, now: run.context,
     "startTime": lambda run, now: run.start_time(now),
     "createdAt": lambda run, now: run.created_at,
-    "title": lambda run, now: _title(run),
+    "title": lambda run, now: run.workflow.name,
     "spaceId": lambda run, now: run.workflow.space_id,
     "ownerId": lambda run, now: run.workflow.owner_id,
     "executedById": lambda run, now: run.executed_by,
@@ -64,9 +69,10 @@ AUTOMATION_VALUES: dict[str, Callable[[Workflow, float], Value]] = {
 
 
 def stamp(at: float | None) -> str | None:
+    """A time as the platform writes it: six digits of a second that are always zero."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(math.floor(at), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def stamp_date(at: float) -> str:
@@ -74,25 +80,28 @@ def stamp_date(at: float) -> str:
 
 
 def run_json(run: Run, now: float, *, listed: bool) -> Json:
-    started_at = run.start_time(now)
+    tested = run.context == "test_run"  # one from the editor is not marked
     shown: Json = {
         "id": run.id,
-        "title": _title(run),
-        "status": run.status(now),
-        "context": run.context,
-        "error": None if run.ended_at is None or run.error is None else [{"message": run.error}],
-        "ownerId": run.workflow.owner_id,
         "spaceId": run.workflow.space_id,
-        "testRun": False,
-        "archived": False,
-        "isTestRun": False,
-        "isArchived": False,
+        "ownerId": run.workflow.owner_id,
         "executedById": run.executed_by,
-        "createdAt": stamp(run.created_at),
-        "startTime": stamp(started_at),
+        "context": run.context,
+        "status": run.status(now),
+        "title": None if run.ordinal % 3 else f"{run.workflow.name} #{run.ordinal}",
+        "testRun": tested,
+        "isTestRun": tested,
+        "archived": True,
+        "isArchived": True,
+        "error": _error(run),
+        "startTime": stamp(run.start_time(now)),
         "stopTime": stamp(run.ended_at),
-        "updatedAt": stamp(run.ended_at or started_at or run.created_at),
         "scheduledStartTime": None,
+        "createdAt": stamp(run.created_at),
+        "updatedAt": stamp(_run_updated_at(run, now)),
+        "expectedInputs": None,
+        "inputs": {"Customer file": f"customer-{run.ordinal}.csv"},
+        "billable": True,
     }
     if listed:
         shown["duration"] = _seconds(run)
@@ -101,20 +110,42 @@ def run_json(run: Run, now: float, *, listed: bool) -> Json:
     return shown
 
 
+def _error(run: Run) -> list[Json] | None:
+    if run.ended_at is None or run.error_class is None:
+        return None
+    return elements(run.error_class, run.error, ordinal=run.ordinal)
+
+
 def metrics_json(run: Run) -> Json | None:
+    """What the run used: blocks that called something, with how long each took (ms), which is far from the whole."""
     if run.ended_at is None:
         return None
     snippet_rx, snippet_tx = run.rx_bytes // 4, run.tx_bytes // 4
     return {
         "blocks": [
-            {"type": "snippetBlock", "rxBytes": snippet_rx, "txBytes": snippet_tx, "snippetId": run.workflow.id},
+            {
+                "type": "baseBlock",
+                "rxBytes": 0,
+                "txBytes": 0,
+                "duration": 540,
+                "blockName": "CallURLBlock",
+                "params": [],
+            },
             {
                 "type": "endpointBlock",
                 "rxBytes": run.rx_bytes - snippet_rx,
                 "txBytes": run.tx_bytes - snippet_tx,
-                "apiCalls": run.api_calls,
-                "endpointId": run.workflow.id,
+                "duration": 260 + run.api_calls,
                 "connectorId": run.workflow.id,
+                "endpointId": run.workflow.id,
+                "apiCalls": run.api_calls,
+            },
+            {
+                "type": "snippetBlock",
+                "rxBytes": snippet_rx,
+                "txBytes": snippet_tx,
+                "duration": 12,
+                "snippetId": run.workflow.id,
             },
         ],
         "network": {"rxBytes": run.rx_bytes, "txBytes": run.tx_bytes},
@@ -122,30 +153,33 @@ def metrics_json(run: Run) -> Json | None:
     }
 
 
-def automation_json(workflow: Workflow, now: float, *, listed: bool) -> Json:
+def automation_json(workflow: Workflow, now: float, *, listed: bool, caller_id: str) -> Json:
+    """An automation; its token is shown to its owner only. One that never ran has nulls."""
     newest = workflow.newest
-    seconds = None if newest is None else _seconds(newest)
     shown: Json = {
         "id": workflow.id,
-        "name": workflow.name,
-        "description": workflow.description,
-        "state": _state(workflow),
-        "runMode": workflow.run_mode,
-        "lastRun": None if newest is None else run_json(newest, now, listed=False),
-        "lastRunAt": stamp(workflow.last_ended_at),
-        "lastRunStatus": _last_run_status(workflow, now),
-        "duration": seconds,
         "ownerId": workflow.owner_id,
+        "name": workflow.name,
         "spaceId": workflow.space_id,
-        "createdAt": stamp(workflow.created_at),
-        "updatedAt": stamp(workflow.updated_at),
-        "maxConcurrentRuns": workflow.max_concurrent_runs,
-        "workspace": {"blocks": []},
+        "state": _state(workflow),
+        "duration": None if newest is None else _seconds(newest),
+        "description": workflow.description,
         "snippetIds": [workflow.id],
         "endpointIds": [workflow.id],
         "connectorIds": [workflow.id],
-        "executionToken": f"execution-token-of-{workflow.id}",
+        "workspace": None if listed else {"blocks": []},
+        "lastRunStatus": _last_run_status(workflow, now),
+        "runMode": workflow.run_mode,
+        "createdAt": stamp(workflow.created_at),
+        "updatedAt": stamp(_updated_at(workflow, now)),
+        "lastRunAt": stamp(workflow.last_ended_at),
+        "containsBillable": True,
+        "maxConcurrentRuns": workflow.max_concurrent_runs,
+        "timeout": None,
+        "lastRun": None if newest is None else run_json(newest, now, listed=False),
     }
+    if caller_id == workflow.owner_id:
+        shown["executionToken"] = f"execution-token-of-{workflow.id}"
     if not listed:
         shown["schedules"] = _schedules(workflow)
     return shown
@@ -158,7 +192,8 @@ def event_id(run: Run) -> str:
 def event_data(run: Run, now: float) -> Json:
     """A run as its event tells it: without the error and the duration, with the metrics twice."""
     data = run_json(run, now, listed=False)
-    del data["error"]
+    for name in ("error", "inputs", "expectedInputs"):
+        del data[name]
     metrics = metrics_json(run) or {}
     return {**data, "billable": True, **metrics, "automation": {"id": run.workflow.id, "name": run.workflow.name}}
 
@@ -246,8 +281,17 @@ def _state(workflow: Workflow) -> str:
     return "available" if workflow.enabled else "disabled"
 
 
-def _title(run: Run) -> str:
-    return f"{run.workflow.name} #{run.ordinal}"
+def _run_updated_at(run: Run, now: float) -> float:
+    """Of some runs it moves once more, long after the end."""
+    touched = None if run.ended_at is None or run.ordinal % 7 else run.ended_at + TOUCHED_AFTER
+    if touched is not None and touched <= now:
+        return touched
+    return run.ended_at or run.start_time(now) or run.created_at
+
+
+def _updated_at(workflow: Workflow, now: float) -> float:
+    newest = workflow.newest
+    return max(workflow.updated_at, 0.0 if newest is None else _run_updated_at(newest, now))
 
 
 def _seconds(run: Run) -> int | None:

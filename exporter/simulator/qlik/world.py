@@ -10,6 +10,7 @@ new failed run if not. It also closes when the platform forgets the run, since n
 """
 
 import heapq
+import math
 import random
 from bisect import insort
 from collections import Counter, deque
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from exporter.simulator.core import TrueDeadLetter, TrueRun, Truth
+from exporter.simulator.qlik.failures import ERROR_CLASSES, RETRY_HELPS
+from exporter.simulator.qlik.schedule import Schedule
 from exporter.simulator.retries import RetryPlan
 
 DAY = 86400
@@ -34,58 +37,10 @@ STATUS = {
     "quota": "exceeded limit",
 }
 
-MESSAGES = {
-    "network": "Call URL: cURL error 7: Failed to connect to api.shop.example port 443: Connection refused",
-    "timeout": "Call URL: cURL error 28: Operation timed out after 30001 milliseconds with 0 bytes received",
-    "throttled": "List Orders: `GET https://api.shop.example/orders` resulted in a `429 Too Many Requests` response",
-    "platform": "Upload File: `PUT https://files.example/v1` resulted in a `502 Bad Gateway` response",
-    "conflict": "Update Contact: `PATCH https://crm.example/contacts/7` resulted in a `409 Conflict` response",
-    "not_found": "Get Ticket: `GET https://desk.example/tickets/9` resulted in a `404 Not Found` response",
-    "validation": "Create Invoice: `POST https://books.example/v1` resulted in a `422 Unprocessable Entity` response",
-    "auth": "List Files: `GET https://files.example/v1` resulted in a `401 Unauthorized` response",
-    "permission": "Do Reload: `POST https://tenant.example/api/v1/reloads` resulted in a `403 Forbidden` response",
-    "quota": "Run limit exceeded: the tenant has used up its automation runs",
-    "killed": "Allowed memory size of 268435456 bytes exhausted (tried to allocate 20480 bytes)",
-    "unknown": "Something went wrong",
-}
-RETRY_HELPS = {
-    "network": 0.85,
-    "timeout": 0.8,
-    "throttled": 0.85,
-    "platform": 0.75,
-    "conflict": 0.5,
-    "killed": 0.4,
-    "unknown": 0.3,
-}
+#: Contexts of runs that somebody starts while building. The platform marks no other than the first as a test.
+TEST_CONTEXTS = ("test_run", "editor", "detail", "lookup")
 NAMES = ("Nightly export", "Sync orders", "Reload app", "Send report", "Import files")
-CONTEXTS = {"scheduled": "api_async", "triggered": "api_sync", "webhook": "webhook", "manual": "detail"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """What starts a generated automation, and how its runs tend to end, as shares of all runs."""
-
-    rng: random.Random
-    seconds: float
-    regular: bool  # False: as often on average, but at any time, as triggers and webhooks come
-    failure: float
-    warning: float
-    error_classes: tuple[str, ...]
-    cancelled: float = 0.005
-    quota: float = 0.005
-
-    def gap(self) -> float:
-        return self.seconds if self.regular else max(1.0, self.rng.expovariate(1 / self.seconds))
-
-    def draw(self) -> tuple[str, str | None]:
-        """A result and, where it is a failure, its error class."""
-        chance, error_class = self.rng.random(), self.rng.choice(self.error_classes)
-        for result in ("failure", "warning", "cancelled", "quota"):
-            share: float = getattr(self, result)
-            if chance < share:
-                return result, error_class if result == "failure" else None
-            chance -= share
-        return "success", None
+CONTEXTS = {"scheduled": "api_async", "triggered": "api_sync", "webhook": "webhook", "manual": "api"}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -130,7 +85,7 @@ class Run:
     seconds: float  # from the start to the end
     result: str
     error_class: str | None
-    error: str | None
+    error: str | None  # words of a test's own
     rx_bytes: int
     tx_bytes: int
     api_calls: int
@@ -139,6 +94,11 @@ class Run:
     ended_at: float | None = None
     listed: bool = False
     stopping: bool = False
+
+    @property
+    def tests(self) -> bool:
+        """Whether somebody tries out what they build: no part of the truth about production."""
+        return self.context in TEST_CONTEXTS
 
     def status(self, now: float) -> str:
         if self.ended_at is not None:
@@ -175,6 +135,7 @@ class World:
         history_seconds: float,
         runs_max: int,
         max_concurrent_runs: int,
+        edited: float,
         owner_id: str,
         stream: Callable[..., random.Random],
     ) -> None:
@@ -191,6 +152,8 @@ class World:
         self.names: dict[str, tuple[str, str]] = {}  # workflow id -> name, owner: usage outlives the automation
         self._stream = stream
         self._runs_max = runs_max
+        self._edited = edited  # the share of starts beside which somebody tries the automation
+        self._editing: dict[str, random.Random] = {}
         self._coming: list[tuple[float, int, Workflow | Run | Late]] = []
         self._order = 0
         self._true_runs: list[TrueRun] = []
@@ -241,8 +204,10 @@ class World:
         result: str,
         error: str | None,
         error_class: str | None,
+        context: str | None = None,
     ) -> Run:
-        """A run with exactly these times. One that is over already is history: no webhook tells of it."""
+        """A run with these times, in whole seconds. One that is over already is history: no webhook tells of it."""
+        started_at, ended_at = math.floor(started_at), None if ended_at is None else math.floor(ended_at)
         rng = self._stream("added", workflow.id, workflow.made)
         run = self._make(workflow, at=started_at, rng=rng, result=result, error_class=error_class, error=error)
         if run_id is not None:
@@ -250,6 +215,7 @@ class World:
                 raise ValueError(f"there is a run {run_id} already")
             run.id = run.root = run_id
         run.started_at, run.ends_at = started_at, ended_at
+        run.context = context or run.context
         if started_at > self.now:
             self._push(started_at, run)
         else:
@@ -267,6 +233,7 @@ class World:
             run.workflow, at=self.now, rng=rng, result=result, error_class=run.error_class, error=run.error
         )
         new.root, new.context, new.executed_by = run.root, run.context, executed_by
+        new.delay = rng.randint(1, 3)
         self._arrive(new)
         return new
 
@@ -276,7 +243,7 @@ class World:
 
     def stop(self, run: Run) -> None:
         run.stopping, run.result, run.error_class, run.error = True, "cancelled", None, None
-        run.ends_at = self.now + STOP_SECONDS
+        run.ends_at = math.floor(self.now) + STOP_SECONDS
         self._push(run.ends_at, run)
 
     def rename(self, workflow: Workflow, name: str) -> None:
@@ -306,7 +273,7 @@ class World:
             workflow.schedule = Schedule(
                 rng=rng, seconds=seconds, regular=True, failure=0.05, warning=0.05, error_classes=("platform",)
             )
-            self._plan(workflow, self.now + seconds)
+            self._plan(workflow, math.floor(self.now) + seconds)
 
     def new_id(self) -> str:
         return uuid_of(self._stream("made", len(self.names)))
@@ -348,9 +315,9 @@ class World:
             regular=run_mode == "scheduled",
             failure=rng.uniform(0.25, 0.5) if rng.random() < 0.1 else rng.uniform(0.01, 0.12),
             warning=rng.uniform(0, 0.08),
-            error_classes=tuple(rng.sample([name for name in MESSAGES if name != "quota"], 3)),
+            error_classes=tuple(rng.sample([name for name in ERROR_CLASSES if name != "quota"], 3)),
         )
-        self._plan(workflow, round(self.now + rng.uniform(0, seconds), 3))
+        self._plan(workflow, round(self.now + rng.uniform(0, seconds)))
 
     def _plan(self, workflow: Workflow, at: float) -> None:
         workflow.next_start_at = at
@@ -361,10 +328,23 @@ class World:
         schedule = workflow.schedule
         if workflow.deleted or schedule is None or at != workflow.next_start_at:  # the last: of an older one
             return
-        self._plan(workflow, round(at + schedule.gap(), 3))
+        self._plan(workflow, round(at + schedule.gap()))
         if workflow.enabled:
             result, error_class = schedule.draw()
             self._arrive(self._make(workflow, at=at, rng=schedule.rng, result=result, error_class=error_class))
+            self._edit(workflow, at)
+
+    def _edit(self, workflow: Workflow, at: float) -> None:
+        """Now and then somebody is at work on the automation, and tries it."""
+        if workflow.id not in self._editing:
+            self._editing[workflow.id] = self._stream("editing", workflow.id)
+        rng = self._editing[workflow.id]
+        if rng.random() < self._edited:
+            run = self._make(
+                workflow, at=at, rng=rng, result=rng.choice(("failure", "success")), error_class="validation"
+            )
+            run.context, run.executed_by = rng.choice(("editor", "editor", "test_run")), f"builder-{workflow.id[:4]}"
+            self._arrive(run)
 
     def _make(
         self,
@@ -387,12 +367,12 @@ class World:
             root=run_id,
             context=CONTEXTS[workflow.run_mode],
             executed_by=workflow.owner_id,
-            created_at=at,
-            delay=0.5 + 2.5 * rng.random(),
-            seconds=workflow.typical_seconds * rng.triangular(0.5, 2.5, 0.9),
+            created_at=math.floor(at),
+            delay=int(2 * rng.random()),
+            seconds=round(workflow.typical_seconds * rng.triangular(0.5, 2.5, 0.9)),
             result=result,
             error_class=error_class if failed else None,
-            error=(error or MESSAGES[error_class]) if failed else None,
+            error=error if failed else None,
             rx_bytes=int(rng.random() * 200_000),
             tx_bytes=int(rng.random() * 50_000),
             api_calls=1 + int(rng.random() * 40),
@@ -419,9 +399,9 @@ class World:
         while workflow.queue and workflow.active < min(workflow.max_concurrent_runs, self.max_concurrent_runs):
             run = workflow.queue.popleft()
             workflow.active += 1
-            run.started_at = round(at + run.delay, 3)
+            run.started_at = math.floor(at) + run.delay
             if not run.stopping:
-                run.ends_at = round(run.started_at + run.seconds, 3)
+                run.ends_at = run.started_at + run.seconds
                 self._push(run.ends_at, run)
 
     def _begin_added(self, run: Run, *, announce: bool) -> None:
@@ -444,18 +424,19 @@ class World:
                 run.started_at = None
         workflow.last_ended_at = max(at, workflow.last_ended_at or at)
         started_at = run.created_at if run.started_at is None else run.started_at
-        self._true_runs.append(
-            TrueRun(
-                workflow_id=workflow.id,
-                run_id=run.id,
-                attempt=1,
-                result=run.result,
-                started_at=started_at,
-                ended_at=at,
-                error_class=run.error_class,
+        if not run.tests:
+            self._true_runs.append(
+                TrueRun(
+                    workflow_id=workflow.id,
+                    run_id=run.id,
+                    attempt=1,
+                    result=run.result,
+                    started_at=started_at,
+                    ended_at=at,
+                    error_class=run.error_class,
+                )
             )
-        )
-        self._settle_letters(run, at)
+            self._settle_letters(run, at)
         self._count_usage(run, at - started_at, at)
         if self.ended and at < (self.ended[-1].ended_at or 0.0):  # a test added a run of the past
             insort(self.ended, run, key=lambda r: r.ended_at or 0.0)

@@ -11,8 +11,8 @@ from exporter.clock import ManualClock
 from exporter.model import Via
 from exporter.platform import Fault, Page, RunKey, WebhookRequest
 from exporter.platforms.qlik import PLATFORM
-from exporter.platforms.qlik.client import QlikClient
 from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.reading import QlikClient
 from exporter.simulator.qlik import QlikSimulator
 from exporter.wire.api import Api, ApiError
 from exporter.wire.budget import Budget
@@ -71,7 +71,7 @@ class Tenant:
         credential = {} if "oauth" in settings else {"token": "demo-token"}
         url = str(self.server.make_url(""))
         self.config = QlikConfig.model_validate({"platform": "qlik", "url": url, **credential, **settings})
-        self.known = MemoryKnown(backfill=self.config.backfill_seconds)
+        self.known = MemoryKnown(backfill=self.config.backfill_seconds, counts_tests=self.config.test_runs == "count")
         self.restart()
 
     def restart(self, **client_options: int) -> None:

@@ -9,8 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from exporter.platforms.qlik import PLATFORM
-from exporter.platforms.qlik.client import QlikClient
 from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.reading import QlikClient
 from exporter.wire.api import Api, ApiError
 from exporter.wire.budget import Budget
 from tests.platforms.known import MemoryKnown

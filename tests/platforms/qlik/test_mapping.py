@@ -13,7 +13,6 @@ from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequ
 from exporter.platforms.qlik import PLATFORM, mapping
 from exporter.platforms.qlik.errors import classify, read_error
 from exporter.platforms.qlik.mapping import BadItem
-from exporter.simulator.qlik.world import MESSAGES
 
 PAYLOADS = Path(__file__).parent / "payloads"
 AUTOMATION = "0b6f4a10-4947-41ec-a1d2-9559fa35801d"
@@ -129,6 +128,18 @@ def test_blocks_are_steps_without_times_whatever_their_order_and_number() -> Non
     assert blocks_of() == []
 
 
+def test_blocks_of_one_kind_took_as_long_as_all_of_them_and_what_one_does_not_tell_nobody_knows() -> None:
+    def seconds_of(*durations: object) -> list[float | None]:
+        blocks = [{"type": "endpointBlock", "endpointId": "e", "duration": duration} for duration in durations]
+        run = mapping.claims({**load("detail"), "metrics": {"blocks": blocks}}, workflow_id=AUTOMATION)[0]
+        return [step.seconds for step in run.steps or ()]
+
+    assert seconds_of(260) == [0.26]
+    assert seconds_of(250, 500, 0) == [0.75]
+    assert seconds_of(250, None) == [None]
+    assert seconds_of("soon") == seconds_of(True) == seconds_of(-4) == [None]
+
+
 def test_blocks_of_unknown_kinds_and_ids_that_are_none_say_nothing_that_somebody_wrote() -> None:
     odd = {"type": "Invoice 4711", "blockName": "Mail to Jane", "params": {"to": "jane@example.test"}}
     assert blocks_of(odd, {"type": "baseBlock", "snippetId": "Jane Roe"}, {"type": ["x"]}, None, "text", {}) == [
@@ -149,8 +160,7 @@ def test_of_very_many_blocks_some_are_kept() -> None:
 def test_a_failed_run_is_a_dead_letter_under_its_own_id_with_its_error() -> None:
     error = Error(
         error_class=ErrorClass.THROTTLED,
-        message="List Orders: `GET https://api.shop.example/orders?[redacted] "
-        "resulted in a `429 Too Many Requests` response",
+        message="List Orders: `GET [url]` resulted in a `429 Too Many Requests` response",
     )
     assert run_of("failed") == replace(FAILED, error=error)
     assert letter_of("failed") == DeadLetter(id=RUN, workflow_id=AUTOMATION, run_id=RUN, opened_at=ENDED, error=error)
@@ -162,9 +172,74 @@ def test_a_run_that_exceeded_a_limit_is_a_dead_letter_of_class_quota() -> None:
     assert letter.error == Error(error_class=ErrorClass.QUOTA)
 
 
-def test_a_failed_test_run_is_a_run_and_no_dead_letter() -> None:
-    assert run_of("failed_test_run").result is Result.FAILURE
-    assert letter_of("failed_test_run") is None
+@pytest.mark.parametrize("name", ["failed_test_run", "failed_in_the_editor"])
+def test_a_failed_test_run_is_a_test_and_no_dead_letter(name: str) -> None:
+    assert (run_of(name).result, run_of(name).is_test) == (Result.FAILURE, True)
+    assert letter_of(name) is None
+
+
+@pytest.mark.parametrize("context", ["editor", "Editor", "detail", "lookup", "test_run"])
+@pytest.mark.parametrize("status", ["failed", "exceeded limit", "finished", "running", "queued"])
+def test_whoever_builds_an_automation_makes_tests_of_it(context: str, status: str) -> None:
+    payload = {**load("failed"), "context": context, "status": status}
+    told = mapping.claims(payload, workflow_id=AUTOMATION)
+    assert (len(told), told[0].is_test) == (1, True)
+
+
+@pytest.mark.parametrize("mark", ["testRun", "isTestRun"])
+def test_what_is_marked_as_a_test_is_one_whatever_the_context(mark: str) -> None:
+    payload = {**load("failed"), "testRun": False, "isTestRun": False, mark: True}
+    assert [claim.id for claim in mapping.claims(payload, workflow_id=AUTOMATION)] == [RUN]
+    del payload["context"]
+    assert mapping.claims(payload, workflow_id=AUTOMATION)[0].is_test
+
+
+@pytest.mark.parametrize("context", ["api", "api_sync", "api_async", "webhook", "brand_new", None, 7])
+def test_other_contexts_are_production(context: object) -> None:
+    told = mapping.claims({**load("failed"), "context": context}, workflow_id=AUTOMATION)
+    assert (len(told), told[0].is_test) == (2, False)
+
+
+def test_a_recorded_automation_that_failed_in_the_editor() -> None:
+    item = load("automation_recorded")
+    assert mapping.workflow(item, at=1.0) == Workflow(
+        id="11111111-0000-4000-8000-000000000001",
+        at=1.0,
+        name="Ticket sync",
+        workspace="65bb00000000000000000001",
+        trigger="manual",
+        enabled=True,
+    )
+    last = mapping.last_run(item)
+    run = mapping.claims(last, workflow_id=AUTOMATION)[0]
+    assert (run.result, run.trigger, run.duration) == (Result.FAILURE, "test", 600.0)
+    assert run.ended_at == datetime(2026, 10, 20, 9, 1, 6, tzinfo=UTC).timestamp(), "not when it was updated"
+    assert run.error == Error(
+        error_class=ErrorClass.AUTH,
+        type="401 Unauthorized",
+        message='Error calling endpoint "Acme CRM - Create Ticket": Invalid token',
+        step_type="Acme CRM",
+    )
+    assert run.steps == (
+        Step(id="baseBlock:CallURLBlock", type="CallURLBlock", seconds=0.54),
+        Step(id="endpointBlock:c-1:e-1", type="endpointBlock", seconds=0.26),
+    )
+    moved = {**item, "updatedAt": "2026-10-21T00:00:00.000000Z"}
+    moved["lastRun"] = {**moved["lastRun"], "updatedAt": "2026-10-21T00:00:00.000000Z"}
+    assert mapping.signature(moved) == mapping.signature(item), "no sign of anything new"
+    assert mapping.claims(moved["lastRun"], workflow_id=AUTOMATION) == (run,)
+    assert "customer" not in repr(run)
+
+
+def test_a_recorded_run_that_lacked_its_inputs_is_not_worth_a_retry() -> None:
+    letter = letter_of("failed_without_inputs")
+    assert letter is not None
+    assert letter.error == Error(error_class=ErrorClass.VALIDATION, message="The required inputs were not received.")
+
+
+def test_a_run_that_ends_in_the_second_it_starts_took_no_time() -> None:
+    payload = {**load("finished"), "stopTime": load("finished")["startTime"], "duration": 0}
+    assert mapping.claims(payload, workflow_id=AUTOMATION)[0].duration == 0.0
 
 
 @pytest.mark.parametrize("name", ["finished", "unknown_status", "must_stop_that_stopped", "queued", "detail"])
@@ -204,10 +279,6 @@ def test_titles_owners_tokens_and_the_workspace_never_enter_an_observation() -> 
         assert private not in told
 
 
-def test_the_simulators_messages_have_the_classes_it_says_they_have() -> None:
-    assert {name: classify(None, text).value for name, text in MESSAGES.items()} == {name: name for name in MESSAGES}
-
-
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
@@ -216,7 +287,7 @@ def test_the_simulators_messages_have_the_classes_it_says_they_have() -> None:
         (None, "cURL error 56: Recv failure: Connection reset by peer", ErrorClass.NETWORK),
         (None, "Request failed with status code 503", ErrorClass.PLATFORM),
         (None, "Request failed with status code 500: {}", ErrorClass.PLATFORM),
-        (None, "Server returned 504", ErrorClass.TIMEOUT),
+        (None, "Server returned 504", ErrorClass.PLATFORM),
         (None, '{"status": 409, "title": "exists"}', ErrorClass.CONFLICT),
         (None, "resulted in a `400 Bad Request` response", ErrorClass.VALIDATION),
         (None, "API rate limit reached.", ErrorClass.THROTTLED),
@@ -370,6 +441,20 @@ def test_an_event_of_a_success_says_everything() -> None:
     events = receive("event_of_success")
     assert [claim.result for claim in events.observations if isinstance(claim, Run)] == [Result.SUCCESS]
     assert not events.wake
+
+
+def test_an_event_of_a_run_in_the_editor_tells_of_a_test() -> None:
+    event = load("event_cloudevents")
+    for context, marked in (("editor", False), ("test_run", True), ("api", True)):
+        event["data"] |= {"context": context, "testRun": marked}
+        assert [getattr(o, "is_test", None) for o in receive(orjson.dumps(event)).observations] == [True]
+
+
+def test_an_event_of_a_run_that_a_person_started_tells_nothing_but_where_to_look() -> None:
+    event = load("event_of_success")
+    event["data"]["context"] = "interactive"
+    events = receive(orjson.dumps(event))
+    assert (list(events.observations), list(events.wake)) == ([], [RunKey(run_id=RUN, workflow_id=AUTOMATION)])
 
 
 def test_an_event_without_an_end_asks_for_the_run() -> None:

@@ -49,6 +49,28 @@ async def sent(made: Tenant, adapter: QlikRetries, letter: DeadLetter) -> Target
     return Target(letter=letter, mark=before.mark, sent_at=sent_at)
 
 
+async def test_what_somebody_tries_in_the_editor_is_nobodys_retry(made: Tenant) -> None:
+    workflow, letter, adapter = await failed(made)
+    made.simulator.plan_retries("failure")
+    target = await sent(made, adapter, letter)
+    at = made.clock.now()
+    for context in ("editor", "test_run", "lookup"):
+        made.simulator.add_run(workflow, started_at=at + 1, ended_at=at + 2, context=context)
+    look = await settled(made, adapter, target)
+    assert [(effort.ours, effort.result) for effort in look.efforts] == [(True, Result.FAILURE)]
+    assert look.standing is Standing.DEAD, "a success in the editor has done nothing of the work"
+
+
+async def test_a_dead_letter_of_a_test_that_was_opened_long_ago_is_never_retried(made: Tenant) -> None:
+    workflow = made.simulator.add_workflow()
+    run_id = made.simulator.add_run(
+        workflow, started_at=START - 9, ended_at=START - 5, result="failure", error="platform", context="editor"
+    )
+    letter = DeadLetter(id=run_id, workflow_id=workflow, run_id=run_id, opened_at=START - 5)
+    look = await QlikRetries(made.config, made.api).look(Target(letter=letter))
+    assert look.refusal is not None
+
+
 async def settled(made: Tenant, adapter: QlikRetries, target: Target, seconds: float = 3600) -> Look:
     await made.pass_time(seconds)
     return await adapter.look(target)

@@ -371,4 +371,4 @@ async def test_every_request_is_counted_under_its_template() -> None:
         await made.pass_time(HOUR)
         await made.sweep("workflows", "runs", "quota")
         templates = {endpoint for endpoint, _ in made.endpoints}
-        assert templates == {LIST, RUNS, RUN, f"GET {API}/settings", f"GET {API}/usage"}
+        assert templates == {LIST, RUNS, RUN, f"GET {API}/{{id}}", f"GET {API}/settings", f"GET {API}/usage"}

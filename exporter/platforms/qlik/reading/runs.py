@@ -21,9 +21,9 @@ from typing import Any
 from exporter.model import FAILED, DeadLetter, Error, Run, State
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
+from exporter.platforms.qlik.calls import Calls, ListPage, is_final, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Claims, Signature
-from exporter.platforms.qlik.wire import ListPage, Wire
 from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -41,16 +41,6 @@ FAILURES_IN_A_ROW_MAX = 5
 ERRORS_KEPT_MAX = 10_000
 
 Cursor = dict[str, Any]
-
-
-def stops_sweep(error: ApiError) -> bool:
-    """Whether a failure is about the credential or the limit, rather than about one automation or run."""
-    return error.kind is ErrorKind.RATE_LIMITED or (error.kind is ErrorKind.AUTH and error.status != 403)
-
-
-def is_final(error: ApiError) -> bool:
-    """Whether asking the same again is no use: there is no such thing, or no right to it, or no sense in the answer."""
-    return error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.CONFLICT)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,9 +71,9 @@ class _Sweep:
 class RunReader:
     """Reads the runs of one tenant: at most so many pages, and so many runs one by one, in a sweep."""
 
-    def __init__(self, config: QlikConfig, wire: Wire, *, pages_max: int, details_max: int) -> None:
+    def __init__(self, config: QlikConfig, calls: Calls, *, pages_max: int, details_max: int) -> None:
         self._config = config
-        self._wire = wire
+        self._calls = calls
         self._pages_max = pages_max
         self._details_max = details_max
         self._errors: dict[str, Error] = {}  # causes read alone, so that overlapping lists need not ask again
@@ -151,7 +141,7 @@ class RunReader:
         lane = Lane.RUNNING if others else Lane.SWEEPS
         met: set[str] = set()
         whole, ordered, newest = True, True, float("inf")
-        async with aclosing(self._wire.runs(workflow_id, lane=lane, link=link)) as pages:
+        async with aclosing(self._calls.runs(workflow_id, lane=lane, link=link)) as pages:
             async for page in pages:
                 sweep.pages -= 1
                 until = page.at if until is None else until
@@ -187,11 +177,13 @@ class RunReader:
         unexplained: list[Claims] = []
         for item in page.items:
             try:
-                claims = mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest())
+                claims = mapping.claims(item, workflow_id=workflow_id, latest=self._calls.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
                 continue
-            if _is_unexplained(claims):
+            if _is_unexplained(claims) and claims[0].is_test:
+                claims = mapping.with_error(claims, Error())  # whoever tried it has seen why
+            elif _is_unexplained(claims):
                 letter = sweep.letters.get(claims[0].id)
                 cause = None if letter is None else letter.error
                 cause = cause or self._errors.get(claims[0].id)
@@ -215,8 +207,8 @@ class RunReader:
                 break
             sweep.details -= 1
             try:
-                item = await self._wire.run(workflow_id, run_id, lane=Lane.DEAD_LETTERS)
-                alone: Claims | None = mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest())
+                item = await self._calls.run(workflow_id, run_id, lane=Lane.DEAD_LETTERS)
+                alone: Claims | None = mapping.claims(item, workflow_id=workflow_id, latest=self._calls.latest())
             except BadItem:
                 alone = None
             except ApiError as error:
@@ -249,8 +241,8 @@ class RunReader:
                 break
             sweep.details -= 1
             try:
-                item = await self._wire.run(run.workflow_id, run.id, lane=Lane.RUNNING)
-                told += _final(mapping.claims(item, workflow_id=run.workflow_id, latest=self._wire.latest()))
+                item = await self._calls.run(run.workflow_id, run.id, lane=Lane.RUNNING)
+                told += _final(mapping.claims(item, workflow_id=run.workflow_id, latest=self._calls.latest()))
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=run.workflow_id))
             except ApiError as error:
@@ -274,7 +266,7 @@ class RunReader:
             try:
                 item = await self._find(workflow_id, key.run_id)
                 yield Page(
-                    observations=_final(mapping.claims(item, workflow_id=workflow_id, latest=self._wire.latest()))
+                    observations=_final(mapping.claims(item, workflow_id=workflow_id, latest=self._calls.latest()))
                 )
             except BadItem as bad:
                 yield _fault("bad_item", str(bad), workflow_id)
@@ -286,11 +278,11 @@ class RunReader:
     async def _find(self, workflow_id: str, run_id: str) -> object:
         """A run read alone, or from the list of the latest where only that is allowed."""
         try:
-            return await self._wire.run(workflow_id, run_id, lane=Lane.RUNNING)
+            return await self._calls.run(workflow_id, run_id, lane=Lane.RUNNING)
         except ApiError as refusal:
             if refusal.status != 403:
                 raise
-            async with aclosing(self._wire.runs(workflow_id, lane=Lane.RUNNING)) as pages:
+            async with aclosing(self._calls.runs(workflow_id, lane=Lane.RUNNING)) as pages:
                 page = await anext(pages)
             found = (item for item in page.items if isinstance(item, Mapping) and item.get("id") == run_id)
             item = next(found, None)

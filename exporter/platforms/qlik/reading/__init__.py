@@ -9,20 +9,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from msgspec import structs
+
 from exporter.model import Listing, Observation
 from exporter.platform import Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
+from exporter.platforms.qlik.calls import PAGES_PER_SWEEP_MAX, Calls, ListPage
+from exporter.platforms.qlik.check import Check
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import BadItem, Signature
-from exporter.platforms.qlik.runs import DETAILS_PER_SWEEP_MAX, RunReader, stops_sweep
-from exporter.platforms.qlik.wire import PAGES_PER_SWEEP_MAX, ListPage, Wire
+from exporter.platforms.qlik.reading.runs import DETAILS_PER_SWEEP_MAX, RunReader
+from exporter.platforms.qlik.reading.schedules import Schedules
 from exporter.wire.api import Api, ApiError
-from exporter.wire.budget import Lane
 
 #: The sweep of runs lists automations itself if that was not done for so many poll intervals, and so many seconds.
 LISTING_INTERVALS_MAX = 2.0
 LISTING_SECONDS_MIN = 30.0
-REQUESTS_PER_MINUTE = 1000.0  # of tier 1, for each user; Qlik does not say so in its answers
 
 
 class QlikClient:
@@ -37,14 +39,15 @@ class QlikClient:
         details_max: int = DETAILS_PER_SWEEP_MAX,
     ) -> None:
         self._config = config
-        self._wire = Wire(config, api)
-        self._runs = RunReader(config, self._wire, pages_max=pages_max, details_max=details_max)
+        self._calls = Calls(config, api)
+        self._schedules = Schedules(config, self._calls)
+        self._runs = RunReader(config, self._calls, pages_max=pages_max, details_max=details_max)
 
     def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
         """Read ``workflows``, ``runs`` or ``quota`` once."""
         match stream:
             case "workflows":
-                return self._sweep_workflows(known)
+                return self._sweep_workflows(known, now)
             case "runs":
                 return self._sweep_runs(known, now)
             case "quota":
@@ -57,13 +60,15 @@ class QlikClient:
 
     # Automations and their runs
 
-    async def _sweep_workflows(self, known: Known) -> AsyncGenerator[Page, None]:
-        """List the automations. Cursors: the signature of each, and under "" when the listing began."""
+    async def _sweep_workflows(self, known: Known, now: float) -> AsyncGenerator[Page, None]:
+        """List the automations, then look at some of their schedules, which the next listing shows. Cursors: the
+        signature of each, and under "" when the listing began.
+        """
         before = dict(known.cursors("workflows"))
         listed: set[str] = set()
         began: float | None = None
         usable = True
-        async with aclosing(self._wire.automations()) as pages:
+        async with aclosing(self._calls.automations()) as pages:
             async for page in pages:
                 began = page.at if began is None else began
                 told, signatures = self._map(page, before)
@@ -77,6 +82,7 @@ class QlikClient:
         gone = [key for key in before if key and key not in listed]
         listing = Listing(at=began, workflow_ids=frozenset(listed))
         yield Page(observations=[listing], cursors={**dict.fromkeys(gone), "": began})
+        await self._schedules.read(known.workflows, now)
 
     async def _sweep_runs(self, known: Known, now: float) -> AsyncGenerator[Page, None]:
         """Read the runs of the automations that have changed, as the last sweep of workflows told, or else as a listing
@@ -87,7 +93,7 @@ class QlikClient:
         recently = max(LISTING_SECONDS_MIN, LISTING_INTERVALS_MAX * self._config.poll.interval)
         if listed_at is None or now - listed_at > recently:
             before, signatures = signatures, {}
-            async with aclosing(self._wire.automations()) as pages:
+            async with aclosing(self._calls.automations()) as pages:
                 async for page in pages:
                     told, found = self._map(page, before)
                     signatures |= found
@@ -109,13 +115,13 @@ class QlikClient:
                 continue
             if not selected(self._config, workflow.id, workflow.name):
                 continue
-            observations.append(workflow)
+            observations.append(structs.replace(workflow, next_run_at=self._schedules.next_run_at(workflow)))
             signatures[workflow.id] = mapping.signature(item)
             last_run = mapping.last_run(item)
             if last_run is None or signatures[workflow.id] == before.get(workflow.id):
                 continue
             try:
-                observations += mapping.claims(last_run, workflow_id=workflow.id, latest=self._wire.latest())
+                observations += mapping.claims(last_run, workflow_id=workflow.id, latest=self._calls.latest())
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow.id))
         return Page(observations=observations, faults=faults, items=len(page.items)), signatures
@@ -140,7 +146,7 @@ class QlikClient:
             yield Page(cursors={"": None})
 
     async def _limits(self) -> Page:
-        answer = await self._wire.settings()
+        answer = await self._calls.settings()
         try:
             return Page(observations=[mapping.settings(answer.data, at=answer.at)])
         except BadItem as bad:
@@ -149,7 +155,7 @@ class QlikClient:
     async def _used(self, name: str, since: str) -> Page:
         items: list[object] = []
         at = 0.0
-        async with aclosing(self._wire.usage(name, since=since)) as pages:
+        async with aclosing(self._calls.usage(name, since=since)) as pages:
             async for page in pages:
                 items += page.items
                 at = page.at
@@ -158,77 +164,9 @@ class QlikClient:
         except BadItem as bad:
             return _bad_item(bad)
 
-    # Trying it out
-
-    async def check(self) -> AsyncIterator[str]:
+    def check(self) -> AsyncIterator[str]:
         """Try the credential and each right."""
-        seen = watched = 0
-        sample: tuple[str, str] | None = None
-        async with aclosing(self._wire.automations()) as pages:
-            async for page in pages:
-                for item in page.items:
-                    try:
-                        workflow, last_run = mapping.workflow(item, at=page.at), mapping.last_run(item)
-                    except BadItem as bad:
-                        yield f"problem: {bad}"
-                        continue
-                    seen += 1
-                    if not selected(self._config, workflow.id, workflow.name):
-                        continue
-                    watched += 1
-                    if last_run is not None and isinstance(last_run["id"], str):
-                        sample = sample or (workflow.id, last_run["id"])
-        yield "ok: credential accepted"
-        yield f"ok: limit {REQUESTS_PER_MINUTE:g} requests a minute (Qlik's tier 1)"
-        yield f"workflows: {watched}"
-        if not seen:
-            yield "problem: the credential sees no automations; it takes their owner, an admin or admin.automations"
-        elif not watched:
-            yield f"problem: include and exclude leave none of {seen} automations"
-        if sample is not None:
-            yield await self._try_list(sample[0])
-            yield await self._try_run(*sample)
-        yield await self._try_usage()
-
-    async def _try_list(self, workflow_id: str) -> str:
-        try:
-            async with aclosing(self._wire.runs(workflow_id, lane=Lane.SWEEPS, limit=1)) as pages:
-                await anext(pages)
-        except ApiError as error:
-            if stops_sweep(error):
-                raise
-            if error.status == 403:
-                return (
-                    "problem: the role TenantAdmin or AnalyticsAdmin, or the scope admin.automation-runs, is missing; "
-                    "runs of other owners will not be seen"
-                )
-            return f"problem: runs cannot be listed ({error})"
-        return "ok: runs can be listed"
-
-    async def _try_run(self, workflow_id: str, run_id: str) -> str:
-        try:
-            await self._wire.run(workflow_id, run_id, lane=Lane.SWEEPS)
-        except ApiError as error:
-            if stops_sweep(error):
-                raise
-            if error.status == 403:
-                # Qlik lets admins list everybody's runs, but not read each; the lists mostly tell enough.
-                return "note: some runs cannot be read one by one; where a list says no cause, it stays unknown"
-            return f"problem: a run cannot be read ({error})"
-        return "ok: runs can be read one by one"
-
-    async def _try_usage(self) -> str:
-        try:
-            answer = await self._wire.settings()
-            async with aclosing(self._wire.usage("runs", since=mapping.month_start(answer.at))) as pages:
-                await anext(pages)
-        except ApiError as error:
-            if stops_sweep(error):
-                raise
-            if error.status == 403:
-                return "note: the role TenantAdmin or AnalyticsAdmin is missing; usage will not be seen"
-            return f"problem: usage cannot be read ({error})"
-        return "ok: usage can be read"
+        return Check(self._config, self._calls).lines()
 
 
 def _bad_item(bad: BadItem) -> Page:

@@ -18,6 +18,7 @@ RUNS_PER_PAGE = 100
 PAGES_PER_SWEEP_MAX = 1000
 #: A filter may leave some pages empty; a listing that goes on so has no end.
 EMPTY_PAGES_MAX = 10
+REQUESTS_PER_MINUTE = 1000.0  # of tier 1, for each user; Qlik does not say so in its answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class ListPage:
     next: str | None
 
 
-class Wire:
+class Calls:
     """One tenant's API."""
 
     def __init__(self, config: QlikConfig, api: Api) -> None:
@@ -111,6 +112,16 @@ class Wire:
         raise ApiError(
             ErrorKind.BAD_PAYLOAD, endpoint=f"GET {endpoint}", detail=f"more than {PAGES_PER_SWEEP_MAX} pages"
         )
+
+
+def stops_sweep(error: ApiError) -> bool:
+    """Whether a failure is about the credential or the limit, rather than about one automation or run."""
+    return error.kind is ErrorKind.RATE_LIMITED or (error.kind is ErrorKind.AUTH and error.status != 403)
+
+
+def is_final(error: ApiError) -> bool:
+    """Whether asking the same again is no use: there is no such thing, or no right to it, or no sense in the answer."""
+    return error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.TIMEOUT, ErrorKind.CONFLICT)
 
 
 def error_detail(body: object) -> str | None:
