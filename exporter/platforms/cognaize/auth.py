@@ -10,6 +10,7 @@ import ssl
 from pydantic import SecretStr
 
 from exporter.clock import SystemClock
+from exporter.platform import BadItem
 from exporter.platform.credentials import Credential, travels_in_a_header
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
@@ -73,7 +74,7 @@ class Login:
                 await elsewhere.close()
         try:
             return mapping.access_token(answer.data)
-        except mapping.BadItem as bad:
+        except BadItem as bad:
             endpoint = f"POST {path}"
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=str(bad), status=answer.status) from None
 

@@ -12,14 +12,13 @@ from itertools import islice
 from typing import Any
 
 from exporter.model import DeadLetter, Observation, Workflow
-from exporter.platform import Fault, Known, Page, RunKey, selected
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, StreamName, selected
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.listing import BASELINE_ROWS_MAX, BASELINE_SECONDS, PAGE_ROWS, Walk
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
-WORKFLOWS, RUNS = "workflows", "runs"
 FIND, PROCESS = "/api/v1/processes/find", "/api/v1/processes/{id}"
 
 #: Requests a sweep may spend on processes that are open but not among the newest; the rest takes turns.
@@ -47,9 +46,9 @@ class CognaizeClient:
         self._config = config
         self._api = api
 
-    async def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+    async def sweep(self, stream: StreamName, known: Known, now: float) -> AsyncIterator[Page]:
         sweep = _Sweep(self._config, known, now, self._api.latest)
-        if stream == WORKFLOWS:
+        if stream == StreamName.WORKFLOWS:
             rows = await self._find(0, Lane.SWEEPS, size=1)
             yield sweep.workflows(rows)
             return
@@ -105,7 +104,7 @@ class CognaizeClient:
     def _walk(self, known: Known, now: float, lane: Lane) -> Walk:
         return Walk(
             find=lambda number: self._find(number, lane),
-            cursor=known.cursor(RUNS),
+            cursor=known.cursor(StreamName.RUNS),
             now=now,
             backfill_seconds=self._config.backfill_seconds,
         )
@@ -115,14 +114,14 @@ class CognaizeClient:
         answer = await self._api.post(FIND, lane=lane, json=body, idempotent=True)
         try:
             return mapping.rows(answer.data, number=number, size=size, latest=self._api.latest())
-        except mapping.BadItem as bad:
+        except BadItem as bad:
             raise _bad_payload(f"POST {FIND}", bad, answer.status) from None
 
     async def _process(self, process_id: str, lane: Lane) -> Any:
         answer = await self._api.get(PROCESS, lane=lane, ids={"id": process_id})
         try:
             return mapping.unwrap(answer.data)
-        except mapping.BadItem as bad:
+        except BadItem as bad:
             raise _bad_payload(f"GET {PROCESS}", bad, answer.status) from None
 
     async def _in_bulk(self, walk: Walk, sweep: "_Sweep") -> AsyncIterator[Page]:
@@ -164,7 +163,7 @@ class CognaizeClient:
             raise fatal
 
 
-def _bad_payload(endpoint: str, bad: mapping.BadItem, status: int) -> ApiError:
+def _bad_payload(endpoint: str, bad: BadItem, status: int) -> ApiError:
     return ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=str(bad), status=status)
 
 
@@ -214,7 +213,7 @@ class _Sweep:
             try:
                 before = open_runs.get(process_id)
                 reading = mapping.read(item, before=before, dead_letters=letters, latest=self._latest())
-            except mapping.BadItem as bad:
+            except BadItem as bad:
                 self._unreadable[process_id] = str(bad)
                 self.wanted.setdefault(process_id, workflow_id)
                 observations.append(mapping.unread(item, latest=self._latest()))
@@ -266,7 +265,7 @@ class _Sweep:
         missing -= set(damaged)
         runs = missing & set(self._known.open_runs)
         failed = missing - runs
-        last = self._known.cursor(RUNS, "turn") or {}
+        last = self._known.cursor(StreamName.RUNS, "turn") or {}
         room -= len(damaged)
         first = _after(runs, last.get("open", ""), room - min(len(failed), room // 2))
         second = _after(failed, last.get("failed", ""), room - len(first))
@@ -284,7 +283,7 @@ class _Sweep:
     def rest(self, turn: dict[str, str] | None) -> Page:
         """What a sweep says at its end: what stayed unreadable, what is gone, and where to go on."""
         observations: list[Observation] = []
-        since: dict[str, float] = self._known.cursor(RUNS, "missing") or {}
+        since: dict[str, float] = self._known.cursor(StreamName.RUNS, "missing") or {}
         missing, open_runs = self.missing(), self._known.open_runs
         still = {key: at for key, at in since.items() if key in missing}
         for process_id in self.gone:

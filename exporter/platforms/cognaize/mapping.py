@@ -33,6 +33,7 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step, times
 from exporter.model.fold import resolve
+from exporter.platform import BadItem
 from exporter.platform.cloudevents import parse_time
 from exporter.platform.retrying import Effort, Standing
 from exporter.wire.decode import DAMAGED
@@ -52,10 +53,6 @@ CALL_SECONDS = 60.0
 
 
 _SECOND_60 = re.compile(r":60(?:\D|$)", re.ASCII)
-
-
-class BadItem(Exception):
-    """A payload that cannot be used: one line that says what is wrong, quoting nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

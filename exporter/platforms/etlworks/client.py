@@ -13,7 +13,7 @@ from typing import Any
 
 from exporter.model import Listing, Observation, ResolvedBy, Run, State
 from exporter.model.fold import resolve
-from exporter.platform import Fault, Known, Page, RunKey, selected
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, StreamName, selected
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.listing import (
@@ -26,7 +26,7 @@ from exporter.platforms.etlworks.listing import (
     not_there,
     stops,
 )
-from exporter.platforms.etlworks.mapping import BadItem, Execution
+from exporter.platforms.etlworks.mapping import Execution
 from exporter.platforms.etlworks.reading import (
     FlowReading,
     FlowState,
@@ -65,13 +65,11 @@ class EtlworksClient:
         self._config = config
         self._api = api
 
-    def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+    def sweep(self, stream: StreamName, known: Known, now: float) -> AsyncIterator[Page]:
         """Read ``workflows`` or ``runs`` once."""
-        if stream == "workflows":
+        if stream is StreamName.WORKFLOWS:
             return self._sweep_workflows(known)
-        if stream == "runs":
-            return self._sweep_runs(known, now)
-        raise ValueError(f"no such stream: {stream}")
+        return self._sweep_runs(known, now)
 
     def _watched(self, flow_id: str, name: str | None) -> bool:
         pinned = self._config.flows
@@ -105,14 +103,16 @@ class EtlworksClient:
                 if item.id in watched or not self._watched(item.id, item.name):
                     continue
                 watched.add(item.id)
-                before = known.cursor("workflows", item.id)
-                own = from_cursor(before) if schedules is None else tuple(schedules.get(item.id, ()))
+                was = known.cursor(StreamName.WORKFLOWS, item.id)
+                own = from_cursor(was) if schedules is None else tuple(schedules.get(item.id, ()))
                 observations.append(mapping.workflow(item, schedules=own, at=part.at))
-                if own is not None and to_cursor(own) != before:
+                if own is not None and to_cursor(own) != was:
                     cursors[item.id] = to_cursor(own)
             yield Page(observations=observations, cursors=cursors, faults=faults, items=len(part.items))
         if complete:
-            gone: dict[str, Any] = {key: None for key in known.cursors("workflows") if key and key not in watched}
+            gone: dict[str, Any] = {
+                key: None for key in known.cursors(StreamName.WORKFLOWS) if key and key not in watched
+            }
             cursors = gone if schedules is None else {**gone, "": read_at}
             yield Page(observations=[Listing(at=at, workflow_ids=frozenset(watched))], cursors=cursors)
             async for page in self._settle_dead_letters(known, watched):
@@ -162,7 +162,7 @@ class EtlworksClient:
         for run in known.open_runs.values():
             open_runs.setdefault(run.workflow_id, []).append(run)
         flows = {*known.workflows, *open_runs}
-        stale = [key for key in known.cursors("runs") if key not in flows]
+        stale = [key for key in known.cursors(StreamName.RUNS) if key not in flows]
         if stale:
             yield Page(cursors=dict.fromkeys(stale))
         chosen = self._plan(known, open_runs, now)
@@ -192,7 +192,7 @@ class EtlworksClient:
         due: list[tuple[float, str]] = []
         idle: list[tuple[float, str]] = []
         workflows = known.workflows
-        read_at, every = _moment(known.cursor("workflows")), self._config.poll.interval
+        read_at, every = _moment(known.cursor(StreamName.WORKFLOWS)), self._config.poll.interval
         for flow_id in {*workflows, *open_runs}:
             known_flow = workflows.get(flow_id)
             if not self._watched(flow_id, known_flow.name if known_flow else None):
@@ -200,7 +200,7 @@ class EtlworksClient:
             if known_flow is not None and known_flow.at == 0.0 and flow_id not in open_runs:
                 continue  # only webhooks told of it: not listed yet, or left out by its name
             state = _state(known, flow_id, now)
-            schedules = from_cursor(known.cursor("workflows", flow_id)) or ()
+            schedules = from_cursor(known.cursor(StreamName.WORKFLOWS, flow_id)) or ()
             urgent = flow_id in open_runs or is_due(state, schedules, read_at=read_at, now=now, every=every)
             (due if urgent else idle).append((state.tried, flow_id))
         return plan(due, idle)
@@ -244,8 +244,8 @@ class EtlworksClient:
         return FlowReading(
             state=state,
             open_runs=open_runs,
-            schedules=from_cursor(known.cursor("workflows", flow_id)),
-            schedules_read_at=_moment(known.cursor("workflows")),
+            schedules=from_cursor(known.cursor(StreamName.WORKFLOWS, flow_id)),
+            schedules_read_at=_moment(known.cursor(StreamName.WORKFLOWS)),
             now=now,
         )
 
@@ -390,7 +390,7 @@ def _state(known: Known, flow_id: str, now: float) -> FlowState:
 
     Nothing was read later than now, whatever a clock that was wrong has written.
     """
-    state = FlowState.from_cursor(known.cursor("runs", flow_id))
+    state = FlowState.from_cursor(known.cursor(StreamName.RUNS, flow_id))
     state.read, state.tried = min(state.read, now), min(state.tried, now)
     state.cancelled = _marks(known, flow_id) | state.cancelled
     return state

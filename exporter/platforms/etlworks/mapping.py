@@ -32,6 +32,7 @@ from msgspec import structs
 
 from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow, times
 from exporter.model.redact import redact
+from exporter.platform import BadItem
 from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
@@ -53,10 +54,6 @@ _RESULTS = {
     "cancelled": Result.CANCELLED,
 }
 _TRIGGERS = {"flow.execution.scheduler": "schedule", "flow.execution.on.demand": "manual"}
-
-
-class BadItem(Exception):
-    """An item that cannot be used: one line that says why, without quoting it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

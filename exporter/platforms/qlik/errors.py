@@ -28,6 +28,7 @@ from typing import Any
 
 from exporter.model import Error, ErrorClass
 from exporter.model.redact import redact
+from exporter.platform import errors
 
 #: No more of a text is looked at for its class.
 TEXT_CHARS_MAX = 8192
@@ -42,19 +43,6 @@ _STATUS = re.compile(
       | `([45]\d\d)\ [A-Z]""",
     re.I | re.X,
 )
-_STATUSES = {
-    401: ErrorClass.AUTH,
-    402: ErrorClass.QUOTA,
-    403: ErrorClass.PERMISSION,
-    404: ErrorClass.NOT_FOUND,
-    408: ErrorClass.TIMEOUT,
-    409: ErrorClass.CONFLICT,
-    410: ErrorClass.NOT_FOUND,
-    412: ErrorClass.CONFLICT,
-    423: ErrorClass.CONFLICT,
-    429: ErrorClass.THROTTLED,
-    504: ErrorClass.TIMEOUT,
-}
 #: The first that matches holds: what stops every retry before what a retry may cure.
 _WORDS = [
     (
@@ -91,20 +79,14 @@ _WORDS = [
         r"|missing (?:required|field|parameter|argument|input)|(?:parse|syntax|type) error|cannot parse",
     ),
 ]
-_PATTERNS = [(error_class, re.compile(words, re.I)) for error_class, words in _WORDS]
+_TABLE = errors.words(_WORDS)
 
 
 def classify(kind: str | None, message: str | None) -> ErrorClass:
     """The class of an error from its own name and its text, either of which may be missing."""
     text = " ".join(part for part in (kind, message) if part)[:TEXT_CHARS_MAX]
-    found = _STATUS.search(text)
-    if found is not None:
-        status = int(found[1] or found[2])
-        return _STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
-    for error_class, pattern in _PATTERNS:
-        if pattern.search(text):
-            return error_class
-    return ErrorClass.UNKNOWN
+    told = errors.by_written_status(text, _STATUS)
+    return told if told is not ErrorClass.UNKNOWN else errors.by_words(text, _TABLE)
 
 
 def read_error(value: object) -> Error | None:

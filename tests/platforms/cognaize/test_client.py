@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from exporter.clock import ManualClock
 from exporter.model import ErrorClass, Result, Run, RunTimed, State, StepFinished, Via
 from exporter.model.fold import RunEntry
-from exporter.platform import Fault, MalformedEvent, Page, RunKey, WebhookRequest
+from exporter.platform import Fault, MalformedEvent, Page, RunKey, StreamName, WebhookRequest
 from exporter.platforms.cognaize import PLATFORM, client, listing
 from exporter.platforms.cognaize.client import CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
@@ -571,7 +571,10 @@ def test_an_event_is_a_claim_and_the_run_it_names_is_also_read() -> None:
 
 
 def test_a_dead_letter_event_wakes_the_sweep_of_runs_and_garbage_is_malformed() -> None:
-    assert PLATFORM.receive(webhook(b'{"event": "dead_letter.opened", "run_id": "p-1"}')).wake_streams == ("runs",)
+    assert PLATFORM.receive(webhook(b'{"event": "dead_letter.opened", "run_id": "p-1"}')).wake_streams == [
+        StreamName.DEAD_LETTERS
+    ]
+    assert PLATFORM.reads(StreamName.DEAD_LETTERS) is StreamName.RUNS
     with pytest.raises(MalformedEvent):
         PLATFORM.receive(webhook(b"{"))
 

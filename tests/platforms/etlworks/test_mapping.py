@@ -8,8 +8,9 @@ import pytest
 
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
 from exporter.model.redact import redact
+from exporter.platform import BadItem
 from exporter.platforms.etlworks import errors, mapping
-from exporter.platforms.etlworks.mapping import BadItem, Execution, Flow
+from exporter.platforms.etlworks.mapping import Execution, Flow
 from exporter.platforms.etlworks.schedule import Schedule
 from exporter.simulator.etlworks.records import EXCEPTIONS, trace
 

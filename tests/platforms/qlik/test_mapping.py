@@ -241,7 +241,7 @@ def test_an_error_without_words_is_no_error(value: object) -> None:
 
 def test_the_first_error_that_has_words_is_the_error() -> None:
     value = [{}, {"message": "", "detail": "Disk full", "code": 507, "block": "Upload"}, {"message": "later"}]
-    assert read_error(value) == Error(error_class=ErrorClass.PLATFORM, type="HTTP-507", message="Disk full")
+    assert read_error(value) == Error(error_class=ErrorClass.QUOTA, type="HTTP-507", message="Disk full")
 
 
 def test_a_huge_error_text_is_cut() -> None:
