@@ -1,29 +1,14 @@
 """Cognaize, the workflow engine of its platform: processes that work through documents, step by step."""
 
-from msgspec.structs import replace
-
-from exporter.model import ErrorClass, ResolvedBy, Result, Run
-from exporter.platform import Platform, RunKey, Stream, StreamName, WebhookEvents, WebhookRequest
-from exporter.platform.events import receive_documented
+from exporter.model import ErrorClass, ResolvedBy, Result
+from exporter.platform import Platform, Stream, StreamName
 from exporter.platforms.cognaize.auth import make_auth
 from exporter.platforms.cognaize.client import CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.mapping import error_detail
 from exporter.platforms.cognaize.retrying import RETRYING
+from exporter.platforms.cognaize.webhooks import receive
 from exporter.wire.budget import Lane
-
-
-def receive(request: WebhookRequest) -> WebhookEvents:
-    """The documented event: the platform sends none of its own.
-
-    Its sender numbers attempts or does not; only the platform's update time tells them apart. So each run it names is
-    also read.
-    """
-    events = receive_documented(request)
-    named = [RunKey(run_id=o.id, workflow_id=o.workflow_id) for o in events.observations if isinstance(o, Run)]
-    wake = tuple(dict.fromkeys([*named, *events.wake]))
-    return replace(events, wake=wake)
-
 
 PLATFORM = Platform(
     name="cognaize",

@@ -13,7 +13,7 @@ from exporter.model.retries import Traits
 from exporter.platform import BadItem
 from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target
 from exporter.platforms.cognaize import mapping
-from exporter.platforms.cognaize.client import GONE_STATUSES, PROCESS
+from exporter.platforms.cognaize.calls import GONE_STATUSES, PROCESS
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane

@@ -13,18 +13,21 @@ from typing import Any
 
 from exporter.model import Listing, Observation, ResolvedBy, Run, State
 from exporter.model.fold import resolve
-from exporter.platform import BadItem, Fault, Known, Page, RunKey, StreamName, selected
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, StreamName
 from exporter.platforms.etlworks import mapping
+from exporter.platforms.etlworks.check import check
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.listing import (
+    EXECUTION,
     FLOW,
     FLOWS,
     SCHEDULES,
     fault,
     flow_parts,
-    listing_parts,
     not_there,
+    schedules_of_flows,
     stops,
+    watched_flow,
 )
 from exporter.platforms.etlworks.mapping import Execution
 from exporter.platforms.etlworks.reading import (
@@ -49,9 +52,6 @@ BROKEN_FLOWS_MAX = 5
 #: Marks of cancelled runs that webhooks led to are kept this long (seconds); sweeps take them over much sooner.
 MARK_SECONDS = 86_400.0
 
-EXECUTION = "/rest/v1/executions/{flow_id}"
-HEALTH = "/health"
-
 
 class EtlworksClient:
     """Reads one source. All memory between sweeps is in the cursors:
@@ -71,17 +71,13 @@ class EtlworksClient:
             return self._sweep_workflows(known)
         return self._sweep_runs(known, now)
 
-    def _watched(self, flow_id: str, name: str | None) -> bool:
-        pinned = self._config.flows
-        return (not pinned or flow_id in pinned) and selected(self._config, flow_id, name)
-
     # Workflows.
 
     async def _sweep_workflows(self, known: Known) -> AsyncIterator[Page]:
         schedules: dict[str, list[Schedule]] | None = None
         read_at = self._api.platform_now()
         try:
-            schedules, faults = await self._schedules()
+            schedules, faults = await schedules_of_flows(self._api)
         except ApiError as error:
             if stops(error):
                 raise
@@ -100,7 +96,7 @@ class EtlworksClient:
                 except BadItem as bad:
                     faults.append(Fault(kind="bad_item", detail=f"GET {FLOWS}: {bad}"))
                     continue
-                if item.id in watched or not self._watched(item.id, item.name):
+                if item.id in watched or not watched_flow(self._config, item.id, item.name):
                     continue
                 watched.add(item.id)
                 was = known.cursor(StreamName.WORKFLOWS, item.id)
@@ -117,26 +113,6 @@ class EtlworksClient:
             yield Page(observations=[Listing(at=at, workflow_ids=frozenset(watched))], cursors=cursors)
             async for page in self._settle_dead_letters(known, watched):
                 yield page
-
-    async def _schedules(self) -> tuple[dict[str, list[Schedule]], list[Fault]]:
-        """The schedules of each flow. Raises ``ApiError`` unless the listing was read completely."""
-        found: dict[str, dict[str, Schedule]] = {}
-        faults: list[Fault] = []
-        complete = False
-        async for part in listing_parts(self._api, SCHEDULES):
-            complete = part.complete
-            faults += part.faults
-            for record in part.items:
-                try:
-                    flow_id, schedule = mapping.schedule(record)
-                except BadItem as bad:
-                    faults.append(Fault(kind="bad_item", detail=f"GET {SCHEDULES}: {bad}"))
-                else:
-                    found.setdefault(flow_id, {})[schedule.id] = schedule
-        if not complete:
-            detail = "the listing changed while it was read"
-            raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {SCHEDULES}", detail=detail)
-        return {flow: [own[key] for key in sorted(own)] for flow, own in found.items()}, faults
 
     async def _settle_dead_letters(self, known: Known, listed: set[str]) -> AsyncIterator[Page]:
         """Close the dead letters of flows that are gone for good: nothing is left that a retry could start."""
@@ -195,7 +171,7 @@ class EtlworksClient:
         read_at, every = _moment(known.cursor(StreamName.WORKFLOWS)), self._config.poll.interval
         for flow_id in {*workflows, *open_runs}:
             known_flow = workflows.get(flow_id)
-            if not self._watched(flow_id, known_flow.name if known_flow else None):
+            if not watched_flow(self._config, flow_id, known_flow.name if known_flow else None):
                 continue
             if known_flow is not None and known_flow.at == 0.0 and flow_id not in open_runs:
                 continue  # only webhooks told of it: not listed yet, or left out by its name
@@ -305,7 +281,7 @@ class EtlworksClient:
                 continue
             known_flow = known.workflows.get(flow_id)
             name = known_flow.name if known_flow else None
-            if not self._watched(flow_id, name):
+            if not watched_flow(self._config, flow_id, name):
                 continue
             reading = self._reading(flow_id, known, ())
             try:
@@ -321,7 +297,7 @@ class EtlworksClient:
                     down = error
                 yield Page(faults=[fault(error, flow_id)])
                 continue
-            if not self._watched(flow_id, item.flow_name or name):
+            if not watched_flow(self._config, flow_id, item.flow_name or name):
                 continue  # never listed, because of its name
             before = _marks(known, flow_id)
             marks = before | reading.state.cancelled
@@ -339,42 +315,8 @@ class EtlworksClient:
 
     # Trying it out.
 
-    async def check(self) -> AsyncIterator[str]:
-        """Try the credential and each right that is needed."""
-        flows: list[str] = []
-        async for part in flow_parts(self._api, self._config.flows):
-            for one in part.faults:
-                yield f"problem: {one.detail}"
-            for record in part.items:
-                try:
-                    item = mapping.flow(record)
-                except BadItem as bad:
-                    yield f"problem: {bad}"
-                else:
-                    if self._watched(item.id, item.name) and item.id not in flows:
-                        flows.append(item.id)
-        yield "ok: credential accepted"
-        yield f"workflows: {len(flows)}"
-        try:
-            schedules, _ = await self._schedules()
-            yield f"ok: schedules can be read ({sum(map(len, schedules.values()))})"
-        except ApiError as error:
-            yield f"problem: {error}; dead letters of scheduled flows will not be seen"
-        if flows:
-            try:
-                await self._api.get(EXECUTION, lane=Lane.SWEEPS, ids={"flow_id": flows[0]})
-                yield "ok: executions can be read"
-            except ApiError as error:
-                if not_there(error):
-                    yield f"ok: flow {flows[0]} has no execution yet"
-                else:
-                    yield f"problem: {error}; runs of this source will not be seen"
-        try:
-            answer = await self._api.get(HEALTH, lane=Lane.SWEEPS)
-            status = answer.data.get("status") if isinstance(answer.data, dict) else None
-            yield f"ok: the node is {status}" if status == "UP" else "problem: the node does not say that it is UP"
-        except ApiError as error:
-            yield f"ok: the health of the node is not shown ({error.kind})"
+    def check(self) -> AsyncIterator[str]:
+        return check(self._api, self._config)
 
 
 def _moment(value: Any) -> float | None:

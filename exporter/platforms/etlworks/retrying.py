@@ -19,9 +19,8 @@ from exporter.model.retries import Traits
 from exporter.platform import BadItem
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms.etlworks import mapping
-from exporter.platforms.etlworks.client import EXECUTION
 from exporter.platforms.etlworks.config import EtlworksConfig
-from exporter.platforms.etlworks.listing import FLOW, SCHEDULES, listing_parts, not_there
+from exporter.platforms.etlworks.listing import EXECUTION, FLOW, SCHEDULES, listing_parts, not_there
 from exporter.platforms.etlworks.mapping import Execution
 from exporter.platforms.etlworks.schedule import Schedule
 from exporter.wire.api import Api, ApiError, ErrorKind
