@@ -30,13 +30,11 @@ from exporter.platforms.etlworks.listing import (
     watched_flow,
 )
 from exporter.platforms.etlworks.mapping import Execution
+from exporter.platforms.etlworks.planning import Flow, Plan, plan, room
 from exporter.platforms.etlworks.reading import (
     FlowReading,
     FlowState,
-    Plan,
     Stop,
-    is_due,
-    plan,
     stops_from_cursor,
     stops_to_cursor,
 )
@@ -144,9 +142,10 @@ class EtlworksClient:
         chosen = self._plan(known, open_runs, now)
         if not (chosen.due or chosen.idle):
             await self._try_credential()
-        due, waiting = chosen.due[:FLOWS_PER_SWEEP_MAX], len(chosen.due) - FLOWS_PER_SWEEP_MAX
+        due = chosen.due[: max(1, FLOWS_PER_SWEEP_MAX - len(chosen.idle))]
+        waiting = len(chosen.due) - len(due)
         broken = 0
-        for flow_id in due if waiting > 0 else (*due, *chosen.idle):
+        for flow_id in (*due, *chosen.idle):
             page, error = await self._read_flow(flow_id, known, open_runs.get(flow_id, ()))
             yield page
             broken = 0 if error is None else broken + 1
@@ -154,6 +153,9 @@ class EtlworksClient:
                 raise error
         if waiting > 0:
             detail = f"GET {EXECUTION}: {waiting} more flows wait for the next sweep"
+            yield Page(faults=[Fault(kind="truncated", detail=detail)])
+        elif chosen.unread:
+            detail = f"GET {EXECUTION}: {chosen.unread} flows that were never read wait for the next sweep"
             yield Page(faults=[Fault(kind="truncated", detail=detail)])
 
     async def _try_credential(self) -> None:
@@ -165,21 +167,24 @@ class EtlworksClient:
                 raise
 
     def _plan(self, known: Known, open_runs: Mapping[str, Sequence[Run]], now: float) -> Plan:
-        due: list[tuple[float, str]] = []
-        idle: list[tuple[float, str]] = []
         workflows = known.workflows
-        read_at, every = _moment(known.cursor(StreamName.WORKFLOWS)), self._config.poll.interval
+        flows: list[Flow] = []
         for flow_id in {*workflows, *open_runs}:
-            known_flow = workflows.get(flow_id)
+            known_flow, is_open = workflows.get(flow_id), flow_id in open_runs
             if not watched_flow(self._config, flow_id, known_flow.name if known_flow else None):
                 continue
-            if known_flow is not None and known_flow.at == 0.0 and flow_id not in open_runs:
+            if known_flow is not None and known_flow.at == 0.0 and not is_open:
                 continue  # only webhooks told of it: not listed yet, or left out by its name
-            state = _state(known, flow_id, now)
             schedules = from_cursor(known.cursor(StreamName.WORKFLOWS, flow_id)) or ()
-            urgent = flow_id in open_runs or is_due(state, schedules, read_at=read_at, now=now, every=every)
-            (due if urgent else idle).append((state.tried, flow_id))
-        return plan(due, idle)
+            flows.append(Flow(id=flow_id, state=_state(known, flow_id, now), schedules=schedules, open=is_open))
+        every = self._config.poll.interval
+        return plan(
+            flows,
+            read_at=_moment(known.cursor(StreamName.WORKFLOWS)),
+            now=now,
+            every=every,
+            room=min(FLOWS_PER_SWEEP_MAX, room(self._api.budget.rate, every=every)),
+        )
 
     async def _read_flow(self, flow_id: str, known: Known, open_runs: Sequence[Run]) -> tuple[Page, ApiError | None]:
         """Read the newest run of one flow, and what else has to be followed.

@@ -154,6 +154,7 @@ def schedule(record: Any) -> tuple[str, Schedule]:
         period=timing.period if timing else None,
         offset=timing.offset if timing else None,
         exact=timing is not None and timing.exact,
+        place=timing.place if timing else None,
     )
 
 
