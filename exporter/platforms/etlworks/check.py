@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from exporter.platform import BadItem
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.config import EtlworksConfig
-from exporter.platforms.etlworks.listing import EXECUTION, flow_parts, not_there, schedules_of_flows, watched_flow
+from exporter.platforms.etlworks.executions import Executions
+from exporter.platforms.etlworks.listing import flow_parts, not_there, schedules_of_flows, watched_flow
 from exporter.wire.api import Api, ApiError
 from exporter.wire.budget import Lane
 
@@ -34,7 +35,7 @@ async def check(api: Api, config: EtlworksConfig) -> AsyncIterator[str]:
         yield f"problem: {error}; dead letters of scheduled flows will not be seen"
     if flows:
         try:
-            await api.get(EXECUTION, lane=Lane.SWEEPS, ids={"flow_id": flows[0]})
+            await Executions(api).get(flows[0], lane=Lane.SWEEPS)
             yield "ok: executions can be read"
         except ApiError as error:
             if not_there(error):

@@ -17,8 +17,8 @@ from exporter.platform import BadItem, Fault, Known, Page, RunKey, StreamName
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.check import check
 from exporter.platforms.etlworks.config import EtlworksConfig
+from exporter.platforms.etlworks.executions import EXECUTION, Executions
 from exporter.platforms.etlworks.listing import (
-    EXECUTION,
     FLOW,
     FLOWS,
     SCHEDULES,
@@ -62,6 +62,7 @@ class EtlworksClient:
     def __init__(self, config: EtlworksConfig, api: Api) -> None:
         self._config = config
         self._api = api
+        self._executions = Executions(api)
 
     def sweep(self, stream: StreamName, known: Known, now: float) -> AsyncIterator[Page]:
         """Read ``workflows`` or ``runs`` once."""
@@ -132,6 +133,7 @@ class EtlworksClient:
     # Runs.
 
     async def _sweep_runs(self, known: Known, now: float) -> AsyncIterator[Page]:
+        self._executions.begin()
         open_runs: dict[str, list[Run]] = {}
         for run in known.open_runs.values():
             open_runs.setdefault(run.workflow_id, []).append(run)
@@ -260,15 +262,13 @@ class EtlworksClient:
         A finished run without its end is read once more. Raises ``ApiError``, ``BadItem``.
         """
         params = {key: value for key, value in (("auditId", audit_id), ("status", status)) if value}
-        answer = await self._api.get(EXECUTION, lane=lane, ids={"flow_id": flow_id}, params=params)
+        answer = await self._executions.get(flow_id, lane=lane, params=params)
         item = mapping.execution(answer.data, flow_id=flow_id, latest=self._api.latest())
         if audit_id and item.run.id != audit_id:
             raise BadItem("another execution than the one that was asked for")
         if item.run.state is State.FINISHED and item.run.ended_at is None:
             try:
-                again = await self._api.get(
-                    EXECUTION, lane=lane, ids={"flow_id": flow_id}, params={"auditId": item.run.id}
-                )
+                again = await self._executions.get(flow_id, lane=lane, params={"auditId": item.run.id})
                 whole = mapping.execution(again.data, flow_id=flow_id, latest=self._api.latest())
             except (ApiError, BadItem):
                 return item

@@ -18,7 +18,6 @@ PAGES_PER_SWEEP_MAX = 500
 FLOWS = "/rest/v1/flows"
 FLOW = "/rest/v1/flows/{flow_id}"
 SCHEDULES = "/rest/v1/schedules"
-EXECUTION = "/rest/v1/executions/{flow_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
