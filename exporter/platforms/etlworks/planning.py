@@ -38,6 +38,8 @@ UNLIKE = 4.0
 #: Starts that each flow is taken to have had besides those seen, so that a few do not weigh much.
 PRIOR_STARTS = 2.0
 WEIGHT_MIN, WEIGHT_MAX = 0.5, 4.0
+#: How long (seconds) a flow is watched before that is said of it.
+WATCHED_SECONDS_MIN = 7_200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +151,11 @@ def is_expected(state: FlowState, *, now: float, every: float) -> bool:
 
 def _in_turns(flows: Sequence[Flow], now: float) -> list[Flow]:
     """Those that have waited for longest first, by how often each runs unannounced."""
-    often = {flow.id: _starts(flow.state, now) for flow in flows}
+    often = {flow.id: starts for flow in flows if (starts := _starts(flow.state, now)) is not None}
     usual = PRIOR_STARTS + sum(often.values()) / max(1, len(often))
 
     def waited(flow: Flow) -> float:
-        ratio = (PRIOR_STARTS + often[flow.id]) / usual
+        ratio = (PRIOR_STARTS + often[flow.id]) / usual if flow.id in often else 1.0
         weight = 1.0
         if ratio >= UNLIKE:
             weight = min(math.sqrt(ratio), WEIGHT_MAX)
@@ -164,10 +166,13 @@ def _in_turns(flows: Sequence[Flow], now: float) -> list[Flow]:
     return sorted(flows, key=lambda flow: (-waited(flow), flow.id))
 
 
-def _starts(state: FlowState, now: float) -> float:
-    """Unannounced starts a day: as many as are remembered, over the time in which they were."""
-    if not state.starts:
-        return 0.0
-    first = state.starts[0]
-    since = first if len(state.starts) == STARTS_KEPT else min(state.since or first, first)
-    return len(state.starts) * 86_400.0 / max(3_600.0, now - since)
+def _starts(state: FlowState, now: float) -> float | None:
+    """Unannounced starts a day: as many as are remembered, over the time in which they were. None while a flow has been
+    watched too shortly to say.
+    """
+    watched = now - state.since if state.since else 0.0
+    if watched < WATCHED_SECONDS_MIN:
+        return None
+    first = state.starts[0] if state.starts else now
+    since = first if len(state.starts) == STARTS_KEPT else min(state.since, first)
+    return len(state.starts) * 86_400.0 / max(WATCHED_SECONDS_MIN / 2, now - since)
