@@ -9,8 +9,8 @@ from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
 FIND, PROCESS = "/api/v1/processes/find", "/api/v1/processes/{id}"
-#: No such process, in the words of a gateway or, presumably, of the platform ("a precondition is not met").
-GONE_STATUSES = frozenset({404, 410, 412})
+#: No such process. Not 412: that "a precondition is not met" may be said of a process that is there as well.
+GONE_STATUSES = frozenset({404, 410})
 
 
 async def find(api: Api, number: int, lane: Lane, *, size: int = PAGE_ROWS) -> mapping.Rows:

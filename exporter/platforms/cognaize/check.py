@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from exporter.platform import selected
+from exporter.platform.credentials import expiry
 from exporter.platforms.cognaize import calls, mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.wire.api import Api, ApiError
@@ -23,4 +24,11 @@ async def check(api: Api, config: CognaizeConfig) -> AsyncIterator[str]:
             yield "ok: a single process can be read"
         except ApiError as error:
             yield f"problem: a single process cannot be read; restarts will not be seen: {error}"
+    expires_at = None if config.token is None else expiry(config.token.get_secret_value())
+    if expires_at is not None:
+        hours = (expires_at - api.platform_now()) / 3600
+        yield (
+            f"problem: the token ends in {hours:.1f} hours and nobody renews it: give token_url, login and password "
+            "instead, or write a new one to token_file in time"
+        )
     yield "note: whether the credential may restart steps is not told; it shows when one is restarted"

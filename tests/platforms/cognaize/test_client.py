@@ -478,7 +478,7 @@ async def test_what_the_platform_lost_is_believed_to_be_gone_only_after_a_while(
         await made.live(1)
         made.simulator.delete_workflow("wf-1")
         faults = await made.live(1)
-        assert [fault.kind for fault in faults] == ["conflict", "conflict"]
+        assert [fault.kind for fault in faults] == ["not_found", "not_found"]
         assert list(made.known.open_runs) == ["p-open"]
         assert len(made.known.dead_letters) == 1
         await made.live(21)
@@ -625,7 +625,7 @@ async def test_few_woken_runs_are_read_by_id_and_many_by_the_page(order: Order) 
 async def test_a_woken_run_nobody_knows_is_a_fault() -> None:
     async with source() as made:
         faults = await made.known.complete(made.client, [RunKey(run_id="p-0"), RunKey(run_id="..")], made.clock.now())
-        assert [fault.kind for fault in faults] == ["conflict", "bad_payload"]
+        assert [fault.kind for fault in faults] == ["not_found", "bad_payload"]
         assert made.known.runs == dict[str, RunEntry]()
 
 
