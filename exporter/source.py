@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from exporter import __version__
 from exporter.clock import Clock, steady
 from exporter.model import Run
-from exporter.platform import Client, Fault, Platform, RunKey, Stream, selected
+from exporter.platform import Client, Fault, Platform, RunKey, Stream, StreamName, selected
 from exporter.platform.retrying import Adapter
 from exporter.platform.section import SourceConfig
 from exporter.view.known import SourceWorld, Unread
@@ -78,7 +78,7 @@ class Source:
         self.slowdown = 1.0  # factor by which reliable webhooks stretch the poll interval
         self.wakes: dict[RunKey, int] = {}  # runs to be completed, and how often that was tried
         self.completion_due = asyncio.Event()
-        self.stream_due = {stream.name: asyncio.Event() for stream in platform.streams}
+        self.stream_due: dict[str, asyncio.Event] = {stream.name: asyncio.Event() for stream in platform.streams}
         self.retries_due = asyncio.Event()
         self._section = section
         self._clock: Clock
@@ -172,15 +172,14 @@ class Source:
         oldest = min((unread.since for unread in self.unread(stream).values()), default=covered)
         return oldest if covered is None or oldest is None else min(covered, oldest)
 
-    def wake(self, keys: list[RunKey], streams: list[str]) -> None:
+    def wake(self, keys: list[RunKey], streams: list[StreamName]) -> None:
         """Have these runs completed and these streams swept soon."""
         for key in keys[: max(0, WAKES_MAX - len(self.wakes))]:
             self.wakes.setdefault(key, 0)
         if self.wakes:
             self.completion_due.set()
         for stream in streams:
-            if stream in self.stream_due:
-                self.stream_due[stream].set()
+            self.stream_due[self.platform.reads(stream)].set()
 
 
 def make_api(

@@ -20,6 +20,7 @@ from exporter.alerting.promql import (
 from exporter.alerting.recording import FAILURES, PAGE, RATIO, RUNS, TICKET, Burn, enough, over
 from exporter.config.objectives import SloConfig
 from exporter.model import catalogue
+from exporter.platform import StreamName
 
 #: Retries whose end is known, below which a share of failures says nothing.
 RETRIES_MIN = 5
@@ -27,6 +28,8 @@ RETRIES_MIN = 5
 CLOCK_OFFSET_MAX = 60.0
 #: Webhooks that tell of fewer runs than this are not to be relied on.
 WEBHOOK_RATIO = 0.9
+#: Streams whose data are missed when they are not read.
+WORK = ",".join(f'stream!="{name}"' for name in StreamName if not name.is_work)
 
 # Workflows
 
@@ -185,7 +188,7 @@ def data_are_incomplete(slo: SloConfig) -> str:
     Usage is read too rarely for that, and nothing but the alert on it depends on it. What cannot be stored is no fault
     of the source.
     """
-    complete = select(own(lambda o: o.data_complete), slo, 'stream!="quota"')
+    complete = select(own(lambda o: o.data_complete), slo, WORK)
     success = select(own(lambda o: o.sweep_success), slo)
     return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}\n{_stored(slo)}"
 
@@ -197,7 +200,7 @@ def data_are_faulty(slo: SloConfig) -> str:
 
 def reading_is_incomplete(slo: SloConfig) -> str:
     """Sweeps go to their end, and yet something has not been read for a while: a workflow, or most of what there is."""
-    lag, complete = (select(name, slo, 'stream!="quota"') for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
+    lag, complete = (select(name, slo, WORK) for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
     return (
         f"{lag} > {seconds(slo.stale_after)}\nand on ({SOURCE}, stream) {complete} == 0\n"
         f"unless on ({SOURCE}, stream)\n{_grouped(data_are_incomplete(slo))}"

@@ -2,7 +2,8 @@
 
 A platform is one folder: its declaration (``PLATFORM`` in ``__init__.py``), its ``client`` (I/O: which calls, in which
 order) and its ``mapping`` (pure: payloads to observations). It imports the model and the shared HTTP wrapper, never
-another platform, never the store. The core knows platforms through the types of this module only.
+another platform, never the store. The core knows platforms through the types of this package only: ``streams``,
+``webhooks`` (a request and what it said), ``retrying``; ``credentials``, ``errors``, ``events`` are for platforms.
 """
 
 import asyncio
@@ -11,31 +12,46 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, TypeVar
 
-from msgspec import Struct
-
-from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow, times
+from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow
+from exporter.platform.events import receive_documented
 from exporter.platform.retrying import Retrying
 from exporter.platform.section import SourceConfig
+from exporter.platform.streams import Stream, StreamName
+from exporter.platform.webhooks import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.wire.api import Api
-from exporter.wire.budget import Lane
+
+# What a platform folder needs to declare itself comes from here.
+__all__ = [
+    "BAD_ITEM",
+    "CHUNK",
+    "BadItem",
+    "Client",
+    "Cursor",
+    "Fault",
+    "Known",
+    "MalformedEvent",
+    "Page",
+    "Platform",
+    "RunKey",
+    "Stream",
+    "StreamName",
+    "WebhookEvents",
+    "WebhookRequest",
+    "in_turns",
+    "selected",
+]
 
 T = TypeVar("T")
 #: What a stream remembers under one key: anything JSON can hold.
 Cursor = Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
-    """One kind of data read from a source: workflows, runs, dead_letters, quota, …"""
-
-    name: str
-    lane: Lane
-    every: float = 1.0  # sweeps start this many poll intervals apart
-    opening: bool = False  # must have been swept once before the others may start
-
-
 #: The kind of a fault that costs one item.
 BAD_ITEM = "bad_item"
+
+
+class BadItem(Exception):
+    """A payload, or an item of one, that cannot be used: one line that says why, quoting nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +92,6 @@ async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
         if start:
             await asyncio.sleep(0)
         yield items[start : start + CHUNK]
-
-
-class RunKey(Struct, frozen=True, kw_only=True, gc=False):
-    """Names a run that something said too little about."""
-
-    run_id: str
-    workflow_id: str | None = None
 
 
 class Known(Protocol):
@@ -133,54 +142,25 @@ class Watches:
 class Client(Protocol):
     """One source's connection. ``now`` is the platform's clock. Failures are raised as ``ApiError``."""
 
-    def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+    def sweep(self, stream: StreamName, known: Known, now: float) -> AsyncIterator[Page]:
         """Read one stream once.
 
         Ending without an exception means the sweep was complete but for the faults it reported.
         """
         ...
 
-    def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncIterator[Page]:
-        """Read exactly these runs: a webhook named them and said too little."""
-        ...
+    async def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncIterator[Page]:
+        """Read exactly these runs: a webhook named them and said too little. Who inherits this leaves them to the
+        sweeps.
+        """
+        for _ in ():
+            yield Page()
 
     def check(self) -> AsyncIterator[str | Watches]:
         """Try the credential: yield one line per thing that works, raise ApiError or yield "problem: …" lines for what
         does not, and what is watched, where the platform says it.
         """
         ...
-
-
-class WebhookRequest(Struct, frozen=True, kw_only=True, gc=False):
-    """A verified webhook, as it was sent. Header names are lower-case; the body is decompressed."""
-
-    method: str
-    headers: Mapping[str, str]
-    query: Mapping[str, str]
-    body: bytes
-    received_at: float  # on the platform's clock, as far as that is known
-    base_url: str  # of the source: other hosts named in an event are ignored
-    clock_known: bool = True  # whether ``received_at`` can be relied on
-    read_until: float = 0.0  # the newest end a poll has read: the platform's clock cannot be behind that
-
-    @property
-    def latest(self) -> float:
-        """The latest time to be believed of an event."""
-        return times.latest(max(self.received_at, self.read_until) if self.clock_known else None)
-
-
-class MalformedEvent(Exception):
-    """The event cannot be read: one line, never quoting it."""
-
-
-class WebhookEvents(Struct, frozen=True, kw_only=True, gc=False):
-    """What a webhook said: claims, runs to complete, event types nobody knows."""
-
-    observations: Sequence[Observation] = ()
-    wake: Sequence[RunKey] = ()
-    wake_streams: Sequence[str] = ()  # streams worth a sweep now
-    unknown_types: Sequence[str] = ()
-    occurred_at: float | None = None  # when the sender says it happened, for the delay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +183,31 @@ class Platform:
     measures: frozenset[str] = frozenset()  # of: operations, transfer, steps, queue; counters born at 0
     #: States of unfinished runs it can list. Of another state only a webhook may tell: then none known is not none.
     lists_active: frozenset[State] = frozenset({State.PENDING, State.RUNNING})
-    receive: Callable[[WebhookRequest], WebhookEvents]  # pure; raises MalformedEvent
-    run_url: Callable[[Any, Run], str | None]  # config, run -> the page a person would open
+    receive: Callable[[WebhookRequest], WebhookEvents] = receive_documented  # pure; raises MalformedEvent
+    run_url: Callable[[Any, Run], str | None] = lambda config, run: None  # config, run -> the page of it, for a person
     #: config -> the results of runs whose steps are asked for once they ended: their traces wait for that
     steps_later: Callable[[Any], frozenset[Result]] = lambda config: frozenset()
     retrying: Retrying | None = None  # how its dead letters are retried; None: they cannot be
+
+    def __post_init__(self) -> None:
+        names = [stream.name for stream in self.streams]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name} declares a stream twice")
+        if not any(name.is_work for name in names):
+            raise ValueError(f"{self.name} declares no stream of workflows, runs or dead letters")
+
+    def reads(self, name: StreamName) -> StreamName:
+        """The stream that brings what ``name`` stands for: itself, or else runs (elsewhere than in a list of its own a
+        dead letter is a run that failed), or else the first that is about work.
+        """
+        names = [stream.name for stream in self.streams]
+        return next((one for one in (name, StreamName.RUNS) if one in names), self.main)
+
+    @property
+    def main(self) -> StreamName:
+        """The stream that says whether the source is up: workflows, or else the first that is about work."""
+        names = [stream.name for stream in self.streams if stream.name.is_work]
+        return StreamName.WORKFLOWS if StreamName.WORKFLOWS in names else names[0]
 
 
 def selected(config: SourceConfig, workflow_id: str, name: str | None) -> bool:

@@ -17,7 +17,9 @@ from typing import Any
 
 from exporter.model import FAILED, Error, ErrorClass, Observation, Result, Run, State, times
 from exporter.model.redact import redact
-from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest, cloudevents
+from exporter.platform import cloudevents, errors
+from exporter.platform.streams import StreamName
+from exporter.platform.webhooks import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.wire.decode import DAMAGED, Undecodable, decode
 
 #: Words senders use for results, besides ours.
@@ -42,8 +44,13 @@ FUTURE_MAX = times.FUTURE_SECONDS_MAX
 Classify = Callable[[str | None, str | None], ErrorClass]
 
 
+def receive_documented(request: WebhookRequest) -> WebhookEvents:
+    """Read documented events of a platform that has no words and no spelling of ids of its own."""
+    return receive_generic(request)
+
+
 def receive_generic(
-    request: WebhookRequest, *, classify: Classify, run_id: Callable[[str], str] = lambda text: text
+    request: WebhookRequest, *, classify: Classify = errors.plain, run_id: Callable[[str], str] = lambda text: text
 ) -> WebhookEvents:
     """Read documented events from a request.
 
@@ -51,7 +58,7 @@ def receive_generic(
     """
     observations: list[Observation] = []
     wake: list[RunKey] = []
-    streams: set[str] = set()
+    streams: set[StreamName] = set()
     unknown: list[str] = []
     moments: list[float] = []
     for event in _events(request):
@@ -59,7 +66,7 @@ def receive_generic(
         if not isinstance(kind, str):
             raise MalformedEvent('an event needs "event", such as "run.finished"')
         if kind == "dead_letter.opened":
-            streams.add("dead_letters")
+            streams.add(StreamName.DEAD_LETTERS)
         elif kind in ("run.started", "run.finished"):
             run_key, run, happened_at = _claim(event, kind, request, classify, run_id)
             if run is not None:

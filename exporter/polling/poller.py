@@ -14,7 +14,7 @@ from exporter.clock import Clock, steady
 from exporter.log import get_logger
 from exporter.model import Via
 from exporter.model.ledger import Batch, Folded
-from exporter.platform import CHUNK, Fault, Page, RunKey, Stream
+from exporter.platform import CHUNK, Fault, Page, RunKey, Stream, StreamName
 from exporter.polling.planner import next_delay
 from exporter.polling.reading import Reading, described
 from exporter.source import Source, StreamStatus
@@ -94,7 +94,7 @@ class Poller:
             if self._ledger.is_down:  # the platform need not be asked for what cannot be stored
                 raise StoreError(self._ledger.error)
             with self.source.span(f"sweep {stream}"):
-                await self._sweep(report, began, stream)
+                await self._sweep(report, began, status.stream.name)
         except ApiError as error:
             report.error = error
         except StoreError as error:
@@ -110,7 +110,7 @@ class Poller:
         self._compare_clocks()
         return report
 
-    async def _sweep(self, report: SweepReport, began: float, stream: str) -> None:
+    async def _sweep(self, report: SweepReport, began: float, stream: StreamName) -> None:
         """Read a stream with the platform's time. Where its first answer shows that we did not know it, once more: what
         a sweep asks for, and remembers, goes by that time.
         """
@@ -262,15 +262,8 @@ class Poller:
                 status.success_at, status.covered_until = ended, started_at
                 # Alerts compare it with the time of Prometheus: a clock ahead must not make old data look young.
                 self._metrics.sweep_success(stream).set(min(ended, self._api.platform_now()))
-        if stream == self._main_stream:
+        if stream == self.source.platform.main:
             self._on_up(report.error is None)
-
-    @property
-    def _main_stream(self) -> str:
-        return next(
-            (s.name for s in self.source.platform.streams if s.name == "workflows"),
-            self.source.platform.streams[0].name,
-        )
 
     # The loops around it
 

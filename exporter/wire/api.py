@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ssl import SSLContext
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
@@ -135,6 +135,7 @@ class _Call:
     counted: bool = True
     anonymous: bool = False
     body: bytes | None = None
+    content_type: str = "application/json"
     once: bool = False  # never a second request, not even after a 401
     send_by: float | None = None  # our clock: not written after it
 
@@ -273,6 +274,7 @@ class Api:
         *,
         lane: Lane,
         json: object = None,
+        form: Mapping[str, str] | None = None,
         params: Params = (),
         ids: Ids | None = None,
         idempotent: bool = False,
@@ -280,7 +282,8 @@ class Api:
         anonymous: bool = False,
         send_by: float | None = None,
     ) -> Answer:
-        """Post ``json``, or nothing. One that only reads (``idempotent``) is repeated like a get, others after a 401.
+        """Post ``json``, a ``form`` or nothing. One that only reads (``idempotent``) is repeated like a get, others
+        after a 401.
 
         ``anonymous`` sends no credential: for the calls that fetch one. ``send_by``, on our clock, makes it a call that
         must not happen twice: it is sent once whatever comes of it, and not at all after that moment (then ``sent`` of
@@ -295,7 +298,8 @@ class Api:
                 repeatable=idempotent,
                 counted=counted,
                 anonymous=anonymous,
-                body=None if json is None else orjson.dumps(json),
+                body=urlencode(form).encode() if form is not None else None if json is None else orjson.dumps(json),
+                content_type="application/json" if form is None else "application/x-www-form-urlencoded",
                 once=send_by is not None,
                 send_by=send_by,
             )
@@ -411,7 +415,7 @@ class Api:
 
     async def _exchange(self, call: _Call, headers: dict[str, str]) -> _Reply:
         if call.body is not None:
-            headers = {**headers, "Content-Type": "application/json"}
+            headers = {**headers, "Content-Type": call.content_type}
         async with self._slots:
             if call.send_by is not None and self._clock.now() > call.send_by:
                 detail = "its time to be sent had passed"

@@ -6,6 +6,7 @@ import pytest
 
 from exporter.model import Result, Run, RunFinished, State, Via, Workflow, times
 from exporter.model.fold import Baseline, RunEntry, believed, fold_run, fold_workflow
+from exporter.platform import BadItem
 from exporter.platforms.cognaize import mapping as cognaize
 from exporter.platforms.etlworks import mapping as etlworks
 from exporter.platforms.make import letters
@@ -63,7 +64,7 @@ def test_qlik_a_run_may_be_planned_for_next_month() -> None:
 @pytest.mark.parametrize("moment", [99_999_999_999_000, (NOW + 90_000) * 1000, 12, 1e11])
 def test_etlworks_an_execution_at_no_time_that_can_be_is_a_fault_that_names_it(field: str, moment: float) -> None:
     record = {"auditId": 7, "status": "error", "started": NOW * 1000 - 9000, "ended": NOW * 1000, field: moment}
-    with pytest.raises(etlworks.BadItem, match=r"execution 7.*(start|end)"):
+    with pytest.raises(BadItem, match=r"execution 7.*(start|end)"):
         etlworks.execution(record, flow_id="1", latest=LATEST)
 
 
@@ -93,7 +94,7 @@ def counted(*readings: dict[str, Any]) -> int:
     for reading in readings:
         try:
             run = cognaize.read(reading, latest=LATEST).run
-        except cognaize.BadItem:
+        except BadItem:
             run = cognaize.unread(reading, latest=LATEST)
         entry, changes = fold_run(entry, run, via=Via.POLL, now=NOW, baseline=BASELINE)
         finished += sum(isinstance(change, RunFinished) for change in changes)

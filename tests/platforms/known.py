@@ -33,7 +33,7 @@ from exporter.model import (
     fold,
 )
 from exporter.model.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEntry
-from exporter.platform import Client, Fault, Page, RunKey
+from exporter.platform import Client, Fault, Page, RunKey, StreamName
 
 
 class MemoryKnown:
@@ -79,7 +79,7 @@ class MemoryKnown:
 
     async def sweep(self, client: Client, stream: str, now: float) -> list[Fault]:
         """Read one stream once and store every page; returns the faults."""
-        return await self._store(client.sweep(stream, self, now), stream, now, Via.POLL)
+        return await self._store(client.sweep(StreamName(stream), self, now), stream, now, Via.POLL)
 
     async def complete(self, client: Client, keys: Sequence[RunKey], now: float) -> list[Fault]:
         return await self._store(client.complete(keys, self, now), "complete", now, Via.POLL)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from exporter.clock import ManualClock
 from exporter.model import Result, Run, State, Workflow
 from exporter.model.ledger import Committed, FoldRules
-from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, WebhookEvents
+from exporter.platform import Fault, Known, Page, Platform, RunKey, Stream, StreamName
 from exporter.platform.section import SourceConfig
 from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
 from exporter.store.ledger import Ledger, open_engine
@@ -22,9 +22,9 @@ from exporter.wire.budget import Lane
 from tests.sources import connected
 
 STREAMS = (
-    Stream(name="workflows", lane=Lane.SWEEPS, opening=True),
-    Stream(name="runs", lane=Lane.RUNNING),
-    Stream(name="quota", lane=Lane.SWEEPS, every=10.0),
+    Stream(name=StreamName.WORKFLOWS, lane=Lane.SWEEPS, opening=True),
+    Stream(name=StreamName.RUNS, lane=Lane.RUNNING),
+    Stream(name=StreamName.QUOTA, lane=Lane.SWEEPS, every=10.0),
 )
 
 
@@ -114,8 +114,6 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
         results=(),
         error_classes=(),
         resolved_by=(),
-        receive=lambda request: WebhookEvents(),
-        run_url=lambda config, run: None,
     )
     wire: Any = Wire(clock)
     own = OwnMetrics()
@@ -226,10 +224,21 @@ async def test_a_woken_stream_is_swept_soon_but_not_more_often_than_its_gap(setu
     await settle(setup)
     before = setup.client.swept.count("runs")
     for _ in range(100):
-        setup.source.wake([], ["runs"])
+        setup.source.wake([], [StreamName.RUNS])
         await setup.clock.advance(WOKEN_GAP / 10)
         await settle(setup)
     assert 8 <= setup.client.swept.count("runs") - before <= 10
+    await stop(task)
+
+
+async def test_a_dead_letter_that_a_webhook_reports_wakes_the_stream_that_brings_them_here(setup: Setup) -> None:
+    task = asyncio.create_task(setup.poller.run())
+    await settle(setup)
+    before = setup.client.swept.count("runs")
+    setup.source.wake([], [StreamName.DEAD_LETTERS])  # no stream of this platform: a failed run is one
+    await setup.clock.advance(WOKEN_GAP)
+    await settle(setup)
+    assert setup.client.swept.count("runs") == before + 1
     await stop(task)
 
 

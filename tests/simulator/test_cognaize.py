@@ -187,7 +187,7 @@ async def test_old_processes_are_forgotten_by_the_api_and_kept_by_the_truth(cloc
         assert 50 <= len(await find_all(client, workflow_id=workflow_id)) <= 55
     runs = simulator.truth().runs
     assert len(runs) > 200
-    await ask(client, f"/api/v1/processes/{runs[0].run_id}", status=412)
+    await ask(client, f"/api/v1/processes/{runs[0].run_id}", status=404)
 
 
 async def test_the_api_forgets_by_age_but_never_what_still_runs(clock: ManualClock, serve: Serve) -> None:
@@ -211,7 +211,7 @@ async def test_steps_follow_each_other_and_each_transition_changes_the_update_ti
     simulator.add_workflow("wf-1")
     simulator.add_run("wf-1", run_id="p-1", started_at=START + 10, ended_at=START + 40, result="success")
     client = await serve(simulator)
-    await ask(client, "/api/v1/processes/p-1", status=412)
+    await ask(client, "/api/v1/processes/p-1", status=404)
     seen = []
     for _ in range(6):
         await clock.advance(10)

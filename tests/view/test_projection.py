@@ -27,12 +27,13 @@ from exporter.model import (
 )
 from exporter.model.ledger import Batch, Committed, FoldRules, Key
 from exporter.model.retries import Mode, RetryState
-from exporter.platform import Platform, WebhookEvents
+from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.projection import OTHER, Projection, series_of
+from exporter.wire.budget import Lane
 from tests.retries.made import retry
 
 NOW = 1_700_000_000.0
@@ -40,7 +41,7 @@ STAND_IN = Platform(
     name="stand-in",
     title="Stand-in",
     config=SourceConfig,
-    streams=(),
+    streams=(Stream(name=StreamName.RUNS, lane=Lane.SWEEPS),),
     connect=lambda config, api: None,  # type: ignore[arg-type,return-value]
     auth=lambda config: None,
     error_detail=lambda body: None,
@@ -49,8 +50,6 @@ STAND_IN = Platform(
     error_classes=(ErrorClass.NETWORK, ErrorClass.UNKNOWN),
     resolved_by=(ResolvedBy.RETRY, ResolvedBy.MANUAL),
     measures=frozenset({"operations"}),
-    receive=lambda request: WebhookEvents(),
-    run_url=lambda config, run: None,
 )
 
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]

@@ -20,7 +20,7 @@ from aiohttp import web
 from exporter.clock import Clock, SystemClock
 from exporter.model import ErrorClass, ResolvedBy, Result
 from exporter.model.ledger import Committed, FoldRules
-from exporter.platform import Platform, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform import Platform, RunKey, Stream, StreamName, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platform.section import SourceConfig
 from exporter.store.ledger import Ledger, open_engine
@@ -31,6 +31,7 @@ from exporter.view.projection import Projection
 from exporter.web.doors import Doors
 from exporter.webhooks.receiver import Receiver
 from exporter.wire import schemes
+from exporter.wire.budget import Lane
 from tests.sources import connected
 
 SOURCE = "hooks"
@@ -48,7 +49,7 @@ class Asked:
         self.runs: list[RunKey] = []
         self.streams: list[str] = []
 
-    def wake(self, keys: list[RunKey], streams: list[str]) -> None:
+    def wake(self, keys: list[RunKey], streams: list[StreamName]) -> None:
         self.runs += keys
         self.streams += streams
 
@@ -66,7 +67,7 @@ def platform(receive: Receive = receive_documented) -> Platform:
         name="generic",
         title="Generic",
         config=SourceConfig,
-        streams=(),
+        streams=(Stream(name=StreamName.RUNS, lane=Lane.SWEEPS),),
         connect=_not_here,
         auth=_not_here,
         error_detail=_not_here,
@@ -75,7 +76,6 @@ def platform(receive: Receive = receive_documented) -> Platform:
         error_classes=(ErrorClass.NETWORK, ErrorClass.UNKNOWN),
         resolved_by=(ResolvedBy.MANUAL,),
         receive=receive,
-        run_url=_not_here,
     )
 
 

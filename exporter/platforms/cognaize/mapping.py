@@ -33,7 +33,9 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ResolvedBy, Result, Run, State, Step, times
 from exporter.model.fold import resolve
+from exporter.platform import BadItem
 from exporter.platform.cloudevents import parse_time
+from exporter.platform.credentials import travels_in_a_header
 from exporter.platform.retrying import Effort, Standing
 from exporter.wire.decode import DAMAGED
 
@@ -52,10 +54,6 @@ CALL_SECONDS = 60.0
 
 
 _SECOND_60 = re.compile(r":60(?:\D|$)", re.ASCII)
-
-
-class BadItem(Exception):
-    """A payload that cannot be used: one line that says what is wrong, quoting nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +111,15 @@ def error_detail(answer: Any) -> str | None:
     return f"{message}: {', '.join(map(str, data))}" if isinstance(data, dict) and data else message
 
 
-def access_token(answer: Any) -> str:
-    """The token in a login's answer: in the envelope, or bare as an identity provider answers it."""
+def access_token(answer: Any) -> tuple[str, Any]:
+    """The token in a login's answer, and for how many seconds it says it holds: in the envelope, or bare as an identity
+    provider answers it.
+    """
     data = answer.get("data", answer) if isinstance(answer, dict) else None
     token = data.get("access_token") if isinstance(data, dict) else None
-    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+    if not isinstance(data, dict) or not isinstance(token, str) or not travels_in_a_header(token):
         raise BadItem("the login answered without an access_token")
-    return token
+    return token, data.get("expires_in")
 
 
 # The listing.

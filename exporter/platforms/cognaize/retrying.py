@@ -10,9 +10,10 @@ from typing import Any
 
 from exporter.model import DeadLetter
 from exporter.model.retries import Traits
+from exporter.platform import BadItem
 from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target
 from exporter.platforms.cognaize import mapping
-from exporter.platforms.cognaize.client import GONE_STATUSES, PROCESS
+from exporter.platforms.cognaize.calls import GONE_STATUSES, PROCESS
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
@@ -66,7 +67,7 @@ class CognaizeRetries:
         answer = await self._api.post(RESTART, lane=Lane.RETRIES, json=body, send_by=send_by)
         try:
             named = mapping.restarted(answer.data)
-        except mapping.BadItem:
+        except BadItem:
             named = None
         return Accepted(handles={letter.id: step_id} if named == step_id else {})
 
@@ -96,7 +97,7 @@ class CognaizeRetries:
             return answer.at, mapping.restart(
                 process, letter, sent_at=sent_at, accepted=accepted, latest=self._api.latest()
             )
-        except mapping.BadItem as bad:
+        except BadItem as bad:
             endpoint = f"GET {PROCESS}"
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=str(bad), status=answer.status) from None
 

@@ -1,7 +1,7 @@
 """Etlworks Integrator: flows, their executions and schedules, and the webhook ``Flow.Executed``."""
 
-from exporter.model import ErrorClass, ResolvedBy, Result, Run
-from exporter.platform import Platform, Stream
+from exporter.model import ErrorClass, ResolvedBy, Result
+from exporter.platform import Platform, Stream, StreamName
 from exporter.platforms.etlworks.auth import make_auth
 from exporter.platforms.etlworks.client import EtlworksClient
 from exporter.platforms.etlworks.config import EtlworksConfig
@@ -14,19 +14,14 @@ from exporter.wire.budget import Lane
 REQUESTS_PER_MINUTE = 120.0
 
 
-def _run_url(config: EtlworksConfig, run: Run) -> str | None:
-    """The address of a run's page is not published."""
-    return None
-
-
 PLATFORM = Platform(
     name="etlworks",
     title="Etlworks",
     config=EtlworksConfig,
     streams=(
         # Flows come with their definitions: a heavy listing.
-        Stream(name="workflows", lane=Lane.SWEEPS, every=10.0, opening=True),
-        Stream(name="runs", lane=Lane.SWEEPS),
+        Stream(name=StreamName.WORKFLOWS, lane=Lane.SWEEPS, every=10.0, opening=True),
+        Stream(name=StreamName.RUNS, lane=Lane.SWEEPS),
     ),
     connect=EtlworksClient,
     auth=make_auth,
@@ -37,6 +32,5 @@ PLATFORM = Platform(
     resolved_by=(ResolvedBy.RETRY, ResolvedBy.MANUAL, ResolvedBy.SUPERSEDED, ResolvedBy.EXPIRED),
     superseded_by_success=True,
     receive=receive,
-    run_url=_run_url,
     retrying=RETRYING,
 )

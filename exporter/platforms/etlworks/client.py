@@ -13,27 +13,28 @@ from typing import Any
 
 from exporter.model import Listing, Observation, ResolvedBy, Run, State
 from exporter.model.fold import resolve
-from exporter.platform import Fault, Known, Page, RunKey, selected
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, StreamName
 from exporter.platforms.etlworks import mapping
+from exporter.platforms.etlworks.check import check
 from exporter.platforms.etlworks.config import EtlworksConfig
+from exporter.platforms.etlworks.executions import EXECUTION, Executions
 from exporter.platforms.etlworks.listing import (
     FLOW,
     FLOWS,
     SCHEDULES,
     fault,
     flow_parts,
-    listing_parts,
     not_there,
+    schedules_of_flows,
     stops,
+    watched_flow,
 )
-from exporter.platforms.etlworks.mapping import BadItem, Execution
+from exporter.platforms.etlworks.mapping import Execution
+from exporter.platforms.etlworks.planning import Flow, Plan, plan, room
 from exporter.platforms.etlworks.reading import (
     FlowReading,
     FlowState,
-    Plan,
     Stop,
-    is_due,
-    plan,
     stops_from_cursor,
     stops_to_cursor,
 )
@@ -49,9 +50,6 @@ BROKEN_FLOWS_MAX = 5
 #: Marks of cancelled runs that webhooks led to are kept this long (seconds); sweeps take them over much sooner.
 MARK_SECONDS = 86_400.0
 
-EXECUTION = "/rest/v1/executions/{flow_id}"
-HEALTH = "/health"
-
 
 class EtlworksClient:
     """Reads one source. All memory between sweeps is in the cursors:
@@ -64,18 +62,13 @@ class EtlworksClient:
     def __init__(self, config: EtlworksConfig, api: Api) -> None:
         self._config = config
         self._api = api
+        self._executions = Executions(api)
 
-    def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
+    def sweep(self, stream: StreamName, known: Known, now: float) -> AsyncIterator[Page]:
         """Read ``workflows`` or ``runs`` once."""
-        if stream == "workflows":
+        if stream is StreamName.WORKFLOWS:
             return self._sweep_workflows(known)
-        if stream == "runs":
-            return self._sweep_runs(known, now)
-        raise ValueError(f"no such stream: {stream}")
-
-    def _watched(self, flow_id: str, name: str | None) -> bool:
-        pinned = self._config.flows
-        return (not pinned or flow_id in pinned) and selected(self._config, flow_id, name)
+        return self._sweep_runs(known, now)
 
     # Workflows.
 
@@ -83,7 +76,7 @@ class EtlworksClient:
         schedules: dict[str, list[Schedule]] | None = None
         read_at = self._api.platform_now()
         try:
-            schedules, faults = await self._schedules()
+            schedules, faults = await schedules_of_flows(self._api)
         except ApiError as error:
             if stops(error):
                 raise
@@ -102,41 +95,23 @@ class EtlworksClient:
                 except BadItem as bad:
                     faults.append(Fault(kind="bad_item", detail=f"GET {FLOWS}: {bad}"))
                     continue
-                if item.id in watched or not self._watched(item.id, item.name):
+                if item.id in watched or not watched_flow(self._config, item.id, item.name):
                     continue
                 watched.add(item.id)
-                before = known.cursor("workflows", item.id)
-                own = from_cursor(before) if schedules is None else tuple(schedules.get(item.id, ()))
+                was = known.cursor(StreamName.WORKFLOWS, item.id)
+                own = from_cursor(was) if schedules is None else tuple(schedules.get(item.id, ()))
                 observations.append(mapping.workflow(item, schedules=own, at=part.at))
-                if own is not None and to_cursor(own) != before:
+                if own is not None and to_cursor(own) != was:
                     cursors[item.id] = to_cursor(own)
             yield Page(observations=observations, cursors=cursors, faults=faults, items=len(part.items))
         if complete:
-            gone: dict[str, Any] = {key: None for key in known.cursors("workflows") if key and key not in watched}
+            gone: dict[str, Any] = {
+                key: None for key in known.cursors(StreamName.WORKFLOWS) if key and key not in watched
+            }
             cursors = gone if schedules is None else {**gone, "": read_at}
             yield Page(observations=[Listing(at=at, workflow_ids=frozenset(watched))], cursors=cursors)
             async for page in self._settle_dead_letters(known, watched):
                 yield page
-
-    async def _schedules(self) -> tuple[dict[str, list[Schedule]], list[Fault]]:
-        """The schedules of each flow. Raises ``ApiError`` unless the listing was read completely."""
-        found: dict[str, dict[str, Schedule]] = {}
-        faults: list[Fault] = []
-        complete = False
-        async for part in listing_parts(self._api, SCHEDULES):
-            complete = part.complete
-            faults += part.faults
-            for record in part.items:
-                try:
-                    flow_id, schedule = mapping.schedule(record)
-                except BadItem as bad:
-                    faults.append(Fault(kind="bad_item", detail=f"GET {SCHEDULES}: {bad}"))
-                else:
-                    found.setdefault(flow_id, {})[schedule.id] = schedule
-        if not complete:
-            detail = "the listing changed while it was read"
-            raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {SCHEDULES}", detail=detail)
-        return {flow: [own[key] for key in sorted(own)] for flow, own in found.items()}, faults
 
     async def _settle_dead_letters(self, known: Known, listed: set[str]) -> AsyncIterator[Page]:
         """Close the dead letters of flows that are gone for good: nothing is left that a retry could start."""
@@ -158,19 +133,21 @@ class EtlworksClient:
     # Runs.
 
     async def _sweep_runs(self, known: Known, now: float) -> AsyncIterator[Page]:
+        self._executions.begin()
         open_runs: dict[str, list[Run]] = {}
         for run in known.open_runs.values():
             open_runs.setdefault(run.workflow_id, []).append(run)
         flows = {*known.workflows, *open_runs}
-        stale = [key for key in known.cursors("runs") if key not in flows]
+        stale = [key for key in known.cursors(StreamName.RUNS) if key not in flows]
         if stale:
             yield Page(cursors=dict.fromkeys(stale))
         chosen = self._plan(known, open_runs, now)
         if not (chosen.due or chosen.idle):
             await self._try_credential()
-        due, waiting = chosen.due[:FLOWS_PER_SWEEP_MAX], len(chosen.due) - FLOWS_PER_SWEEP_MAX
+        due = chosen.due[: max(1, FLOWS_PER_SWEEP_MAX - len(chosen.idle))]
+        waiting = len(chosen.due) - len(due)
         broken = 0
-        for flow_id in due if waiting > 0 else (*due, *chosen.idle):
+        for flow_id in (*due, *chosen.idle):
             page, error = await self._read_flow(flow_id, known, open_runs.get(flow_id, ()))
             yield page
             broken = 0 if error is None else broken + 1
@@ -178,6 +155,9 @@ class EtlworksClient:
                 raise error
         if waiting > 0:
             detail = f"GET {EXECUTION}: {waiting} more flows wait for the next sweep"
+            yield Page(faults=[Fault(kind="truncated", detail=detail)])
+        elif chosen.unread:
+            detail = f"GET {EXECUTION}: {chosen.unread} flows that were never read wait for the next sweep"
             yield Page(faults=[Fault(kind="truncated", detail=detail)])
 
     async def _try_credential(self) -> None:
@@ -189,21 +169,24 @@ class EtlworksClient:
                 raise
 
     def _plan(self, known: Known, open_runs: Mapping[str, Sequence[Run]], now: float) -> Plan:
-        due: list[tuple[float, str]] = []
-        idle: list[tuple[float, str]] = []
         workflows = known.workflows
-        read_at, every = _moment(known.cursor("workflows")), self._config.poll.interval
+        flows: list[Flow] = []
         for flow_id in {*workflows, *open_runs}:
-            known_flow = workflows.get(flow_id)
-            if not self._watched(flow_id, known_flow.name if known_flow else None):
+            known_flow, is_open = workflows.get(flow_id), flow_id in open_runs
+            if not watched_flow(self._config, flow_id, known_flow.name if known_flow else None):
                 continue
-            if known_flow is not None and known_flow.at == 0.0 and flow_id not in open_runs:
+            if known_flow is not None and known_flow.at == 0.0 and not is_open:
                 continue  # only webhooks told of it: not listed yet, or left out by its name
-            state = _state(known, flow_id, now)
-            schedules = from_cursor(known.cursor("workflows", flow_id)) or ()
-            urgent = flow_id in open_runs or is_due(state, schedules, read_at=read_at, now=now, every=every)
-            (due if urgent else idle).append((state.tried, flow_id))
-        return plan(due, idle)
+            schedules = from_cursor(known.cursor(StreamName.WORKFLOWS, flow_id)) or ()
+            flows.append(Flow(id=flow_id, state=_state(known, flow_id, now), schedules=schedules, open=is_open))
+        every = self._config.poll.interval
+        return plan(
+            flows,
+            read_at=_moment(known.cursor(StreamName.WORKFLOWS)),
+            now=now,
+            every=every,
+            room=min(FLOWS_PER_SWEEP_MAX, room(self._api.budget.rate, every=every)),
+        )
 
     async def _read_flow(self, flow_id: str, known: Known, open_runs: Sequence[Run]) -> tuple[Page, ApiError | None]:
         """Read the newest run of one flow, and what else has to be followed.
@@ -244,8 +227,8 @@ class EtlworksClient:
         return FlowReading(
             state=state,
             open_runs=open_runs,
-            schedules=from_cursor(known.cursor("workflows", flow_id)),
-            schedules_read_at=_moment(known.cursor("workflows")),
+            schedules=from_cursor(known.cursor(StreamName.WORKFLOWS, flow_id)),
+            schedules_read_at=_moment(known.cursor(StreamName.WORKFLOWS)),
             now=now,
         )
 
@@ -279,15 +262,13 @@ class EtlworksClient:
         A finished run without its end is read once more. Raises ``ApiError``, ``BadItem``.
         """
         params = {key: value for key, value in (("auditId", audit_id), ("status", status)) if value}
-        answer = await self._api.get(EXECUTION, lane=lane, ids={"flow_id": flow_id}, params=params)
+        answer = await self._executions.get(flow_id, lane=lane, params=params)
         item = mapping.execution(answer.data, flow_id=flow_id, latest=self._api.latest())
         if audit_id and item.run.id != audit_id:
             raise BadItem("another execution than the one that was asked for")
         if item.run.state is State.FINISHED and item.run.ended_at is None:
             try:
-                again = await self._api.get(
-                    EXECUTION, lane=lane, ids={"flow_id": flow_id}, params={"auditId": item.run.id}
-                )
+                again = await self._executions.get(flow_id, lane=lane, params={"auditId": item.run.id})
                 whole = mapping.execution(again.data, flow_id=flow_id, latest=self._api.latest())
             except (ApiError, BadItem):
                 return item
@@ -305,7 +286,7 @@ class EtlworksClient:
                 continue
             known_flow = known.workflows.get(flow_id)
             name = known_flow.name if known_flow else None
-            if not self._watched(flow_id, name):
+            if not watched_flow(self._config, flow_id, name):
                 continue
             reading = self._reading(flow_id, known, ())
             try:
@@ -321,7 +302,7 @@ class EtlworksClient:
                     down = error
                 yield Page(faults=[fault(error, flow_id)])
                 continue
-            if not self._watched(flow_id, item.flow_name or name):
+            if not watched_flow(self._config, flow_id, item.flow_name or name):
                 continue  # never listed, because of its name
             before = _marks(known, flow_id)
             marks = before | reading.state.cancelled
@@ -339,42 +320,8 @@ class EtlworksClient:
 
     # Trying it out.
 
-    async def check(self) -> AsyncIterator[str]:
-        """Try the credential and each right that is needed."""
-        flows: list[str] = []
-        async for part in flow_parts(self._api, self._config.flows):
-            for one in part.faults:
-                yield f"problem: {one.detail}"
-            for record in part.items:
-                try:
-                    item = mapping.flow(record)
-                except BadItem as bad:
-                    yield f"problem: {bad}"
-                else:
-                    if self._watched(item.id, item.name) and item.id not in flows:
-                        flows.append(item.id)
-        yield "ok: credential accepted"
-        yield f"workflows: {len(flows)}"
-        try:
-            schedules, _ = await self._schedules()
-            yield f"ok: schedules can be read ({sum(map(len, schedules.values()))})"
-        except ApiError as error:
-            yield f"problem: {error}; dead letters of scheduled flows will not be seen"
-        if flows:
-            try:
-                await self._api.get(EXECUTION, lane=Lane.SWEEPS, ids={"flow_id": flows[0]})
-                yield "ok: executions can be read"
-            except ApiError as error:
-                if not_there(error):
-                    yield f"ok: flow {flows[0]} has no execution yet"
-                else:
-                    yield f"problem: {error}; runs of this source will not be seen"
-        try:
-            answer = await self._api.get(HEALTH, lane=Lane.SWEEPS)
-            status = answer.data.get("status") if isinstance(answer.data, dict) else None
-            yield f"ok: the node is {status}" if status == "UP" else "problem: the node does not say that it is UP"
-        except ApiError as error:
-            yield f"ok: the health of the node is not shown ({error.kind})"
+    def check(self) -> AsyncIterator[str]:
+        return check(self._api, self._config)
 
 
 def _moment(value: Any) -> float | None:
@@ -390,7 +337,7 @@ def _state(known: Known, flow_id: str, now: float) -> FlowState:
 
     Nothing was read later than now, whatever a clock that was wrong has written.
     """
-    state = FlowState.from_cursor(known.cursor("runs", flow_id))
+    state = FlowState.from_cursor(known.cursor(StreamName.RUNS, flow_id))
     state.read, state.tried = min(state.read, now), min(state.tried, now)
     state.cancelled = _marks(known, flow_id) | state.cancelled
     return state

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from exporter.model import Error, ErrorClass
 from exporter.model.redact import redact
+from exporter.platform import errors
 
 #: No more of a text is looked at; stack traces of 100 kB are common.
 TEXT_CHARS_MAX = 200_000
@@ -36,28 +37,13 @@ _WRAPPERS = frozenset(
     }
 )
 
-_HTTP_STATUS = re.compile(
+_STATUS = re.compile(
     r"(?:http(?:/\d(?:\.\d)?)?\s?(?:response|error|status)?\s?(?:code|status)?|status\s?code)\W{1,3}(\d{3})\b", re.I
 )
-_BY_STATUS = {
-    401: ErrorClass.AUTH,
-    402: ErrorClass.QUOTA,
-    403: ErrorClass.PERMISSION,
-    404: ErrorClass.NOT_FOUND,
-    408: ErrorClass.TIMEOUT,
-    409: ErrorClass.CONFLICT,
-    410: ErrorClass.NOT_FOUND,
-    412: ErrorClass.CONFLICT,
-    423: ErrorClass.CONFLICT,
-    429: ErrorClass.THROTTLED,
-    504: ErrorClass.TIMEOUT,
-    507: ErrorClass.QUOTA,
-}
 
 #: In this order: what is said more precisely comes first ("access denied for user" before "access denied").
-_RULES: tuple[tuple[ErrorClass, re.Pattern[str]], ...] = tuple(
-    (error_class, re.compile(pattern, re.I))
-    for error_class, pattern in (
+_WORDS = errors.words(
+    (
         (ErrorClass.THROTTLED, r"too many requests|rate.?limit|throttl|slow ?down|requestlimitexceeded"),
         (ErrorClass.QUOTA, r"quota|storage limit|no space left|disk (?:is )?full|insufficient (?:storage|credits?)"),
         (ErrorClass.KILLED, r"outofmemoryerror|heap space|gc overhead|threaddeath|\binterruptedexception|byinterrupt"),
@@ -103,13 +89,8 @@ _RULES: tuple[tuple[ErrorClass, re.Pattern[str]], ...] = tuple(
 def classify(error_type: str | None, message: str | None) -> ErrorClass:
     """The class of an error by its name and its message; ``unknown`` where no rule fits."""
     text = f"{error_type or ''}: {message or ''}"[:LINE_CHARS_MAX]
-    if match := _HTTP_STATUS.search(text):
-        status = int(match[1])
-        if status in _BY_STATUS:
-            return _BY_STATUS[status]
-        if 400 <= status < 600:
-            return ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM
-    return next((error_class for error_class, rule in _RULES if rule.search(text)), ErrorClass.UNKNOWN)
+    told = errors.by_written_status(text, _STATUS)
+    return told if told is not ErrorClass.UNKNOWN else errors.by_words(text, _WORDS)
 
 
 def error_of(exception: object) -> Error:

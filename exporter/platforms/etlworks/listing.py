@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.platform import Fault, in_turns
+from exporter.platform import BadItem, Fault, in_turns, selected
+from exporter.platforms.etlworks import mapping
+from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.mapping import identity
+from exporter.platforms.etlworks.schedule import Schedule
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -81,6 +84,31 @@ async def listing_parts(api: Api, path: str) -> AsyncIterator[Part]:
         if everything or not fresh:
             return
     yield Part(faults=[Fault(kind="truncated", detail=f"GET {path}: more than {PAGES_PER_SWEEP_MAX} pages")])
+
+
+async def schedules_of_flows(api: Api) -> tuple[dict[str, list[Schedule]], list[Fault]]:
+    """The schedules of each flow. Raises ``ApiError`` unless the listing was read completely."""
+    found: dict[str, dict[str, Schedule]] = {}
+    faults: list[Fault] = []
+    complete = False
+    async for part in listing_parts(api, SCHEDULES):
+        complete = part.complete
+        faults += part.faults
+        for record in part.items:
+            try:
+                flow_id, schedule = mapping.schedule(record)
+            except BadItem as bad:
+                faults.append(Fault(kind="bad_item", detail=f"GET {SCHEDULES}: {bad}"))
+            else:
+                found.setdefault(flow_id, {})[schedule.id] = schedule
+    if not complete:
+        detail = "the listing changed while it was read"
+        raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=f"GET {SCHEDULES}", detail=detail)
+    return {flow: [own[key] for key in sorted(own)] for flow, own in found.items()}, faults
+
+
+def watched_flow(config: EtlworksConfig, flow_id: str, name: str | None) -> bool:
+    return (not config.flows or flow_id in config.flows) and selected(config, flow_id, name)
 
 
 def _total(text: str) -> int | None:

@@ -13,6 +13,7 @@
 | an unknown status with ``ended`` | finished: unknown |
 | ``started``, ``ended`` (milliseconds) | start and end; ``duration`` is prose and ``records`` is not used |
 | ``exception`` of a failed or warned run | error: class by ``errors``, the exception's name, its line redacted |
+| ``metrics`` where it is a number (rows processed) | operations of the run |
 | ``warnings`` of a warned run that names no exception | error message |
 | ``triggerType`` … ``.scheduler`` / ``.on.demand`` / null | trigger schedule / manual / webhook with a ``messageId`` |
 | failed run the scheduler will not repeat by itself | dead letter under the run's id |
@@ -32,6 +33,7 @@ from msgspec import structs
 
 from exporter.model import SUCCEEDED, DeadLetter, Error, Result, Run, State, Workflow, times
 from exporter.model.redact import redact
+from exporter.platform import BadItem
 from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.etlworks import errors
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at, parse_timing
@@ -43,6 +45,7 @@ MILLISECONDS_MAX = 1e14  # the year 5138: what is above is no time
 SECONDS_MIN, MILLISECONDS_MIN = 1e9, 1e11
 DELAY_MINUTES_MAX = 60 * 24 * 30
 RETRIES_MAX = 10_000
+ROWS_MAX = 1e15  # what is above is no number of rows
 NOT_EXECUTED = 3  # the status of a start that started nothing
 
 _RESULTS = {
@@ -53,10 +56,6 @@ _RESULTS = {
     "cancelled": Result.CANCELLED,
 }
 _TRIGGERS = {"flow.execution.scheduler": "schedule", "flow.execution.on.demand": "manual"}
-
-
-class BadItem(Exception):
-    """An item that cannot be used: one line that says why, without quoting it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +117,7 @@ def execution(record: Any, *, flow_id: str, latest: float = times.MOMENT_MAX) ->
         error=_error(record, result),
         trigger=_trigger(record),
         parent_id=parent if parent != audit_id else None,
+        operations=_rows(record.get("metrics")) if state is State.FINISHED else None,
     )
     if (what := times.implausible(run, latest)) is not None:
         raise BadItem(f"execution {audit_id}: its {what} is at no time that can be")
@@ -157,6 +157,7 @@ def schedule(record: Any) -> tuple[str, Schedule]:
         period=timing.period if timing else None,
         offset=timing.offset if timing else None,
         exact=timing is not None and timing.exact,
+        place=timing.place if timing else None,
     )
 
 
@@ -341,6 +342,14 @@ def moment(value: Any) -> float | None:
     if SECONDS_MIN <= value < MILLISECONDS_MIN:
         return float(value)  # seconds: in milliseconds it would be long before there was such a platform
     return value / 1000.0 if 0 < value < MILLISECONDS_MAX else None
+
+
+def _rows(value: Any) -> float | None:
+    """Rows processed. The shape of ``metrics`` is not published: only a number is understood."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 15:
+        return float(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) and 0 <= value < ROWS_MAX else None
 
 
 def _count(value: Any, most: int) -> int | None:

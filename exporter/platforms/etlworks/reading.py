@@ -1,15 +1,10 @@
-"""Which flows to read, and what one reading of a flow comes to. Pure; the client only fetches.
-
-The platform tells of one execution at a time: the newest of a flow, or the one that is named. So a flow is read when
-it may have something new: a run of it is open, a schedule of it was due, the scheduler owes a repetition, a stopped run
-is still going down. All others take turns, a few a sweep, those not read for longest first.
+"""What one reading of a flow comes to, and what is remembered of it for the next. Pure; the client only fetches.
 
 What has to be remembered between sweeps is one cursor per flow (``FlowState``). Losing it costs requests, and the
 knowledge that a run was cancelled before it was called an error.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -20,12 +15,8 @@ from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.mapping import CANCEL_GRACE_SECONDS, Execution
 from exporter.platforms.etlworks.schedule import Schedule, next_run_at
 
-#: Flows read in a sweep though nothing says they have run.
-IDLE_FLOWS_PER_SWEEP_MAX = 5
-#: A start that was due and not seen is looked for again for this long (seconds), and for two sweeps.
-LATE_SECONDS = 120.0
-#: A start this much (seconds) before its moment still is that start: those before it may have waited in a queue.
-EARLY_SECONDS = 60.0
+#: Unannounced starts remembered of each flow.
+STARTS_KEPT = 6
 #: An open run that cannot be found for this long (seconds) is gone.
 LOST_SECONDS = 600.0
 #: Runs of one flow read by their id in one sweep.
@@ -62,6 +53,8 @@ class FlowState:
     began: dict[str, float] = field(default_factory=dict)  # schedule -> its last start seen
     cancelled: dict[str, Stop] = field(default_factory=dict)  # by run
     lost: dict[str, float] = field(default_factory=dict)  # open run -> not to be found since
+    since: float = 0.0  # when it was first read
+    starts: list[float] = field(default_factory=list)  # the last that no schedule had announced, oldest first
 
     def to_cursor(self) -> dict[str, Any]:
         """Only what is set, so that a thousand quiet flows stay small."""
@@ -76,50 +69,10 @@ class FlowState:
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         for name in ("began", "lost"):
             known[name] = dict(known[name]) if isinstance(known.get(name), Mapping) else {}
+        starts = known.get("starts")
+        known["starts"] = list(starts) if isinstance(starts, list | tuple) else []
         known["cancelled"] = stops_from_cursor(known.get("cancelled"))
         return cls(**known)
-
-
-def is_due(state: FlowState, schedules: Sequence[Schedule], *, read_at: float | None, now: float, every: float) -> bool:
-    """Whether a flow without open runs may have something new.
-
-    ``schedules`` were read at ``read_at``; ``every`` is how many seconds sweeps are apart.
-    """
-    late = max(LATE_SECONDS, 2 * every)
-    if not state.tried or any(stop.until > now for stop in state.cancelled.values()):
-        return True
-    if state.undecided and read_at is not None and read_at > state.read:
-        return True
-    if state.again is not None and state.again <= now and (state.again > state.read or now - state.again <= late):
-        return True
-    for schedule in schedules:
-        if not schedule.enabled or schedule.period is None:
-            continue
-        if schedule.period < 2 * every:
-            return True
-        began = state.began.get(schedule.id)
-        anchor = schedule.offset if schedule.offset is not None else began
-        if anchor is None:
-            continue
-        moment = anchor + math.floor((now - anchor) / schedule.period) * schedule.period
-        unseen = (began or 0.0) < moment - min(EARLY_SECONDS, schedule.period / 2)
-        if moment > state.read or (unseen and now - moment <= late):
-            return True
-    return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The flows to read, in this order: those due, and a few idle ones."""
-
-    due: tuple[str, ...]
-    idle: tuple[str, ...]
-
-
-def plan(due: Iterable[tuple[float, str]], idle: Iterable[tuple[float, str]]) -> Plan:
-    """Both are (last tried, flow id). Those not read for longest come first."""
-    few = sorted(idle)[:IDLE_FLOWS_PER_SWEEP_MAX]
-    return Plan(due=tuple(flow for _, flow in sorted(due)), idle=tuple(flow for _, flow in few))
 
 
 class FlowReading:
@@ -148,12 +101,14 @@ class FlowReading:
         """The newest execution of the flow, as it reads now."""
         self.newest = item
         self.state.run, self.state.read = item.run.id, self._now
+        self.state.since = self.state.since or self._now
         self.state.again, self.state.undecided = None, False
         self.take(item)
 
     def take_nothing(self) -> None:
         """The flow has no execution yet."""
         self.state.read = self._now
+        self.state.since = self.state.since or self._now
 
     def take(self, item: Execution) -> None:
         """Any execution of the flow, as it reads now."""
@@ -236,7 +191,10 @@ class FlowReading:
         return state.to_cursor()
 
     def _note_start(self, item: Execution) -> None:
-        if item.scheduled and item.run.parent_id is None and item.run.started_at is not None:
-            own = mapping.schedule_of(item, self._schedules or ())
-            if own is not None:
-                self.state.began[own.id] = max(item.run.started_at, self.state.began.get(own.id, 0.0))
+        if item.run.parent_id is not None or item.run.started_at is None:
+            return
+        own = mapping.schedule_of(item, self._schedules or ()) if item.scheduled else None
+        if own is not None:
+            self.state.began[own.id] = max(item.run.started_at, self.state.began.get(own.id, 0.0))
+        if own is None or own.period is None:
+            self.state.starts = sorted({*self.state.starts, item.run.started_at})[-STARTS_KEPT:]

@@ -16,12 +16,13 @@ from typing import Any
 
 from exporter.model import DeadLetter, Observation, Result
 from exporter.model.retries import Traits
+from exporter.platform import BadItem
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms.etlworks import mapping
-from exporter.platforms.etlworks.client import EXECUTION
 from exporter.platforms.etlworks.config import EtlworksConfig
+from exporter.platforms.etlworks.executions import EXECUTION, Executions
 from exporter.platforms.etlworks.listing import FLOW, SCHEDULES, listing_parts, not_there
-from exporter.platforms.etlworks.mapping import BadItem, Execution
+from exporter.platforms.etlworks.mapping import Execution
 from exporter.platforms.etlworks.schedule import Schedule
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
@@ -43,11 +44,13 @@ class EtlworksRetries:
 
     def __init__(self, config: EtlworksConfig, api: Api) -> None:
         self._api = api
+        self._executions = Executions(api)
         self._greatest: dict[str, int] = {}  # of each flow that was looked at, the greatest audit id seen
 
     async def look(self, target: Target) -> Look:
         """Read the newest execution of the flow, and the one our call named."""
         letter = target.letter
+        self._executions.begin()
         newest = await self._newest(letter.workflow_id)
         at = self._api.platform_now()
         if newest is None:
@@ -81,7 +84,7 @@ class EtlworksRetries:
 
     async def _newest(self, flow_id: str) -> Execution | None:
         try:
-            answer = await self._api.get(EXECUTION, lane=LANE, ids={"flow_id": flow_id})
+            answer = await self._executions.get(flow_id, lane=LANE)
         except ApiError as error:
             if not not_there(error):
                 raise
@@ -90,7 +93,7 @@ class EtlworksRetries:
 
     async def _execution(self, flow_id: str, audit_id: str) -> Execution | None:
         try:
-            answer = await self._api.get(EXECUTION, lane=LANE, ids={"flow_id": flow_id}, params={"auditId": audit_id})
+            answer = await self._executions.get(flow_id, lane=LANE, params={"auditId": audit_id})
         except ApiError as error:
             if not not_there(error):
                 raise

@@ -30,6 +30,7 @@ class Timing:
     period: float
     offset: float | None = None  # None: depends on the time zone, or on when the schedule was switched on
     exact: bool = False  # the flow starts at every such moment, not only at some
+    place: float | None = None  # of every start modulo ``grid(period)``, which no time zone moves; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,24 @@ class Schedule:
     period: float | None = None  # as in Timing; None: the text says nothing that is certain
     offset: float | None = None
     exact: bool = False
+    place: float | None = None
+
+
+def grid(period: float) -> float:
+    """The longest part of a period that stays where it is in every time zone."""
+    return float(math.gcd(ZONE_STEP, int(period))) if period == int(period) else period
+
+
+def since_possible_start(schedules: Sequence[Schedule], now: float) -> float:
+    """Seconds since the last moment at which one of these may have started its flow; infinite if none says when."""
+    return min(
+        (
+            (now - one.place) % grid(one.period)
+            for one in schedules
+            if one.enabled and one.period is not None and one.place is not None
+        ),
+        default=math.inf,
+    )
 
 
 def to_cursor(schedules: Sequence[Schedule]) -> list[dict[str, Any]]:
@@ -81,11 +100,13 @@ def parse_timing(text: object) -> Timing | None:
         period = 60 * _step(minutes, 60)
     else:
         period = 3600 * _step(hours, 24)
+    first = float(min(seconds) + 60 * min(minutes))
     every_day = all(part in ("*", "?") for part in parts[3:])
     return Timing(
         period=float(period),
-        offset=None if ZONE_STEP % period else float((min(seconds) + 60 * min(minutes)) % period),
+        offset=None if ZONE_STEP % period else first % period,
         exact=every_day and len(seconds) * len(minutes) * len(hours) * period == DAY,
+        place=first % grid(period),
     )
 
 

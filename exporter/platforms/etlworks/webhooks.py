@@ -15,7 +15,7 @@ from typing import Any
 
 from exporter.model import SUCCEEDED, State
 from exporter.model.redact import redact
-from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform import BadItem, MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.errors import classify
@@ -45,7 +45,7 @@ def receive(request: WebhookRequest) -> WebhookEvents:
         return WebhookEvents(wake=[key], occurred_at=occurred_at)
     try:
         item = mapping.execution(entity, flow_id=key.workflow_id or "", latest=request.latest)
-    except mapping.BadItem:
+    except BadItem:
         return WebhookEvents(wake=[key], occurred_at=occurred_at)
     run = item.run
     if run.id != key.run_id:

@@ -1,18 +1,19 @@
 """Make (make.com, formerly Integromat): scenarios, their executions and their incomplete executions."""
 
 from exporter.model import ErrorClass, ResolvedBy, Result, Run
-from exporter.platform import Platform, Stream
+from exporter.platform import Platform, Stream, StreamName
+from exporter.platform.credentials import Token
 from exporter.platforms.make.calls import error_detail
 from exporter.platforms.make.client import MakeClient
-from exporter.platforms.make.config import MakeConfig, TokenAuth
+from exporter.platforms.make.config import MakeConfig, token_header
 from exporter.platforms.make.retrying import RETRYING
 from exporter.platforms.make.steps import steps_later
 from exporter.platforms.make.webhooks import receive
 from exporter.wire.budget import Lane
 
 
-def _auth(config: MakeConfig) -> TokenAuth:
-    return TokenAuth(config.token)
+def _auth(config: MakeConfig) -> Token:
+    return Token(config.token, header=token_header)
 
 
 def _run_url(config: MakeConfig, run: Run) -> str | None:
@@ -27,10 +28,10 @@ PLATFORM = Platform(
     title="Make",
     config=MakeConfig,
     streams=(
-        Stream(name="quota", lane=Lane.DEAD_LETTERS, every=10.0, opening=True),
-        Stream(name="workflows", lane=Lane.SWEEPS, opening=True),
-        Stream(name="runs", lane=Lane.SWEEPS),
-        Stream(name="dead_letters", lane=Lane.DEAD_LETTERS),
+        Stream(name=StreamName.QUOTA, lane=Lane.DEAD_LETTERS, every=10.0, opening=True),
+        Stream(name=StreamName.WORKFLOWS, lane=Lane.SWEEPS, opening=True),
+        Stream(name=StreamName.RUNS, lane=Lane.SWEEPS),
+        Stream(name=StreamName.DEAD_LETTERS, lane=Lane.DEAD_LETTERS),
     ),
     connect=MakeClient,
     auth=_auth,

@@ -3,11 +3,9 @@
 import re
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt, SecretStr, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from exporter.platform.credentials import Credential, travels_in_a_header
 from exporter.platform.section import HeaderSecret, SourceConfig
-from exporter.wire.api import Api
 
 # API tokens look like this; anything else is taken for an access token of OAuth, as Make's own SDK does.
 _API_TOKEN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
@@ -55,15 +53,6 @@ class MakeConfig(SourceConfig):
         return [("teamId", team_id) for team_id in self.team_ids]
 
 
-class TokenAuth:
-    """A token that somebody issued by hand, and may replace in its file."""
-
-    def __init__(self, token: SecretStr) -> None:
-        self._token = Credential(token, usable=travels_in_a_header)
-
-    async def headers(self, api: Api) -> dict[str, str]:
-        token = self._token.value
-        return {"Authorization": f"{'Token' if _API_TOKEN.fullmatch(token) else 'Bearer'} {token}"}
-
-    async def renew(self, api: Api) -> bool:
-        return await self._token.read_again()
+def token_header(token: str) -> dict[str, str]:
+    """How Make wants a token: the word before it says which of the two kinds it is."""
+    return {"Authorization": f"{'Token' if _API_TOKEN.fullmatch(token) else 'Bearer'} {token}"}

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 
 from exporter.model import Error, ErrorClass
 from exporter.model.redact import redact
+from exporter.platform import errors
 
 #: No more of a text is looked at for its class.
 TEXT_CHARS_MAX = 4096
@@ -44,27 +45,13 @@ NAMES = {
     "DataSizeLimitExceededError": ErrorClass.QUOTA,
     "OutOfSpaceError": ErrorClass.QUOTA,
 }
-STATUSES = {
-    401: ErrorClass.AUTH,
-    402: ErrorClass.QUOTA,
-    403: ErrorClass.PERMISSION,
-    404: ErrorClass.NOT_FOUND,
-    408: ErrorClass.TIMEOUT,
-    409: ErrorClass.CONFLICT,
-    410: ErrorClass.NOT_FOUND,
-    412: ErrorClass.CONFLICT,
-    423: ErrorClass.CONFLICT,
-    429: ErrorClass.THROTTLED,
-    504: ErrorClass.TIMEOUT,
-}
 #: What the status of a service may make of an error that Make calls one of data.
 _FINER = frozenset({ErrorClass.AUTH, ErrorClass.PERMISSION, ErrorClass.NOT_FOUND, ErrorClass.CONFLICT})
 
 _STATUS = re.compile(r"\[([45]\d\d)\]|\b(?:HTTP|status(?:\s+code)?)[ :]{1,3}([45]\d\d)\b", re.I)
 #: The first that matches holds.
-_WORDS = tuple(
-    (error_class, re.compile(words, re.I))
-    for error_class, words in (
+_WORDS = errors.words(
+    (
         (ErrorClass.THROTTLED, r"too many requests|rate.?limit|throttl"),
         (
             ErrorClass.NETWORK,
@@ -100,14 +87,14 @@ def classify(name: str | None, message: str | None) -> ErrorClass:
     """The class of an error by Make's name of it and its message, either of which may be missing."""
     named = NAMES.get(name or "", ErrorClass.UNKNOWN)
     text = (message or "")[:TEXT_CHARS_MAX]
-    told = _by_status(text)
+    told = errors.by_written_status(text, _STATUS)
     if named is ErrorClass.VALIDATION and told in _FINER:
         return told
     if named is not ErrorClass.UNKNOWN:
         return named
     if told is not ErrorClass.UNKNOWN:
         return told
-    return next((error_class for error_class, words in _WORDS if words.search(text)), ErrorClass.UNKNOWN)
+    return errors.by_words(text, _WORDS)
 
 
 def make_error(name: object, message: object, *, step_type: str | None = None) -> Error:
@@ -134,14 +121,6 @@ def read_error(value: object) -> Error | None:
     name = value.get("name") or value.get("type")
     error = make_error(name, value.get("message"), step_type=_step_type(value.get("causeModule")))
     return None if error == Error() else error
-
-
-def _by_status(text: str) -> ErrorClass:
-    found = _STATUS.search(text)
-    if found is None:
-        return ErrorClass.UNKNOWN
-    status = int(found[1] or found[2])
-    return STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
 
 
 def _step_type(module: object) -> str | None:

@@ -35,6 +35,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter.model import FAILED, Blocked, Error, Queue, Result, Run, State, Usage, Workflow, times
+from exporter.platform import BadItem as BadItem
 from exporter.platform.cloudevents import parse_time
 from exporter.platforms.make.errors import read_error
 
@@ -48,10 +49,6 @@ RESULTS = {1: Result.SUCCESS, 2: Result.WARNING, 3: Result.FAILURE}
 
 #: Operations, transfer and centicredits since the last reset; None where the answer has no number.
 Used = tuple[float | None, float | None, float | None]
-
-
-class BadItem(Exception):
-    """One item that cannot be used: one line that names the place, never what is in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

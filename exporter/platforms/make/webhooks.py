@@ -12,7 +12,7 @@ event (``exporter.platform.events``).
 import re
 from urllib.parse import urlsplit
 
-from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform import MalformedEvent, RunKey, StreamName, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platforms.make.errors import classify
 from exporter.platforms.make.mapping import execution_id
@@ -40,7 +40,7 @@ def _callback(body: dict[str, object], base_url: str) -> WebhookEvents:
     workflow_id = _scenario_of(body.get("statusUrl"), run_id, base_url)
     if workflow_id is None:
         # Only a sweep can find the scenario: the run has just ended, so it is among what the next one reads.
-        return WebhookEvents(wake=[RunKey(run_id=run_id)], wake_streams=["runs"])
+        return WebhookEvents(wake=[RunKey(run_id=run_id)], wake_streams=[StreamName.RUNS])
     return WebhookEvents(wake=[RunKey(run_id=run_id, workflow_id=workflow_id)])
 
 

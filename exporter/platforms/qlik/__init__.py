@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from exporter.model import ErrorClass, ResolvedBy, Result, Run
-from exporter.platform import Platform, Stream
+from exporter.platform import Platform, Stream, StreamName
 from exporter.platforms.qlik.auth import auth
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, error_detail
 from exporter.platforms.qlik.config import QlikConfig
@@ -23,9 +23,9 @@ PLATFORM = Platform(
     title="Qlik Automate",
     config=QlikConfig,
     streams=(
-        Stream(name="workflows", lane=Lane.SWEEPS, opening=True),
-        Stream(name="runs", lane=Lane.RUNNING),
-        Stream(name="quota", lane=Lane.SWEEPS, every=15.0),
+        Stream(name=StreamName.WORKFLOWS, lane=Lane.SWEEPS, opening=True),
+        Stream(name=StreamName.RUNS, lane=Lane.RUNNING),
+        Stream(name=StreamName.QUOTA, lane=Lane.SWEEPS, every=15.0),
     ),
     connect=QlikClient,
     auth=auth,

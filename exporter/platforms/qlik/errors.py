@@ -41,6 +41,7 @@ from urllib.parse import urlsplit
 
 from exporter.model import Error, ErrorClass
 from exporter.model.redact import HIDDEN, redact
+from exporter.platform import errors
 
 #: No more of a text is looked at for its class.
 TEXT_CHARS_MAX = 8192
@@ -68,18 +69,6 @@ _STATUS = re.compile(
       | `([45]\d\d)\ [A-Z]""",
     re.I | re.X,
 )
-_STATUSES = {
-    401: ErrorClass.AUTH,
-    402: ErrorClass.QUOTA,
-    403: ErrorClass.PERMISSION,
-    404: ErrorClass.NOT_FOUND,
-    408: ErrorClass.TIMEOUT,
-    409: ErrorClass.CONFLICT,
-    410: ErrorClass.NOT_FOUND,
-    412: ErrorClass.CONFLICT,
-    423: ErrorClass.CONFLICT,
-    429: ErrorClass.THROTTLED,
-}
 #: The first that matches holds: what stops every retry before what a retry may cure.
 _WORDS = [
     (ErrorClass.VALIDATION, r"required inputs?\b"),
@@ -117,23 +106,14 @@ _WORDS = [
         r"|missing (?:required|field|parameter|argument|input)|(?:parse|syntax|type) error|cannot parse",
     ),
 ]
-_PATTERNS = [(error_class, re.compile(words, re.I)) for error_class, words in _WORDS]
+_TABLE = errors.words(_WORDS)
 
 
 def classify(kind: str | None, message: str | None) -> ErrorClass:
     """The class of an error from its own name and its text, either of which may be missing."""
     text = " ".join(part for part in (kind, message) if part)[:TEXT_CHARS_MAX]
-    found = _STATUS.search(text)
-    if found is not None:
-        return _of_status(int(found[1] or found[2]))
-    for error_class, pattern in _PATTERNS:
-        if pattern.search(text):
-            return error_class
-    return ErrorClass.UNKNOWN
-
-
-def _of_status(status: int) -> ErrorClass:
-    return _STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
+    told = errors.by_written_status(text, _STATUS)
+    return told if told is not ErrorClass.UNKNOWN else errors.by_words(text, _TABLE)
 
 
 def read_error(value: object) -> Error | None:
@@ -158,7 +138,7 @@ def _read(item: Mapping[str, Any]) -> Error | None:
     )
     kind = next((name for key in _TYPES if (name := _named(item.get(key))) is not None), None)
     if status is not None:
-        error_class, kind = _of_status(status), _phrase(status)
+        error_class, kind = errors.by_status(status), _phrase(status)
     else:
         error_class = classify(kind, None if words is None else _nameless(words, source, block))
     said = [text for text in (words, _sentence(response)) if text is not None]

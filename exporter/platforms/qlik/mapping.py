@@ -57,6 +57,7 @@ from exporter.model import (
     Workflow,
     times,
 )
+from exporter.platform import BadItem as BadItem
 from exporter.platform.cloudevents import parse_time
 from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.qlik.errors import read_error
@@ -114,10 +115,6 @@ _BLOCK_NAME = re.compile(r"[A-Z][A-Za-z0-9]{1,40}Block")
 Claims = tuple[Run] | tuple[Run, DeadLetter]
 #: Last run, how far it is, when a run of the automation last ended: changes whenever something happened to it.
 Signature = list[Any]
-
-
-class BadItem(Exception):
-    """One item that cannot be used: one line that names the place, never what is in it."""
 
 
 def workflow(item: object, *, at: float) -> Workflow:

@@ -7,6 +7,7 @@ documents, as a customer's own step would send it when a process has finished.
 
 from collections import Counter, deque
 from dataclasses import asdict, fields
+from typing import Literal
 
 import orjson
 from aiohttp import web
@@ -39,6 +40,12 @@ class CognaizeSimulator:
         password: str = "demo-password",
         token_path: str = "/auth/token",
         token_seconds: int = 36_000,
+        login_form: bool = False,
+        login_fields: tuple[str, str] = ("login", "password"),
+        login_extra: tuple[tuple[str, str], ...] = (),
+        header: str = "Authorization",
+        word: str = "Bearer",
+        unknown_process: Literal[404, 412] = 404,
         order: Order = "oldest_first",
         page_size_max: int = 500,
         timestamps: Digits = "ms",
@@ -91,7 +98,19 @@ class CognaizeSimulator:
         self._api = Api(
             engine=self._engine,
             world=self._world,
-            access=Access(token=token, login=login, password=password, path=token_path, seconds=token_seconds),
+            access=Access(
+                token=token,
+                login=login,
+                password=password,
+                path=token_path,
+                seconds=token_seconds,
+                form=login_form,
+                fields=login_fields,
+                extra=login_extra,
+                header=header,
+                word=word,
+            ),
+            unknown_process=unknown_process,
             delegates=self.delegates,
             page_size_max=page_size_max,
             digits=timestamps,

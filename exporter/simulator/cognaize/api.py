@@ -1,8 +1,8 @@
 """What the simulated Cognaize installation answers: its envelope, its Spring pages, its refusals.
 
 The documents are thin, so what they leave open is either an option (order of listings, digits of timestamps) or the
-most cautious guess: a wrong id, a wrong state or a missing field answers 412, as the restart page says of "a
-precondition".
+most cautious guess: a wrong state or a missing field answers 412, as the restart page says of "a precondition"; a
+process that is not there answers 404, or 412 by an option.
 Every answer, errors included, wears the platform's envelope; only a gateway in front of it speaks HTML.
 """
 
@@ -43,6 +43,11 @@ class Access:
     password: str
     path: str  # of the token endpoint
     seconds: int  # that an issued token lives
+    form: bool = False  # the login is a form, as an identity provider wants it, and its answer wears no envelope
+    fields: tuple[str, str] = ("login", "password")
+    extra: tuple[tuple[str, str], ...] = ()  # fields that must be there besides
+    header: str = "Authorization"
+    word: str = "Bearer"  # before the token; none if empty
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +86,7 @@ class Api:
         access: Access,
         delegates: Delegates,
         page_size_max: int,
+        unknown_process: int,
         digits: Digits,
         retry_calls: Counter[str],
         plans: deque[RetryPlan],
@@ -93,6 +99,7 @@ class Api:
         self._access = access
         self._delegates = delegates
         self._page_size_max = page_size_max
+        self._unknown_process = unknown_process
         self._digits: Digits = digits
         self._damage = engine.stream("damage")
         self._issues = engine.stream("tokens")
@@ -136,8 +143,9 @@ class Api:
     # Credentials.
 
     def _admits(self, request: web.Request) -> bool:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        told = request.headers.get(self._access.header, "")
+        scheme, _, token = told.partition(" ") if self._access.word else ("", "", told)
+        if scheme.lower() != self._access.word.lower() or not token:
             return False
         return token == self._access.token or self._tokens.get(token, -math.inf) > self._engine.clock.now()
 
@@ -145,8 +153,12 @@ class Api:
         return f"{self._issues.getrandbits(128):032x}"
 
     async def _issue_token(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        if (body.get("login"), body.get("password")) != (self._access.login, self._access.password):
+        access = self._access
+        body: Json = dict(await request.post()) if access.form else await _body(request)
+        login, password = access.fields
+        if (body.get(login), body.get(password)) != (access.login, access.password) or not all(
+            body.get(key) == value for key, value in access.extra
+        ):
             return self._answer("Invalid login or password", status=401)
         now = self._engine.clock.now()
         self._tokens = {token: expires for token, expires in self._tokens.items() if expires > now}
@@ -162,6 +174,8 @@ class Api:
             "session_state": self._new_token(),
             "scope": "profile email",
         }
+        if access.form:
+            return web.json_response(data)
         return self._answer(data, digits="ns")  # as in the documents' sample
 
     # Reading.
@@ -169,6 +183,8 @@ class Api:
     async def _get_process(self, request: web.Request) -> web.Response:
         process = self._world.process(request.match_info["id"])
         if process is None:
+            if self._unknown_process == 404:
+                raise web.HTTPNotFound
             raise Refusal({"id": {"reason": "no such process"}})
         return self._answer(self._damaged(self._show(process)))
 

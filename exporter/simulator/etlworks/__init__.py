@@ -62,6 +62,8 @@ class EtlworksSimulator:
         trace_bytes: int = 2_000,
         definition_bytes: int = 300,
         history: float = 7_200.0,
+        execution_paths: Sequence[Literal["current", "legacy"]] = ("current", "legacy"),
+        metrics: object = None,
         webhook_mode: WebhookMode = "entity",
         webhook_events: Sequence[str] = ("Flow.Executed",),
         webhook_user: str | None = None,
@@ -72,6 +74,7 @@ class EtlworksSimulator:
         """``token`` is a valid API key; ``tenants`` are the ids the generated workflows are spread over; ``started``
         is the status a start is answered with, ``refusal`` the one where the flow runs already (3 names no execution, 1
         the one that runs), and ``start_answer`` what is made of the answer to a start that worked;
+        ``execution_paths`` are those this version knows, and ``metrics`` what an ended execution says there;
         ``retry_success`` is the share of starts on demand that end well; ``cancel_seconds`` is how long a stopped run
         takes to be down; ``history`` is in seconds before the clock's time.
         """
@@ -114,6 +117,8 @@ class EtlworksSimulator:
                 start_answer=start_answer,
                 parallel_parameter=parallel_parameter,
                 trace_bytes=trace_bytes,
+                execution_paths=tuple(execution_paths),
+                metrics=metrics,
                 definition="-- step\n" * (definition_bytes // 8),
             ),
             truth=self.truth,

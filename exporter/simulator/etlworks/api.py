@@ -43,6 +43,8 @@ class Options:
     parallel_parameter: str
     trace_bytes: int
     definition: str
+    execution_paths: tuple[str, ...]
+    metrics: object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,9 @@ class Caller:
     login: str
     tenant_id: int | None = None  # None: a super-admin, who sees every tenant
 
+
+#: By which a status is asked for, in newer versions and in older ones.
+EXECUTION_PATHS = {"current": "/rest/v1/executions/{flowId}", "legacy": "/plugins/dashboard/rest/v1/flows/{flowId}"}
 
 CALLER = web.RequestKey("caller", Caller)
 ITEM_FAULT = web.RequestKey("item_fault", str)
@@ -170,8 +175,7 @@ class Api:
                 web.post("/rest/v1/flows/{flowId}/run", self._run_by_id),
                 web.post(f"/rest/v1/{by_name}", self._run_by_name),
                 web.post(f"/plugins/flows/rest/v1/{by_name}", self._run_by_name),
-                web.get("/rest/v1/executions/{flowId}", self._execution),
-                web.get("/plugins/dashboard/rest/v1/flows/{flowId}", self._execution),
+                *(web.get(EXECUTION_PATHS[name], self._execution) for name in self._options.execution_paths),
                 web.get("/rest/v1/schedules", self._schedules),
                 web.get("/health", self._health),
                 web.get("/_sim/truth", self._sim_truth),
@@ -271,6 +275,8 @@ class Api:
         record = records.execution(
             run, now, trace_bytes=self._options.trace_bytes, with_tenant=request[CALLER].tenant_id is None
         )
+        if "metrics" in record:
+            record["metrics"] = self._options.metrics
         return json_response(
             self._damage.item(
                 record,

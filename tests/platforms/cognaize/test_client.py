@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from exporter.clock import ManualClock
 from exporter.model import ErrorClass, Result, Run, RunTimed, State, StepFinished, Via
 from exporter.model.fold import RunEntry
-from exporter.platform import Fault, MalformedEvent, Page, RunKey, WebhookRequest
+from exporter.platform import Fault, MalformedEvent, Page, RunKey, StreamName, WebhookRequest
 from exporter.platforms.cognaize import PLATFORM, client, listing
 from exporter.platforms.cognaize.client import CognaizeClient
 from exporter.platforms.cognaize.config import CognaizeConfig
@@ -478,7 +478,7 @@ async def test_what_the_platform_lost_is_believed_to_be_gone_only_after_a_while(
         await made.live(1)
         made.simulator.delete_workflow("wf-1")
         faults = await made.live(1)
-        assert [fault.kind for fault in faults] == ["conflict", "conflict"]
+        assert [fault.kind for fault in faults] == ["not_found", "not_found"]
         assert list(made.known.open_runs) == ["p-open"]
         assert len(made.known.dead_letters) == 1
         await made.live(21)
@@ -571,7 +571,10 @@ def test_an_event_is_a_claim_and_the_run_it_names_is_also_read() -> None:
 
 
 def test_a_dead_letter_event_wakes_the_sweep_of_runs_and_garbage_is_malformed() -> None:
-    assert PLATFORM.receive(webhook(b'{"event": "dead_letter.opened", "run_id": "p-1"}')).wake_streams == ("runs",)
+    assert PLATFORM.receive(webhook(b'{"event": "dead_letter.opened", "run_id": "p-1"}')).wake_streams == [
+        StreamName.DEAD_LETTERS
+    ]
+    assert PLATFORM.reads(StreamName.DEAD_LETTERS) is StreamName.RUNS
     with pytest.raises(MalformedEvent):
         PLATFORM.receive(webhook(b"{"))
 
@@ -622,7 +625,7 @@ async def test_few_woken_runs_are_read_by_id_and_many_by_the_page(order: Order) 
 async def test_a_woken_run_nobody_knows_is_a_fault() -> None:
     async with source() as made:
         faults = await made.known.complete(made.client, [RunKey(run_id="p-0"), RunKey(run_id="..")], made.clock.now())
-        assert [fault.kind for fault in faults] == ["conflict", "bad_payload"]
+        assert [fault.kind for fault in faults] == ["not_found", "bad_payload"]
         assert made.known.runs == dict[str, RunEntry]()
 
 

@@ -32,7 +32,8 @@ class HastyClock(ManualClock):
 class Account:
     """A simulator, and a client that reads it through the real wire."""
 
-    def __init__(self, sim: EtlworksSimulator, clock: HastyClock, config: EtlworksConfig) -> None:
+    def __init__(self, sim: EtlworksSimulator, clock: HastyClock, config: EtlworksConfig, per_minute: float) -> None:
+        self.per_minute = per_minute
         self.sim, self.clock, self.config = sim, clock, config
         self.known = MemoryKnown(superseded_by_success=PLATFORM.superseded_by_success)
         self.codes: Counter[str] = Counter()
@@ -45,7 +46,7 @@ class Account:
         self.api = Api(
             base_url=self.config.url,
             clock=self.clock,
-            budget=Budget(self.clock, share=1.0, default_per_minute=1e6),
+            budget=Budget(self.clock, share=1.0, default_per_minute=self.per_minute),
             auth=PLATFORM.auth(self.config),
             user_agent="test",
             error_detail=PLATFORM.error_detail,
@@ -116,14 +117,14 @@ def as_request(delivery: Delivery, now: float) -> WebhookRequest:
 
 @asynccontextmanager
 async def account(
-    *, workflows: int = 0, config: dict[str, Any] | None = None, **options: Any
+    *, workflows: int = 0, config: dict[str, Any] | None = None, per_minute: float = 1e6, **options: Any
 ) -> AsyncIterator[Account]:
     """``config`` replaces fields of the source's section, ``options`` go to the simulator."""
     clock = HastyClock(NOW)
     sim = EtlworksSimulator(clock=clock, workflows=workflows, **options)
     async with TestServer(sim.app()) as server:
         section = {"platform": "etlworks", "url": str(server.make_url("/")), "token": "demo-token"}
-        made = Account(sim, clock, EtlworksConfig.model_validate({**section, **(config or {})}))
+        made = Account(sim, clock, EtlworksConfig.model_validate({**section, **(config or {})}), per_minute)
         try:
             yield made
         finally:

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.model import Result, State
 from exporter.platform import RunKey
-from exporter.platforms.etlworks import client
+from exporter.platforms.etlworks import client, planning
 from exporter.simulator.core import Faults
 from exporter.simulator.etlworks import WebhookMode
 from exporter.wire.api import ApiError, ErrorKind
@@ -409,8 +409,9 @@ async def test_a_rate_limit_ends_the_sweep_and_keeps_what_was_read() -> None:
 
 async def test_more_due_flows_than_fit_a_sweep_are_said_and_read_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FLOWS_PER_SWEEP_MAX", 5)
+    monkeypatch.setattr(planning, "IDLE_FLOWS_PER_SWEEP_MIN", 2)
     async with account(workflows=12, history=7_200) as made:
         await made.sweep("workflows")
-        kinds = [[fault.kind for fault in await made.sweep()] for _ in range(3)]
+        kinds = [[fault.kind for fault in await made.sweep()] for _ in range(6)]
         assert kinds[:2] == [["truncated"], ["truncated"]]
         assert len({entry.run.workflow_id for entry in made.known.runs.values()}) == 12

@@ -8,8 +8,9 @@ import pytest
 
 from exporter.model import DeadLetter, Error, ErrorClass, Result, Run, State, Workflow
 from exporter.model.redact import redact
+from exporter.platform import BadItem
 from exporter.platforms.etlworks import errors, mapping
-from exporter.platforms.etlworks.mapping import BadItem, Execution, Flow
+from exporter.platforms.etlworks.mapping import Execution, Flow
 from exporter.platforms.etlworks.schedule import Schedule
 from exporter.simulator.etlworks.records import EXCEPTIONS, trace
 
@@ -261,9 +262,9 @@ def test_schedules_tell_their_timing_and_their_native_retries() -> None:
         except BadItem:
             bad += 1
     assert schedules == [
-        ("1234", Schedule(id="77", retries=2, delay=300.0, period=300.0, offset=150.0, exact=True)),
+        ("1234", Schedule(id="77", retries=2, delay=300.0, period=300.0, offset=150.0, exact=True, place=150.0)),
         ("1234", Schedule(id="78", enabled=False, period=1800.0)),
-        ("1235", Schedule(id="79", period=86_400.0)),
+        ("1235", Schedule(id="79", period=86_400.0, place=0.0)),
         ("1235", Schedule(id="80")),
     ]
     assert bad == 3

@@ -7,14 +7,12 @@ import pytest
 
 from exporter.model import Error, Result, Run, State, Workflow
 from exporter.platforms.etlworks.mapping import Execution
+from exporter.platforms.etlworks.planning import is_due
 from exporter.platforms.etlworks.reading import (
-    IDLE_FLOWS_PER_SWEEP_MAX,
     LOST_SECONDS,
     FlowReading,
     FlowState,
     Stop,
-    is_due,
-    plan,
 )
 from exporter.platforms.etlworks.schedule import (
     Schedule,
@@ -35,19 +33,19 @@ HOUR, DAY = 3600.0, 86_400.0
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("30 2/5 * * * ?", Timing(period=300, offset=150, exact=True)),
-        ("0 0,15,30,45 * * * ?", Timing(period=900, offset=0, exact=True)),
-        ("*/20 * * * * ?", Timing(period=20, offset=0, exact=True)),
-        ("* * * * * ?", Timing(period=1, offset=0, exact=True)),
-        ("*/5 * * * *", Timing(period=300, offset=0, exact=True)),
-        ("0 */5 8-17 ? * MON-FRI", Timing(period=300, offset=0)),
-        ("0 3/10 * * * ?", Timing(period=600, exact=True)),  # zones are multiples of 15 minutes away
-        ("0 0/7 * * * ?", Timing(period=60, offset=0)),  # unevenly over the hour
-        ("0 30 * * * ?", Timing(period=HOUR, exact=True)),
-        ("0 0 1,13 * * ?", Timing(period=12 * HOUR, exact=True)),
-        ("0 0 2 * * ? *", Timing(period=DAY, exact=True)),
-        ("0 0 2 ? * MON-FRI", Timing(period=DAY)),
-        ("0 0 2 L * ?", Timing(period=DAY)),
+        ("30 2/5 * * * ?", Timing(period=300, offset=150, exact=True, place=150)),
+        ("0 0,15,30,45 * * * ?", Timing(period=900, offset=0, exact=True, place=0)),
+        ("*/20 * * * * ?", Timing(period=20, offset=0, exact=True, place=0)),
+        ("* * * * * ?", Timing(period=1, offset=0, exact=True, place=0)),
+        ("*/5 * * * *", Timing(period=300, offset=0, exact=True, place=0)),
+        ("0 */5 8-17 ? * MON-FRI", Timing(period=300, offset=0, place=0)),
+        ("0 3/10 * * * ?", Timing(period=600, exact=True, place=180)),  # zones are multiples of 15 minutes away
+        ("0 0/7 * * * ?", Timing(period=60, offset=0, place=0)),  # unevenly over the hour
+        ("0 30 * * * ?", Timing(period=HOUR, exact=True, place=0)),
+        ("0 0 1,13 * * ?", Timing(period=12 * HOUR, exact=True, place=0)),
+        ("0 0 2 * * ? *", Timing(period=DAY, exact=True, place=0)),
+        ("0 0 2 ? * MON-FRI", Timing(period=DAY, place=0)),
+        ("0 0 2 L * ?", Timing(period=DAY, place=0)),
         ("every 30 seconds", Timing(period=30)),
         ("Every 5 minutes", Timing(period=300)),
         ("2 h", Timing(period=2 * HOUR)),
@@ -70,7 +68,9 @@ def test_a_text_that_is_not_understood_tells_nothing(text: Any) -> None:
 def a_schedule(text: str, **fields: Any) -> Schedule:
     timing = parse_timing(text)
     assert timing is not None
-    return Schedule(id="7", period=timing.period, offset=timing.offset, exact=timing.exact, **fields)
+    return Schedule(
+        id="7", period=timing.period, offset=timing.offset, exact=timing.exact, place=timing.place, **fields
+    )
 
 
 def test_the_next_start_is_the_nearest_of_those_that_are_certain() -> None:
@@ -109,7 +109,9 @@ def state(**fields: Any) -> FlowState:
 @pytest.mark.parametrize(
     ("why", "due", "known", "schedules", "now"),
     [
-        ("never tried", True, FlowState(), [], NOW),
+        ("never tried", False, FlowState(), [], NOW),
+        ("never tried, may have just started", True, FlowState(), [FIVE], NOW),
+        ("never tried, may have started long ago", False, FlowState(), [DAILY], NOW + 300),
         ("no schedule", False, state(), [], NOW + 9_000),
         ("start in the future", False, state(began={"7": NOW - 300}), [FIVE], NOW - 1),
         ("start since the last reading", True, state(), [FIVE], NOW),
@@ -136,12 +138,6 @@ def test_a_flow_is_due_when_it_may_have_something_new(
     why: str, due: bool, known: FlowState, schedules: list[Schedule], now: float
 ) -> None:
     assert is_due(known, schedules, read_at=NOW - 100, now=now, every=60.0) is due, why
-
-
-def test_idle_flows_take_turns_and_those_not_read_for_longest_come_first() -> None:
-    chosen = plan([(9.0, "b"), (0.0, "c"), (5.0, "a")], [(float(100 - n), str(n)) for n in range(50)])
-    assert chosen.due == ("c", "a", "b")
-    assert chosen.idle == tuple(str(n) for n in range(49, 49 - IDLE_FLOWS_PER_SWEEP_MAX, -1))
 
 
 # --- One reading ----------------------------------------------------------------------------------------------------

@@ -9,13 +9,22 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from pydantic import SecretStr
 
-from exporter.platforms.etlworks.auth import TOKEN_SECONDS, ApiKey, Login, expiry
+from exporter.platform.credentials import LIFE_USED, expiry
+from exporter.platforms.etlworks.auth import TOKEN_SECONDS, make_auth
+from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.listing import FLOWS, PAGE_ITEMS, Part, listing_parts
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api, ApiError, Auth, ErrorKind
 from exporter.wire.budget import Budget, Lane
 from tests.platforms.etlworks.account import HastyClock
+
+SECTION = {"platform": "etlworks", "url": "https://etl.example"}
+KEY = make_auth(EtlworksConfig.model_validate({**SECTION, "token": "key"}))
+
+
+def login() -> Auth:
+    return make_auth(EtlworksConfig.model_validate({**SECTION, "login": "a", "password": "b"}))
+
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,7 +73,7 @@ def issuing(answers: list[Any], asked: list[Any]) -> Handler:
 async def test_where_the_older_endpoint_is_unknown_the_newer_one_issues_the_token() -> None:
     asked: list[Any] = []
     routes = {"POST /rest/v1/token-auth": issuing([{"token": "one"}], asked), f"GET {FLOWS}": no_flows}
-    async with wire(Login("a", SecretStr("b")), routes) as (api, _):
+    async with wire(login(), routes) as (api, _):
         await api.get(FLOWS, lane=Lane.SWEEPS)
         await api.get(FLOWS, lane=Lane.SWEEPS)
     assert asked == [{"login": "a", "password": "b"}]
@@ -74,9 +83,9 @@ async def test_a_token_that_does_not_say_until_when_it_holds_is_used_for_a_while
     asked: list[Any] = []
     tokens = [{"token": f"token-{n}"} for n in range(2)]
     routes = {"POST /rest/v1/token-auth/issue": issuing(tokens, asked), f"GET {FLOWS}": no_flows}
-    async with wire(Login("a", SecretStr("b")), routes) as (api, clock):
+    async with wire(login(), routes) as (api, clock):
         await api.get(FLOWS, lane=Lane.SWEEPS)
-        await clock.advance(TOKEN_SECONDS - 5)
+        await clock.advance(LIFE_USED * TOKEN_SECONDS - 5)
         await api.get(FLOWS, lane=Lane.SWEEPS)
         assert len(asked) == 1
         await clock.advance(10)
@@ -86,7 +95,7 @@ async def test_a_token_that_does_not_say_until_when_it_holds_is_used_for_a_while
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"token": None}, {"token": ""}, {"token": "a\nb"}, {"token": "ü"}])
 async def test_an_answer_without_a_token_is_a_bad_payload(answer: Any) -> None:
-    async with wire(Login("a", SecretStr("b")), {"POST /rest/v1/token-auth/issue": issuing([answer], [])}) as (api, _):
+    async with wire(login(), {"POST /rest/v1/token-auth/issue": issuing([answer], [])}) as (api, _):
         with pytest.raises(ApiError, match="no token") as caught:
             await api.get(FLOWS, lane=Lane.SWEEPS)
     assert caught.value.kind is ErrorKind.BAD_PAYLOAD
@@ -123,7 +132,7 @@ async def listed(pages: list[tuple[Any, str | None]]) -> list[Part]:
         headers = {} if total is None else {"X-Total-Count": total}
         return without_date(web.json_response(items, headers=headers))
 
-    async with wire(ApiKey(SecretStr("key")), {f"GET {FLOWS}": page}) as (api, _):
+    async with wire(KEY, {f"GET {FLOWS}": page}) as (api, _):
         return [part async for part in listing_parts(api, FLOWS)]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from exporter.model import Blocked, Error, ErrorClass, Queue, Result, Run, State, Usage, Workflow
-from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform import MalformedEvent, RunKey, StreamName, WebhookEvents, WebhookRequest
 from exporter.platforms.make import PLATFORM, mapping
 from exporter.platforms.make.calls import error_detail
 from exporter.platforms.make.config import MakeConfig
@@ -351,12 +351,12 @@ def test_a_callback_names_the_run_and_through_its_url_the_scenario() -> None:
 
 @pytest.mark.parametrize("name", ["callback_of_another_host", "callback_of_another_run", "callback_without_url"])
 def test_a_callback_whose_url_is_not_to_be_trusted_names_the_run_only(name: str) -> None:
-    assert received(name) == WebhookEvents(wake=[RunKey(run_id=RUN)], wake_streams=["runs"])
+    assert received(name) == WebhookEvents(wake=[RunKey(run_id=RUN)], wake_streams=[StreamName.RUNS])
 
 
 def test_a_callback_from_another_zone_names_the_run_only() -> None:
     events = received("callback", base_url="https://eu2.make.com")
-    assert events == WebhookEvents(wake=[RunKey(run_id=RUN)], wake_streams=["runs"])
+    assert events == WebhookEvents(wake=[RunKey(run_id=RUN)], wake_streams=[StreamName.RUNS])
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"[1]", b"{}", b'{"executionId": 5}'])

@@ -63,7 +63,7 @@ def read(*items: object) -> Error:
         (500, ErrorClass.PLATFORM),
         (502, ErrorClass.PLATFORM),
         (503, ErrorClass.PLATFORM),
-        (504, ErrorClass.PLATFORM),
+        (504, ErrorClass.TIMEOUT),
         ("401", ErrorClass.AUTH),
         (200, ErrorClass.UNKNOWN),
         (0, ErrorClass.UNKNOWN),

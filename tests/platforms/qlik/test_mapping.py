@@ -287,7 +287,7 @@ def test_titles_owners_tokens_and_the_workspace_never_enter_an_observation() -> 
         (None, "cURL error 56: Recv failure: Connection reset by peer", ErrorClass.NETWORK),
         (None, "Request failed with status code 503", ErrorClass.PLATFORM),
         (None, "Request failed with status code 500: {}", ErrorClass.PLATFORM),
-        (None, "Server returned 504", ErrorClass.PLATFORM),
+        (None, "Server returned 504", ErrorClass.TIMEOUT),
         (None, '{"status": 409, "title": "exists"}', ErrorClass.CONFLICT),
         (None, "resulted in a `400 Bad Request` response", ErrorClass.VALIDATION),
         (None, "API rate limit reached.", ErrorClass.THROTTLED),
@@ -312,7 +312,7 @@ def test_an_error_without_words_is_no_error(value: object) -> None:
 
 def test_the_first_error_that_has_words_is_the_error() -> None:
     value = [{}, {"message": "", "detail": "Disk full", "code": 507, "block": "Upload"}, {"message": "later"}]
-    assert read_error(value) == Error(error_class=ErrorClass.PLATFORM, type="HTTP-507", message="Disk full")
+    assert read_error(value) == Error(error_class=ErrorClass.QUOTA, type="HTTP-507", message="Disk full")
 
 
 def test_a_huge_error_text_is_cut() -> None:

@@ -34,10 +34,10 @@ async def test_an_oauth_client_fetches_a_token_renews_it_in_time_and_again_when_
         made.reconfigure(oauth=oauth)
         await made.sweep()
         assert made.simulator.requests[token] == 1
-        await made.pass_time(5 * HOUR)
+        await made.pass_time(4.5 * HOUR)
         await made.sweep()
         assert made.simulator.requests[token] == 1
-        await made.pass_time(0.5 * HOUR)  # of the six hours a token lives
+        await made.pass_time(1 * HOUR)  # of the six hours a token lives
         await made.sweep()
         assert made.simulator.requests[token] == 2
         made.simulator.revoke_tokens()
