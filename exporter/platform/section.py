@@ -4,10 +4,20 @@ import re
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from exporter.model.durations import parse_duration
+from exporter.model.labels import Labels
 from exporter.platform.fields import Duration, Id, Name, Secret, Section, Url, secrets_in
+from exporter.platform.labels import LabelSet, WorkflowLabels, labels_of
 from exporter.platform.webhook_section import WebhookConfig
 
 # What a platform needs to write its section comes from here, the kinds of fields included.
@@ -85,7 +95,10 @@ class SourceConfig(Section):
     webhook: WebhookConfig | None = None
     include: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?); empty: all")
     exclude: list[str] = Field(default=[], description="workflow ids or name patterns (* and ?) to leave out")
-    labels: dict[Name, str] = Field(default={}, description="words of yours that retry policies can match")
+    labels: LabelSet = Field(default={}, description="words of yours for retry policies, metrics and alerts")
+    workflow_labels: list[WorkflowLabels] = Field(
+        default=[], description="the same for some workflows; for each label the first entry that matches decides"
+    )
     tls_ca_file: str | None = None
     proxy: Url | None = None
     timeout: Duration = Field(default="30s", validate_default=True)
@@ -100,6 +113,16 @@ class SourceConfig(Section):
                 f"leave out the path, which is added when it is read: write {parts.scheme}://{parts.netloc}"
             )
         return url
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "SourceConfig":
+        labels_of(self.labels, self.workflow_labels)
+        return self
+
+    @property
+    def labelled(self) -> Labels:
+        """What is written in ``labels`` and ``workflow_labels``."""
+        return labels_of(self.labels, self.workflow_labels)
 
     @property
     def credential(self) -> tuple[str, ...]:
