@@ -191,6 +191,7 @@ async def service(
             series_max=config.limits.series_max,
             on_folded=folded.append,
             selects=lambda source, known: selected(config.sources[source], known.id, known.name),
+            labels={source: section.labelled for source, section in config.sources.items()},
         )
         own.series_limit.set(config.limits.series_max)
         memory = await remember(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from exporter import __version__
 from exporter.clock import Clock, steady
 from exporter.model import Run
+from exporter.model.labels import NO_LABELS, Labels
 from exporter.platform import Client, Fault, Platform, RunKey, Stream, StreamName, selected
 from exporter.platform.retrying import Adapter
 from exporter.platform.section import SourceConfig
@@ -69,12 +70,12 @@ class Source:
         known: SourceWorld,
         *,
         section: SourceConfig | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Labels = NO_LABELS,
     ) -> None:
         self.name = name
         self.platform = platform
         self.known = known
-        self.labels: Mapping[str, str] = (labels or {}) if section is None else section.labels
+        self.labels = labels if section is None else section.labelled
         self.slowdown = 1.0  # factor by which reliable webhooks stretch the poll interval
         self.wakes: dict[RunKey, int] = {}  # runs to be completed, and how often that was tried
         self.completion_due = asyncio.Event()

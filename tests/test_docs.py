@@ -45,7 +45,7 @@ README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 DEMO = "http://127.0.0.1:10870"
 #: YAML that is not ours, by its first key.
-FOREIGN_YAML = {"scrape_configs", "services"}
+FOREIGN_YAML = {"route", "scrape_configs", "services"}
 SHORT_LABELS = {"S": "platform, source", "W": "platform, source, workflow_id"}
 
 

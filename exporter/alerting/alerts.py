@@ -29,12 +29,15 @@ class Alert:
     summary: str
     description: str
     needs_data: bool = True
+    about: Literal["workflow", "source", "exporter"] = "workflow"
+    """Whose labels it carries"""
 
 
 ALERTS = (
     Alert(
         name="AutomationErrorBudgetBurnFast",
         group="workflows",
+        about="source",
         severity="critical",
         expr=of.budget_burns_fast,
         wait="2m",
@@ -46,6 +49,7 @@ ALERTS = (
     Alert(
         name="AutomationErrorBudgetBurnSlow",
         group="workflows",
+        about="source",
         severity="warning",
         expr=of.budget_burns_slowly,
         wait="15m",
@@ -60,8 +64,9 @@ ALERTS = (
         expr=of.workflow_fails_in_a_row,
         wait="2m",
         keep="5m",
-        summary="A workflow fails run after run.",
-        description=f"The last {{{{ $value }}}} runs of {_WORKFLOW} failed.",
+        summary="A workflow fails run after run, or runs rarely and failed.",
+        description="The last {{ if gt $value 1.0 }}{{ $value }} runs{{ else }}run{{ end }}"
+        f" of {_WORKFLOW} failed.",
     ),
     Alert(
         name="AutomationWorkflowFailingOften",
@@ -78,10 +83,20 @@ ALERTS = (
         group="workflows",
         severity="warning",
         expr=of.workflow_is_overdue,
-        wait="5m",
+        wait="2m",
         keep="5m",
         summary="A workflow did not start when it was planned to.",
         description=f"{_WORKFLOW} was to start {{{{ $value | humanizeDuration }}}} ago and has not.",
+    ),
+    Alert(
+        name="AutomationWorkflowSilent",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_is_silent,
+        wait="10m",
+        keep="5m",
+        summary="A workflow that runs regularly has not run.",
+        description=f"{_WORKFLOW} has not run for {{{{ $value | humanizeDuration }}}}, far longer than is usual.",
     ),
     Alert(
         name="AutomationWorkflowStuck",
@@ -147,6 +162,7 @@ ALERTS = (
     Alert(
         name="AutomationDeadLettersNearCapacity",
         group="dead-letters",
+        about="source",
         severity="warning",
         expr=of.dead_letters_are_nearly_full,
         wait="10m",
@@ -158,6 +174,7 @@ ALERTS = (
     Alert(
         name="AutomationRetryHeld",
         group="retries",
+        about="source",
         severity="warning",
         expr=of.retries_are_held,
         wait="1h",
@@ -168,6 +185,7 @@ ALERTS = (
     Alert(
         name="AutomationRetryInDoubt",
         group="retries",
+        about="source",
         severity="warning",
         expr=of.retries_are_in_doubt,
         wait="30m",
@@ -178,6 +196,7 @@ ALERTS = (
     Alert(
         name="AutomationRetriesIneffective",
         group="retries",
+        about="source",
         severity="warning",
         expr=of.retries_do_not_help,
         wait="15m",
@@ -189,6 +208,7 @@ ALERTS = (
     Alert(
         name="AutomationDataIncomplete",
         group="sources",
+        about="source",
         severity="warning",
         expr=of.data_are_incomplete,
         wait="5m",
@@ -200,6 +220,7 @@ ALERTS = (
     Alert(
         name="AutomationReadingIncomplete",
         group="sources",
+        about="source",
         severity="warning",
         expr=of.reading_is_incomplete,
         wait="10m",
@@ -212,6 +233,7 @@ ALERTS = (
     Alert(
         name="AutomationDataFaulty",
         group="sources",
+        about="source",
         severity="info",
         expr=of.data_are_faulty,
         wait="1h",
@@ -224,6 +246,7 @@ ALERTS = (
     Alert(
         name="AutomationCredentialFailing",
         group="sources",
+        about="source",
         severity="critical",
         expr=of.credential_is_refused,
         wait="2m",
@@ -235,6 +258,7 @@ ALERTS = (
     Alert(
         name="AutomationWebhookLoss",
         group="sources",
+        about="source",
         severity="warning",
         expr=of.webhooks_are_lost,
         wait="15m",
@@ -246,6 +270,7 @@ ALERTS = (
     Alert(
         name="AutomationQuotaLow",
         group="sources",
+        about="source",
         severity="warning",
         expr=of.plan_is_nearly_used,
         wait="15m",
@@ -257,6 +282,7 @@ ALERTS = (
     Alert(
         name="AutomationApiQuotaLow",
         group="sources",
+        about="source",
         severity="warning",
         expr=of.api_budget_is_short,
         wait="15m",
@@ -269,6 +295,7 @@ ALERTS = (
     Alert(
         name="AutomationExporterClockOffset",
         group="exporter",
+        about="source",
         severity="warning",
         expr=of.clocks_differ,
         wait="10m",
@@ -280,6 +307,7 @@ ALERTS = (
     Alert(
         name="AutomationSeriesFolded",
         group="exporter",
+        about="exporter",
         severity="warning",
         expr=of.series_are_folded,
         wait="5m",
@@ -291,6 +319,7 @@ ALERTS = (
     Alert(
         name="AutomationStoreDown",
         group="exporter",
+        about="exporter",
         severity="critical",
         expr=of.store_is_down,
         wait="1m",
@@ -303,6 +332,7 @@ ALERTS = (
     Alert(
         name="AutomationStoreErrors",
         group="exporter",
+        about="exporter",
         severity="warning",
         expr=of.store_refuses_some,
         wait="1m",
@@ -314,6 +344,7 @@ ALERTS = (
     Alert(
         name="AutomationExporterDown",
         group="exporter",
+        about="exporter",
         severity="critical",
         expr=of.exporter_is_down,
         wait="5m",

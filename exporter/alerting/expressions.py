@@ -17,9 +17,20 @@ from exporter.alerting.promql import (
     seconds,
     select,
 )
-from exporter.alerting.recording import FAILURES, PAGE, RATIO, RUNS, TICKET, Burn, enough, over
+from exporter.alerting.recording import (
+    FAILURES,
+    PAGE,
+    PER_HOUR,
+    RATIO,
+    RUNS,
+    TICKET,
+    USUAL,
+    Burn,
+    enough,
+    over,
+)
 from exporter.config.objectives import SloConfig
-from exporter.model import catalogue
+from exporter.model import FAILED, Result, catalogue
 from exporter.platform import StreamName
 
 #: Retries whose end is known, below which a share of failures says nothing.
@@ -30,6 +41,11 @@ CLOCK_OFFSET_MAX = 60.0
 WEBHOOK_RATIO = 0.9
 #: Streams whose data are missed when they are not read.
 WORK = ",".join(f'stream!="{name}"' for name in StreamName if not name.is_work)
+#: Runs an hour up to which a workflow runs rarely: once an hour is among it, whatever the minute.
+RARE = 1.2
+#: Seconds after which a failure of what runs rarely is no news any more, though no run has succeeded since: a week, and
+#: a day for the weekly run to end.
+RARE_FOR = 8 * 86400
 
 # Workflows
 
@@ -44,13 +60,20 @@ def budget_burns_slowly(slo: SloConfig) -> str:
 
 def _burning(slo: SloConfig, burns: tuple[Burn, ...]) -> str:
     """Sources that burn in both windows of one pair. An override for a whole source is an objective of its own."""
-    whole = {key.partition("/")[0]: override for key, override in slo.workflows.items() if key.partition("/")[2] == "*"}
-    own_source = [(source, o) for source, o in whole.items() if o.success_ratio or o.events_min]
-    rest = f"source!~{quoted('|'.join(re.escape(source) for source, _ in own_source))}" if own_source else None
+    own_source = dict[str, tuple[float, int]]()
+    for those, o in slo.exceptions():
+        if (
+            (source := those.whole_source) is not None
+            and source not in own_source
+            and (o.success_ratio or o.events_min)
+        ):
+            own_source[source] = o.success_ratio or slo.success_ratio, o.events_min or slo.events_min
+    rest = f"source!~{quoted('|'.join(map(re.escape, own_source)))}" if own_source else None
     parts = [_burning_source(slo, burns, slo.success_ratio, slo.events_min, rest)]
-    for source, o in own_source:
-        ratio, events = o.success_ratio or slo.success_ratio, o.events_min or slo.events_min
-        parts.append(_burning_source(slo, burns, ratio, events, f'source="{source}"'))
+    parts += [
+        _burning_source(slo, burns, ratio, events, f"source={quoted(source)}")
+        for source, (ratio, events) in own_source.items()
+    ]
     return "\nor\n".join(parts)
 
 
@@ -70,9 +93,17 @@ def _burning_source(
 
 
 def workflow_fails_in_a_row(slo: SloConfig) -> str:
+    """So many failures in a row; fewer where the workflow runs rarely, as far as that is known."""
     gauge = select(catalogue.WORKFLOW_FAILURES.name, slo)
-    failing = by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}")
-    return named(f"{_grouped(failing)}\n{_not_off(slo)}", slo, of=gauge)
+    results = f"result=~{quoted('|'.join(r for r in Result if r in FAILED))}"
+    failed = f"max without (result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo, results)})"
+    row = by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}")
+    first = by_objective(slo, "rare_failures", lambda limit: f"{gauge} >= {limit:g}")
+    rarely = (
+        f"{_grouped(first)}\nand on ({WORKFLOW}) last_over_time({select(PER_HOUR, slo)}[6h]) <= {RARE:g}\n"
+        f"unless on ({WORKFLOW}) time() - {failed} > {RARE_FOR}"
+    )
+    return named(f"(\n{indented(_grouped(row))}\n  or\n{indented(_grouped(rarely))}\n)\n{_not_off(slo)}", slo, of=gauge)
 
 
 def workflow_fails_often(slo: SloConfig) -> str:
@@ -89,7 +120,9 @@ def workflow_fails_often(slo: SloConfig) -> str:
             return enough("workflow", slo, burn.long, least)
 
         ratios, events = by_objective(slo, "success_ratio", burning), by_objective(slo, "events_min", often)
-        parts.append(f"{ratios}\nand {events}" if not slo.workflows else f"{_grouped(ratios)}\nand {_grouped(events)}")
+        parts.append(
+            f"{ratios}\nand {events}" if not slo.exceptions() else f"{_grouped(ratios)}\nand {_grouped(events)}"
+        )
     recently = f"last_over_time({select(f'workflow:{RUNS}', slo)}[{PAGE[-1].long}])"
     return named("\nor\n".join(f"(\n{indented(part)}\n)" for part in parts), slo, of=recently, replica=False)
 
@@ -99,17 +132,40 @@ def _workflow_ratio(slo: SloConfig, window: str) -> str:
 
 
 def workflow_is_overdue(slo: SloConfig) -> str:
-    """Planned and not started, though it is on, free to run, and has no run that the next one may be waiting for."""
     planned = select(catalogue.WORKFLOW_NEXT_RUN.name, slo)
     late = by_objective(slo, "overdue_after", lambda limit: f"time() - {planned} > {seconds(limit)}")
+    return named(f"{_grouped(late)}\n{_could_run(slo)}", slo, of=planned)
+
+
+def workflow_is_silent(slo: SloConfig) -> str:
+    """No run for far longer than usual, where the times between two runs are known and alike.
+
+    Not where the plan says that it takes longer now. A week end, a run that was skipped and a gap in scraping make the
+    usual time longer, for some runs.
+    """
+    last = f"max without (result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo)})"
+    planned = select(catalogue.WORKFLOW_NEXT_RUN.name, slo)
+    usual = f"last_over_time({select(USUAL, slo)}[1h])"
+
+    def silent(factor: float) -> str:
+        return f"time() - {last} > on ({WORKFLOW}) group_left () {factor:g} * {usual}"
+
     return named(
-        f"{_grouped(late)}\n"
+        f"{_grouped(by_objective(slo, 'silent_factor', silent))}\n"
+        f"unless on ({WORKFLOW}) ({planned} - time() > on ({WORKFLOW}) group_left () {usual})\n"
+        f"{_could_run(slo)}",
+        slo,
+        of=last,
+    )
+
+
+def _could_run(slo: SloConfig) -> str:
+    """It is on, free to run, and has no run that the next one may be waiting for; and we would know if it had run."""
+    return (
         f"{_not_off(slo)}\n"
         f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_BLOCKED.name, slo)} == 1\n"
         f"unless on ({WORKFLOW}) {select(catalogue.RUNS_ACTIVE.name, slo)} > 0\n"
-        f"{_read(slo)}",
-        slo,
-        of=planned,
+        f"{_read(slo)}"
     )
 
 

@@ -9,7 +9,7 @@ from functools import cache
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from exporter.config.objectives import Override, SloConfig
+from exporter.config.objectives import Override, SloConfig, Those
 from exporter.model import catalogue
 from exporter.view.own import OwnMetrics
 
@@ -58,17 +58,29 @@ def info(slo: SloConfig, *matchers: str) -> str:
 
 
 def named(expr: str, slo: SloConfig, *, of: str, replica: bool = True) -> str:
-    """``expr`` with the workflow's name as a label; without it where nobody told the name, but never dropped.
+    """``expr`` with the workflow's name and labels; without them where nobody said any, but never dropped.
 
     ``of``: series that are there whenever ``expr`` is. ``replica``: whether they still have the label instance.
     """
-    names, labels = info(slo), WORKFLOW_AT
+    names, labels, added = info(slo), WORKFLOW_AT, ["workflow", *slo.labels.names]
+    tagged = select(catalogue.WORKFLOW_LABELS.name, slo)
     if not replica:
-        names, labels = f"max without (instance, pod) ({names})", WORKFLOW
-    return (
-        f"(\n{indented(expr)}\n)\n* on ({labels}) group_left (workflow) (\n"
-        f"  {names}\n  or on ({labels})\n  group by ({labels}) ({of})\n)"
-    )
+        names, tagged = (f"max without (instance, pod) ({series})" for series in (names, tagged))
+        labels = WORKFLOW
+    known = f"{names}\nor on ({labels})\ngroup by ({labels}) ({of})"
+    if slo.labels.names:
+        joined = f"* on ({labels}) group_left ({', '.join(slo.labels.names)})"
+        known = f"(\n{indented(known)}\n)\n{joined} {tagged}\nor on ({labels})\n{known}"
+    return f"(\n{indented(expr)}\n)\n* on ({labels}) group_left ({', '.join(added)}) (\n{indented(known)}\n)"
+
+
+def of_source(expr: str, slo: SloConfig) -> str:
+    """``expr``, which is about whole sources, with the labels of the source."""
+    for (name, value), sources in slo.labels.sources.items():
+        among = quoted("|".join(re.escape(source) for source in sources))
+        text = quoted(value.replace("$", "$$"))
+        expr = f'label_replace(\n{indented(expr)},\n  "{name}", {text}, "source", {among}\n)'
+    return expr
 
 
 def indented(text: str) -> str:
@@ -77,38 +89,53 @@ def indented(text: str) -> str:
 
 def by_objective(slo: SloConfig, key: str, compare: Callable[[float], str]) -> str:
     """``compare`` with the objective ``key`` of every workflow: the first override that fits, else the common one."""
-    own_limits = [(place, limit) for place, o in slo.workflows.items() if (limit := _limit(o, key)) is not None]
+    own_limits = [(those, limit) for those, o in slo.exceptions() if (limit := _limit(o, key)) is not None]
     common = compare(_limit(slo, key) or 0.0)
     if not own_limits:
         return common
     parts, earlier = [], list[str]()
-    for place, limit in own_limits:
-        those = workflows(slo, place)
-        parts.append(f"{compare(limit)}\nand {those}{_except(earlier)}")
-        earlier.append(those)
-    return "\nor\n".join(f"(\n{indented(part)}\n)" for part in (f"{common}{_except(earlier)}", *parts))
+    for those, limit in own_limits:
+        matched = workflows(slo, those)
+        parts.append(f"{grouped(compare(limit))}\nand {matched}{_except(earlier)}")
+        earlier.append(matched)
+    return "\nor\n".join(f"(\n{indented(part)}\n)" for part in (f"{grouped(common)}{_except(earlier)}", *parts))
 
 
 def _except(those: list[str]) -> str:
     return "".join(f"\nunless {one}" for one in those)
 
 
+def grouped(expr: str) -> str:
+    """In parentheses where it has parts."""
+    return f"(\n{indented(expr)}\n)" if "\n" in expr else expr
+
+
 def _limit(objectives: SloConfig | Override, key: str) -> float | None:
     value = getattr(objectives, key)
+    if value is None and key == "rare_failures":  # who says how many failures are too many means it, rare or not
+        value = objectives.consecutive_failures
     return None if value is None else float(value)
 
 
-def workflows(slo: SloConfig, place: str) -> str:
-    """The workflows that ``source/id``, ``source/pattern`` or ``source/*`` is about, as a set to match with.
+def workflows(slo: SloConfig, those: Those) -> str:
+    """The workflows an override is about, as a set to match with.
 
     A whole source is matched by itself, so that workflows whose name nobody told are among them.
     """
-    source, _, pattern = place.partition("/")
-    of_source = f"source={quoted(source)}"
-    if pattern == "*":
-        return f"on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo, of_source)}"
+    of_source = () if those.source is None else (f"source={quoted(those.source)}",)
+    if those.whole_source is not None:
+        return f"on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo, *of_source)}"
+    tagged = [f"{name}={quoted(value)}" for name, value in those.labels.items()]
+    labelled = select(catalogue.WORKFLOW_LABELS.name, slo, *of_source, *tagged) if tagged else None
+    if those.pattern in (None, "*"):
+        return f"on ({WORKFLOW}) {labelled or info(slo, *of_source)}"
+    named = _named_so(slo, those.pattern, of_source)
+    return f"on ({WORKFLOW}) {named if labelled is None else f'({named} and on ({WORKFLOW}) {labelled})'}"
+
+
+def _named_so(slo: SloConfig, pattern: str, of_source: tuple[str, ...]) -> str:
     if set("*?") & set(pattern):
         expression = "".join({"*": ".*", "?": "."}.get(letter) or re.escape(letter) for letter in pattern)
-        return f"on ({WORKFLOW}) {info(slo, of_source, f'workflow=~{quoted(expression)}')}"
-    by_id, by_name = (info(slo, of_source, f"{label}={quoted(pattern)}") for label in ("workflow_id", "workflow"))
-    return f"on ({WORKFLOW}) ({by_id} or {by_name})"
+        return info(slo, *of_source, f"workflow=~{quoted(expression)}")
+    by_id, by_name = (info(slo, *of_source, f"{label}={quoted(pattern)}") for label in ("workflow_id", "workflow"))
+    return f"({by_id} or {by_name})"

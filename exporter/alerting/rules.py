@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 
 from exporter.alerting.alerts import ALERTS, Alert
-from exporter.alerting.recording import INTERVAL, recordings
+from exporter.alerting.promql import of_source
+from exporter.alerting.recording import HABITS_INTERVAL, INTERVAL, Recording, habits, recordings
 from exporter.config.objectives import SloConfig
 
 HEADER = """\
@@ -28,8 +29,15 @@ _Dumper.add_representer(
 
 
 def recording_rules(slo: SloConfig) -> list[dict[str, Any]]:
-    rules = [{"record": recording.name, "expr": _Expression(recording.expr)} for recording in recordings(slo)]
-    return [{"name": "automation-exporter-runs", "interval": f"{INTERVAL}s", "rules": rules}]
+    return [
+        _recorded("automation-exporter-runs", INTERVAL, recordings(slo)),
+        _recorded("automation-exporter-usual", HABITS_INTERVAL, habits(slo)),
+    ]
+
+
+def _recorded(name: str, interval: int, recorded: list[Recording]) -> dict[str, Any]:
+    rules = [{"record": recording.name, "expr": _Expression(recording.expr)} for recording in recorded]
+    return {"name": name, "interval": f"{interval}s", "rules": rules}
 
 
 def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
@@ -40,9 +48,10 @@ def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
 
 
 def _alert(alert: Alert, slo: SloConfig) -> dict[str, Any]:
+    expr = alert.expr(slo)
     return {
         "alert": alert.name,
-        "expr": _Expression(alert.expr(slo)),
+        "expr": _Expression(of_source(expr, slo) if alert.about == "source" else expr),
         "for": alert.wait,
         "keep_firing_for": alert.keep,
         "labels": {"severity": alert.severity},

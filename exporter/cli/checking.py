@@ -212,7 +212,7 @@ async def _sources(config: Config, *, online: bool) -> Report:
     whole, watched = Report(), dict[str, list[Watches]]()
     for source, section in config.sources.items():
         platform = PLATFORMS[section.platform]
-        costs = series_of(platform)
+        costs = series_of(platform, section.labelled)
         room = math.floor(config.limits.series_max / costs.with_results(RESULTS_USUAL))
         whole.notes.append(
             f"{source}: {costs.workflow} series for each workflow, {costs.result} more for each result it ends with; "
@@ -244,7 +244,7 @@ async def _try(source: str, section: SourceConfig, platform: Platform, report: R
             if word == "workflows":
                 workflows = int(rest)
         if workflows:
-            lines = workflows * series_of(platform).with_results(RESULTS_USUAL)
+            lines = workflows * series_of(platform, section.labelled).with_results(RESULTS_USUAL)
             report.notes.append(f"{source}: about {lines} series for {workflows} workflows")
     except ApiError as exc:
         report.problems.append(f"{source}: problem: {_advised(source, section, exc)}")

@@ -19,6 +19,7 @@ from exporter.cli import UsageError
 from exporter.clock import Clock, SystemClock
 from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
+from exporter.model.labels import NO_LABELS, Labels
 from exporter.model.retries import Retry
 from exporter.retries.control import Control, retry_facts
 from exporter.source import Source
@@ -46,13 +47,13 @@ async def offline(
     platforms = known(outline.platforms)
     ledger = Ledger(await open_engine(outline.store_url, to_read=to_read), {})
     try:
-        labels = outline.labels() if by_rules else {}
+        labels = outline.labels() if by_rules else dict[str, Labels]()
         yield await remember(
             ledger,
             clock or SystemClock(),
             names=outline.platforms,
             source=lambda name, world: (
-                Source(name, platforms[name], world, labels=labels.get(name)) if name in platforms else None
+                Source(name, platforms[name], world, labels=labels.get(name, NO_LABELS)) if name in platforms else None
             ),
             rules=outline.rules if by_rules else lambda: NO_RULES,
         )

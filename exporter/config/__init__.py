@@ -17,6 +17,7 @@ from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.config.text import NESTED, ConfigError, Text, fill, stands_below
 from exporter.config.twins import twins
+from exporter.model.labels import alert_labels, exposed
 from exporter.model.policy import Rules
 from exporter.platform.section import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 from exporter.platforms import PLATFORMS
@@ -125,8 +126,23 @@ class LogConfig(Section):
 def of_no_source(slo: SloConfig, sources: Iterable[str]) -> list[str]:
     """Objectives of sources that there are not."""
     known = list(sources)
-    missing = [place for place in slo.workflows if place.partition("/")[0] not in known]
-    return [f"slo.workflows.{place}: there is no such source; one of {', '.join(known)}" for place in missing]
+    missing = [f"slo.workflows.{place}" for place in slo.workflows if place.partition("/")[0] not in known]
+    missing += [
+        f"slo.overrides[{at}].source"
+        for at, override in enumerate(slo.overrides)
+        if override.source is not None and override.source not in known
+    ]
+    return [f"{place}: there is no such source; one of {', '.join(known)}" for place in missing]
+
+
+def of_no_label(slo: SloConfig) -> list[str]:
+    """Overrides by a label that nothing has: they would never be heeded."""
+    return [
+        f"slo.overrides[{at}].labels.{name}: no source or workflow has this label; give it in labels or workflow_labels"
+        for at, override in enumerate(slo.overrides)
+        for name in override.labels
+        if exposed(name) not in slo.labels.names
+    ]
 
 
 class Config(Section):
@@ -189,10 +205,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _objectives_fit(self) -> "Config":
-        problems = of_no_source(self.slo, self.sources)
+        labels = {source: section.labelled for source, section in self.sources.items()}
+        slo = self.slo.carrying(alert_labels(labels))
+        problems = of_no_source(slo, self.sources) + of_no_label(slo)
         if problems:
             raise wording.found(problems)
-        return self
+        return self.model_copy(update={"slo": slo})
 
     def rules(self) -> Rules:
         """What is written about retrying, compiled."""

@@ -1,11 +1,15 @@
 """What a user calls good enough: the section ``slo``. Pure. Alert rules come of it; the service never reads it."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from exporter.platform.fields import Duration, Name, Section, Url
+from exporter.model.labels import AlertLabels, exposed
+from exporter.platform.fields import Duration, Id, Name, Section, Url
+from exporter.platform.labels import LabelSet
 
 #: Where the pages of docs/runbooks/ are read, unless ``slo.runbook_url`` says otherwise.
 RUNBOOK_URL = "https://github.com/automation-exporter/automation-exporter/blob/main/docs/runbooks"
@@ -17,11 +21,51 @@ class Override(Section):
     success_ratio: float | None = Field(default=None, gt=0.0, lt=1.0)
     events_min: int | None = Field(default=None, ge=1)
     consecutive_failures: int | None = Field(default=None, ge=1)
+    rare_failures: int | None = Field(
+        default=None, ge=1, description="left out: consecutive_failures, where that stands here"
+    )
+    silent_factor: float | None = Field(default=None, ge=1.0, allow_inf_nan=False)
     overdue_after: Duration | None = None
     stuck_after: Duration | None = None
     dead_letter_age: Duration | None = None
     dead_letter_growth: int | None = Field(default=None, ge=1)
     queue_share: float | None = Field(default=None, gt=0.0, le=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Those:
+    """The workflows an override is about: those of a source, of an id or pattern of names, with these labels.
+
+    What is None or empty is any.
+    """
+
+    source: str | None = None
+    pattern: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def whole_source(self) -> str | None:
+        """The source, if it is about everything of one."""
+        return self.source if self.pattern in (None, "*") and not self.labels else None
+
+
+class Matched(Override):
+    """An override and whom it is for: ``match``, ``source`` and ``labels``, one at least; all that are there count."""
+
+    match: Id | None = Field(default=None, description="a workflow id, or a pattern of names (* and ?)")
+    source: Name | None = None
+    labels: LabelSet = Field(default={}, description="labels as in sources.*.labels and workflow_labels")
+
+    @model_validator(mode="after")
+    def _somebody(self) -> "Matched":
+        if self.match is None and self.source is None and not self.labels:
+            raise ValueError("say which workflows: match (an id or a pattern of names), source or labels")
+        return self
+
+    @property
+    def those(self) -> Those:
+        labels = {exposed(name): value for name, value in self.labels.items()}
+        return Those(source=self.source, pattern=self.match, labels=labels)
 
 
 class SloConfig(Section):
@@ -31,8 +75,14 @@ class SloConfig(Section):
     window: Duration = Field(default="30d", validate_default=True, description="over which success_ratio is meant")
     events_min: int = Field(default=20, ge=1, description="fewer runs in a window say nothing about a ratio")
     consecutive_failures: int = Field(default=3, ge=1, description="failed runs in a row that are worth a look")
+    rare_failures: int = Field(
+        default=1, ge=1, description="the same for what runs about once an hour or less: the first one"
+    )
+    silent_factor: float = Field(
+        default=2.2, ge=1.0, allow_inf_nan=False, description="of its usual time between two runs: no run for so long"
+    )
     overdue_after: Duration = Field(
-        default="15m", validate_default=True, description="how late a planned run may start"
+        default="10m", validate_default=True, description="how late a planned run may start"
     )
     stuck_after: Duration = Field(default="2h", validate_default=True, description="how long a run may take, or wait")
     dead_letter_age: Duration = Field(default="1d", validate_default=True, description="how old a dead letter may get")
@@ -46,9 +96,31 @@ class SloConfig(Section):
     job: Name = Field(default="automation-exporter", description="the job of the scrape config")
     runbook_url: Url = Field(default=RUNBOOK_URL, description="where the pages of docs/runbooks/ are")
     dashboard_url: Url | None = Field(default=None, description="shown on every alert")
-    workflows: dict[str, Override] = Field(
-        default={}, description="by source/workflow id or source/pattern of names (* and ?); the first that fits"
+    overrides: list[Matched] = Field(
+        default=[], description="what is different for some workflows; the first that fits and has the key"
     )
+    workflows: dict[str, Override] = Field(
+        default={}, description="by source/workflow id or source/pattern of names (* and ?), after overrides"
+    )
+    _labels: AlertLabels = PrivateAttr(default=AlertLabels())
+
+    @property
+    def labels(self) -> AlertLabels:
+        """The labels alerts carry: not written here, but for sources and workflows."""
+        return self._labels
+
+    def carrying(self, labels: AlertLabels) -> "SloConfig":
+        made = self.model_copy()
+        made._labels = labels
+        return made
+
+    def exceptions(self) -> list[tuple[Those, Override]]:
+        """What is different for whom, in the order in which the first that fits decides."""
+        places = [(key.partition("/"), override) for key, override in self.workflows.items()]
+        return [
+            *((override.those, override) for override in self.overrides),
+            *((Those(source=source, pattern=pattern), override) for (source, _, pattern), override in places),
+        ]
 
     @field_validator("window")
     @classmethod

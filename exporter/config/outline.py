@@ -10,21 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from exporter.config import StoreConfig, file_text, of_no_source, wording
+from exporter.config import StoreConfig, file_text, of_no_label, of_no_source, wording
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.config.text import ConfigError, Text, expand, fill
+from exporter.model.labels import Labels, alert_labels
 from exporter.model.policy import Rules
-from exporter.platform.fields import Name, Section
+from exporter.platform.fields import Section
+from exporter.platform.labels import LabelSet, WorkflowLabels, labels_of
 from exporter.platforms import PLATFORMS
 
 S = TypeVar("S", bound=Section)
 
 
 class _Labels(Section):
-    labels: dict[Name, str] = Field(default={})
+    labels: LabelSet = Field(default={})
+    workflow_labels: list[WorkflowLabels] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _differ(self) -> "_Labels":
+        labels_of(self.labels, self.workflow_labels)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +55,19 @@ class Outline:
 
     def objectives(self) -> SloConfig:
         slo = self._section("slo", SloConfig)
-        problems = of_no_source(slo, self.platforms)
+        slo = slo.carrying(alert_labels(self.labels()))
+        problems = of_no_source(slo, self.platforms) + of_no_label(slo)
         if problems:
             raise ConfigError(problems, file=self.file)
         return slo
 
-    def labels(self) -> dict[str, Mapping[str, str]]:
-        """The labels of each source."""
-        found: dict[str, Mapping[str, str]] = {}
+    def labels(self) -> dict[str, Labels]:
+        """What each source says of labels, its own and those of its workflows."""
+        found: dict[str, Labels] = {}
         for source, section in _sources(self._text).items():
-            labels = {"labels": section["labels"]} if section.get("labels") is not None else {}
-            found[source] = self._checked(labels, _Labels, f"sources.{source}").labels
+            written = {key: section[key] for key in _Labels.model_fields if section.get(key) is not None}
+            made = self._checked(written, _Labels, f"sources.{source}")
+            found[source] = labels_of(made.labels, made.workflow_labels)
         return found
 
     def _section(self, name: str, model: type[S]) -> S:

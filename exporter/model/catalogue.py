@@ -29,6 +29,8 @@ class Metric:
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, without +Inf"""
     exemplars: bool = False
+    sparse: bool = False
+    """A label without a value is left out of the line"""
 
     def __post_init__(self) -> None:
         if (self.type == "counter") != self.name.endswith("_total"):
@@ -78,6 +80,14 @@ WORKFLOW_INFO = _gauge(
     "automation_workflow_info",
     "What is known of a workflow; join on workflow_id for its name.",
     (*_WORKFLOW, "workflow", "workspace", "trigger"),
+)
+#: With the configured labels behind these: their names are known when the config is.
+WORKFLOW_LABELS = Metric(
+    name="automation_workflow_labels",
+    help="Labels given to a workflow in the config, each as label_ and its name.",
+    type="gauge",
+    labels=_WORKFLOW,
+    sparse=True,
 )
 WORKFLOW_ENABLED = _gauge("automation_workflow_enabled", "Whether the workflow is switched on.", _WORKFLOW)
 WORKFLOW_BLOCKED = _gauge(
@@ -220,6 +230,7 @@ TALLIED = (
 CATALOGUE = (
     SOURCE_UP,
     WORKFLOW_INFO,
+    WORKFLOW_LABELS,
     WORKFLOW_ENABLED,
     WORKFLOW_BLOCKED,
     WORKFLOW_LAST_RUN,

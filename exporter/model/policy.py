@@ -150,7 +150,7 @@ class Subject:
     root: str
     traits: Traits | None  # None: the platform knows no retry
     workflow: Workflow | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str | None] = field(default_factory=dict)  # None: its name would tell, and is not known
     history: Sequence[Retry] = ()  # of the root, in order
     overrides: Sequence[Override] = ()  # that hold now and reach it
     ahead: str | None = None  # an older dead letter of its ordered workflow

@@ -4,10 +4,20 @@ import re
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from exporter.model.durations import parse_duration
+from exporter.model.labels import Labels
 from exporter.platform.fields import Duration, Id, Name, Secret, Section, Url, secrets_in
+from exporter.platform.labels import LabelSet, WorkflowLabels, labels_of
 from exporter.platform.webhook_section import WebhookConfig
 
 # What a platform needs to write its section comes from here, the kinds of fields included.
@@ -89,7 +99,10 @@ class SourceConfig(Section):
         default="ignore",
         description="runs that a person starts while building a workflow; no dead letters and no retries either way",
     )
-    labels: dict[Name, str] = Field(default={}, description="words of yours that retry policies can match")
+    labels: LabelSet = Field(default={}, description="words of yours for retry policies, metrics and alerts")
+    workflow_labels: list[WorkflowLabels] = Field(
+        default=[], description="the same for some workflows; for each label the first entry that matches decides"
+    )
     tls_ca_file: str | None = None
     proxy: Url | None = None
     timeout: Duration = Field(default="30s", validate_default=True)
@@ -104,6 +117,16 @@ class SourceConfig(Section):
                 f"leave out the path, which is added when it is read: write {parts.scheme}://{parts.netloc}"
             )
         return url
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "SourceConfig":
+        labels_of(self.labels, self.workflow_labels)
+        return self
+
+    @property
+    def labelled(self) -> Labels:
+        """What is written in ``labels`` and ``workflow_labels``."""
+        return labels_of(self.labels, self.workflow_labels)
 
     @property
     def credential(self) -> tuple[str, ...]:

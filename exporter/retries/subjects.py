@@ -42,7 +42,7 @@ def subjects(
             root=root,
             traits=traits,
             workflow=workflow,
-            labels=source.labels,
+            labels=source.labels.of(letter.workflow_id, None if workflow is None else workflow.name),
             history=book.history(name, root),
             overrides=[o for o in shared if reaches(o, source=name, workflow=letter.workflow_id, root=root)]
             + by_root.get(root, []),

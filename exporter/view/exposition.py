@@ -146,7 +146,12 @@ class _Family:
             return slot
         if len(labels) != len(self.metric.labels):
             raise ValueError(f"{self.metric.name} has the labels {self.metric.labels}, not {len(labels)} of them")
-        self._prefixes += self._new_prefixes(_pairs(self.metric.labels, labels))
+        names: Labels = self.metric.labels
+        values = labels
+        if self.metric.sparse:
+            names = tuple(name for name, value in zip(names, labels, strict=True) if value)
+            values = tuple(value for value in labels if value)
+        self._prefixes += self._new_prefixes(_pairs(names, values))
         slot = self._slots[labels] = len(self._labels)
         self._labels.append(labels)
         self._values += [0.0] * self._stored

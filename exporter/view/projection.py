@@ -9,7 +9,7 @@ there is none later on is absent; its total stays in the ledger, and is shown wh
 
 from collections import Counter as Count
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from msgspec import structs
@@ -17,6 +17,7 @@ from msgspec import structs
 from exporter.model import ErrorClass, Result, State, Workflow, catalogue
 from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
+from exporter.model.labels import NO_LABELS, Labels, exposed, exposed_names
 from exporter.model.ledger import Key
 from exporter.model.retries import Mode, Outcome, Retry
 from exporter.model.tallies import SUM, Tallies, TallyKey
@@ -45,8 +46,8 @@ _OF_SOURCES = (
 )
 _SET_ASIDE = frozenset(metric.name for metric in _OF_SOURCES)
 
-Labels = tuple[str, ...]
-Reading = tuple[Metric, Labels, float]  # labels after platform, source, workflow_id
+LabelValues = tuple[str, ...]
+Reading = tuple[Metric, LabelValues, float]  # labels after platform, source, workflow_id
 
 
 def _family(metric: Metric) -> Gauge | Counter | Histogram:
@@ -69,8 +70,9 @@ class Projection:
         series_max: int,
         on_folded: Callable[[Key], None] = lambda key: None,
         selects: Callable[[str, Workflow], bool] = lambda source, workflow: True,
+        labels: Mapping[str, Labels] | None = None,
     ) -> None:
-        """``platforms`` by source.
+        """``platforms`` and ``labels`` by source.
 
         ``on_folded`` is given a workflow that will be shown as ``__other__`` from now on. ``selects`` says whether a
         source still watches a workflow: one that the config excludes is not shown, even though the ledger knows it.
@@ -79,12 +81,17 @@ class Projection:
         self._selects = selects
         self._room = Room(series_max, aside=sum(map(_lines_set_aside, platforms.values())))
         self._on_folded = on_folded
+        self._labels_of = labels or {}
+        self._label_names = exposed_names(self._labels_of.values())
         self._families = {metric.name: _family(metric) for metric in catalogue.CATALOGUE}
+        given = catalogue.WORKFLOW_LABELS
+        given = replace(given, labels=(*given.labels, *self._label_names))
+        self._families[given.name] = _family(given)
         self.registry = Registry(list(self._families.values()))
         self._totals: Tallies = {}
         self._shown: dict[Key, str] = {}  # workflow -> its id, or OTHER
-        self._gauges: dict[Key, dict[tuple[str, Labels], float]] = {}  # what each workflow's gauges say now
-        self._retries: dict[str, set[Labels]] = {}  # policies and states each source has shown open retries in
+        self._gauges: dict[Key, dict[tuple[str, LabelValues], float]] = {}  # what each workflow's gauges say now
+        self._retries: dict[str, set[LabelValues]] = {}  # policies and states each source has shown open retries in
 
     # What is shown
 
@@ -161,7 +168,7 @@ class Projection:
 
     def show_open_retries(self, source: str, retries: Iterable[Retry]) -> None:
         """Show the open ``retries`` of a source as they are now."""
-        now = Count[Labels]((retry.policy, retry.state) for retry in retries)
+        now = Count[LabelValues]((retry.policy, retry.state) for retry in retries)
         shown = self._retries.setdefault(source, set())
         prefix = (self._platforms[source].name, source)
         for labels in shown | now.keys():  # once shown, a state without retries is 0
@@ -169,7 +176,7 @@ class Projection:
         shown.update(now)
 
     def exemplar(
-        self, metric: Metric, key: Key, labels: Labels, exemplar: Exemplar, *, bucket: int | None = None
+        self, metric: Metric, key: Key, labels: LabelValues, exemplar: Exemplar, *, bucket: int | None = None
     ) -> None:
         """Attach a trace to a series of a workflow, if it is shown."""
         shown = self._shown.get(key)
@@ -183,7 +190,7 @@ class Projection:
         elif isinstance(family, Counter):
             family.exemplar(full, exemplar)
 
-    def retry_exemplar(self, source: str, labels: Labels, exemplar: Exemplar) -> None:
+    def retry_exemplar(self, source: str, labels: LabelValues, exemplar: Exemplar) -> None:
         """Attach a trace to the series that counted a retry."""
         full = (self._platforms[source].name, source, *labels)
         if full in self._counter(catalogue.RETRIES):
@@ -209,7 +216,9 @@ class Projection:
         if key not in self._shown:
             entry = world.entries[key[1]]
             # Whoever is called so by the platform is among the others from the beginning.
-            gauges = sum(1 for _ in readings(entry, world, listed=platform.lists_active))
+            gauges = sum(
+                1 for _ in readings(entry, world, listed=platform.lists_active, labels=self._given(entry, key[0]))
+            )
             if key[1] != OTHER and self._room.promise(key, len(births) + gauges):
                 self._shown[key] = key[1]
             else:
@@ -223,7 +232,7 @@ class Projection:
 
         A series that is created here begins with its whole total, whatever there was no room for before.
         """
-        born: set[tuple[str, Labels]] = set()
+        born: set[tuple[str, LabelValues]] = set()
         for tally, value in tallies.items():
             name, source, workflow_id, labels, part = tally
             metric_labels = self._labels(name, source, workflow_id, labels)
@@ -239,7 +248,7 @@ class Projection:
                     continue
             self._add_part(family, metric_labels, part, value)
 
-    def _add_whole(self, family: Gauge | Counter | Histogram, metric_labels: Labels, tally: TallyKey) -> None:
+    def _add_whole(self, family: Gauge | Counter | Histogram, metric_labels: LabelValues, tally: TallyKey) -> None:
         name, source, workflow_id, labels, part = tally
         parts = (*range(len(family.metric.buckets) + 1), SUM) if isinstance(family, Histogram) else (part,)
         for each in parts:
@@ -247,7 +256,7 @@ class Projection:
             if value is not None:
                 self._add_part(family, metric_labels, each, value)
 
-    def _add_part(self, family: Gauge | Counter | Histogram, labels: Labels, part: int, value: float) -> None:
+    def _add_part(self, family: Gauge | Counter | Histogram, labels: LabelValues, part: int, value: float) -> None:
         if isinstance(family, Counter):
             family.add(labels, value)
         elif isinstance(family, Histogram):
@@ -256,7 +265,7 @@ class Projection:
             else:
                 family.add(labels, part, value, sum=0.0)
 
-    def _labels(self, name: str, source: str, workflow_id: str, labels: Labels) -> Labels | None:
+    def _labels(self, name: str, source: str, workflow_id: str, labels: LabelValues) -> LabelValues | None:
         platform = self._platforms[source].name
         if not workflow_id:
             return (platform, source, *labels)
@@ -267,19 +276,19 @@ class Projection:
 
     # Every series is created here
 
-    def _admits(self, family: Gauge | Counter | Histogram, labels: Labels) -> bool:
+    def _admits(self, family: Gauge | Counter | Histogram, labels: LabelValues) -> bool:
         """Whether a series exists, or may come into being: the one place that decides it."""
         if labels in family:
             return True
         aside, workflow = _place(family.metric, labels)
         return self._room.take(family.lines_per_series, workflow=workflow, aside=aside)
 
-    def _touch(self, metric: Metric, labels: Labels) -> None:
+    def _touch(self, metric: Metric, labels: LabelValues) -> None:
         family = self._counter(metric)
         if self._admits(family, labels):
             family.touch(labels)
 
-    def _set(self, name: str, labels: Labels, value: float) -> bool:
+    def _set(self, name: str, labels: LabelValues, value: float) -> bool:
         """False if there is no room for it."""
         family = self._named_gauge(name)
         if not self._admits(family, labels):
@@ -287,7 +296,7 @@ class Projection:
         family.set(labels, value)
         return True
 
-    def _unset(self, name: str, labels: Labels) -> None:
+    def _unset(self, name: str, labels: LabelValues) -> None:
         family = self._named_gauge(name)
         if family.remove(labels):
             self._room.give_back(1, aside=_place(family.metric, labels)[0])
@@ -306,7 +315,8 @@ class Projection:
             self._gauges.pop(key, None)
             return
         listed = self._platforms[key[0]].lists_active
-        found = () if entry.gone_at is not None else readings(entry, world, listed=listed)
+        given = self._given(entry, key[0])
+        found = () if entry.gone_at is not None else readings(entry, world, listed=listed, labels=given)
         now = {(metric.name, labels): value for metric, labels, value in found}
         before = self._gauges.get(key, {})
         if self._shown[key] == OTHER:
@@ -337,6 +347,12 @@ class Projection:
             change = now.get((name, labels), 0.0) - before.get((name, labels), 0.0)
             self._set(name, full, (family.get(full) or 0.0) + change)
 
+    def _given(self, entry: WorkflowEntry, source: str) -> LabelValues:
+        """The values of a workflow's labels, in the order of their names; empty where it has none."""
+        found = self._labels_of.get(source, NO_LABELS).of(entry.workflow.id, entry.workflow.name)
+        by_name = {exposed(name): value for name, value in found.items() if value is not None}
+        return tuple(by_name.get(name, "") for name in self._label_names)
+
     def _named_gauge(self, name: str) -> Gauge:
         return cast(Gauge, self._families[name])
 
@@ -344,9 +360,9 @@ class Projection:
         return cast(Counter, self._families[metric.name])
 
 
-def _births(platform: Platform) -> list[tuple[Metric, Labels]]:
+def _births(platform: Platform) -> list[tuple[Metric, LabelValues]]:
     """The counters a workflow has from the beginning: whatever can happen to it on this platform."""
-    births: list[tuple[Metric, Labels]] = [
+    births: list[tuple[Metric, LabelValues]] = [
         *((catalogue.RUNS, (result,)) for result in platform.results),
         *((catalogue.RUN_ERRORS, (error_class,)) for error_class in platform.error_classes),
         *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in platform.error_classes),
@@ -371,17 +387,23 @@ class SeriesOf:
         return self.workflow + results * self.result
 
 
-def series_of(platform: Platform) -> SeriesOf:
-    """What workflows cost from their discovery, none of them blocked and nothing open, and with each result."""
+def series_of(platform: Platform, labels: Labels = NO_LABELS) -> SeriesOf:
+    """What workflows cost from their discovery, none of them blocked and nothing open, and with each result.
+
+    ``labels`` of their source: where there are any, each has one more series.
+    """
     found = WorkflowEntry(workflow=Workflow(id="w", at=1.0, enabled=True), found_at=1.0)
     ended = structs.replace(found, last_ended=((Result.SUCCESS, 1.0),))
     world = SourceWorld("")
-    gauges, more = (sum(1 for _ in readings(each, world, listed=platform.lists_active)) for each in (found, ended))
+    names = tuple(labels.names())
+    gauges, more = (
+        sum(1 for _ in readings(each, world, listed=platform.lists_active, labels=names)) for each in (found, ended)
+    )
     duration = _family(catalogue.RUN_DURATION).lines_per_series
     return SeriesOf(workflow=len(_births(platform)) + gauges, result=more - gauges + duration)
 
 
-def _place(metric: Metric, labels: Labels) -> tuple[bool, Key | None]:
+def _place(metric: Metric, labels: LabelValues) -> tuple[bool, Key | None]:
     """Whether room is set aside for a series, and the workflow it is of."""
     if metric.name in _SET_ASIDE:
         return True, None
@@ -399,14 +421,18 @@ def _lines_set_aside(platform: Platform) -> int:
     return others + 9 + 3 * delay + len(platform.resolved_by) * age + 32
 
 
-def readings(entry: WorkflowEntry, world: SourceWorld, *, listed: Collection[State]) -> Iterator[Reading]:
+def readings(
+    entry: WorkflowEntry, world: SourceWorld, *, listed: Collection[State], labels: LabelValues = ()
+) -> Iterator[Reading]:
     """What the gauges of a workflow say now; what is unknown is not there.
 
-    ``listed`` are the states of unfinished runs that the platform can list.
+    ``listed`` are the states of unfinished runs that the platform can list, ``labels`` the values of those configured.
     """
     w = entry.workflow
     if w.at > 0:
         yield catalogue.WORKFLOW_INFO, (w.name or w.id, w.workspace or "", w.trigger or ""), 1.0
+    if any(labels):
+        yield catalogue.WORKFLOW_LABELS, labels, 1.0
     if w.enabled is not None:
         yield catalogue.WORKFLOW_ENABLED, (), float(w.enabled)
     if w.blocked is not None:

@@ -7,6 +7,8 @@ from tests.alerts.world import (
     ENABLED,
     FAILURES,
     HERE,
+    INFO,
+    LAST_RUN,
     LETTERS,
     NAMED,
     NEXT,
@@ -21,6 +23,15 @@ from tests.alerts.world import (
     runs,
     series,
 )
+
+#: When a run last ended, at midnight of each of ten days, and of the twelfth.
+NIGHTS = " ".join(f"{night * 86400}x1439" for night in range(10))
+NIGHT_12 = f"{12 * 86400}x1439"
+
+
+def weeks(*pairs: tuple[str, str]) -> dict[str, str]:
+    return {INFO: "1x20000", UP: "1x20000", **dict(pairs)}
+
 
 WORKFLOWS: dict[str, Cases] = {
     "AutomationErrorBudgetBurnFast": Cases(
@@ -165,6 +176,26 @@ WORKFLOWS: dict[str, Cases] = {
             ),
             Case(why="the source is down, the plan is old", series={**series((NEXT, "600x60")), UP: "0x60"}, at="40m"),
         ],
+    ),
+    "AutomationWorkflowSilent": Cases(
+        fires=[
+            Case(
+                why="ten nights, then none",
+                series=weeks((LAST_RUN, f"{NIGHTS} 864000x5000")),
+                at="12d6h",
+                told=(
+                    {**AT, **NAMED},
+                    "Invoices (5004) of make-eu has not run for 2d 6h 0m 0s, far longer than is usual.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="one night was left out", series=weeks((LAST_RUN, f"{NIGHTS} 864000x2879 {NIGHT_12}")), at="12d6h"
+            ),
+            Case(why="nobody knows what is usual", series=weeks((LAST_RUN, "0x20000")), at="12d6h"),
+        ],
+        every="30m",
     ),
     "AutomationWorkflowStuck": Cases(
         fires=[

@@ -149,13 +149,21 @@ def test_alerts_say_what_a_person_needs(slo: SloConfig) -> None:
 
 
 def test_recorded_series_stay_few() -> None:
-    """At most two for each workflow, and only for those that run; the windows are per source."""
+    """Of runs three for each workflow, two of them only while it runs; the windows are per source; six of habits."""
     names = [rule["record"] for rule in every_rule(SloConfig()) if "record" in rule]
     assert [name for name in names if name.startswith("workflow:")] == [
+        "workflow:automation_runs:total",
         "workflow:automation_runs:rate5m",
         "workflow:automation_run_failures:rate5m",
+        "workflow:automation_runs:per_hour",
+        "workflow:automation_run_gap:newest",
+        "workflow:automation_run_gap:longest",
+        "workflow:automation_run_gap:shortest",
+        "workflow:automation_run_gap:sum",
+        "workflow:automation_run_last:timestamp",
+        "workflow:automation_run_gap:usual",
     ]
-    assert len(names) == 11
+    assert len(names) == 19
 
 
 def test_burn_rates_are_those_of_the_workbook() -> None:
@@ -194,21 +202,22 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
         assert all(case.told is None for case in cases.silent), name
 
 
-def read_by(alert: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_by(alert: str, slo: SloConfig | None = None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The groups of recording rules an alert's rules build on, and those of its alerts, without any other rule."""
 
     def only(groups: list[dict[str, Any]], wanted: set[str]) -> list[dict[str, Any]]:
         kept = [group | {"rules": [r for r in group["rules"] if rule_id(r) in wanted]} for group in groups]
         return [group for group in kept if group["rules"]]
 
-    every = every_rule(SloConfig())
+    slo = slo or SloConfig()
+    every = every_rule(slo)
     recorded = {rule["record"] for rule in every if "record" in rule}
     wanted, todo = set[str](), {alert}
     while todo:
         wanted |= todo
         exprs = [rule["expr"] for rule in every if rule_id(rule) in todo]
         todo = {s.name for expr in exprs for s in selectors(expr) if s.name and s.name in recorded} - wanted
-    return only(rules.recording_rules(SloConfig()), wanted), only(rules.alert_rules(SloConfig()), wanted)
+    return only(rules.recording_rules(slo), wanted), only(rules.alert_rules(slo), wanted)
 
 
 @real("promtool")

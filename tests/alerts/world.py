@@ -45,6 +45,7 @@ def series(*pairs: tuple[str, str]) -> dict[str, str]:
 
 
 FAILURES = metric("automation_workflow_consecutive_failures")
+LAST_RUN = metric("automation_workflow_last_run_timestamp_seconds", result="success")
 NEXT = metric("automation_workflow_next_run_timestamp_seconds")
 ENABLED = metric("automation_workflow_enabled")
 LETTERS = metric("automation_dead_letters", error_class="network")
