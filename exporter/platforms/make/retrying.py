@@ -16,12 +16,12 @@ from msgspec import structs
 from exporter.model import DeadLetter, Error, ResolvedBy
 from exporter.model.retries import Traits
 from exporter.platform.retrying import Accepted, Look, Mark, Retrying, Standing, Target
-from exporter.platforms.make import letters, mapping
-from exporter.platforms.make.blueprints import Blueprints
-from exporter.platforms.make.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.letters import named
-from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.mapping import BadItem, as_object, workflows
+from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping.dead_letters import named
+from exporter.platforms.make.reading.blueprints import Blueprints
+from exporter.platforms.make.reading.calls import ROOT, bad_payload, get, rows
 from exporter.wire.api import Answer, Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -141,8 +141,8 @@ class MakeRetries:
                 raise
             return None, "the scenario is gone"
         try:
-            row = mapping.as_object(answer.data, "the answer").get("scenario")
-            scenario = mapping.scenario(row, at=answer.at, teams={})
+            row = as_object(answer.data, "the answer").get("scenario")
+            scenario = workflows.scenario(row, at=answer.at, teams={})
         except BadItem as bad:
             raise bad_payload(SCENARIO, str(bad), answer.status) from None
         return scenario.edited, letters.refusal(scenario, letter)

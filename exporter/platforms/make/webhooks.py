@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
-from exporter.platforms.make.errors import classify
 from exporter.platforms.make.mapping import execution_id
+from exporter.platforms.make.mapping.errors import classify
 from exporter.wire.decode import Undecodable, decode
 
 _EXECUTION = re.compile(r"[0-9a-f]{32}")

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.model import RunFinished
 from exporter.platform import RunKey
-from exporter.platforms.make import causes, noted
+from exporter.platforms.make.reading import causes, noted
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, CAUSE, DAY, source
 
 # Causes

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from exporter.model import Blocked, DeadLetter, DeadLetterOpened, DeadLetterResolved, ErrorClass, ResolvedBy
-from exporter.platforms.make import dead_letters
+from exporter.platforms.make.reading import dead_letters
 from tests.platforms.make.source import MINUTE, T0, Source, source
 
 LIST, DETAIL, BUNDLE, ATTEMPTS = "GET /dlqs", "GET /dlqs/{id}", "GET /dlqs/{id}/bundle", "GET /dlqs/{id}/logs"

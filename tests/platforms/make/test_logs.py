@@ -6,7 +6,7 @@ import pytest
 
 from exporter.model import Result, Run, State, Via
 from exporter.platform import Page
-from exporter.platforms.make import logs
+from exporter.platforms.make.reading import logs
 from tests.platforms.make.source import DAY, HOUR, LOG, MINUTE, T0, Source, source
 
 

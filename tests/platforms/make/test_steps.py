@@ -6,8 +6,9 @@ import pytest
 
 from exporter.model import Result, Run, RunFinished, State, StepFinished, Via
 from exporter.platform import Page
-from exporter.platforms.make import PLATFORM, steps
-from exporter.platforms.make.noted import TRIES_MAX
+from exporter.platforms.make import PLATFORM
+from exporter.platforms.make.reading import steps
+from exporter.platforms.make.reading.noted import TRIES_MAX
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, DAY, EVENTS, LOG, Source, source
 
 TYPES = ("google-sheets:watchRows", "http:MakeRequest", "json:ParseJSON", "google-sheets:addRow")

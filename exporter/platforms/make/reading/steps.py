@@ -16,11 +16,10 @@ from msgspec.structs import replace
 
 from exporter.model import Result, Run, Step
 from exporter.platform import Page
-from exporter.platforms.make import events
-from exporter.platforms.make.calls import bad_payload, get
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.mapping import BadItem
-from exporter.platforms.make.noted import PATIENCE_SECONDS, TRIES_MAX, Noted
+from exporter.platforms.make.mapping import BadItem, steps
+from exporter.platforms.make.reading.calls import bad_payload, get
+from exporter.platforms.make.reading.noted import PATIENCE_SECONDS, TRIES_MAX, Noted
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -90,7 +89,7 @@ class Steps:
         ids = {"id": run.workflow_id, "executionId": run.id}
         answer = await get(self._api, ENDPOINT, lane=Lane.SWEEPS, query=[("include", INCLUDE)], ids=ids)
         try:
-            found = events.steps(answer.data, run, latest=self._api.latest())
+            found = steps.steps(answer.data, run, latest=self._api.latest())
         except BadItem as bad:
             raise bad_payload(ENDPOINT, str(bad), answer.status) from None
         self._answered, self._misses = True, 0

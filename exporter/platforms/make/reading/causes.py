@@ -11,10 +11,9 @@ from msgspec.structs import replace
 
 from exporter.model import FAILED, Error, Run
 from exporter.platform import Fault, Page
-from exporter.platforms.make import mapping
-from exporter.platforms.make.calls import Losses, bad_payload, get
-from exporter.platforms.make.mapping import BadItem
-from exporter.platforms.make.noted import Noted
+from exporter.platforms.make.mapping import BadItem, runs
+from exporter.platforms.make.reading.calls import Losses, bad_payload, get
+from exporter.platforms.make.reading.noted import Noted
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -75,7 +74,7 @@ class Causes:
         """Ask for the cause of one run; None if the platform does not say, or not yet. Raises ``ApiError``."""
         answer = await get(self._api, ENDPOINT, lane=Lane.SWEEPS, ids={"id": run.workflow_id, "executionId": run.id})
         try:
-            return mapping.cause(answer.data)
+            return runs.cause(answer.data)
         except BadItem as bad:
             raise bad_payload(ENDPOINT, str(bad), answer.status) from None
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from exporter.model import Run
 from exporter.platform import Known, Page
-from exporter.platforms.make import causes, steps
-from exporter.platforms.make.causes import Causes
-from exporter.platforms.make.noted import Noted
-from exporter.platforms.make.steps import Steps
+from exporter.platforms.make.reading import causes, steps
+from exporter.platforms.make.reading.causes import Causes
+from exporter.platforms.make.reading.noted import Noted
+from exporter.platforms.make.reading.steps import Steps
 
 
 class Details:

@@ -21,13 +21,14 @@ from msgspec.structs import replace
 
 from exporter.model import DeadLetter, ResolvedBy
 from exporter.platform import Fault, Known, Page, selected
-from exporter.platforms.make import letters
-from exporter.platforms.make.blueprints import Blueprints
-from exporter.platforms.make.calls import Losses, Rows, get, pages, scenarios
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.letters import Listed
-from exporter.platforms.make.mapping import BadItem, Scenario, scenario
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping.dead_letters import Listed
+from exporter.platforms.make.mapping.workflows import Scenario, scenario
+from exporter.platforms.make.reading.blueprints import Blueprints
+from exporter.platforms.make.reading.calls import Losses, Rows, get, pages, scenarios
+from exporter.platforms.make.reading.watch import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

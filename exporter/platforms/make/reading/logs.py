@@ -26,12 +26,15 @@ from typing import Any
 
 from exporter.model import Run, State, Workflow, times
 from exporter.platform import Fault, Known, Page
-from exporter.platforms.make import feed, mapping
-from exporter.platforms.make.calls import Losses, Query, Rows, bad_payload, rows
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.details import Details
-from exporter.platforms.make.mapping import BadItem, Used
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping import BadItem, workflows
+from exporter.platforms.make.mapping.runs import run as read_run
+from exporter.platforms.make.mapping.runs import stamp
+from exporter.platforms.make.mapping.workflows import Used
+from exporter.platforms.make.reading import feed
+from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_payload, rows
+from exporter.platforms.make.reading.details import Details
+from exporter.platforms.make.reading.watch import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -183,7 +186,7 @@ class Logs:
             reset = told if isinstance(told, str) else reset
             for row in page.rows:
                 try:
-                    workflow_id, amounts = mapping.consumption(row)
+                    workflow_id, amounts = workflows.consumption(row)
                 except BadItem:  # what it has used is not known
                     continue
                 used[workflow_id] = amounts
@@ -398,7 +401,7 @@ def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[
     runs, faults = list[Run](), list[Fault]()
     for row in found:
         try:
-            run = mapping.run(row, workflow_id=workflow_id, latest=latest)
+            run = read_run(row, workflow_id=workflow_id, latest=latest)
         except BadItem as bad:
             faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
         else:
@@ -413,7 +416,7 @@ def _end(run: Run) -> float | None:
 
 def _stamps(page: Rows) -> list[int]:
     latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
-    return [at for row in page.rows if (at := mapping.stamp(row)) is not None and at <= latest]
+    return [at for row in page.rows if (at := stamp(row)) is not None and at <= latest]
 
 
 def _falls(page: Rows) -> bool:

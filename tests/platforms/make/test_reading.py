@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from exporter.model import Blocked, Queue
-from exporter.platforms.make import calls
+from exporter.platforms.make.reading import calls
 from exporter.simulator.make.model import MakeOptions
 from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.make.source import HOUR, STREAMS, T0, Source, source

@@ -1,9 +1,10 @@
 """Which scenarios a source watches, when all that is at hand is an id. Names decide too, so they are remembered."""
 
 from exporter.platform import Known, selected
-from exporter.platforms.make.calls import get
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.mapping import BadItem, scenario
+from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.mapping.workflows import scenario
+from exporter.platforms.make.reading.calls import get
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from exporter.model import Run, times
 from exporter.platform import Fault, Known, Page
-from exporter.platforms.make import mapping
-from exporter.platforms.make.calls import Rows, bad_payload, rows
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.details import Details
-from exporter.platforms.make.mapping import BadItem
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping import BadItem, milliseconds
+from exporter.platforms.make.mapping.runs import feed_run, in_scope
+from exporter.platforms.make.reading.calls import Rows, bad_payload, rows
+from exporter.platforms.make.reading.details import Details
+from exporter.platforms.make.reading.watch import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -137,10 +137,8 @@ class Feed:
         runs, faults = list[Run](), list[Fault]()
         for row in found:
             try:
-                run = mapping.feed_run(row, latest=self._api.latest())
-                mine = mapping.in_scope(
-                    row, organization_id=self._config.organization_id, team_ids=self._config.team_ids
-                )
+                run = feed_run(row, latest=self._api.latest())
+                mine = in_scope(row, organization_id=self._config.organization_id, team_ids=self._config.team_ids)
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad)))
                 continue
@@ -167,7 +165,7 @@ def _since(known: Known, counted_from: float, now: float) -> int:
 
 
 def _stamps(page: Rows) -> list[int]:
-    told = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
+    told = [at for row in page.rows if isinstance(row, dict) and (at := milliseconds(row.get("timestamp")))]
     latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
     return [at for at in told if at <= latest]
 

@@ -1,8 +1,8 @@
 """Blueprints of scenarios, read once for each edit, and only of scenarios that have dead letters."""
 
-from exporter.platforms.make import letters
-from exporter.platforms.make.calls import get
-from exporter.platforms.make.letters import Blueprint
+from exporter.platforms.make.mapping import workflows
+from exporter.platforms.make.mapping.workflows import Blueprint
+from exporter.platforms.make.reading.calls import get
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 
@@ -26,7 +26,7 @@ class Blueprints:
         found = self.kept(workflow_id, edited)
         if found is None:
             answer = await get(self._api, "/scenarios/{id}/blueprint", lane=lane, ids={"id": workflow_id})
-            found = letters.blueprint(answer.data)
+            found = workflows.blueprint(answer.data)
             self._kept[workflow_id] = (edited, found)
             while len(self._kept) > KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
