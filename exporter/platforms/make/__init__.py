@@ -5,7 +5,7 @@ from exporter.platform import Platform, Stream
 from exporter.platforms.make.config import MakeConfig, TokenAuth
 from exporter.platforms.make.reading import MakeClient
 from exporter.platforms.make.reading.calls import error_detail
-from exporter.platforms.make.reading.steps import steps_later
+from exporter.platforms.make.reading.details import steps_later
 from exporter.platforms.make.retrying import RETRYING
 from exporter.platforms.make.webhooks import receive
 from exporter.wire.budget import Lane

@@ -7,7 +7,8 @@ from exporter.platform import Watches, selected
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, workflows
 from exporter.platforms.make.mapping.workflows import Scenario
-from exporter.platforms.make.reading.calls import find_organization, get, scenarios
+from exporter.platforms.make.reading.calls import get
+from exporter.platforms.make.reading.scenarios import all_scenarios, find_organization
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -103,7 +104,7 @@ async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str | Wat
 
 async def _watched(config: MakeConfig, api: Api) -> list[Scenario]:
     found = dict[str, Scenario]()
-    async for page in scenarios(api, config, lane=LANE):
+    async for page in all_scenarios(api, config, lane=LANE):
         items = [workflows.scenario(row, at=page.at, teams={}) for row in page.rows]
         found |= {i.workflow.id: i for i in items if selected(config, i.workflow.id, i.workflow.name)}
     return list(found.values())

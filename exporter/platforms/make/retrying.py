@@ -20,8 +20,8 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, as_object, workflows
 from exporter.platforms.make.mapping import dead_letters as letters
 from exporter.platforms.make.mapping.dead_letters import named
-from exporter.platforms.make.reading.blueprints import Blueprints
 from exporter.platforms.make.reading.calls import ROOT, bad_payload, get, rows
+from exporter.platforms.make.reading.scenarios import Blueprints
 from exporter.wire.api import Answer, Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

@@ -1,4 +1,4 @@
-"""What Make's payloads mean here: each recorded shape, and the awkward ones by name. Dead letters: test_letters."""
+"""What Make's payloads mean here: each recorded shape, and the awkward ones by name."""
 
 from datetime import datetime
 from pathlib import Path

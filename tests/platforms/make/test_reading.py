@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from exporter.model import Blocked, Queue
-from exporter.platforms.make.reading import calls
+from exporter.platforms.make.reading import calls, scenarios
 from exporter.simulator.make.model import MakeOptions
 from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.make.source import HOUR, STREAMS, T0, Source, source
@@ -83,7 +83,7 @@ async def test_scenarios_carry_what_they_are_and_the_name_of_their_team() -> Non
 
 
 async def test_pages_of_scenarios_are_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "SCENARIOS_PER_PAGE", 10)
+    monkeypatch.setattr(scenarios, "SCENARIOS_PER_PAGE", 10)
     async with source(workflows=25) as made:
         made.sim.faults.shifting_pages = 1.0
         await made.sweep("workflows")
@@ -103,7 +103,7 @@ async def test_pages_may_be_shorter_than_asked_for() -> None:
 async def test_a_deleted_scenario_is_gone_after_a_while_and_not_when_a_listing_broke_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calls, "SCENARIOS_PER_PAGE", 3)
+    monkeypatch.setattr(scenarios, "SCENARIOS_PER_PAGE", 3)
     async with source(workflows=7) as made:
         await made.sweep()
         for _ in range(4):

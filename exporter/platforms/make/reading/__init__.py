@@ -22,15 +22,12 @@ from exporter.platforms.make.check import check
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, plain_id, runs, workflows
 from exporter.platforms.make.mapping.workflows import Scenario
-from exporter.platforms.make.reading.blueprints import Blueprints
-from exporter.platforms.make.reading.calls import Losses, find_organization, get, pages, rows, scenarios
-from exporter.platforms.make.reading.causes import Causes
+from exporter.platforms.make.reading.calls import Losses, get, pages, rows
 from exporter.platforms.make.reading.dead_letters import DeadLetters
-from exporter.platforms.make.reading.details import Details
+from exporter.platforms.make.reading.details import Causes, Details, Steps
 from exporter.platforms.make.reading.feed import Feed, NoFeed
 from exporter.platforms.make.reading.logs import Logs
-from exporter.platforms.make.reading.steps import Steps
-from exporter.platforms.make.reading.watch import Watch
+from exporter.platforms.make.reading.scenarios import Blueprints, Watch, all_scenarios, find_organization
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -117,7 +114,7 @@ class MakeClient:
     async def _workflows(self, known: Known, now: float) -> AsyncIterator[Page]:
         teams = (known.cursor("quota", "organization") or {}).get("teams", {})
         found, complete, at = dict[str, Scenario](), True, now
-        async for page in scenarios(self._api, self._config, lane=Lane.SWEEPS):
+        async for page in all_scenarios(self._api, self._config, lane=Lane.SWEEPS):
             watched, faults, at = list[Observation](), list[Fault](), page.at
             for row in page.rows:
                 try:

@@ -26,9 +26,8 @@ from exporter.platforms.make.mapping import BadItem
 from exporter.platforms.make.mapping import dead_letters as letters
 from exporter.platforms.make.mapping.dead_letters import Listed
 from exporter.platforms.make.mapping.workflows import Scenario, scenario
-from exporter.platforms.make.reading.blueprints import Blueprints
-from exporter.platforms.make.reading.calls import Losses, Rows, get, pages, scenarios
-from exporter.platforms.make.reading.watch import Watch
+from exporter.platforms.make.reading.calls import Losses, Rows, get, pages
+from exporter.platforms.make.reading.scenarios import Blueprints, Watch, all_scenarios
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -136,7 +135,7 @@ class DeadLetters:
     async def _listed(self) -> tuple[dict[str, Scenario], bool]:
         """All scenarios with the numbers of their dead letters, and whether every row could be used."""
         found, complete = dict[str, Scenario](), True
-        async for page in scenarios(self._api, self._config, lane=LANE, columns=COLUMNS):
+        async for page in all_scenarios(self._api, self._config, lane=LANE, columns=COLUMNS):
             for row in page.rows:
                 try:
                     item = scenario(row, at=page.at, teams={})

@@ -20,7 +20,7 @@ from exporter.platforms.make.mapping import BadItem, milliseconds
 from exporter.platforms.make.mapping.runs import feed_run, in_scope
 from exporter.platforms.make.reading.calls import Rows, bad_payload, rows
 from exporter.platforms.make.reading.details import Details
-from exporter.platforms.make.reading.watch import Watch
+from exporter.platforms.make.reading.scenarios import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

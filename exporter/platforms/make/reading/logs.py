@@ -34,7 +34,7 @@ from exporter.platforms.make.mapping.workflows import Used
 from exporter.platforms.make.reading import feed
 from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_payload, rows
 from exporter.platforms.make.reading.details import Details
-from exporter.platforms.make.reading.watch import Watch
+from exporter.platforms.make.reading.scenarios import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
