@@ -113,6 +113,97 @@ def test_a_log_row_says_what_it_says(name: str, expected: Run) -> None:
     assert runs.run(load(name), workflow_id="5012") == expected
 
 
+LIVE_STARTED = datetime.fromisoformat("2026-10-26T07:33:20.312Z").timestamp()
+LIVE_ENDED = datetime.fromisoformat("2026-10-26T07:34:44.524Z").timestamp()
+
+
+@pytest.mark.parametrize("feed", [False, True], ids=["log", "feed"])
+def test_a_recorded_row_is_dated_by_its_start_and_says_its_end(feed: bool) -> None:
+    """As live: the duration is 2 milliseconds short of the time between start and end."""
+    row = load("live_success")
+    found = runs.feed_run(row) if feed else runs.run(row, workflow_id="5012")
+    assert found is not None
+    assert (found.started_at, found.ended_at, found.result) == (LIVE_STARTED, LIVE_ENDED, Result.SUCCESS)
+    assert found.parent_id is None
+    without = {key: value for key, value in row.items() if key != "endedAt"}
+    found = runs.feed_run(without) if feed else runs.run(without, workflow_id="5012")
+    assert found is not None
+    assert (found.started_at, found.ended_at) == (LIVE_STARTED, round(LIVE_STARTED + 84.21, 3))
+
+
+def test_a_recorded_failure_carries_its_cause_and_is_no_data_error_to_be_mistaken_for_one() -> None:
+    found = runs.run(load("live_failure"), workflow_id="5012")
+    assert found is not None
+    assert found.error == Error(
+        error_class=ErrorClass.NOT_FOUND,
+        type="DataError",
+        message="Error: 404 Not Found",
+        step_type="acme-shop:WatchOrders",
+    )
+
+
+def test_a_row_of_another_scenario_is_a_bad_item() -> None:
+    with pytest.raises(BadItem, match="another scenario"):
+        runs.run(load("live_success"), workflow_id="5013")
+
+
+CALLED, REPLAYED = "9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+
+
+@pytest.mark.parametrize(
+    ("changed", "parent_id", "trigger"),
+    [
+        ({"parent": {"id": 5011, "executionId": CALLED}}, CALLED, "schedule"),
+        ({"replayOfExecutionId": REPLAYED}, REPLAYED, "retry"),
+        ({"parent": {"id": 5011, "executionId": CALLED}, "replayOfExecutionId": REPLAYED}, REPLAYED, "retry"),
+        ({"parent": None}, None, "schedule"),
+        ({"parent": {"executionId": 5}}, None, "schedule"),
+        ({"replayOfExecutionId": "4f1e2d3c4b5a69788796a5b4c3d2e1f0"}, None, "retry"),
+    ],
+)
+def test_what_called_a_run_and_what_it_replays_are_its_parents(
+    changed: dict[str, Any], parent_id: str | None, trigger: str
+) -> None:
+    found = runs.run(load("live_success") | changed, workflow_id="5012")
+    assert found is not None
+    assert (found.parent_id, found.trigger) == (parent_id, trigger)
+
+
+def test_a_warning_after_a_failed_run_is_no_run_and_stops_nothing() -> None:
+    assert runs.run(load("live_warning"), workflow_id="5012") is None
+    assert workflows.notice(load("live_warning")) is None
+
+
+WARNED = datetime.fromisoformat("2026-10-26T05:03:20.517Z").timestamp()
+
+
+@pytest.mark.parametrize(
+    ("changed", "enabled", "blocked"),
+    [
+        ({"detail": {"reason": "[429] Too many", "delay": 20}}, True, Blocked.PAUSED),
+        ({"detail": {"reason": "[429] Too many", "delay": "20"}}, True, Blocked.PAUSED),
+        ({"detail": {"delay": 0}}, True, None),
+        ({"detail": {"delay": 1}}, True, None),  # over by now
+        ({"type": "stop"}, False, Blocked.INVALID),
+        ({"type": "deactivate"}, False, Blocked.INVALID),
+        ({"type": "stop", "detail": {"reason": "The operations limit is exceeded."}}, False, Blocked.QUOTA),
+        ({"type": "stop"}, True, None),  # it was switched on again
+        ({"type": "stop", "authorId": 11, "authorName": "-"}, False, None),
+        ({"type": "stop", "detail": {"author": {"name": "-"}}}, False, None),
+        ({"type": "start", "authorId": 11}, True, None),
+        ({"type": "modify"}, True, None),
+    ],
+)
+def test_the_timeline_says_what_stops_a_scenario(
+    changed: dict[str, Any], enabled: bool, blocked: Blocked | None
+) -> None:
+    said = workflows.notice(load("live_warning") | changed)
+    workflow = Workflow(id="5012", at=WARNED + 600.0, enabled=enabled)
+    assert workflows.with_notice(workflow, said).blocked is blocked
+    paid = replace(workflow, blocked=Blocked.DEAD_LETTERS)
+    assert workflows.with_notice(paid, said) == paid
+
+
 @pytest.mark.parametrize("name", ["timeline_event", "timeline_event_by_author"])
 def test_timeline_events_are_no_runs(name: str) -> None:
     assert runs.run(load(name), workflow_id="5012") is None
@@ -263,6 +354,7 @@ def test_an_organization_tells_limit_usage_and_the_names_of_teams() -> None:
     assert found == workflows.Organization(
         requests_per_minute=60.0,
         run_seconds=2400.0,
+        kept_seconds=30 * 86_400.0,
         teams={"77": "Operations", "78": "Finance"},
         usage=(
             Usage(kind="operations", at=AT, used=5112.0, limit=20000.0),
@@ -276,6 +368,7 @@ def test_an_organization_without_a_license_says_nothing_wrong() -> None:
     assert workflows.organization(load("organization_without_license"), at=AT) == workflows.Organization(
         requests_per_minute=None,
         run_seconds=None,
+        kept_seconds=None,
         teams={},
         usage=(Usage(kind="operations", at=AT), Usage(kind="transfer_bytes", at=AT)),
     )
@@ -298,7 +391,26 @@ def test_every_error_the_documents_name_has_its_class(name: str) -> None:
         ("DataError", "[404] The record was not found.", ErrorClass.NOT_FOUND),
         ("DataError", "[403] Forbidden", ErrorClass.PERMISSION),
         ("BundleValidationError", "[400] Validation failed", ErrorClass.VALIDATION),
-        ("DataError", "[500] oops", ErrorClass.VALIDATION),
+        ("DataError", "[500] oops", ErrorClass.PLATFORM),
+        ("DataError", "Error: 404 Not Found", ErrorClass.NOT_FOUND),
+        ("DataError", "Error: 429", ErrorClass.THROTTLED),
+        ("DataError", "[429] Too Many Requests", ErrorClass.THROTTLED),
+        ("DataError", "[503 Service Unavailable] try later", ErrorClass.PLATFORM),
+        ("DataError", "[408] Request Timeout", ErrorClass.TIMEOUT),
+        ("DataError", "Status Code Error: 401", ErrorClass.AUTH),
+        ("DataError", "StatusCodeError: 502 - {}", ErrorClass.PLATFORM),
+        ("DataError", "Request failed with status code 504", ErrorClass.TIMEOUT),
+        ("DataError", "The service answered: 503 Service Unavailable", ErrorClass.PLATFORM),
+        ("IncompleteDataError", "HTTP/1.1 404 Not Found", ErrorClass.NOT_FOUND),
+        # numbers that are no status: a wrong datum is not retried for looking like an outage
+        ("DataError", "Row [503] is wrong", ErrorClass.VALIDATION),
+        ("DataError", "Error: 500 items are too many", ErrorClass.VALIDATION),
+        ("DataError", "Wrong amount: 500 Euro", ErrorClass.VALIDATION),
+        ("DataError", "Error: 5031", ErrorClass.VALIDATION),
+        # a name that says more than the status
+        ("RateLimitError", "[403] Rate limit exceeded", ErrorClass.THROTTLED),
+        ("DuplicateDataError", "[400] Bad Request", ErrorClass.CONFLICT),
+        ("OperationsLimitExceededError", "[429] Too Many Requests", ErrorClass.QUOTA),
         ("ConnectionError", "[503] Service Unavailable", ErrorClass.NETWORK),
         ("RuntimeError", "[503] Service Unavailable", ErrorClass.PLATFORM),
         ("RuntimeError", "[504] Gateway Time-out", ErrorClass.TIMEOUT),

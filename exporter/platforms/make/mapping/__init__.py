@@ -10,16 +10,18 @@ Here is how single fields are read.
 | scenario | workflow; its team: workspace |
 | scheduling: immediately; on-demand; any other type | trigger webhook; manual; schedule |
 | isActive | enabled |
-| isinvalid; isPaused; sequential and dlqCount > 0 | blocked: invalid; paused; dead letters |
+| isinvalid; isPaused or iswaiting; sequential and dlqCount > 0 | blocked: invalid; paused; dead letters |
+| timeline: warning with a delay; stop without an author, by its reason | blocked: paused, so long; quota or invalid |
 | nextExec | next run |
 | execution (a log row with a status or an EXECUTION_END) | run, always attempt 1: a rerun has an id of its own |
-| log row without either: a timeline event | not read |
+| log row without either: a timeline event | no run; what of it stops the scenario is above |
 | status 1, 2, 3 | finished: success, warning, failure |
 | status 0 | running |
 | any other status | finished with result unknown if it has ended, else running |
-| timestamp, in a log; timestamp + duration, or endedAt | started; ended |
-| timestamp, in the feed across scenarios; minus duration | ended; started: the feed goes by completion |
-| type manual; instant; type auto and not instant | trigger manual; webhook; schedule |
+| timestamp; endedAt, without it timestamp + duration | started; ended |
+| timestamp of a feed row without endedAt, other than its imtId says; minus duration | ended; started |
+| replayOfExecutionId; type manual; instant; type auto and not instant | trigger retry; manual; webhook; schedule |
+| replayOfExecutionId, or parent.executionId | parent run |
 | transfer | bytes in: Make does not tell directions apart |
 | webhook of a scenario: queueCount, queueLimit | queue |
 | organization: operations, transfer (as text), the license's | usage and limit of operations, transfer_bytes |

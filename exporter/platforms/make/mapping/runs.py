@@ -21,19 +21,16 @@ RESULTS = {1: Result.SUCCESS, 2: Result.WARNING, 3: Result.FAILURE}
 
 
 def run(row: object, *, workflow_id: str, latest: float = times.MOMENT_MAX) -> Run | None:
-    """A row of a scenario's log, GET /scenarios/{id}/logs; None for a timeline event. Raises ``BadItem``, also where a
-    time is later than ``latest``.
+    """A row of a scenario's log, GET /scenarios/{id}/logs; None for a timeline event.
+
+    Raises ``BadItem``, also where it is another scenario's, and where a time is later than ``latest``.
     """
     fields = as_object(row, f"a log row of scenario {workflow_id}")
     if not _is_execution(fields):
         return None
-    took, ended = whole(fields.get("duration")), milliseconds(fields.get("endedAt"))
-    started = stamp(fields)
-    if ended is not None and took is not None:
-        started = ended - took
-    elif ended is None and started is not None and took is not None:
-        ended = started + took
-    return _run(fields, workflow_id, started, ended, latest)
+    if plain_id(fields.get("scenarioId")) not in (None, workflow_id):
+        raise BadItem(f"a log row of scenario {workflow_id} is another scenario's")
+    return _run(fields, workflow_id, *_times(fields), latest)
 
 
 def feed_run(row: object, *, latest: float = times.MOMENT_MAX) -> Run | None:
@@ -42,10 +39,16 @@ def feed_run(row: object, *, latest: float = times.MOMENT_MAX) -> Run | None:
     if not _is_execution(fields):
         return None
     workflow_id = scenario_id(fields.get("scenarioId"), "a row of the feed")
-    took, ended = whole(fields.get("duration")), milliseconds(fields.get("timestamp"))
-    started = None if ended is None or took is None else ended - took
-    found = _run(fields, workflow_id, started, ended, latest)
+    found = _run(fields, workflow_id, *_feed_times(fields), latest)
     return found if found.state is State.FINISHED else None
+
+
+def feed_span(row: object) -> tuple[int, int] | None:
+    """Start and end of a row of the feed, in milliseconds; None if it has no end. The start is at most the end."""
+    if not isinstance(row, Mapping):
+        return None
+    started, ended = _feed_times(row)
+    return None if ended is None else (ended if started is None else min(started, ended), ended)
 
 
 def in_scope(row: object, *, organization_id: int | None, team_ids: Iterable[int]) -> bool:
@@ -61,16 +64,37 @@ def stamp(row: object) -> int | None:
     if not isinstance(row, Mapping):
         return None
     at = milliseconds(row.get("timestamp"))
-    if at is None and isinstance(row.get("imtId"), str):
-        digits = row["imtId"].partition("_")[0]
-        at = int(digits) if digits.isascii() and digits.isdigit() and 12 <= len(digits) <= 14 else None
-    return at
+    return _key_stamp(row) if at is None else at
 
 
 def cause(data: object) -> Error | None:
     """Why a run failed, by GET /scenarios/{id}/executions/{executionId}; None where it does not say, or not yet."""
     fields = as_object(data, "an execution")
     return None if fields.get("status") == "RUNNING" else read_error(fields.get("error"))
+
+
+def _key_stamp(row: Mapping[str, Any]) -> int | None:
+    """The first part of an imtId: when a run began, in milliseconds."""
+    digits = str(row.get("imtId")).partition("_")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() and 12 <= len(digits) <= 14 else None
+
+
+def _times(fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Start and end, in milliseconds: a row is dated by its start, and the duration is some milliseconds short."""
+    at, ended, took = stamp(fields), milliseconds(fields.get("endedAt")), whole(fields.get("duration"))
+    if ended is None:
+        return at, None if at is None or took is None else at + took
+    if at is None or at >= ended:  # it is dated by its end
+        return (at if took is None else ended - took), ended
+    return at, ended
+
+
+def _feed_times(fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """The same of a row of the feed: without ``endedAt`` it is dated by its start only if its key says so, too."""
+    at, took = stamp(fields), whole(fields.get("duration"))
+    if fields.get("endedAt") is not None or at is None or at == _key_stamp(fields):
+        return _times(fields)
+    return None if took is None else at - took, at
 
 
 def _is_execution(fields: Mapping[str, Any]) -> bool:
@@ -102,13 +126,24 @@ def _run(fields: Mapping[str, Any], workflow_id: str, started: int | None, ended
         operations=number(fields.get("operations")),
         bytes_in=number(fields.get("transfer")),
         trigger=_run_trigger(fields),
+        parent_id=_parent_id(fields),
     )
     if (what := times.implausible(found, latest)) is not None:
         raise BadItem(f"execution {run_id} of scenario {workflow_id}: its {what} is at no time that can be")
     return found
 
 
+def _parent_id(fields: Mapping[str, Any]) -> str | None:
+    """The run that this one repeats, or else the run of another scenario that called it."""
+    parent = fields.get("parent")
+    called_by = parent.get("executionId") if isinstance(parent, Mapping) else None
+    found = execution_id(fields.get("replayOfExecutionId")) or execution_id(called_by)
+    return None if found == execution_id(fields.get("id")) else found
+
+
 def _run_trigger(fields: Mapping[str, Any]) -> str | None:
+    if execution_id(fields.get("replayOfExecutionId")) is not None:
+        return "retry"
     match fields.get("type"), fields.get("instant"):
         case "manual", _:
             return "manual"

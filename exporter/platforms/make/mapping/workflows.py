@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.model import Blocked, Queue, Usage, Workflow
+from exporter.model import Blocked, ErrorClass, Queue, Usage, Workflow, times
 from exporter.model.redact import redact
 from exporter.platforms.make.mapping import (
     as_object,
@@ -19,7 +19,7 @@ from exporter.platforms.make.mapping import (
     unwrapped,
     whole,
 )
-from exporter.platforms.make.mapping.errors import NAME_CHARS_MAX
+from exporter.platforms.make.mapping.errors import NAME_CHARS_MAX, classify
 
 TEAMS_MAX = 1000
 #: Blueprints nest; no more modules than this are looked at.
@@ -39,6 +39,7 @@ class Scenario:
     team_id: str | None
     hook_id: str | None
     dead_letters: int | None
+    expired: int | None  # dead letters that nobody treated in time, as far as the row tells
     edited: str | None  # changes with every edit
 
 
@@ -48,6 +49,7 @@ class Organization:
 
     requests_per_minute: float | None
     run_seconds: float | None  # how long a run may take
+    kept_seconds: float | None  # how long logs and untreated dead letters are kept
     teams: dict[str, str]  # id -> name
     usage: tuple[Usage, ...]
 
@@ -59,10 +61,11 @@ def scenario(row: object, *, at: float, teams: Mapping[str, str]) -> Scenario:
     blocked = None
     if fields.get("isinvalid") is True:
         blocked = Blocked.INVALID
-    elif fields.get("isPaused") is True:
+    elif fields.get("isPaused") is True or fields.get("iswaiting") is True:
         blocked = Blocked.PAUSED
     active = fields.get("isActive", fields.get("islinked"))
     edited = fields.get("lastEdit")
+    count, everything = whole(fields.get("dlqCount")), whole(fields.get("allDlqCount"))
     return Scenario(
         workflow=Workflow(
             id=scenario_id(fields.get("id"), "a scenario"),
@@ -76,7 +79,8 @@ def scenario(row: object, *, at: float, teams: Mapping[str, str]) -> Scenario:
         ),
         team_id=team_id,
         hook_id=hook_id,
-        dead_letters=whole(fields.get("dlqCount")),
+        dead_letters=count,
+        expired=None if count is None or everything is None else max(0, everything - count),
         edited=edited if isinstance(edited, str) else None,
     )
 
@@ -85,6 +89,52 @@ def with_order(workflow: Workflow, *, ordered: bool, dead_letters: int | None) -
     """The scenario with what its blueprint says: a sequential one runs nothing while it has a dead letter."""
     stands = ordered and bool(dead_letters) and workflow.blocked is None
     return replace(workflow, ordered=ordered, blocked=Blocked.DEAD_LETTERS if stands else workflow.blocked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What the timeline says stops a scenario, or that nothing does any more."""
+
+    at: float
+    blocked: Blocked | None
+    until: float | None = None  # None: until somebody switches it on
+
+
+def notice(row: object, *, latest: float = times.MOMENT_MAX) -> Notice | None:
+    """A timeline row of a scenario's log, None for one that says nothing of this. What Make does has no author.
+
+    The kinds ``start``, ``schedule``, ``modify`` and ``warning`` were seen; that Make's switching off is a kind with
+    "stop" or "deactivat" in it is a guess.
+    """
+    fields = row if isinstance(row, Mapping) else {}
+    kind, at = fields.get("type"), seconds(milliseconds(fields.get("timestamp")))
+    if any(fields.get(key) is not None for key in ("status", "duration", "eventType")) or not isinstance(kind, str):
+        return None
+    if at is None or not times.is_plausible(at, latest):
+        return None
+    found = fields.get("detail")
+    detail: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    by_hand = fields.get("authorId") is not None or fields.get("authorName") is not None or bool(detail.get("author"))
+    delay, reason = number(detail.get("delay")), detail.get("reason")
+    if kind == "warning":
+        return Notice(at=at, blocked=Blocked.PAUSED, until=at + 60.0 * delay) if delay else None
+    if kind == "start":
+        return Notice(at=at, blocked=None)
+    if "stop" not in kind and "deactivat" not in kind:
+        return None
+    if by_hand:  # then it is not enabled, and nothing blocks it
+        return Notice(at=at, blocked=None)
+    quota = classify(None, reason if isinstance(reason, str) else None) is ErrorClass.QUOTA
+    return Notice(at=at, blocked=Blocked.QUOTA if quota else Blocked.INVALID)
+
+
+def with_notice(workflow: Workflow, said: Notice | None) -> Workflow:
+    """The scenario with what its timeline says, where its row does not say why it stands or says no more than that."""
+    if said is None or said.blocked is None or workflow.blocked not in (None, Blocked.INVALID):
+        return workflow
+    if said.until is not None:
+        return replace(workflow, blocked=workflow.blocked or (said.blocked if workflow.at < said.until else None))
+    return replace(workflow, blocked=said.blocked) if workflow.enabled is False else workflow
 
 
 def queue(row: object, *, at: float, workflow_id: str) -> Queue | None:
@@ -117,11 +167,13 @@ def organization(data: object, *, at: float) -> Organization:
     found = fields.get("license")
     licensed: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     allowed = number(licensed.get("executionTime"))
+    kept = number(licensed.get("retention"))
     teams = fields.get("teams")
     named = [t for t in teams[:TEAMS_MAX] if isinstance(t, Mapping)] if isinstance(teams, list) else []
     return Organization(
         requests_per_minute=number(licensed.get("apiLimit")),
         run_seconds=None if not allowed else allowed * (60.0 if allowed <= RUN_MINUTES_MAX else 1.0),
+        kept_seconds=kept * 86_400.0 if kept else None,
         teams={i: n for t in named if (i := plain_id(t.get("id"))) and (n := text(t.get("name")))},
         usage=tuple(
             Usage(
