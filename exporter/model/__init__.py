@@ -75,6 +75,7 @@ class ResolvedBy(StrEnum):
     MANUAL = "manual"
     SUPERSEDED = "superseded"
     EXPIRED = "expired"
+    UNKNOWN = "unknown"  # it is no longer there, and nothing says why
 
 
 class Via(StrEnum):

@@ -31,6 +31,7 @@ Never read: authors, descriptions, addresses and ids of webhooks, outputs and bu
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,11 @@ def execution_id(value: object) -> str | None:
         return None
     found = value.replace("-", "").lower()
     return found if found.isascii() and found.isalnum() and len(found) <= ID_CHARS_MAX else None
+
+
+def is_execution_id(text: str) -> bool:
+    """Whether the platform would look for an execution of this id, and not call it invalid."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
 
 
 def number(value: object) -> float | None:

@@ -11,7 +11,8 @@ a later module resolves it and stores another.
 | retry | whether the platform will retry it itself |
 | reason; the error in its bundle | message; type, class and failing module |
 | resolved, after an attempt of type auto; of another type; after none | resolved by the platform; manually; manually |
-| deleted, or no longer there | resolved manually |
+| deleted | resolved manually |
+| no longer there: near the license's retention, or while allDlqCount - dlqCount rose; otherwise | expired; unknown |
 
 Of a bundle only the error and the number of its module are read: the rest is customers' data.
 """

@@ -20,14 +20,20 @@ from exporter.model import FAILED, Listing, Observation, Workflow
 from exporter.platform import Fault, Known, Page, RunKey, Watches
 from exporter.platforms.make.check import check
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.mapping import BadItem, plain_id, runs, workflows
+from exporter.platforms.make.mapping import BadItem, is_execution_id, plain_id, runs, workflows
 from exporter.platforms.make.mapping.workflows import Scenario
 from exporter.platforms.make.reading.calls import Losses, get, pages, rows
 from exporter.platforms.make.reading.dead_letters import DeadLetters
 from exporter.platforms.make.reading.details import Causes, Details, Steps
 from exporter.platforms.make.reading.feed import Feed, NoFeed
-from exporter.platforms.make.reading.logs import Logs
-from exporter.platforms.make.reading.scenarios import Blueprints, Watch, all_scenarios, find_organization
+from exporter.platforms.make.reading.logs import Logs, notice_of
+from exporter.platforms.make.reading.scenarios import (
+    Blueprints,
+    Watch,
+    all_scenarios,
+    find_organization,
+    learn_retention,
+)
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -88,11 +94,13 @@ class MakeClient:
         organization_id = await find_organization(self._config, self._api, before.get("id"))
         answer = await get(self._api, "/organizations/{id}", lane=Lane.DEAD_LETTERS, ids={"id": organization_id})
         found = workflows.organization(answer.data, at=answer.at)
+        learn_retention(self._api, found.kept_seconds)
         if found.requests_per_minute is not None:
             self._api.budget.learn_limit(found.requests_per_minute)
         remembered = {
             "id": organization_id,
             "run_seconds": found.run_seconds or before.get("run_seconds"),
+            "kept_seconds": found.kept_seconds or before.get("kept_seconds"),
             "teams": found.teams or before.get("teams", {}),
         }
         return Page(observations=found.usage, cursors={"organization": remembered})
@@ -133,7 +141,7 @@ class MakeClient:
             self._watch.names = {key: item.workflow.name for key, item in found.items()}
             yield Page(observations=[Listing(at=at, workflow_ids=frozenset(mine))])
         losses = Losses()
-        async for reading in self._orders(mine, losses):
+        async for reading in self._orders(mine, known, losses):
             yield reading
         if now >= self._hooks_refused_until:
             async for reading in self._queues(mine, now, losses):
@@ -143,9 +151,10 @@ class MakeClient:
         """The scenario with what its blueprint says, or said when it was last read."""
         blueprint, before = self._blueprints.kept(item.workflow.id, item.edited), known.workflows.get(item.workflow.id)
         ordered = blueprint.ordered if blueprint is not None else before is not None and before.ordered
-        return workflows.with_order(item.workflow, ordered=ordered, dead_letters=item.dead_letters)
+        noticed = workflows.with_notice(item.workflow, notice_of(known, item.workflow.id))
+        return workflows.with_order(noticed, ordered=ordered, dead_letters=item.dead_letters)
 
-    async def _orders(self, found: Mapping[str, Scenario], losses: Losses) -> AsyncIterator[Page]:
+    async def _orders(self, found: Mapping[str, Scenario], known: Known, losses: Losses) -> AsyncIterator[Page]:
         """Read blueprints of scenarios with dead letters: whether these stop them."""
         wanted = [
             i for i in found.values() if i.dead_letters and self._blueprints.kept(i.workflow.id, i.edited) is None
@@ -158,6 +167,7 @@ class MakeClient:
                 yield Page(faults=[losses.fault(error, item.workflow.id, of_item=True)])
                 continue
             later = replace(item.workflow, at=max(self._api.platform_now(), item.workflow.at + 0.001))
+            later = workflows.with_notice(later, notice_of(known, item.workflow.id))
             workflow = workflows.with_order(later, ordered=blueprint.ordered, dead_letters=item.dead_letters)
             yield Page(observations=[workflow])
 
@@ -224,6 +234,8 @@ class MakeClient:
     async def _completed(self, workflow_id: str, run_id: str) -> Page:
         endpoint = "/scenarios/{id}/logs/{executionId}"
         ids = {"id": workflow_id, "executionId": run_id}
+        if not is_execution_id(run_id):
+            return Page()  # the platform would refuse to look for it
         answer = await get(self._api, endpoint, lane=Lane.RUNNING, ids=ids)
         body: Mapping[str, Any] = answer.data if isinstance(answer.data, Mapping) else {}
         try:

@@ -16,7 +16,8 @@ so often that this alone fills pages is asked in two steps: for long runs that b
 The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
 ``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often these
 had changed and no run showed; and while a long reading is under way ``from``, where to go on, and ``began``. ``logs``
-holds ``until``: then every scenario that had anything to tell had been read.
+holds ``until``: then every scenario that had anything to tell had been read. ``notices`` holds what timelines say that
+stops their scenarios, for the stream workflows.
 """
 
 import random
@@ -24,13 +25,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exporter.model import Run, State, Workflow, times
+from exporter.model import Blocked, Run, State, Workflow, times
 from exporter.platform import Fault, Known, Page
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import BadItem, workflows
 from exporter.platforms.make.mapping.runs import run as read_run
 from exporter.platforms.make.mapping.runs import stamp
-from exporter.platforms.make.mapping.workflows import Used
+from exporter.platforms.make.mapping.workflows import Notice, Used, notice
 from exporter.platforms.make.reading import feed
 from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_payload, rows
 from exporter.platforms.make.reading.details import Details
@@ -38,7 +39,8 @@ from exporter.platforms.make.reading.scenarios import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
-CURSOR = "logs"
+CURSOR, NOTICES = "logs", "notices"
+NOTICES_MAX = 1000
 ENDPOINT = "/scenarios/{id}/logs"
 ROWS_PER_PAGE = 100
 PAGES_PER_SCENARIO_MAX = 50
@@ -122,7 +124,14 @@ class _Sweep:
     base: float  # from where on scenarios without a cursor are read
     feed_until: float | None
     open_since: dict[str, float] = field(default_factory=dict)  # scenario -> start of its oldest open run
+    notices: dict[str, list[Any]] = field(default_factory=dict)  # scenario -> what its timeline says stops it
     seen: dict[str, list[Any]] = field(default_factory=dict)  # scenario -> how it stood when the sweep began
+
+
+def notice_of(known: Known, workflow_id: str) -> Notice | None:
+    """What the timeline of a scenario last said that stops it."""
+    kept = (known.cursor("runs", NOTICES) or {}).get(workflow_id)
+    return None if kept is None else Notice(at=kept[0], blocked=Blocked(kept[1]), until=kept[2])
 
 
 class Logs:
@@ -210,6 +219,7 @@ class Logs:
             counted_from=counted_from,
             base=max(told),
             feed_until=feed_until,
+            notices=dict(known.cursor("runs", NOTICES) or {}),
         )
         for workflow_id, workflow in known.workflows.items():
             if workflow.at > 0 and self._watch.watches(
@@ -277,7 +287,7 @@ class Logs:
         newest_first = not _rises(page)  # the oldest first, in spite of what was asked, says nothing of the newest
         covered = not page.full or (newest_first and oldest < (sweep.base - sweep.overlap) * 1000)
         observations = [sweep.details.note(run) for run in kept]
-        cursors = sweep.details.cursor()
+        cursors = sweep.details.cursor() | self._notices(sweep, workflow_id, page)
         return covered, Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
 
     async def _follow(self, sweep: _Sweep, workflow_id: str, mark: _Mark) -> AsyncIterator[Page]:
@@ -300,7 +310,7 @@ class Logs:
                 done = self._read_to_the_end(sweep, workflow_id, mark, clear=ran and not vague)
                 cursors[workflow_id] = done.dump()
             observations = [sweep.details.note(run) for run in fresh]
-            cursors |= sweep.details.cursor()
+            cursors |= sweep.details.cursor() | self._notices(sweep, workflow_id, page)
             yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
         if on is not None:
             began = sweep.totals.at if mark.began is None else mark.began
@@ -309,6 +319,22 @@ class Logs:
                 cursors={workflow_id: replace(mark, resume=on / 1000, began=began).dump()},
                 faults=[Fault(kind="truncated", detail=detail, workflow_id=workflow_id)],
             )
+
+    def _notices(self, sweep: _Sweep, workflow_id: str, page: Rows) -> dict[str, Any]:
+        """The cursor of what timelines say, where this page says something new."""
+        latest, before = self._api.latest(), sweep.notices.get(workflow_id)
+        found = [said for row in page.rows if (said := notice(row, latest=latest)) is not None]
+        newest = max(found, key=lambda said: said.at, default=None)
+        if newest is None or (before is not None and newest.at <= before[0]):
+            return {}
+        if newest.blocked is None and before is None:
+            return {}
+        sweep.notices.pop(workflow_id, None)
+        if newest.blocked is not None:
+            sweep.notices[workflow_id] = [newest.at, newest.blocked, newest.until]
+        while len(sweep.notices) > NOTICES_MAX:
+            del sweep.notices[next(iter(sweep.notices))]
+        return {NOTICES: dict(sweep.notices)}
 
     def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: _Mark, *, clear: bool) -> _Mark:
         """The cursor after all pages. Where something had changed and what ran is not clear yet, it stays as it was."""

@@ -1,11 +1,13 @@
 """Scenarios as listed, which of them a source watches, and their blueprints, read once for each edit."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
+from exporter.model import DeadLetter, ResolvedBy
 from exporter.platform import Known, in_turns, selected
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.mapping import BadItem, as_object, plain_id, workflows
+from exporter.platforms.make.mapping import BadItem, as_object, milliseconds, plain_id, workflows
 from exporter.platforms.make.mapping.workflows import Blueprint, scenario
 from exporter.platforms.make.reading.calls import Rows, bad_payload, get, pages
 from exporter.wire.api import Api, ApiError, ErrorKind
@@ -14,6 +16,8 @@ from exporter.wire.budget import Lane
 SCENARIOS_PER_PAGE = 1000
 SCENARIO_PAGES_MAX = 100
 BLUEPRINTS_KEPT_MAX = 2000
+#: A dead letter that vanishes so many seconds before the account's retention ends, or a tenth of it, has expired.
+EXPIRY_MARGIN_SECONDS = 86_400.0
 
 
 async def all_scenarios(
@@ -103,6 +107,27 @@ class Watch:
         return selected(self._config, workflow_id, name)
 
 
+#: Of each connection: how long untreated dead letters are kept (seconds), where the license says so.
+_KEPT: WeakKeyDictionary[Api, float] = WeakKeyDictionary()
+
+
+def learn_retention(api: Api, seconds: float | None) -> None:
+    """What the license of the organization says of how long things are kept; None where it does not."""
+    if seconds is not None:
+        _KEPT[api] = seconds
+
+
+def vanished(api: Api, letter: DeadLetter, at: float) -> ResolvedBy:
+    """What became of a dead letter that is no longer there at ``at``: lost with its age, or nobody can tell.
+
+    One that somebody resolved says so itself, or did when it was last read.
+    """
+    kept = _KEPT.get(api)
+    if kept is not None and at - letter.opened_at >= kept - min(EXPIRY_MARGIN_SECONDS, kept / 10):
+        return ResolvedBy.EXPIRED
+    return ResolvedBy.UNKNOWN
+
+
 class Blueprints:
     """The blueprints of one source that were read lately."""
 
@@ -125,3 +150,14 @@ class Blueprints:
             while len(self._kept) > BLUEPRINTS_KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
         return found
+
+    async def modules_of(self, letter: DeadLetter, edited: str | None, *, lane: Lane) -> Mapping[str, str]:
+        """The names of the modules that a dead letter ran with: of the blueprint frozen in it. Raises ``ApiError``.
+
+        As long as the scenario was not edited since, that is its own, which costs no call for each dead letter.
+        """
+        at = milliseconds(edited)
+        if at is not None and at <= round(letter.opened_at * 1000):
+            return (await self.read(letter.workflow_id, edited, lane=lane)).modules
+        answer = await get(self._api, "/dlqs/{id}/blueprint", lane=lane, ids={"id": letter.id})
+        return workflows.blueprint(answer.data).modules
