@@ -160,6 +160,16 @@ ALERTS = (
         description=f"The oldest dead letter of {_WORKFLOW} has been open for {{{{ $value | humanizeDuration }}}}.",
     ),
     Alert(
+        name="AutomationDeadLettersExpired",
+        group="dead-letters",
+        severity="warning",
+        expr=of.dead_letters_expire,
+        wait="1m",
+        keep="15m",
+        summary="Dead letters were lost: they got too old before anybody treated them.",
+        description=f"Dead letters of {_WORKFLOW} expired within the last hour. Their data is lost.",
+    ),
+    Alert(
         name="AutomationDeadLettersNearCapacity",
         group="dead-letters",
         about="source",

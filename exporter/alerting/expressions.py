@@ -210,6 +210,11 @@ def dead_letters_are_old(slo: SloConfig) -> str:
     return named(f"{_grouped(old)}\n{_read(slo)}", slo, of=oldest)
 
 
+def dead_letters_expire(slo: SloConfig) -> str:
+    expired = select(catalogue.DEAD_LETTERS_RESOLVED.name, slo, 'by="expired"')
+    return named(f"sum without (by) (increase({expired}[1h])) > 0", slo, of=expired)
+
+
 def dead_letters_are_nearly_full(slo: SloConfig) -> str:
     """No platform tells how much of its storage is used, so it is their number against what the user expects to fit."""
     letters = f"sum without (workflow_id, error_class) ({select(catalogue.DEAD_LETTERS.name, slo)})"

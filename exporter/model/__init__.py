@@ -75,6 +75,7 @@ class ResolvedBy(StrEnum):
     MANUAL = "manual"
     SUPERSEDED = "superseded"
     EXPIRED = "expired"
+    UNKNOWN = "unknown"  # it is no longer there, and nothing says why
 
 
 #: The trigger of a run that somebody starts while building the workflow: a trial, no production. The mapping of each

@@ -62,7 +62,14 @@ _STATE = {State.PENDING: 0, State.RUNNING: 1, State.FINISHED: 2}
 _RESOLVED_BY = {
     by: rank
     for rank, by in enumerate(
-        (ResolvedBy.PLATFORM, ResolvedBy.MANUAL, ResolvedBy.SUPERSEDED, ResolvedBy.EXPIRED, ResolvedBy.RETRY)
+        (
+            ResolvedBy.UNKNOWN,
+            ResolvedBy.PLATFORM,
+            ResolvedBy.MANUAL,
+            ResolvedBy.SUPERSEDED,
+            ResolvedBy.EXPIRED,
+            ResolvedBy.RETRY,
+        )
     )
 }
 
@@ -368,7 +375,7 @@ def fold_dead_letter(
         changes.append(DeadLetterOpened(dead_letter=after, error_class=error_class))
     newly_resolved = after.resolved_at is not None and (before is None or before.is_open)
     if newly_resolved and baseline.covers(after.resolved_at):
-        changes.append(DeadLetterResolved(dead_letter=after, by=after.resolved_by or ResolvedBy.MANUAL))
+        changes.append(DeadLetterResolved(dead_letter=after, by=after.resolved_by or ResolvedBy.UNKNOWN))
     return DeadLetterEntry(dead_letter=after, open_counted=open_counted), changes
 
 

@@ -255,7 +255,11 @@ class _Ingest:
     def _fold_dead_letter(self, outcome: Folded, claim: DeadLetter, baseline: Baseline) -> None:
         key = (outcome.batch.source, claim.id)
         before = self.letters.get(key)
-        if key in self.retried and claim.resolved_by in (ResolvedBy.MANUAL, ResolvedBy.SUPERSEDED):
+        if key in self.retried and claim.resolved_by in (
+            ResolvedBy.MANUAL,
+            ResolvedBy.SUPERSEDED,
+            ResolvedBy.UNKNOWN,
+        ):
             claim = replace(claim, resolved_by=ResolvedBy.RETRY)  # the somebody was us
         after, changes = fold.fold_dead_letter(before, claim, baseline=baseline)
         if after is before:

@@ -327,6 +327,31 @@ WORKFLOWS: dict[str, Cases] = {
         ],
         every="5m",
     ),
+    "AutomationDeadLettersExpired": Cases(
+        fires=[
+            Case(
+                why="one got too old half an hour ago",
+                series=series((metric("automation_dead_letters_resolved_total", by="expired"), "0x10 1x60")),
+                at="40m",
+                told=(
+                    {**AT, **NAMED},
+                    "Dead letters of Invoices (5004) of make-eu expired within the last hour. Their data is lost.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="somebody repaired many",
+                series=series((metric("automation_dead_letters_resolved_total", by="manual"), "0+5x60")),
+                at="40m",
+            ),
+            Case(
+                why="some did long ago",
+                series=series((metric("automation_dead_letters_resolved_total", by="expired"), "0x10 7x300")),
+                at="4h",
+            ),
+        ],
+    ),
     "AutomationDeadLettersNearCapacity": Cases(
         fires=[
             Case(

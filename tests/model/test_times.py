@@ -9,8 +9,8 @@ from exporter.model.fold import Baseline, RunEntry, believed, fold_run, fold_wor
 from exporter.platform import BadItem
 from exporter.platforms.cognaize import mapping as cognaize
 from exporter.platforms.etlworks import mapping as etlworks
-from exporter.platforms.make import letters
-from exporter.platforms.make import mapping as make
+from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping import runs
 from exporter.platforms.qlik import mapping as qlik
 
 NOW = 1_768_471_200.0  # 2026-01-15T10:00:00Z
@@ -31,16 +31,16 @@ def test_a_day_ahead_is_believed_and_no_more() -> None:
 @pytest.mark.parametrize("field", ["timestamp", "endedAt"])
 def test_make_a_run_at_no_time_that_can_be_is_a_fault_that_names_it(field: str, moment: str) -> None:
     row = {"id": "3a1f" * 8, "status": 3, "timestamp": "2026-01-15T09:00:00.000Z", field: moment}
-    with pytest.raises(make.BadItem, match=rf"{'3a1f' * 8}.*(start|end)"):
-        make.run(row, workflow_id="5012", latest=LATEST)
-    with pytest.raises(make.BadItem):
-        make.feed_run({**row, "timestamp": moment, "scenarioId": 5012}, latest=LATEST)
+    with pytest.raises(BadItem, match=rf"{'3a1f' * 8}.*(start|end)"):
+        runs.run(row, workflow_id="5012", latest=LATEST)
+    with pytest.raises(BadItem):
+        runs.feed_run({**row, "timestamp": moment, "scenarioId": 5012}, latest=LATEST)
 
 
 @pytest.mark.parametrize("moment", ABSURD)
 def test_make_a_dead_letter_at_no_time_that_can_be_keeps_the_date_it_had(moment: str) -> None:
     row = {"id": "3a1f" * 8, "created": moment}
-    with pytest.raises(make.BadItem, match="3a1f"):
+    with pytest.raises(BadItem, match="3a1f"):
         letters.listed(row, workflow_id="5012", at=NOW, known=None, latest=LATEST)
     good = letters.listed({**row, "created": "2026-01-15T09:00:00Z"}, workflow_id="5012", at=NOW, known=None)
     again = letters.listed(row, workflow_id="5012", at=NOW, known=good.letter, latest=LATEST)
@@ -51,7 +51,7 @@ def test_make_a_dead_letter_at_no_time_that_can_be_keeps_the_date_it_had(moment:
 @pytest.mark.parametrize("field", ["startTime", "stopTime", "createdAt"])
 def test_qlik_a_run_at_no_time_that_can_be_is_a_fault_that_names_it(field: str, moment: str) -> None:
     item = {"id": "r-1", "status": "failed", "stopTime": "2026-01-15T09:59:00Z", field: moment}
-    with pytest.raises(qlik.BadItem, match=r"r-1.*(start|end|queueing)"):
+    with pytest.raises(BadItem, match=r"r-1.*(start|end|queueing)"):
         qlik.claims(item, workflow_id="a-1", latest=LATEST)
 
 

@@ -54,9 +54,11 @@ async def test_the_logs_tell_exactly_what_happened() -> None:
             for row in executions(page["scenarioLogs"]):
                 result = {1: "success", 2: "warning", 3: "failure"}[row["status"]]
                 start = ms(epoch(row["timestamp"]))
-                assert row["imtId"] == f"{start}_scenario.{scenario['id']}.{row['type']}.{row['id']}"
-                assert ("error" in row) == (result == "failure")
-                shown[row["id"]] = (str(scenario["id"]), result, start, start + row["duration"])
+                assert row["imtId"] == f"{start}_{row['id']}"
+                assert ("error" in row) == (result == "failure") == ("parent" not in row)
+                end = ms(epoch(row["endedAt"]))
+                assert row["duration"] == 0 or 2 <= end - start - row["duration"] <= 4
+                shown[row["id"]] = (str(scenario["id"]), result, start, end)
         truth = {r.run_id: (r.workflow_id, r.result, ms(r.started_at), ms(r.ended_at)) for r in api.sim.truth().runs}
         assert shown == truth
         assert len(truth) > 100
@@ -260,12 +262,21 @@ async def test_log_rows_are_of_two_kinds_and_only_executions_have_a_status() -> 
         workflow = api.sim.add_workflow()
         run = api.sim.add_run(workflow, started_at=T0 - 50, ended_at=T0 - 10, result="failure", error="DataError")
         api.sim.set_enabled(workflow, False)
-        event, row = (await api.get(f"/scenarios/{workflow}/logs"))["scenarioLogs"]
+        event, twin, row = (await api.get(f"/scenarios/{workflow}/logs"))["scenarioLogs"]
         assert (event["type"], event["authorName"]) == ("stop", "Operator")
-        assert event.keys().isdisjoint({"status", "eventType", "duration"})
+        assert twin["imtId"].endswith("_undefined")
+        assert (twin["detail"]["reason"], "id" in twin) == (row["error"]["message"], False)
+        for told in (event, twin):
+            assert told.keys().isdisjoint({"status", "eventType", "duration"})
         assert (row["id"], row["eventType"], row["type"]) == (run, "EXECUTION_END", "auto")
-        assert (row["duration"], row["status"]) == (40_000, 3)
-        assert (await api.get(f"/scenarios/{workflow}/logs/{run}"))["scenarioLog"] == row
+        assert 39_996 <= row["duration"] <= 39_998
+        assert (row["status"], row["isReplayable"]) == (3, True)
+        single = (await api.get(f"/scenarios/{workflow}/logs/{run}"))["scenarioLog"]
+        assert {**single, "authorName": None} == {"@kindId": 1, "@scenarioId": int(workflow), **row}
+        assert "authorName" not in single
+        refused = await api.call("GET", f"/scenarios/{workflow}/logs/{event['id']}")
+        assert (refused.status, refused.json["detail"]) == (400, "Validation failed for 1 parameter(s).")
+        assert "executionId" in refused.json["suberrors"][0]["message"]
         assert (await api.get(f"/scenarios/{workflow}/logs", status="3"))["scenarioLogs"] == [row]
         assert (await api.get(f"/scenarios/{workflow}/logs", status="1"))["scenarioLogs"] == []
 
@@ -292,7 +303,7 @@ async def test_logs_are_filtered_by_how_long_a_run_took() -> None:
             api.sim.add_run(workflow, started_at=T0 - 100, ended_at=T0 - 100 + seconds, result="success")
         api.sim.add_run(workflow, started_at=T0 - 100, ended_at=None, result="success")
         rows = (await api.get(f"/scenarios/{workflow}/logs", durationFrom="60000"))["scenarioLogs"]
-        assert sorted(row["duration"] for row in rows) == [60_000, 61_000]
+        assert [round(row["duration"] / 1000) for row in rows] == [61]  # that of 60 s took some milliseconds less
 
 
 async def test_pages_by_pg_last_lose_and_repeat_nothing_while_new_runs_come_in() -> None:
@@ -338,13 +349,13 @@ async def test_a_run_is_listed_when_it_ends_under_its_old_start_and_its_detail_f
 
 
 async def test_zones_differ_in_what_log_rows_show() -> None:
-    async with serving(pending_rows=True, timestamp_is_end=True, short_imt_ids=True, text_counters=True) as api:
+    async with serving(pending_rows=True, short_imt_ids=False, text_counters=True) as api:
         workflow = api.sim.add_workflow()
         done = api.sim.add_run(workflow, started_at=T0 - 9, ended_at=T0 - 1, result="warning")
         running = api.sim.add_run(workflow, started_at=T0 - 5, ended_at=T0 + 60, result="success")
         rows = {row["id"]: row for row in (await api.get(f"/scenarios/{workflow}/logs"))["scenarioLogs"]}
         assert (rows[running]["status"], "duration" in rows[running]) == (0, False)
-        assert rows[done]["imtId"] == f"{ms(T0 - 1)}_{done}"
+        assert rows[done]["imtId"] == f"{ms(T0 - 9)}_scenario.{workflow}.auto.{done}"
         assert rows[done]["centicredits"] == "100"
 
 
@@ -353,7 +364,8 @@ async def test_only_a_share_of_failed_rows_carries_its_error() -> None:
         workflow = api.sim.add_workflow()
         for n in range(40):
             api.sim.add_run(workflow, started_at=T0 - n - 1, ended_at=T0 - n, result="failure")
-        rows = (await api.get(f"/scenarios/{workflow}/logs"))["scenarioLogs"]
+        rows = executions((await api.get(f"/scenarios/{workflow}/logs", {"pg[limit]": "500"}))["scenarioLogs"])
+        assert len(rows) == 40
         assert 8 < sum("error" in row for row in rows) < 32
 
 
@@ -365,8 +377,8 @@ async def test_the_feed_tells_all_executions_by_their_end_after_since() -> None:
             assert len(page) <= 200
             feed += page
             assert len(feed) < 5000  # the cursor moves
-            since = page[-1]["timestamp"]
-        told = [(str(row["scenarioId"]), row["id"], epoch(row["timestamp"])) for row in feed]
+            since = page[-1]["endedAt"]
+        told = [(str(row["scenarioId"]), row["id"], epoch(row["endedAt"])) for row in feed]
         assert told == [(r.workflow_id, r.run_id, r.ended_at) for r in api.sim.truth().runs]
         steps = (await api.get(f"/scenarios/{told[0][0]}/logs/{told[0][1]}/p", include="events"))["events"]
         assert epoch(steps[-1]["at"]) == pytest.approx(told[0][2], abs=0.002)
@@ -399,6 +411,44 @@ async def test_module_events_tell_each_module_of_a_run_in_order_and_what_became_
             assert (run.result == "success") == (len(ends) == len(starts) and set(ends) == {1})
         assert again
         assert endless
+
+
+async def test_an_item_that_nobody_treats_is_lost_and_only_the_number_of_all_remembers_it() -> None:
+    async with serving(dead_letters_kept=1000.0) as api:
+        workflow = api.sim.add_workflow()
+        item = api.sim.add_dead_letter(workflow)
+        row = await api.scenario(workflow)
+        assert (row["dlqCount"], row["allDlqCount"]) == (1, 1)
+        await api.clock.advance(1001)
+        row = await api.scenario(workflow)
+        assert (row["dlqCount"], row["allDlqCount"]) == (0, 1)
+        assert (await api.call("GET", f"/dlqs/{item}")).status == 404
+        assert (await api.get("/dlqs", scenarioId=workflow))["dlqs"] == []
+
+
+async def test_a_replay_runs_the_scenario_again_and_names_the_run_it_replays() -> None:
+    async with serving() as api:
+        workflow = api.sim.add_workflow(duration=5.0)
+        failed = api.sim.add_run(workflow, started_at=T0 - 50, ended_at=T0 - 10, result="failure")
+        trigger = api.sim.add_run(workflow, started_at=T0 - 40, ended_at=T0 - 9, result="failure", trigger=True)
+        path = f"/scenarios/{workflow}/replay"
+        answer = await api.call("POST", path, {"executionIds": [failed]})
+        assert (answer.status, answer.text) == (202, "")
+        for refused in (trigger, "0" * 32):
+            assert (await api.call("POST", path, {"executionIds": [refused]})).status == 404
+        await api.clock.advance(120)
+        rows = executions((await api.get(f"/scenarios/{workflow}/logs"))["scenarioLogs"])
+        assert [row["replayOfExecutionId"] for row in rows] == [failed, None, None]
+        assert [row["isReplayable"] for row in rows] == [True, False, True]
+        api.sim.set_enabled(workflow, False)
+        assert (await api.call("POST", path, {"executionIds": [failed]})).status == 422
+
+
+async def test_a_zone_may_refuse_pages_of_more_than_so_many_rows() -> None:
+    async with serving(limit_refused=50) as api:
+        workflow = api.sim.add_workflow()
+        assert (await api.call("GET", f"/scenarios/{workflow}/logs", **{"pg[limit]": "51"})).status == 400
+        assert (await api.call("GET", f"/scenarios/{workflow}/logs", **{"pg[limit]": "50"})).status == 200
 
 
 # Webhooks

@@ -3,11 +3,11 @@
 from exporter.model import ErrorClass, ResolvedBy, Result, Run
 from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.credentials import Token
-from exporter.platforms.make.calls import error_detail
-from exporter.platforms.make.client import MakeClient
 from exporter.platforms.make.config import MakeConfig, token_header
+from exporter.platforms.make.reading import MakeClient
+from exporter.platforms.make.reading.calls import error_detail
+from exporter.platforms.make.reading.details import steps_later
 from exporter.platforms.make.retrying import RETRYING
-from exporter.platforms.make.steps import steps_later
 from exporter.platforms.make.webhooks import receive
 from exporter.wire.budget import Lane
 
@@ -39,7 +39,7 @@ PLATFORM = Platform(
     requests_per_minute=60.0,
     results=(Result.SUCCESS, Result.WARNING, Result.FAILURE),
     error_classes=tuple(ErrorClass),
-    resolved_by=(ResolvedBy.RETRY, ResolvedBy.PLATFORM, ResolvedBy.MANUAL, ResolvedBy.EXPIRED),
+    resolved_by=(ResolvedBy.RETRY, ResolvedBy.PLATFORM, ResolvedBy.MANUAL, ResolvedBy.EXPIRED, ResolvedBy.UNKNOWN),
     holds_dead_letters=True,
     measures=frozenset({"operations", "transfer", "queue"}),
     lists_active=frozenset(),  # a run shows in the log when it ends

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
-from exporter.platform import Watches, selected
-from exporter.platforms.make import mapping
-from exporter.platforms.make.calls import find_organization, get, scenarios
+from exporter.platform import BadItem, Watches, selected
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.mapping import BadItem, Scenario
+from exporter.platforms.make.mapping import workflows
+from exporter.platforms.make.mapping.workflows import Scenario
+from exporter.platforms.make.reading.calls import get
+from exporter.platforms.make.reading.scenarios import all_scenarios, find_organization
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -83,7 +84,7 @@ async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str | Wat
     try:
         organization_id = await find_organization(config, api)
         answer = await get(api, "/organizations/{id}", lane=LANE, ids={"id": organization_id})
-        limit = mapping.organization(answer.data, at=answer.at).requests_per_minute
+        limit = workflows.organization(answer.data, at=answer.at).requests_per_minute
     except (ApiError, BadItem) as error:
         yield f"problem: {error}; the limit of requests and the usage will not be known"
         return
@@ -103,8 +104,8 @@ async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str | Wat
 
 async def _watched(config: MakeConfig, api: Api) -> list[Scenario]:
     found = dict[str, Scenario]()
-    async for page in scenarios(api, config, lane=LANE):
-        items = [mapping.scenario(row, at=page.at, teams={}) for row in page.rows]
+    async for page in all_scenarios(api, config, lane=LANE):
+        items = [workflows.scenario(row, at=page.at, teams={}) for row in page.rows]
         found |= {i.workflow.id: i for i in items if selected(config, i.workflow.id, i.workflow.name)}
     return list(found.values())
 

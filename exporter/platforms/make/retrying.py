@@ -15,13 +15,14 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ResolvedBy
 from exporter.model.retries import Traits
+from exporter.platform import BadItem
 from exporter.platform.retrying import Accepted, Look, Mark, Retrying, Standing, Target
-from exporter.platforms.make import letters, mapping
-from exporter.platforms.make.blueprints import Blueprints
-from exporter.platforms.make.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.letters import named
-from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.mapping import as_object, workflows
+from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping.dead_letters import named
+from exporter.platforms.make.reading.calls import ROOT, bad_payload, get, rows
+from exporter.platforms.make.reading.scenarios import Blueprints, vanished
 from exporter.wire.api import Answer, Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -59,7 +60,7 @@ class MakeRetries:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
             at = self._api.platform_now()
-            closed = letters.resolve(letter, at=at, by=ResolvedBy.MANUAL)
+            closed = letters.resolve(letter, at=at, by=vanished(self._api, letter, at))
             return Look(at=at, standing=Standing.GONE, observations=[closed])
         try:
             found = letters.looked(answer.data, known=letter, at=answer.at)
@@ -141,8 +142,8 @@ class MakeRetries:
                 raise
             return None, "the scenario is gone"
         try:
-            row = mapping.as_object(answer.data, "the answer").get("scenario")
-            scenario = mapping.scenario(row, at=answer.at, teams={})
+            row = as_object(answer.data, "the answer").get("scenario")
+            scenario = workflows.scenario(row, at=answer.at, teams={})
         except BadItem as bad:
             raise bad_payload(SCENARIO, str(bad), answer.status) from None
         return scenario.edited, letters.refusal(scenario, letter)
@@ -155,13 +156,13 @@ class MakeRetries:
             if error.kind not in UNANSWERED:
                 raise
             return None
-        found = letters.error(bundle, reason=None, modules=await self._modules(letter.workflow_id, edited))
+        found = letters.error(bundle, reason=None, modules=await self._modules(letter, edited))
         return None if found == Error() else found
 
-    async def _modules(self, workflow_id: str, edited: str | None) -> Mapping[str, str]:
-        """The names of the scenario's modules; without them the step that failed stays unnamed."""
+    async def _modules(self, letter: DeadLetter, edited: str | None) -> Mapping[str, str]:
+        """The names of the modules it ran with; without them the step that failed stays unnamed."""
         try:
-            return (await self._blueprints.read(workflow_id, edited, lane=LANE)).modules
+            return await self._blueprints.modules_of(letter, edited, lane=LANE)
         except ApiError as error:
             if error.kind not in UNANSWERED:
                 raise

@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 from exporter.platform import MalformedEvent, RunKey, StreamName, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
-from exporter.platforms.make.errors import classify
-from exporter.platforms.make.mapping import execution_id
+from exporter.platforms.make.mapping import execution_id, is_execution_id
+from exporter.platforms.make.mapping.errors import classify
 from exporter.wire.decode import Undecodable, decode
 
-_EXECUTION = re.compile(r"[0-9a-f]{32}")
 _STATUS_PATH = re.compile(r"/api/v2/scenarios/(\d{1,20})/executions/([^/]{1,64})/?")
 
 
@@ -35,7 +34,7 @@ def receive(request: WebhookRequest) -> WebhookEvents:
 
 def _callback(body: dict[str, object], base_url: str) -> WebhookEvents:
     run_id = execution_id(body["executionId"])
-    if run_id is None or not _EXECUTION.fullmatch(run_id):
+    if run_id is None or not is_execution_id(run_id):
         raise MalformedEvent('"executionId" must have 32 hex digits')
     workflow_id = _scenario_of(body.get("statusUrl"), run_id, base_url)
     if workflow_id is None:

@@ -3,11 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from exporter.platform import selected
+from exporter.platform import BadItem, selected
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, Calls, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.platforms.qlik.mapping import BadItem
 from exporter.wire.api import ApiError
 from exporter.wire.budget import Lane
 

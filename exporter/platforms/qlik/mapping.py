@@ -57,7 +57,7 @@ from exporter.model import (
     Workflow,
     times,
 )
-from exporter.platform import BadItem as BadItem
+from exporter.platform import BadItem
 from exporter.platform.cloudevents import parse_time
 from exporter.platform.retrying import Effort, Standing
 from exporter.platforms.qlik.errors import read_error

@@ -12,11 +12,11 @@ from contextlib import aclosing
 
 from exporter.model import DeadLetter, Observation
 from exporter.model.retries import Traits
+from exporter.platform import BadItem
 from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Target
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import RUNS_PER_PAGE, Calls
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.platforms.qlik.mapping import BadItem
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

@@ -9,7 +9,7 @@ they would.
 
 from exporter.model import FAILED, Observation, Run, State
 from exporter.model.redact import redact
-from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest, cloudevents
+from exporter.platform import BadItem, MalformedEvent, RunKey, WebhookEvents, WebhookRequest, cloudevents
 from exporter.platforms.qlik import mapping
 
 RUN_ENDED = "com.qlik.v1.automation.run.ended"
@@ -32,7 +32,7 @@ def receive(request: WebhookRequest) -> WebhookEvents:
         workflow_id = _workflow_id(event)
         try:
             told = mapping.claims(event.data, workflow_id=workflow_id, latest=request.latest)
-        except mapping.BadItem:
+        except BadItem:
             raise MalformedEvent("a run event does not carry a run with an id and times that can be") from None
         run = told[0]
         observations += () if _may_be_a_test(run) else told

@@ -170,11 +170,16 @@ class MakeSimulator:
         manual: bool = False,
         dead_letter: bool = False,
         callback: bool = False,
+        trigger: bool = False,
+        parent: tuple[str, str] | None = None,
+        replay_of: str | None = None,
     ) -> str:
         """Place a run with exactly these times; ``ended_at=None`` hangs for ever.
 
         It has no consequences (reruns, deactivation) but those asked for: with ``dead_letter`` it stores one when it
         ends, which Make then treats as any other; with ``callback`` its end calls back as if started through the API.
+        ``trigger``: it failed in its first module. ``parent`` is the scenario and the run that called it, ``replay_of``
+        the run that it replays.
         """
         scenario = self._scenario(workflow_id)
         if result not in STATUSES:
@@ -191,6 +196,10 @@ class MakeSimulator:
         execution = Execution(scenario, run_id, started_at, ended_at, status, cause, transfer=200)
         execution.kind = "manual" if manual else "auto"
         execution.scripted, execution.dead_letter, execution.callback = True, dead_letter, callback
+        execution.parent = None if parent is None else (int(parent[0]), parent[1])
+        execution.replay_of = None if replay_of is None else self.world.executions[replay_of]
+        if trigger and cause is not None:
+            execution.error = replace(cause, module=scenario.modules[0])
         self.world.place(execution)
         self.advance(self.clock.now())
         return run_id
@@ -250,13 +259,30 @@ class MakeSimulator:
         self.advance(self.clock.now())
         self.world.close(self.world.dead_letters[dead_letter_id], self.clock.now(), "deleted")
 
-    def edit_workflow(self, workflow_id: str) -> None:
-        """Somebody saves the scenario: its blueprint is another one from now on."""
+    def edit_workflow(
+        self, workflow_id: str, *, modules: tuple[Module, ...] | None = None, schedule: bool = False
+    ) -> None:
+        """Somebody saves the scenario: its blueprint is another one from now on, or its schedule too."""
         self.advance(self.clock.now())
         scenario = self._scenario(workflow_id)
         freeze(scenario)
         scenario.edited_at = self.clock.now()
+        scenario.modules = modules or scenario.modules
         self.world.note(scenario, self.clock.now(), "modify", {}, "Operator")
+        if schedule:
+            self.world.note(scenario, self.clock.now(), "schedule", {}, "Operator")
+
+    def pause_workflow(self, workflow_id: str, minutes: int, reason: str) -> None:
+        """Make itself waits with the next run after an error."""
+        self.advance(self.clock.now())
+        scenario, now = self._scenario(workflow_id), self.clock.now()
+        scenario.waiting_until = now + 60.0 * minutes
+        self.world.note(scenario, now, "warning", {"reason": reason, "delay": minutes}, None)
+
+    def stop_workflow(self, workflow_id: str, reason: str) -> None:
+        """Make itself switches a scenario off after an error."""
+        self.advance(self.clock.now())
+        self.world.set_active(self._scenario(workflow_id), False, self.clock.now(), author=None, reason=reason)
 
     def rename_workflow(self, workflow_id: str, name: str) -> None:
         freeze(self._scenario(workflow_id))

@@ -3,6 +3,7 @@
 Everything a read-only observer needs, and the calls that retry or delete dead letters and switch scenarios on and off.
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ from exporter.simulator.make.world import MakeWorld
 from exporter.simulator.retries import RetryPlan, cut
 
 RowHandler = Callable[[web.Request], Awaitable[Row | web.Response]]
+INVALID = "Validation failed for 1 parameter(s)."
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "other_module")
 
 
@@ -41,7 +43,7 @@ class MakeApi:
     options: MakeOptions
     teams: dict[int, str]
     truth: Callable[[], Truth]
-    retry_calls: Counter[str]  # dead letter -> calls that named it
+    retry_calls: Counter[str]  # dead letter, or execution to be replayed -> calls that named it
     plans: deque[RetryPlan]  # of the coming retry calls
 
     def app(self) -> web.Application:
@@ -74,6 +76,7 @@ class MakeApi:
             ("GET", f"{scenario}/executions/{{executionId}}", "scenarios:read", self._execution_detail),
             ("GET", f"{scenario}/blueprint", "scenarios:read", self._blueprint),
             ("GET", f"{scenario}/usage", "scenarios:read", self._usage),
+            ("POST", f"{scenario}/replay", "scenarios:run", self._replay),
             ("POST", f"{scenario}/start", "scenarios:write", partial(self._switch, active=True)),
             ("POST", f"{scenario}/stop", "scenarios:write", partial(self._switch, active=False)),
             ("GET", "/hooks", "hooks:read", self._hooks),
@@ -208,20 +211,14 @@ class MakeApi:
 
     # Executions
 
-    def _dated(self, e: Execution) -> float:
-        """What the timestamp of its log row says."""
-        if self.options.timestamp_is_end and e.ended_at is not None and e.ended(self.world.now):
-            return e.ended_at
-        return e.started_at
-
     def _imt(self, e: Execution) -> str:
-        return rows.imt_id(e, self._dated(e), short=self.options.short_imt_ids)
+        return rows.imt_id(e, e.started_at, short=self.options.short_imt_ids)
 
     def _listed(self, e: Execution) -> bool:
         return e.ended(self.world.now) or (self.options.pending_rows and e.started_at <= self.world.now)
 
     def _log_row(self, e: Execution) -> Row:
-        return rows.execution_row(e, self.world.now, at=self._dated(e), imt=self._imt(e), options=self.options)
+        return rows.execution_row(e, self.world.now, imt=self._imt(e), options=self.options)
 
     def _history(self, request: web.Request, scenario: Scenario) -> dict[str, Callable[[], Row]]:
         """Sort key -> row, for all that the filters let through: executions and, without a status, timeline events."""
@@ -231,12 +228,10 @@ class MakeApi:
         status = number(request, "status", -1)
         shortest = number(request, "durationFrom", 0)
         found: dict[str, Callable[[], Row]] = {}
-        skipped = 0
-        if not self.options.timestamp_is_end:
-            skipped = bisect_left(scenario.executions, first / 1000 - 1.0, key=lambda e: e.started_at)
+        skipped = bisect_left(scenario.executions, first / 1000 - 1.0, key=lambda e: e.started_at)
         for e in scenario.executions[skipped:]:
             wanted = status in (-1, e.status if e.ended(now) else 0) and rows.took(e, now) >= shortest
-            if wanted and self._listed(e) and first <= ms(self._dated(e)) <= last:
+            if wanted and self._listed(e) and first <= ms(e.started_at) <= last:
                 found[self._imt(e)] = partial(self._log_row, e)
         for event in scenario.timeline if status == -1 and not shortest else []:
             if first <= ms(event.at) <= last:
@@ -250,7 +245,7 @@ class MakeApi:
         if "pg[offset]" in request.query:
             page, pg = self.gate.page(request, keys, limit=50, sort="imtId", order="desc")
         else:
-            limit, last = number(request, "pg[limit]", 50), request.query.get("pg[last]")
+            limit, last = self.gate.limit(request, 50), request.query.get("pg[last]")
             limit = min(limit, self.options.rows_max)
             if last is not None:
                 keys = [key for key in keys if (key < last if downwards else key > last)]
@@ -263,10 +258,14 @@ class MakeApi:
         execution = self._execution(request)
         if not self._listed(execution):
             raise Refused(404, "Log not found.")
-        return {"scenarioLog": self.gate.one(request, self._log_row(execution))}
+        row = self.gate.one(request, self._log_row(execution))
+        row.pop("authorName", None)
+        return {"scenarioLog": {"@kindId": 1, "@scenarioId": execution.scenario.id, **row}}
 
     def _execution(self, request: web.Request) -> Execution:
-        """The execution of the path, if it has begun and is not forgotten."""
+        """The execution of the path, if it has begun and is not forgotten. Nothing else has such an id."""
+        if re.fullmatch(r"[0-9a-f]{32}", request.match_info["executionId"]) is None:
+            raise Refused(400, INVALID, "Value doesn't match pattern in parameter 'executionId'.")
         scenario, now = self._scenario(request.match_info["id"]), self.world.now
         e = self.world.executions.get(request.match_info["executionId"])
         if e is None or e.scenario is not scenario or not now - HISTORY_DAYS * DAY <= e.started_at <= now:
@@ -285,14 +284,21 @@ class MakeApi:
 
     async def _feed(self, request: web.Request) -> Row:
         if not self.options.feed:
-            raise Refused(404, "Not found.")
+            invalid = self.options.feed_refusal == 400
+            words = (INVALID, "Value doesn't match type in parameter 'scenarioId'.") if invalid else ("Not found.",)
+            raise Refused(self.options.feed_refusal, *words)
         finished = self.world.finished
         since, until = moment(request, "since", 0), moment(request, "until", ms(self.world.now))
-        limit = min(number(request, "pg[limit]", 50), FEED_LIMIT_MAX, self.options.rows_max)
+        limit = min(self.gate.limit(request, 50), FEED_LIMIT_MAX, self.options.rows_max)
         first = bisect_right(finished, since, key=lambda e: ms(e.ended_at or 0.0))
         end = bisect_right(finished, until, key=lambda e: ms(e.ended_at or 0.0))
-        organization_id = self.options.organization_id
-        page = (rows.feed_row(e, self._imt(e), organization_id) for e in finished[first : min(end, first + limit)])
+        found = finished[first:end] if self.options.feed_order != "end" else finished[first : min(end, first + limit)]
+        if self.options.feed_order == "newest":
+            found.reverse()
+        elif self.options.feed_order == "start":
+            found.sort(key=lambda e: e.started_at)
+        now, options = self.world.now, self.options
+        page = (rows.feed_row(e, now, imt=self._imt(e), options=options) for e in found[:limit])
         return {"scenarioLogs": self.gate.shown(request, page), "pg": {"limit": limit}}
 
     async def _process(self, request: web.Request) -> Row:
@@ -300,6 +306,32 @@ class MakeApi:
             raise Refused(self.options.module_events, "Not found.")
         include = set(request.query.get("include", "").split(","))
         return self.gate.one(request, rows.process(self._detailed(request), self.world.now, include))
+
+    async def _replay(self, request: web.Request) -> web.Response:
+        """Run the scenario as it is now with what triggered an earlier run. Only the first id is used."""
+        scenario = self._scenario(request.match_info["id"])
+        ids = (await json_object(request)).get("executionIds")
+        if not isinstance(ids, list) or not ids:
+            raise Refused(400, INVALID, "Missing value of required parameter 'executionIds'.")
+        self.retry_calls[str(ids[0])] += 1
+        original = self.world.executions.get(str(ids[0]))
+        if original is None or original.scenario is not scenario or not original.ended(self.world.now):
+            raise Refused(404, "Execution not found.")
+        if not rows.is_replayable(original, self.options):
+            raise Refused(404, "The execution cannot be replayed.")
+        if not scenario.active:
+            raise Refused(422, "Scenario is not activated")
+        plan = self.plans.popleft() if self.plans else RetryPlan()
+        status = {"success": 1, "failure": 3}.get(plan.outcome or "")
+        if plan.fate != "lost":
+            self.world.retry_executions[original.id] += plan.fate != "beaten"
+            start = partial(self.world.replay, original, outcome=status)
+            self.world.at(self.world.now + self.options.retry_delay + plan.delay, start)
+        if plan.fate == "error":
+            return self.gate.engine.error(500, "Internal error.")
+        if plan.fate == "cut":
+            return cut(request)
+        return web.Response(status=404 if plan.fate == "beaten" else 202)
 
     # Hooks
 
@@ -317,7 +349,7 @@ class MakeApi:
 
     def _known(self, item: DeadLetter) -> bool:
         """Whether the platform still knows the item: closed ones are forgotten after a while."""
-        if item.scenario.deleted:
+        if item.scenario.deleted or item.state == "expired":
             return False
         return item.resolved_at is None or self.world.now - item.resolved_at < self.options.kept_for
 

@@ -33,6 +33,7 @@ ERROR_CODES = {
 OPTIONAL = frozenset(  # what an item can lose
     {
         *("eventType", "error", "endedAt", "imtId", "instant", "authorId", "authorName", "operations", "transfer"),
+        *("parent", "scenarioName", "isReplayable", "replayOfExecutionId", "allDlqCount"),
         *("centicredits", "organizationId", "usedPackages", "createdByUser", "updatedByUser", "nextExec", "scheduling"),
         *("islinked", "isPaused", "iswaiting", "hookId", "created", "size", "attempts"),
     }
@@ -48,14 +49,18 @@ NUMBERS = frozenset(  # where an item can show null
 class Refused(Exception):
     """A request the platform refuses, with its status and its words."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, reason: str | None = None) -> None:
         super().__init__(text)
         self.status = status
+        self.reason = reason  # what of the request is wrong
 
 
-def error_body(status: int, text: str) -> tuple[bytes, str]:
+def error_body(status: int, text: str, reason: str | None = None) -> tuple[bytes, str]:
     code, message = ERROR_CODES.get(status, (f"SC{status}", "Error"))
-    return orjson.dumps({"detail": text, "message": message, "code": code}), "application/json"
+    body: Row = {"detail": text, "message": message, "code": code}
+    if reason is not None:
+        body["suberrors"] = [{"message": reason, "name": "Error"}]
+    return orjson.dumps(body), "application/json"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,7 +119,8 @@ class Gate:
         try:
             return await handler(request)
         except Refused as refused:
-            return self.engine.error(refused.status, str(refused))
+            body, kind = error_body(refused.status, str(refused), refused.reason)
+            return web.Response(status=refused.status, body=body, content_type=kind)
         except web.HTTPException as error:
             return self.engine.error(error.status, error.reason)
 
@@ -145,12 +151,19 @@ class Gate:
     def one(self, request: web.Request, item: Row) -> Row:
         return self.shown(request, [item])[0]
 
+    def limit(self, request: web.Request, default: int) -> int:
+        """How many rows a page may have; more than the platform allows are refused where it is so set."""
+        asked = number(request, "pg[limit]", default)
+        if self.options.limit_refused is not None and asked > self.options.limit_refused:
+            raise Refused(400, "Validation failed for 1 parameter(s).", "Value is too big in parameter 'pg[limit]'.")
+        return asked
+
     def page(
         self, request: web.Request, items: Sequence[T], *, limit: int, sort: str = "", order: str = "asc"
     ) -> tuple[Sequence[T], Row]:
         """The asked page of a listing, and its ``pg`` block. Meanwhile something may have come in before the first."""
         offset = number(request, "pg[offset]", 0)
-        limit = min(number(request, "pg[limit]", limit), self.options.rows_max)
+        limit = min(self.limit(request, limit), self.options.rows_max)
         pg: Row = {
             "sortBy": request.query.get("pg[sortBy]", sort),
             "limit": limit,

@@ -20,6 +20,7 @@ EXECUTIONS_KEPT_MAX = 5000  # per scenario
 FINISHED_KEPT_MAX = 200_000  # in the feed across scenarios
 USAGE_DAYS_MAX = 62
 HISTORY_DAYS = 30
+TIMELINE_KEPT_MAX = 2000  # per scenario
 FEED_LIMIT_MAX = 200
 
 # Errors that Make retries itself, and errors that switch scheduling off at once.
@@ -66,17 +67,24 @@ class MakeOptions:
     api_limit: int = 60  # requests per minute and organization
     enforce_limit: bool = True
     rows_max: int = 10_000  # on one page, however many are asked for
+    limit_refused: int | None = None  # a pg[limit] above this is 400
     feed: bool = True  # /scenarios/logs exists in this zone
+    feed_refusal: int = 404  # what a zone without it answers: 404, or 400, having taken "logs" for a scenario's number
+    feed_order: Literal["end", "start", "newest"] = "end"  # of its rows; no document says
+    feed_ends: bool = False  # its rows are dated by the end and carry no endedAt
     module_events: int = 200  # the answer of /logs/{executionId}/p, or how a zone without it refuses: 404, 403
     detail_delay: float = 3.0  # after its end the details of an execution are 404 for so long
     inline_errors: float = 0.75  # share of failed log rows that carry their error
-    timestamp_is_end: bool = False  # log rows are dated by their end
     pending_rows: bool = False  # running executions, and running retries, are listed with status 0
-    short_imt_ids: bool = False
+    short_imt_ids: bool = True  # as live; the documents name scenario and type in between
+    replayable: bool = (
+        True  # runs that failed after their trigger say isReplayable; as successes do, and triggers never
+    )
     dashed_ids: bool = True  # the detail of some dead letters shows a dashed execution id
     text_counters: bool = False  # centicredits as text
     dlq_count_lag: float = 0.0  # how far dlqCount is behind
     resolved_listed: bool = True  # resolved items stay in GET /dlqs until they are forgotten
+    dead_letters_kept: float | None = None  # an item not treated for so long is lost: 404, and no longer in dlqCount
     kept_for: float = DAY  # after this a resolved or deleted item is forgotten: 404
     retry_delay: float = 2.0  # from the accepted retry to the queue
     retry_refused: int = 400  # to a retry of a resolved or busy item: 400, 404, or 200 without effect
@@ -148,6 +156,7 @@ class Scenario:
     queue: int = 0
     open_items: int = 0
     items: int = 0  # ever stored
+    expired_items: int = 0
     executions: "list[Execution]" = field(default_factory=list)  # by start
     timeline: "list[TimelineEvent]" = field(default_factory=list)
     dead_letters: "list[DeadLetter]" = field(default_factory=list)  # open, or closed not long ago
@@ -177,6 +186,8 @@ class Execution:
     scripted: bool = False  # placed by hand: has no consequences but those asked for
     dead_letter: bool = False  # of a scripted one: it stores a dead letter
     callback: bool = False  # started through the API with a callbackUrl
+    parent: "tuple[int, str] | None" = None  # the scenario and the execution that called it
+    replay_of: "Execution | None" = None
 
     def ended(self, now: float) -> bool:
         return self.ended_at is not None and self.ended_at <= now
@@ -188,7 +199,7 @@ class TimelineEvent:
     at: float
     type: str
     detail: dict[str, object]
-    author: str | None
+    author: str | None  # None: the platform itself; such a row has no id
 
 
 @dataclass(slots=True, kw_only=True)
@@ -204,7 +215,7 @@ class DeadLetter:
     size: int
     delays: tuple[float, ...] = ()  # before Make's own retries
     outcomes: tuple[Outcome, ...] = ()  # of the coming retries, the last one for ever; empty: drawn
-    state: Literal["stored", "queued", "running", "resolved", "deleted"] = "stored"
+    state: Literal["stored", "queued", "running", "resolved", "deleted", "expired"] = "stored"
     retry: bool = False
     attempts: int = 0
     native_tries: int = 0

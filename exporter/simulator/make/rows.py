@@ -1,8 +1,10 @@
 """How the Make simulator shows its world: one function for each JSON shape of the Make API, and nothing else.
 
-The shapes follow the API documentation, and where live answers are known to differ, the live answers: counters of an
-organization are text, the detail of a dead letter has no reason and its execution id is dashed at times, a failed log
-row carries its error or not, and timeline events look like log rows without a status.
+The shapes follow recorded answers where there are any, field by field and in their order: log rows say their end, what
+called them and what they replay, a failed one carries its error (or not, as documented), timeline rows look like log
+rows without a status, and what the platform itself says there has no id. For the rest they follow the API
+documentation: counters of an organization are text, the detail of a dead letter has no reason and its execution id is
+dashed at times.
 """
 
 import itertools
@@ -60,7 +62,7 @@ def spent(scenario: Scenario, now: float) -> list[int]:
 
 
 def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Row:
-    operations, transfer, _ = spent(s, now)
+    operations, transfer, centicredits = spent(s, now)
     waiting = s.waiting_until > now
     unplanned = s.instant or s.interval is None or not s.active or paused or s.blocked
     next_at = None if unplanned else s.next_at
@@ -82,16 +84,23 @@ def scenario_row(s: Scenario, now: float, *, paused: bool, dlq_count: int) -> Ro
         "islocked": False,
         "isPaused": paused,
         "usedPackages": [m.app for m in s.modules],
+        "usedModules": [{"packageName": m.app, "moduleName": m.name} for m in s.modules],
         "lastEdit": iso(edited_at(s)),
         "created": iso(s.created_at),
         "scheduling": scheduling(s),
         "iswaiting": waiting,
         "dlqCount": dlq_count,
+        "allDlqCount": dlq_count + s.expired_items,
         "createdByUser": USER,
         "updatedByUser": USER,
         "nextExec": None if next_at is None else iso(next_at),
         "operations": operations,
         "transfer": transfer,
+        "centicredits": centicredits,
+        "chainingRole": None,
+        "slots": None,
+        "isShared": False,
+        "labels": [],
         "type": "scenario",
     }
 
@@ -116,65 +125,78 @@ def imt_id(e: Execution, at: float, *, short: bool) -> str:
     return f"{ms(at)}_{e.id}" if short else f"{ms(at)}_scenario.{e.scenario.id}.{e.kind}.{e.id}"
 
 
-def execution_row(e: Execution, now: float, *, at: float, imt: str, options: MakeOptions) -> Row:
-    """A log row; ``at`` is what its timestamp says. Only a running one, where these are shown at all, has status 0."""
-    row: Row = {
-        "imtId": imt,
-        "id": e.id,
-        "type": e.kind,
-        "instant": e.scenario.instant,
-        "timestamp": iso(at),
-        "organizationId": options.organization_id,
+def is_replayable(e: Execution, options: MakeOptions) -> bool:
+    """What a row says of its run. One that failed in its trigger has nothing to replay."""
+    return e.error is None or (options.replayable and e.error.module != e.scenario.modules[0])
+
+
+def execution_row(e: Execution, now: float, *, imt: str, options: MakeOptions) -> Row:
+    """A log row, dated by its start. Only a running one, where these are shown at all, has status 0."""
+    failed, original = e.status == 3 and e.ended(now), e.replay_of
+    row: Row = {"imtId": imt}
+    if not failed:
+        scenario_id, execution_id = e.parent or (None, None)
+        row["parent"] = {"id": scenario_id, "executionId": execution_id}
+    row |= {
+        "scenarioName": e.scenario.name,
+        "replayOfExecutionId": None if original is None else original.id,
+        "eventType": "EXECUTION_END",
         "teamId": e.scenario.team_id,
-        "authorId": USER["id"] if e.kind == "manual" else None,
-        "authorName": USER["name"] if e.kind == "manual" else None,
-        "status": 0,
+        "type": e.kind,
     }
-    if e.ended_at is None or e.ended_at > now:
-        return row
-    row["eventType"] = "EXECUTION_END"
-    row["status"] = e.status
-    row["duration"] = ms(e.ended_at) - ms(e.started_at)
-    row["operations"] = e.operations
-    row["transfer"] = e.transfer
-    row["centicredits"] = e.operations * 100
-    if share(e.id) < 0.5:
-        row["endedAt"] = iso(e.ended_at)
-    if e.status == 3 and e.error is not None and share(e.id[::-1]) < options.inline_errors:
-        row["error"] = {"name": e.error.name, "message": e.error.message, "causeModule": {"name": e.error.module.name}}
+    if failed and e.error is not None and share(e.id[::-1]) < options.inline_errors:
+        cause = {"appName": e.error.module.app, "name": e.error.module.name}
+        row["error"] = {"name": e.error.name, "message": e.error.message, "causeModule": cause}
+    by_hand = e.kind == "manual" or (not failed and share(e.id) < 0.1)  # people start what is scheduled, too
+    row |= {
+        "scenarioId": e.scenario.id,
+        "instant": e.scenario.instant,
+        "duration": took(e, now),
+        "centicredits": e.operations * 100,
+        "operations": e.operations,
+        "transfer": e.transfer,
+        "replayOfExecutionName": None,
+        "organizationId": options.organization_id,
+        "id": e.id,
+        "authorId": USER["id"] if by_hand else None,
+        "replayOfExecutionTimestamp": None if original is None else iso(original.started_at),
+        "endedAt": iso(e.ended_at or 0.0),
+        "timestamp": iso(e.started_at),
+        "status": e.status,
+        "isReplayable": is_replayable(e, options),
+        "authorName": USER["name"] if by_hand else None,
+    }
+    if not e.ended(now):
+        missing = ("eventType", "duration", "centicredits", "operations", "transfer", "endedAt", "isReplayable")
+        return {key: value for key, value in row.items() if key not in missing} | {"status": 0}
     return row
 
 
 def took(e: Execution, now: float) -> int:
-    """Milliseconds an execution took, 0 while it runs."""
-    return ms(e.ended_at) - ms(e.started_at) if e.ended_at is not None and e.ended(now) else 0
+    """Milliseconds the modules of an execution took, some less than it did; 0 while it runs."""
+    if e.ended_at is None or not e.ended(now):
+        return 0
+    return max(0, ms(e.ended_at) - ms(e.started_at) - 2 - int(share(e.id) * 3))
 
 
-def feed_row(e: Execution, imt: str, organization_id: int) -> Row:
-    """A row of the feed across scenarios. Its timestamp is the end: the feed's cursor is a time of completion."""
-    ended_at = e.ended_at or 0.0
-    return {
-        "imtId": imt,
-        "id": e.id,
-        "scenarioId": e.scenario.id,
-        "organizationId": organization_id,
-        "teamId": e.scenario.team_id,
-        "timestamp": iso(ended_at),
-        "status": e.status,
-        "duration": ms(ended_at) - ms(e.started_at),
-        "operations": e.operations,
-        "centicredits": e.operations * 100,
-        "transfer": e.transfer,
-        "eventType": "EXECUTION_END",
-        "type": e.kind,
-        "instant": e.scenario.instant,
-    }
+def feed_row(e: Execution, now: float, *, imt: str, options: MakeOptions) -> Row:
+    """A row of the feed across scenarios: that of a log, or one dated by its end."""
+    row = execution_row(e, now, imt=imt, options=options)
+    if options.feed_ends:
+        row["timestamp"] = row.pop("endedAt")
+        row["duration"] = ms(e.ended_at or 0.0) - ms(e.started_at)
+    return row
+
+
+def imt_id_of(event: TimelineEvent) -> str:
+    return f"{ms(event.at)}_{event.id if event.author is not None else 'undefined'}"
 
 
 def timeline_row(event: TimelineEvent) -> Row:
-    row: Row = {"id": event.id, "timestamp": iso(event.at), "type": event.type, "detail": event.detail}
-    if event.author is not None:
-        row["authorName"] = event.author
+    row: Row = {"imtId": imt_id_of(event), "id": event.id, "detail": event.detail, "type": event.type}
+    row |= {"authorId": USER["id"], "timestamp": iso(event.at), "authorName": event.author}
+    if event.author is None:
+        del row["id"], row["authorId"]
     return row
 
 
@@ -247,9 +269,12 @@ def blueprint(s: Scenario) -> Row:
         "maxErrors": s.max_errors,
         "autoCommit": True,
         "sequential": s.sequential,
+        "autoCommitTriggerLast": True,
         "confidential": s.confidential,
         "dataloss": s.dataloss,
         "dlq": s.store,
+        "freshVariables": False,
+        "slots": None,
     }
     return {"name": s.name, "flow": flow, "metadata": {"version": 1, "scenario": settings}}
 

@@ -33,6 +33,7 @@ from exporter.simulator.make.model import (
     RATE_LIMIT_PAUSE,
     RERUN_DELAYS,
     RETRY_BATCH,
+    TIMELINE_KEPT_MAX,
     TRANSIENT,
     USAGE_DAYS_MAX,
     DeadLetter,
@@ -131,10 +132,12 @@ class MakeWorld:
             self._start(scenario, now)
 
     def note(self, scenario: Scenario, now: float, kind: str, detail: dict[str, object], author: str | None) -> None:
+        """Add a row to the timeline; without an ``author`` it is the platform that says so."""
         if author is not None:
-            detail = {**detail, "author": {"name": author}}
-        event_id = f"{scenario.id:x}{len(scenario.timeline):04x}"
+            detail = {**detail, "author": {"name": author, "staff": False}}
+        event_id = str(70_000_000 + next(self._order))
         insort(scenario.timeline, TimelineEvent(event_id, now, kind, detail, author), key=lambda e: e.at)
+        del scenario.timeline[:-TIMELINE_KEPT_MAX]
 
     def _ready(self, scenario: Scenario, now: float) -> bool:
         if not scenario.active or self.paused or scenario.blocked or now < scenario.waiting_until:
@@ -162,17 +165,25 @@ class MakeWorld:
             scenario.queue -= 1
             self._start(scenario, now)
 
+    def replay(self, original: Execution, now: float, *, outcome: int | None = None) -> None:
+        """Run a scenario as it is now with what triggered an earlier execution of it; ``outcome`` is its status."""
+        self._start(original.scenario, now, replay_of=original, outcome=outcome)
+
     def _rerun(self, scenario: Scenario, now: float) -> None:
         if scenario.waiting_until == now and self._ready(scenario, now):
             self._start(scenario, now)
 
     # Executions
 
-    def _start(self, scenario: Scenario, now: float) -> None:
+    def _start(
+        self, scenario: Scenario, now: float, *, replay_of: Execution | None = None, outcome: int | None = None
+    ) -> None:
         rng = scenario.rng
         ended_at = round(now + scenario.duration * rng.lognormvariate(0.0, 0.5) + 0.05, 3)
         failing = scenario.failing if now >= scenario.incident_until else max(scenario.failing, 0.85)
         luck = rng.random()
+        if outcome is not None:
+            luck = 2.0 if outcome == 1 else -1.0
         status, error = 1, None
         if luck < failing:
             error = self._draw_error(scenario, rng, now)
@@ -184,6 +195,9 @@ class MakeWorld:
         transfer = 200 * steps + rng.getrandbits(10)
         execution_id = f"{rng.getrandbits(128):032x}"
         execution = Execution(scenario, execution_id, now, ended_at, status, error, steps, transfer)
+        execution.replay_of = replay_of
+        if replay_of is not None:
+            execution.kind = "manual"
         if scenario.executions and scenario.executions[-1].started_at > now:  # one placed in the future
             insort(scenario.executions, execution, key=lambda e: e.started_at)
         else:
@@ -236,6 +250,9 @@ class MakeWorld:
 
     def _record(self, execution: Execution, now: float) -> None:
         failed = execution.status == 3
+        if failed and execution.error is not None:
+            twin = now + 0.027 + int(execution.id[:2], 16) % 10 / 1000
+            self.note(execution.scenario, twin, "warning", {"reason": execution.error.message}, None)
         run = TrueRun(
             workflow_id=execution.scenario.key,
             run_id=execution.id,
@@ -283,7 +300,7 @@ class MakeWorld:
         delay = RATE_LIMIT_PAUSE if error.name == "RateLimitError" else RERUN_DELAYS[scenario.reruns]
         scenario.reruns += 1
         scenario.waiting_until = now + delay
-        self.note(scenario, now, "warning", {"reason": "Scenario run postponed", "delay": int(delay // 60)}, None)
+        self.note(scenario, now + 0.04, "warning", {"reason": error.message, "delay": int(delay // 60)}, None)
         self.at(scenario.waiting_until, partial(self._rerun, scenario))
 
     def _spend(self, scenario: Scenario, now: float, operations: int, transfer: int) -> None:
@@ -337,13 +354,21 @@ class MakeWorld:
         scenario.dead_letters.append(item)
         scenario.open_items += 1
         self._stored_bytes += size
+        if self._options.dead_letters_kept is not None:
+            self.at(now + self._options.dead_letters_kept, partial(self._expire, item))
         if delays:
             self.at(now + delays[0], partial(self._native, item))
         else:
             self._await_operator(item, now)
         return item
 
-    def close(self, item: DeadLetter, now: float, state: Literal["resolved", "deleted"]) -> None:
+    def _expire(self, item: DeadLetter, now: float) -> None:
+        """Nobody treated an item for as long as the plan keeps it: it is lost."""
+        if item.state == "stored" and not item.scenario.deleted:
+            item.scenario.expired_items += 1
+            self.close(item, now, "expired")
+
+    def close(self, item: DeadLetter, now: float, state: Literal["resolved", "deleted", "expired"]) -> None:
         scenario = item.scenario
         item.state, item.resolved_at, item.retry = state, now, False
         scenario.open_items -= 1

@@ -13,8 +13,8 @@ from aiohttp.typedefs import Middleware
 from exporter.clock import ManualClock
 from exporter.platform import Fault, RunKey
 from exporter.platforms.make import PLATFORM
-from exporter.platforms.make.client import MakeClient
 from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.reading import MakeClient
 from exporter.simulator.core import TrueRun
 from exporter.simulator.make import MakeSimulator
 from exporter.source import make_api

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.model import RunFinished
 from exporter.platform import RunKey
-from exporter.platforms.make import causes, noted
+from exporter.platforms.make.reading import details
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, CAUSE, DAY, source
 
 # Causes
@@ -22,7 +22,7 @@ async def test_only_failed_runs_without_a_cause_are_asked_about_and_each_once(by
         await made.rounds(4, every=20)
         assert made.asked()[CAUSE] == 2
         assert made.known.errors() == {(workflow, "throttled"): 2}
-        assert made.known.cursor("runs", causes.CURSOR) is None
+        assert made.known.cursor("runs", details.CAUSES) is None
 
 
 @BY_FEED_AND_BY_LOGS
@@ -53,7 +53,7 @@ async def test_a_cause_that_cannot_be_had_is_unknown_in_the_end() -> None:
         workflow = made.sim.add_workflow()
         await made.sweep()
         made.add_run(workflow, ended=10, result="failure", error="ConnectionError")
-        await made.rounds(noted.TRIES_MAX - 1)
+        await made.rounds(details.TRIES_MAX - 1)
         assert made.known.errors() == Counter()
         await made.rounds(1)
         assert made.known.errors() == {(workflow, "unknown"): 1}
@@ -65,7 +65,7 @@ async def test_a_cause_that_cannot_be_had_is_unknown_in_the_end() -> None:
 async def test_more_causes_than_one_sweep_may_ask_for_are_asked_for_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(causes, "DETAILS_PER_SWEEP_MAX", 4)
+    monkeypatch.setattr(details, "CAUSES_PER_SWEEP_MAX", 4)
     async with source(feed=True, inline_errors=0.0, detail_delay=0.0) as made:
         workflow = made.sim.add_workflow()
         await made.sweep()

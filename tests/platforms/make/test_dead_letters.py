@@ -2,11 +2,15 @@
 
 from collections import Counter
 
+import orjson
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from exporter.model import Blocked, DeadLetter, DeadLetterOpened, DeadLetterResolved, ErrorClass, ResolvedBy
-from exporter.platforms.make import dead_letters
-from tests.platforms.make.source import MINUTE, T0, Source, source
+from exporter.platforms.make.reading import dead_letters
+from exporter.simulator.make.model import Module
+from tests.platforms.make.source import DAY, MINUTE, T0, Source, source
 
 LIST, DETAIL, BUNDLE, ATTEMPTS = "GET /dlqs", "GET /dlqs/{id}", "GET /dlqs/{id}/bundle", "GET /dlqs/{id}/logs"
 
@@ -206,16 +210,88 @@ async def test_a_resolved_item_is_closed_by_whoever_did_it(listed: bool, native:
         assert len(made.known.opened_dead_letters()) == 1
 
 
-async def test_a_deleted_item_is_closed_by_hand() -> None:
-    async with source(kept_for=0.0) as made:
+@pytest.mark.parametrize(("kept_for", "by"), [(DAY, ResolvedBy.MANUAL), (0.0, ResolvedBy.UNKNOWN)])
+async def test_an_item_that_says_it_was_deleted_was_so_by_hand_and_of_one_that_is_gone_nobody_knows(
+    kept_for: float, by: ResolvedBy
+) -> None:
+    async with source(kept_for=kept_for) as made:
         workflow = made.sim.add_workflow()
         deleted, kept = (made.sim.add_dead_letter(workflow, native=False) for _ in range(2))
         await made.sweep()
         item = made.sim.world.dead_letters[deleted]
         made.sim.world.close(item, made.clock.now(), "deleted")
         await made.rounds(1)
-        assert closings(made) == [(deleted, ResolvedBy.MANUAL)]
+        assert closings(made) == [(deleted, by)]
         assert set(made.known.dead_letters) == {kept}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with-all", "without"])
+async def test_an_item_that_goes_with_the_accounts_retention_has_expired(told: bool) -> None:
+    """Data is lost, which nobody repaired: by its age, whether or not the scenario counts such items."""
+
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        found = await handler(request)
+        if told or not request.path.endswith("/scenarios"):
+            return found
+        body = orjson.loads(str(getattr(found, "text", "")))
+        for row in body["scenarios"]:
+            row.pop("allDlqCount", None)
+        return web.json_response(body)
+
+    async with source(dead_letters_kept=30 * DAY, before=web.middleware(answer)) as made:
+        workflow = made.sim.add_workflow()
+        old = made.sim.add_dead_letter(workflow, native=False)
+        await made.sweep()
+        await made.clock.advance(29.9 * DAY)
+        young = made.sim.add_dead_letter(workflow, native=False)
+        await made.sweep()
+        await made.clock.advance(0.2 * DAY)
+        await made.sweep()
+        assert closings(made) == [(old, ResolvedBy.EXPIRED)]
+        assert set(made.known.dead_letters) == {young}
+
+
+async def test_an_item_that_only_the_number_of_all_remembers_has_expired_whatever_its_age() -> None:
+    """The license says nothing of a retention that ends early, but dlqCount falls and allDlqCount does not."""
+    async with source(dead_letters_kept=2 * DAY, kept_for=0.0) as made:
+        workflow = made.sim.add_workflow()
+        lost = made.sim.add_dead_letter(workflow, native=False)
+        await made.sweep()
+        made.restart()
+        await made.clock.advance(DAY)
+        deleted = made.sim.add_dead_letter(workflow, native=False)
+        await made.sweep()
+        await made.clock.advance(DAY + 1)
+        made.sim.delete_dead_letter(deleted)
+        await made.sweep()
+        assert closings(made) == [(lost, ResolvedBy.EXPIRED), (deleted, ResolvedBy.UNKNOWN)]
+        later = made.sim.add_dead_letter(workflow, native=False)
+        await made.rounds(1)
+        made.sim.delete_dead_letter(later)
+        await made.rounds(1)
+        assert closings(made)[2:] == [(later, ResolvedBy.UNKNOWN)]
+
+
+async def test_the_module_that_failed_is_named_from_the_blueprint_frozen_in_the_dead_letter() -> None:
+    async with source() as made:
+        workflow = made.sim.add_workflow()
+        scenario = made.sim.world.scenarios[int(workflow)]
+        before = scenario.modules
+        await made.sweep()
+        first = made.sim.add_dead_letter(workflow, native=False)
+        await made.clock.advance(1)
+        await made.sweep()
+        second = made.sim.add_dead_letter(workflow, native=False)
+        await made.clock.advance(1)
+        made.sim.edit_workflow(workflow, modules=tuple(Module(m.id, "other", f"Other{m.id}") for m in before))
+        await made.clock.advance(1)
+        third = made.sim.add_dead_letter(workflow, native=False)
+        made.asked()
+        await made.rounds(1)
+        old = f"{before[1].app}:{before[1].name}"
+        named = [getattr(letter(made, found).error, "step_type", None) for found in (first, second, third)]
+        assert named == [old, old, "other:Other2"]
+        assert made.asked()["GET /dlqs/{id}/blueprint"] == 1
 
 
 async def test_the_items_of_a_deleted_scenario_are_closed_one_by_one() -> None:
@@ -225,7 +301,7 @@ async def test_the_items_of_a_deleted_scenario_are_closed_one_by_one() -> None:
         await made.sweep()
         made.sim.delete_workflow(workflow)
         assert await made.rounds(1) == []
-        assert sorted(closings(made)) == sorted((i, ResolvedBy.MANUAL) for i in found)
+        assert sorted(closings(made)) == sorted((i, ResolvedBy.UNKNOWN) for i in found)
         made.asked()
         await made.rounds(1)
         assert made.asked()[LIST] == 0
@@ -284,8 +360,7 @@ async def test_a_bundle_that_cannot_be_read_is_asked_for_again_and_in_the_end_th
         await made.clock.advance(MINUTE)
         for number in range(dead_letters.TRIES_MAX):
             assert letter_error(made, found) is None
-            # the numbers, the list, the blueprint (once), the detail, and then the bundle
-            made.sim.fail_next(*["duplicates"] * (4 if number == 0 else 3), "ok_html")
+            made.sim.fail_next(*["duplicates"] * 3, "ok_html")  # the numbers, the list, the detail, and then the bundle
             faults = await made.sweep("dead_letters")
             assert [f.kind for f in faults] == (["bad_payload"] if number < dead_letters.TRIES_MAX - 1 else [])
         assert letter_error(made, found) == (None, ErrorClass.TIMEOUT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.platforms.make import feed
+from exporter.platforms.make.reading import feed
 from exporter.wire.api import ApiError, ErrorKind
 from tests.platforms.make.source import FEED, HOUR, LOG, MINUTE, source
 
@@ -19,6 +19,36 @@ async def test_more_runs_than_pages_of_the_feed_are_told_by_the_next_sweeps(monk
         assert kinds[0] == ["truncated"]
         assert kinds[-1] == []
         assert made.known.counts() == {(workflow, "success"): 1000}
+
+
+@pytest.mark.parametrize("order", ["end", "start", "newest"])
+@pytest.mark.parametrize("ends", [False, True], ids=["dated-by-start", "dated-by-end"])
+async def test_whatever_the_order_and_the_dates_of_the_feed_every_run_is_told_with_its_times(
+    order: str, ends: bool
+) -> None:
+    """Long runs beside short ones: by their starts, they stand long before what ended with them."""
+    async with source(feed=True, feed_order=order, feed_ends=ends, detail_delay=0.0) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        for second in range(600):
+            took = 900.0 if second % 50 == 0 else 5.0
+            made.add_run(workflow, ended=10 + second, took=took, result="failure" if second % 97 == 0 else "success")
+        assert [fault.kind for fault in await made.rounds(4, every=400.0)] == []
+        assert made.known.counts() == made.true_counts()
+        told = {i: (e.run.started_at, e.run.ended_at) for i, e in made.known.runs.items()}
+        assert told == {r.run_id: (r.started_at, r.ended_at) for r in made.sim.truth().runs}
+        made.asked()
+        await made.rounds(1)
+        assert made.asked()[FEED] == 1
+
+
+async def test_a_zone_whose_path_takes_the_feeds_name_for_a_number_has_none() -> None:
+    async with source(feed=False, feed_refusal=400) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep()
+        made.add_run(workflow, ended=1)
+        assert await made.rounds(2) == []
+        assert made.known.counts() == {(workflow, "success"): 1}
 
 
 async def test_a_run_that_shows_in_the_feed_some_time_after_its_end_is_found() -> None:

@@ -1,4 +1,4 @@
-"""What Make's payloads mean here: each recorded shape, and the awkward ones by name. Dead letters: test_letters."""
+"""What Make's payloads mean here: each recorded shape, and the awkward ones by name."""
 
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from exporter.model import Blocked, Error, ErrorClass, Queue, Result, Run, State, Usage, Workflow
-from exporter.platform import MalformedEvent, RunKey, StreamName, WebhookEvents, WebhookRequest
-from exporter.platforms.make import PLATFORM, mapping
-from exporter.platforms.make.calls import error_detail
+from exporter.platform import BadItem, MalformedEvent, RunKey, StreamName, WebhookEvents, WebhookRequest
+from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.errors import NAMES, classify
-from exporter.platforms.make.mapping import BadItem
+from exporter.platforms.make.mapping import runs, workflows
+from exporter.platforms.make.mapping.errors import NAMES, classify
+from exporter.platforms.make.reading.calls import error_detail
 from exporter.simulator.make.model import ERRORS
 
 PAYLOADS = Path(__file__).parent / "payloads"
@@ -110,19 +110,110 @@ def load(name: str) -> Any:
     ],
 )
 def test_a_log_row_says_what_it_says(name: str, expected: Run) -> None:
-    assert mapping.run(load(name), workflow_id="5012") == expected
+    assert runs.run(load(name), workflow_id="5012") == expected
+
+
+LIVE_STARTED = datetime.fromisoformat("2026-10-26T07:33:20.312Z").timestamp()
+LIVE_ENDED = datetime.fromisoformat("2026-10-26T07:34:44.524Z").timestamp()
+
+
+@pytest.mark.parametrize("feed", [False, True], ids=["log", "feed"])
+def test_a_recorded_row_is_dated_by_its_start_and_says_its_end(feed: bool) -> None:
+    """As live: the duration is 2 milliseconds short of the time between start and end."""
+    row = load("live_success")
+    found = runs.feed_run(row) if feed else runs.run(row, workflow_id="5012")
+    assert found is not None
+    assert (found.started_at, found.ended_at, found.result) == (LIVE_STARTED, LIVE_ENDED, Result.SUCCESS)
+    assert found.parent_id is None
+    without = {key: value for key, value in row.items() if key != "endedAt"}
+    found = runs.feed_run(without) if feed else runs.run(without, workflow_id="5012")
+    assert found is not None
+    assert (found.started_at, found.ended_at) == (LIVE_STARTED, round(LIVE_STARTED + 84.21, 3))
+
+
+def test_a_recorded_failure_carries_its_cause_and_is_no_data_error_to_be_mistaken_for_one() -> None:
+    found = runs.run(load("live_failure"), workflow_id="5012")
+    assert found is not None
+    assert found.error == Error(
+        error_class=ErrorClass.NOT_FOUND,
+        type="DataError",
+        message="Error: 404 Not Found",
+        step_type="acme-shop:WatchOrders",
+    )
+
+
+def test_a_row_of_another_scenario_is_a_bad_item() -> None:
+    with pytest.raises(BadItem, match="another scenario"):
+        runs.run(load("live_success"), workflow_id="5013")
+
+
+CALLED, REPLAYED = "9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+
+
+@pytest.mark.parametrize(
+    ("changed", "parent_id", "trigger"),
+    [
+        ({"parent": {"id": 5011, "executionId": CALLED}}, CALLED, "schedule"),
+        ({"replayOfExecutionId": REPLAYED}, REPLAYED, "retry"),
+        ({"parent": {"id": 5011, "executionId": CALLED}, "replayOfExecutionId": REPLAYED}, REPLAYED, "retry"),
+        ({"parent": None}, None, "schedule"),
+        ({"parent": {"executionId": 5}}, None, "schedule"),
+        ({"replayOfExecutionId": "4f1e2d3c4b5a69788796a5b4c3d2e1f0"}, None, "retry"),
+    ],
+)
+def test_what_called_a_run_and_what_it_replays_are_its_parents(
+    changed: dict[str, Any], parent_id: str | None, trigger: str
+) -> None:
+    found = runs.run(load("live_success") | changed, workflow_id="5012")
+    assert found is not None
+    assert (found.parent_id, found.trigger) == (parent_id, trigger)
+
+
+def test_a_warning_after_a_failed_run_is_no_run_and_stops_nothing() -> None:
+    assert runs.run(load("live_warning"), workflow_id="5012") is None
+    assert workflows.notice(load("live_warning")) is None
+
+
+WARNED = datetime.fromisoformat("2026-10-26T05:03:20.517Z").timestamp()
+
+
+@pytest.mark.parametrize(
+    ("changed", "enabled", "blocked"),
+    [
+        ({"detail": {"reason": "[429] Too many", "delay": 20}}, True, Blocked.PAUSED),
+        ({"detail": {"reason": "[429] Too many", "delay": "20"}}, True, Blocked.PAUSED),
+        ({"detail": {"delay": 0}}, True, None),
+        ({"detail": {"delay": 1}}, True, None),  # over by now
+        ({"type": "stop"}, False, Blocked.INVALID),
+        ({"type": "deactivate"}, False, Blocked.INVALID),
+        ({"type": "stop", "detail": {"reason": "The operations limit is exceeded."}}, False, Blocked.QUOTA),
+        ({"type": "stop"}, True, None),  # it was switched on again
+        ({"type": "stop", "authorId": 11, "authorName": "-"}, False, None),
+        ({"type": "stop", "detail": {"author": {"name": "-"}}}, False, None),
+        ({"type": "start", "authorId": 11}, True, None),
+        ({"type": "modify"}, True, None),
+    ],
+)
+def test_the_timeline_says_what_stops_a_scenario(
+    changed: dict[str, Any], enabled: bool, blocked: Blocked | None
+) -> None:
+    said = workflows.notice(load("live_warning") | changed)
+    workflow = Workflow(id="5012", at=WARNED + 600.0, enabled=enabled)
+    assert workflows.with_notice(workflow, said).blocked is blocked
+    paid = replace(workflow, blocked=Blocked.DEAD_LETTERS)
+    assert workflows.with_notice(paid, said) == paid
 
 
 @pytest.mark.parametrize("name", ["timeline_event", "timeline_event_by_author"])
 def test_timeline_events_are_no_runs(name: str) -> None:
-    assert mapping.run(load(name), workflow_id="5012") is None
-    assert mapping.feed_run(load(name)) is None
+    assert runs.run(load(name), workflow_id="5012") is None
+    assert runs.feed_run(load(name)) is None
 
 
 @pytest.mark.parametrize("name", ["without_id", "without_time"])
 def test_an_execution_without_id_or_time_is_a_bad_item_that_names_its_place_only(name: str) -> None:
     with pytest.raises(BadItem, match=r"^an execution of scenario 5012 has no (usable id|time)$"):
-        mapping.run(load(name), workflow_id="5012")
+        runs.run(load(name), workflow_id="5012")
 
 
 @pytest.mark.parametrize(
@@ -130,36 +221,36 @@ def test_an_execution_without_id_or_time_is_a_bad_item_that_names_its_place_only
     [("feed_row", SUCCESS), ("feed_row_without_duration", replace(SUCCESS, started_at=None))],
 )
 def test_the_feed_dates_runs_by_their_end(name: str, expected: Run) -> None:
-    assert mapping.feed_run(load(name)) == expected
+    assert runs.feed_run(load(name)) == expected
 
 
 def test_the_feed_has_no_use_for_what_has_not_ended() -> None:
-    assert mapping.feed_run(load("pending") | {"scenarioId": 5012}) is None
+    assert runs.feed_run(load("pending") | {"scenarioId": 5012}) is None
 
 
 def test_a_feed_row_that_names_no_scenario_is_a_bad_item() -> None:
     with pytest.raises(BadItem, match="no usable scenario id"):
-        mapping.feed_run(load("feed_row_without_scenario"))
+        runs.feed_run(load("feed_row_without_scenario"))
 
 
 def test_a_feed_row_is_in_scope_by_its_organization_or_by_its_team() -> None:
     mine, other = load("feed_row"), load("feed_row_of_another_organization")
-    assert mapping.in_scope(mine, organization_id=9, team_ids=[])
-    assert not mapping.in_scope(other, organization_id=9, team_ids=[])
-    assert mapping.in_scope(mine, organization_id=None, team_ids=[76, 77])
-    assert not mapping.in_scope(other, organization_id=None, team_ids=[76, 77])
-    assert mapping.in_scope(load("null_numbers"), organization_id=9, team_ids=[])
+    assert runs.in_scope(mine, organization_id=9, team_ids=[])
+    assert not runs.in_scope(other, organization_id=9, team_ids=[])
+    assert runs.in_scope(mine, organization_id=None, team_ids=[76, 77])
+    assert not runs.in_scope(other, organization_id=None, team_ids=[76, 77])
+    assert runs.in_scope(load("null_numbers"), organization_id=9, team_ids=[])
 
 
 def test_an_execution_tells_its_cause_once_it_is_over() -> None:
-    assert mapping.cause(load("execution_failed")) == Error(
+    assert runs.cause(load("execution_failed")) == Error(
         error_class=ErrorClass.THROTTLED,
         type="RateLimitError",
         message="[429] Too many requests",
         step_type="http:ActionSendData",
     )
-    assert mapping.cause(load("execution_running")) is None
-    assert mapping.cause(load("execution_failed_without_error")) is None
+    assert runs.cause(load("execution_running")) is None
+    assert runs.cause(load("execution_failed_without_error")) is None
 
 
 @given(
@@ -179,7 +270,7 @@ def test_an_execution_tells_its_cause_once_it_is_over() -> None:
 def test_no_row_is_more_than_a_bad_item(row: dict[str, Any]) -> None:
     for feed in (False, True):
         try:
-            run = mapping.feed_run(row) if feed else mapping.run(row, workflow_id="5012")
+            run = runs.feed_run(row) if feed else runs.run(row, workflow_id="5012")
         except BadItem:
             continue
         assert run is None or (run.state is State.FINISHED) == (run.result is not None)
@@ -206,20 +297,20 @@ ORDER_SYNC = Workflow(id="5012", at=AT, name="Order sync", workspace="Operations
     ],
 )
 def test_a_scenario_says_what_it_says(name: str, expected: Workflow) -> None:
-    assert mapping.scenario(load(name), at=AT, teams={"77": "Operations"}).workflow == expected
+    assert workflows.scenario(load(name), at=AT, teams={"77": "Operations"}).workflow == expected
 
 
 def test_a_scenario_tells_what_else_to_ask_for() -> None:
-    item = mapping.scenario(load("scenario_instant"), at=AT, teams={})
+    item = workflows.scenario(load("scenario_instant"), at=AT, teams={})
     assert (item.team_id, item.hook_id, item.dead_letters) == ("77", "301", 2)
     assert item.workflow.workspace == "77"
-    nothing = mapping.scenario(load("scenario_with_nulls"), at=AT, teams={})
+    nothing = workflows.scenario(load("scenario_with_nulls"), at=AT, teams={})
     assert (nothing.team_id, nothing.hook_id, nothing.dead_letters, nothing.edited) == (None, None, None, None)
 
 
 def test_a_scenario_without_an_id_is_a_bad_item() -> None:
     with pytest.raises(BadItem, match="no usable scenario id"):
-        mapping.scenario(load("scenario_without_id"), at=AT, teams={})
+        workflows.scenario(load("scenario_without_id"), at=AT, teams={})
 
 
 @pytest.mark.parametrize(
@@ -235,52 +326,54 @@ def test_a_scenario_without_an_id_is_a_bad_item() -> None:
 def test_a_sequential_scenario_is_blocked_by_its_dead_letters(
     ordered: bool, dead_letters: int | None, blocked: Blocked | None, expected: Blocked | None
 ) -> None:
-    workflow = mapping.with_order(replace(ORDER_SYNC, blocked=blocked), ordered=ordered, dead_letters=dead_letters)
+    workflow = workflows.with_order(replace(ORDER_SYNC, blocked=blocked), ordered=ordered, dead_letters=dead_letters)
     assert (workflow.ordered, workflow.blocked) == (ordered, expected)
 
 
 def test_a_webhook_is_a_queue_without_its_address() -> None:
-    assert mapping.queue(load("hook"), at=AT, workflow_id="5012") == Queue(
+    assert workflows.queue(load("hook"), at=AT, workflow_id="5012") == Queue(
         workflow_id="5012", at=AT, items=3.0, limit=667.0
     )
-    assert mapping.queue(load("hook_with_nulls"), at=AT, workflow_id="5012") is None
+    assert workflows.queue(load("hook_with_nulls"), at=AT, workflow_id="5012") is None
 
 
 def test_consumptions_add_up_to_credits() -> None:
-    found = dict(mapping.consumption(row) for row in load("consumptions")["scenarioConsumptions"])
+    found = dict(workflows.consumption(row) for row in load("consumptions")["scenarioConsumptions"])
     assert found == {"5012": (5100.0, 900123.0, 510000.0), "5013": (0.0, 0.0, 0.0), "5014": (12.0, 4096.0, 1250.0)}
-    assert mapping.credits(found.values(), at=AT) == Usage(kind="credits", at=AT, used=5112.5)
+    assert workflows.credits(found.values(), at=AT) == Usage(kind="credits", at=AT, used=5112.5)
 
 
 def test_credits_are_unknown_where_one_scenario_has_no_number() -> None:
-    found = dict(mapping.consumption(row) for row in load("consumptions_with_nulls")["scenarioConsumptions"])
+    found = dict(workflows.consumption(row) for row in load("consumptions_with_nulls")["scenarioConsumptions"])
     assert found == {"5012": (None, 900123.0, None), "5013": (None, None, None)}
-    assert mapping.credits(found.values(), at=AT) is None
+    assert workflows.credits(found.values(), at=AT) is None
 
 
 def test_an_organization_tells_limit_usage_and_the_names_of_teams() -> None:
-    found = mapping.organization(load("organization"), at=AT)
-    assert found == mapping.Organization(
+    found = workflows.organization(load("organization"), at=AT)
+    assert found == workflows.Organization(
         requests_per_minute=60.0,
         run_seconds=2400.0,
+        kept_seconds=30 * 86_400.0,
         teams={"77": "Operations", "78": "Finance"},
         usage=(
             Usage(kind="operations", at=AT, used=5112.0, limit=20000.0),
             Usage(kind="transfer_bytes", at=AT, used=904219.0, limit=5368709120.0),
         ),
     )
-    assert mapping.organization(load("organization_with_run_time_in_seconds"), at=AT).run_seconds == 2400.0
+    assert workflows.organization(load("organization_with_run_time_in_seconds"), at=AT).run_seconds == 2400.0
 
 
 def test_an_organization_without_a_license_says_nothing_wrong() -> None:
-    assert mapping.organization(load("organization_without_license"), at=AT) == mapping.Organization(
+    assert workflows.organization(load("organization_without_license"), at=AT) == workflows.Organization(
         requests_per_minute=None,
         run_seconds=None,
+        kept_seconds=None,
         teams={},
         usage=(Usage(kind="operations", at=AT), Usage(kind="transfer_bytes", at=AT)),
     )
     with pytest.raises(BadItem):
-        mapping.organization({"organizations": []}, at=AT)
+        workflows.organization({"organizations": []}, at=AT)
 
 
 # Errors
@@ -298,7 +391,26 @@ def test_every_error_the_documents_name_has_its_class(name: str) -> None:
         ("DataError", "[404] The record was not found.", ErrorClass.NOT_FOUND),
         ("DataError", "[403] Forbidden", ErrorClass.PERMISSION),
         ("BundleValidationError", "[400] Validation failed", ErrorClass.VALIDATION),
-        ("DataError", "[500] oops", ErrorClass.VALIDATION),
+        ("DataError", "[500] oops", ErrorClass.PLATFORM),
+        ("DataError", "Error: 404 Not Found", ErrorClass.NOT_FOUND),
+        ("DataError", "Error: 429", ErrorClass.THROTTLED),
+        ("DataError", "[429] Too Many Requests", ErrorClass.THROTTLED),
+        ("DataError", "[503 Service Unavailable] try later", ErrorClass.PLATFORM),
+        ("DataError", "[408] Request Timeout", ErrorClass.TIMEOUT),
+        ("DataError", "Status Code Error: 401", ErrorClass.AUTH),
+        ("DataError", "StatusCodeError: 502 - {}", ErrorClass.PLATFORM),
+        ("DataError", "Request failed with status code 504", ErrorClass.TIMEOUT),
+        ("DataError", "The service answered: 503 Service Unavailable", ErrorClass.PLATFORM),
+        ("IncompleteDataError", "HTTP/1.1 404 Not Found", ErrorClass.NOT_FOUND),
+        # numbers that are no status: a wrong datum is not retried for looking like an outage
+        ("DataError", "Row [503] is wrong", ErrorClass.VALIDATION),
+        ("DataError", "Error: 500 items are too many", ErrorClass.VALIDATION),
+        ("DataError", "Wrong amount: 500 Euro", ErrorClass.VALIDATION),
+        ("DataError", "Error: 5031", ErrorClass.VALIDATION),
+        # a name that says more than the status
+        ("RateLimitError", "[403] Rate limit exceeded", ErrorClass.THROTTLED),
+        ("DuplicateDataError", "[400] Bad Request", ErrorClass.CONFLICT),
+        ("OperationsLimitExceededError", "[429] Too Many Requests", ErrorClass.QUOTA),
         ("ConnectionError", "[503] Service Unavailable", ErrorClass.NETWORK),
         ("RuntimeError", "[503] Service Unavailable", ErrorClass.PLATFORM),
         ("RuntimeError", "[504] Gateway Time-out", ErrorClass.TIMEOUT),

@@ -6,8 +6,9 @@ import pytest
 
 from exporter.model import Result, Run, RunFinished, State, StepFinished, Via
 from exporter.platform import Page
-from exporter.platforms.make import PLATFORM, steps
-from exporter.platforms.make.noted import TRIES_MAX
+from exporter.platforms.make import PLATFORM
+from exporter.platforms.make.reading import details
+from exporter.platforms.make.reading.details import TRIES_MAX
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, DAY, EVENTS, LOG, Source, source
 
 TYPES = ("google-sheets:watchRows", "http:MakeRequest", "json:ParseJSON", "google-sheets:addRow")
@@ -37,7 +38,7 @@ async def test_the_steps_of_the_wanted_runs_are_asked_for_once_each(
         assert await made.rounds(4, every=20) == []
         assert made.asked()[EVENTS] == len(asked)
         assert {result for result, run_id in runs.items() if steps_of(made, run_id) is not None} == set(asked)
-        assert made.known.cursor("runs", steps.CURSOR) is None
+        assert made.known.cursor("runs", details.STEPS) is None
         later = PLATFORM.steps_later(made.config)
         assert {str(result) for result in later} & {"success", "warning", "failure"} == set(asked)
 
@@ -121,7 +122,7 @@ async def test_on_a_small_plan_problems_have_their_steps_and_the_budget_is_kept(
         began = made.clock.now()
         await made.rounds(12)
         assert made.asked().total() <= 30 * (made.clock.now() - began) / 60
-        results = {str(result) for result in steps.steps_later(made.config)}
+        results = {str(result) for result in details.steps_later(made.config)}
         over = [e.run for e in made.known.runs.values() if e.counted_attempt and e.run.result in results]
         settled = [run for run in over if made.clock.now() - (run.ended_at or 0.0) > 120]
         assert len(settled) > 10
@@ -136,7 +137,7 @@ async def test_steps_are_left_when_the_budget_has_none_to_spare_and_none_at_all_
         await made.rounds(4, every=20)
         assert steps_of(made, run_id) is None, "lanes of others need all there is"
         assert made.asked()[EVENTS] == 0
-        await made.clock.advance(steps.WAITING_SECONDS_MAX)
+        await made.clock.advance(details.WAITING_SECONDS_MAX)
         await made.sweep("runs")
         asked = made.asked()
         assert (asked[EVENTS], steps_of(made, run_id) is not None) == (1, True)
@@ -149,15 +150,15 @@ async def test_steps_that_waited_too_long_are_none() -> None:
         run_id = made.add_run(workflow, ended=10, result="failure")
         await made.rounds(1)
         assert steps_of(made, run_id) is None
-        await made.clock.advance(steps.WAITING_SECONDS_MAX)
+        await made.clock.advance(details.WAITING_SECONDS_MAX)
         await made.sweep("runs")
         assert steps_of(made, run_id) == []
         assert made.asked()[EVENTS] == 0
 
 
 async def test_one_sweep_asks_for_so_many_and_the_next_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "RUNS_PER_SWEEP_MAX", 4)
-    monkeypatch.setattr(steps, "NOTED_MAX", 6)
+    monkeypatch.setattr(details, "STEPS_PER_SWEEP_MAX", 4)
+    monkeypatch.setattr(details, "STEPS_NOTED_MAX", 6)
     async with source(detail_delay=0.0) as made:
         workflow = made.sim.add_workflow()
         await made.sweep()
@@ -247,13 +248,13 @@ async def test_a_source_that_wants_no_steps_any_more_lets_go_of_what_was_noted()
         await made.sweep()
         run_id = made.add_run(workflow, ended=10, result="failure")
         await made.rounds(1)
-        assert made.known.cursor("runs", steps.CURSOR)
+        assert made.known.cursor("runs", details.STEPS)
         made.restart(steps="off")
         made.asked()
         await made.rounds(1)
         assert made.asked()[EVENTS] == 0
         assert steps_of(made, run_id) == []
-        assert made.known.cursor("runs", steps.CURSOR) is None
+        assert made.known.cursor("runs", details.STEPS) is None
 
 
 async def test_a_run_that_a_webhook_told_of_gets_its_steps_from_the_next_sweep() -> None:

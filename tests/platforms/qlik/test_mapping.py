@@ -9,10 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Result, Run, State, Step, Usage, Workflow
-from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
+from exporter.platform import BadItem, MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platforms.qlik import PLATFORM, mapping
 from exporter.platforms.qlik.errors import classify, read_error
-from exporter.platforms.qlik.mapping import BadItem
 
 PAYLOADS = Path(__file__).parent / "payloads"
 AUTOMATION = "0b6f4a10-4947-41ec-a1d2-9559fa35801d"

@@ -12,12 +12,12 @@ from dataclasses import replace
 from msgspec import structs
 
 from exporter.model import Listing, Observation
-from exporter.platform import Fault, Known, Page, RunKey, selected
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import PAGES_PER_SWEEP_MAX, Calls, ListPage
 from exporter.platforms.qlik.check import Check
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.platforms.qlik.mapping import BadItem, Signature
+from exporter.platforms.qlik.mapping import Signature
 from exporter.platforms.qlik.reading.runs import DETAILS_PER_SWEEP_MAX, RunReader
 from exporter.platforms.qlik.reading.schedules import Schedules
 from exporter.wire.api import Api, ApiError

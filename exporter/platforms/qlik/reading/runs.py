@@ -19,11 +19,11 @@ from itertools import pairwise
 from typing import Any
 
 from exporter.model import FAILED, DeadLetter, Error, Run, State
-from exporter.platform import Fault, Known, Page, RunKey, selected
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, selected
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import Calls, ListPage, is_final, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.platforms.qlik.mapping import BadItem, Claims, Signature
+from exporter.platforms.qlik.mapping import Claims, Signature
 from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
 

@@ -7,10 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result
+from exporter.platform import BadItem
 from exporter.platform.retrying import Effort, Standing
-from exporter.platforms.make import letters, mapping
-from exporter.platforms.make.letters import Detail
-from exporter.platforms.make.mapping import BadItem, Scenario
+from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping import workflows
+from exporter.platforms.make.mapping.dead_letters import Detail
+from exporter.platforms.make.mapping.workflows import Scenario
 from tests.platforms.make.test_mapping import AT, PAYLOADS, RUN, at
 
 LETTER = DeadLetter(
@@ -106,7 +108,7 @@ def test_nothing_is_resolved_before_it_opened() -> None:
 
 
 def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_handlers() -> None:
-    found = letters.blueprint(load("blueprint"))
+    found = workflows.blueprint(load("blueprint"))
     assert found.ordered
     assert found.modules == {
         "1": "gateway:CustomWebHook",
@@ -115,7 +117,7 @@ def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_hand
         "4": "http:MakeRequest",
         "5": "builtin:Break",
     }
-    bare = letters.blueprint(load("blueprint_bare"))
+    bare = workflows.blueprint(load("blueprint_bare"))
     assert not bare.ordered
     assert bare.modules == found.modules
 
@@ -124,7 +126,7 @@ def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_hand
     "data", [None, [], {}, {"response": {"blueprint": {"flow": [None, {"id": "x", "routes": 3}]}}}]
 )
 def test_a_blueprint_of_another_shape_says_nothing(data: Any) -> None:
-    found = letters.blueprint(data)
+    found = workflows.blueprint(data)
     assert (found.ordered, found.modules) == (False, {})
 
 
@@ -247,7 +249,7 @@ def test_a_dead_letter_is_dead_only_if_nothing_is_under_way(
 
 
 def scenario(**changed: Any) -> Scenario:
-    return mapping.scenario(load("scenario_scheduled") | changed, at=AT, teams={})
+    return workflows.scenario(load("scenario_scheduled") | changed, at=AT, teams={})
 
 
 @pytest.mark.parametrize(

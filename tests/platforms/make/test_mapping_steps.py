@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.model import Result, Run, State, Step
-from exporter.platforms.make import events
-from exporter.platforms.make.mapping import BadItem
+from exporter.platform import BadItem
+from exporter.platforms.make.mapping import steps
 
 PAYLOADS = Path(__file__).parent / "payloads"
 MINUTE = datetime.fromisoformat("2026-03-02T08:15:00+00:00").timestamp()
@@ -69,36 +69,36 @@ def load(name: str) -> Any:
     ],
 )
 def test_steps_say_what_the_events_say(name: str, expected: tuple[Step, ...]) -> None:
-    assert events.steps(load(name), FAILED) == expected
+    assert steps.steps(load(name), FAILED) == expected
 
 
 def test_a_run_that_is_still_under_way_there_has_no_steps_yet() -> None:
-    assert events.steps(load("events_of_a_run_under_way"), FAILED) is None
-    assert events.steps({**load("events"), "status": "RUNNING"}, FAILED) is None
+    assert steps.steps(load("events_of_a_run_under_way"), FAILED) is None
+    assert steps.steps({**load("events"), "status": "RUNNING"}, FAILED) is None
 
 
 @pytest.mark.parametrize("answer", [None, [], "text", {}, load("events_missing"), {"events": {"1": []}}])
 def test_an_answer_without_a_list_of_events_is_a_bad_item(answer: object) -> None:
     with pytest.raises(BadItem, match="events of an execution"):
-        events.steps(answer, FAILED)
+        steps.steps(answer, FAILED)
 
 
 def test_the_order_of_events_and_their_repetition_do_not_matter() -> None:
     for name in ("events", "events_of_loops", "events_without_last_end"):
         payload = load(name)
         turned = {**payload, "events": list(reversed(payload["events"])) * 2}
-        assert events.steps(turned, FAILED) == events.steps(payload, FAILED)
+        assert steps.steps(turned, FAILED) == steps.steps(payload, FAILED)
 
 
 def test_of_a_run_that_did_not_fail_nothing_is_said_to_have_stopped_with_it() -> None:
-    told = events.steps(load("events_without_last_end"), replace(FAILED, result=Result.WARNING))
+    told = steps.steps(load("events_without_last_end"), replace(FAILED, result=Result.WARNING))
     assert told == (HOOK, ROUTER, replace(HTTP, ended_at=None, result=None))
 
 
 def test_where_a_module_is_known_to_have_failed_others_that_never_ended_are_not_blamed() -> None:
     payload = load("events")
     late = {"kind": "MODULE_START", "moduleId": 4, "at": "2026-03-02T08:15:40Z"}
-    told = events.steps({**payload, "events": [*payload["events"], late]}, FAILED)
+    told = steps.steps({**payload, "events": [*payload["events"], late]}, FAILED)
     assert told is not None
     assert told[3] == replace(DEAL, started_at=MINUTE + 40, ended_at=FAILED.ended_at, result=None)
 
@@ -108,21 +108,21 @@ def test_of_very_many_modules_those_that_did_not_succeed_are_kept_first() -> Non
         at = f"2026-03-02T08:{module_id % 3600 // 60:02}:{module_id % 60:02}Z"
         return {"kind": "MODULE_END", "moduleId": module_id, "at": at, "status": status}
 
-    told = events.steps({"events": [end(n, 1) for n in range(1, 1000)] + [end(1000, 3)]}, FAILED)
+    told = steps.steps({"events": [end(n, 1) for n in range(1, 1000)] + [end(1000, 3)]}, FAILED)
     assert told is not None
-    assert len(told) == events.STEPS_MAX
+    assert len(told) == steps.STEPS_MAX
     assert [step.id for step in told if step.result is Result.FAILURE] == ["1000"]
     assert [step.id for step in told] == sorted(step.id for step in told)
 
 
 def test_a_blueprint_that_nests_without_end_is_read_for_a_while() -> None:
     flow: list[Any] = []
-    for number in range(3 * events.MODULES_MAX):
+    for number in range(3 * steps.MODULES_MAX):
         flow = [{"id": number, "module": "http:Get", "routes": [{"flow": flow}]}]
-    assert events.steps({"events": [], "blueprint": {"modules": flow}}, FAILED) == ()
+    assert steps.steps({"events": [], "blueprint": {"modules": flow}}, FAILED) == ()
 
 
 def test_nothing_people_wrote_becomes_the_type_of_a_step() -> None:
-    told = events.steps(load("events"), FAILED)
+    told = steps.steps(load("events"), FAILED)
     assert "Customer" not in repr(told)
     assert "jane" not in repr(told)

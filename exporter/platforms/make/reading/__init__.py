@@ -17,20 +17,23 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter.model import FAILED, Listing, Observation, Workflow
-from exporter.platform import Fault, Known, Page, RunKey, Watches
-from exporter.platforms.make import mapping
-from exporter.platforms.make.blueprints import Blueprints
-from exporter.platforms.make.calls import Losses, find_organization, get, pages, rows, scenarios
-from exporter.platforms.make.causes import Causes
+from exporter.platform import BadItem, Fault, Known, Page, RunKey, Watches
 from exporter.platforms.make.check import check
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.dead_letters import DeadLetters
-from exporter.platforms.make.details import Details
-from exporter.platforms.make.feed import Feed, NoFeed
-from exporter.platforms.make.logs import Logs
-from exporter.platforms.make.mapping import BadItem, Scenario
-from exporter.platforms.make.steps import Steps
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping import is_execution_id, plain_id, runs, workflows
+from exporter.platforms.make.mapping.workflows import Scenario
+from exporter.platforms.make.reading.calls import Losses, get, pages, rows
+from exporter.platforms.make.reading.dead_letters import DeadLetters
+from exporter.platforms.make.reading.details import Causes, Details, Steps
+from exporter.platforms.make.reading.feed import Feed, NoFeed
+from exporter.platforms.make.reading.logs import Logs, notice_of
+from exporter.platforms.make.reading.scenarios import (
+    Blueprints,
+    Watch,
+    all_scenarios,
+    find_organization,
+    learn_retention,
+)
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -90,26 +93,28 @@ class MakeClient:
         before = known.cursor("quota", "organization") or {}
         organization_id = await find_organization(self._config, self._api, before.get("id"))
         answer = await get(self._api, "/organizations/{id}", lane=Lane.DEAD_LETTERS, ids={"id": organization_id})
-        found = mapping.organization(answer.data, at=answer.at)
+        found = workflows.organization(answer.data, at=answer.at)
+        learn_retention(self._api, found.kept_seconds)
         if found.requests_per_minute is not None:
             self._api.budget.learn_limit(found.requests_per_minute)
         remembered = {
             "id": organization_id,
             "run_seconds": found.run_seconds or before.get("run_seconds"),
+            "kept_seconds": found.kept_seconds or before.get("kept_seconds"),
             "teams": found.teams or before.get("teams", {}),
         }
         return Page(observations=found.usage, cursors={"organization": remembered})
 
     async def _credits(self, known: Known) -> Page:
         """What all scenarios have used since the last reset."""
-        used, at = dict[str, mapping.Used](), 0.0
+        used, at = dict[str, workflows.Used](), 0.0
         for scope in self._config.scopes:
             page = await rows(
                 self._api, "/scenarios/consumptions", "scenarioConsumptions", lane=Lane.SWEEPS, query=[scope]
             )
-            used.update(mapping.consumption(row) for row in page.rows)
+            used.update(workflows.consumption(row) for row in page.rows)
             at = page.at
-        total = mapping.credits(used.values(), at=at)
+        total = workflows.credits(used.values(), at=at)
         return Page(observations=[] if total is None else [total])
 
     # Workflows
@@ -117,11 +122,11 @@ class MakeClient:
     async def _workflows(self, known: Known, now: float) -> AsyncIterator[Page]:
         teams = (known.cursor("quota", "organization") or {}).get("teams", {})
         found, complete, at = dict[str, Scenario](), True, now
-        async for page in scenarios(self._api, self._config, lane=Lane.SWEEPS):
+        async for page in all_scenarios(self._api, self._config, lane=Lane.SWEEPS):
             watched, faults, at = list[Observation](), list[Fault](), page.at
             for row in page.rows:
                 try:
-                    item = mapping.scenario(row, at=page.at, teams=teams)
+                    item = workflows.scenario(row, at=page.at, teams=teams)
                 except BadItem as bad:
                     faults.append(Fault(kind="bad_item", detail=str(bad)))
                     complete = False
@@ -136,7 +141,7 @@ class MakeClient:
             self._watch.names = {key: item.workflow.name for key, item in found.items()}
             yield Page(observations=[Listing(at=at, workflow_ids=frozenset(mine))])
         losses = Losses()
-        async for reading in self._orders(mine, losses):
+        async for reading in self._orders(mine, known, losses):
             yield reading
         if now >= self._hooks_refused_until:
             async for reading in self._queues(mine, now, losses):
@@ -146,9 +151,10 @@ class MakeClient:
         """The scenario with what its blueprint says, or said when it was last read."""
         blueprint, before = self._blueprints.kept(item.workflow.id, item.edited), known.workflows.get(item.workflow.id)
         ordered = blueprint.ordered if blueprint is not None else before is not None and before.ordered
-        return mapping.with_order(item.workflow, ordered=ordered, dead_letters=item.dead_letters)
+        noticed = workflows.with_notice(item.workflow, notice_of(known, item.workflow.id))
+        return workflows.with_order(noticed, ordered=ordered, dead_letters=item.dead_letters)
 
-    async def _orders(self, found: Mapping[str, Scenario], losses: Losses) -> AsyncIterator[Page]:
+    async def _orders(self, found: Mapping[str, Scenario], known: Known, losses: Losses) -> AsyncIterator[Page]:
         """Read blueprints of scenarios with dead letters: whether these stop them."""
         wanted = [
             i for i in found.values() if i.dead_letters and self._blueprints.kept(i.workflow.id, i.edited) is None
@@ -161,7 +167,8 @@ class MakeClient:
                 yield Page(faults=[losses.fault(error, item.workflow.id, of_item=True)])
                 continue
             later = replace(item.workflow, at=max(self._api.platform_now(), item.workflow.at + 0.001))
-            workflow = mapping.with_order(later, ordered=blueprint.ordered, dead_letters=item.dead_letters)
+            later = workflows.with_notice(later, notice_of(known, item.workflow.id))
+            workflow = workflows.with_order(later, ordered=blueprint.ordered, dead_letters=item.dead_letters)
             yield Page(observations=[workflow])
 
     async def _queues(self, found: Mapping[str, Scenario], now: float, losses: Losses) -> AsyncIterator[Page]:
@@ -227,11 +234,13 @@ class MakeClient:
     async def _completed(self, workflow_id: str, run_id: str) -> Page:
         endpoint = "/scenarios/{id}/logs/{executionId}"
         ids = {"id": workflow_id, "executionId": run_id}
+        if not is_execution_id(run_id):
+            return Page()  # the platform would refuse to look for it
         answer = await get(self._api, endpoint, lane=Lane.RUNNING, ids=ids)
         body: Mapping[str, Any] = answer.data if isinstance(answer.data, Mapping) else {}
         try:
             row = body.get("scenarioLog", body.get("scenarioLogs"))
-            run = mapping.run(row, workflow_id=workflow_id, latest=self._api.latest())
+            run = runs.run(row, workflow_id=workflow_id, latest=self._api.latest())
         except BadItem as bad:
             return Page(faults=[Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id)])
         if run is None:
@@ -255,10 +264,10 @@ def _queues_of(
     queues = list[Observation]()
     for row in found:
         fields = row if isinstance(row, Mapping) else {}
-        scenario_id = mapping.plain_id(fields.get("scenarioId"))
-        workflow_id = scenario_id if scenario_id in watched else by_hook.get(mapping.plain_id(fields.get("id")) or "")
+        scenario_id = plain_id(fields.get("scenarioId"))
+        workflow_id = scenario_id if scenario_id in watched else by_hook.get(plain_id(fields.get("id")) or "")
         if workflow_id is not None:
-            queue = mapping.queue(fields, at=at, workflow_id=workflow_id)
+            queue = workflows.queue(fields, at=at, workflow_id=workflow_id)
             queues += [] if queue is None else [queue]
     return queues
 

@@ -11,15 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from exporter.platform import Fault, in_turns
-from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.mapping import BadItem, as_object, plain_id, whole
+from exporter.platform import Fault
+from exporter.platforms.make.mapping import whole
 from exporter.wire.api import Answer, Api, ApiError, ErrorKind, Ids
 from exporter.wire.budget import Lane
 
 ROOT = "/api/v2"
-SCENARIOS_PER_PAGE = 1000
-SCENARIO_PAGES_MAX = 100
 #: What every listing takes, where more is refused. No maximum is documented.
 ROWS_PER_PAGE_SAFE = 50
 #: Pages are cut at such numbers.
@@ -124,42 +121,6 @@ async def pages(
         offset, before = offset + len(page.rows), page.rows
         if not page.full or (offset >= pages_max * limit and len(before) <= limit):
             return
-
-
-async def scenarios(api: Api, config: MakeConfig, *, lane: Lane, columns: Sequence[str] = ()) -> AsyncIterator[Rows]:
-    """All scenarios of the configured organization or teams, watched or not. Raises ``ApiError`` if it cannot end."""
-    order = [("pg[sortBy]", "id"), ("pg[sortDir]", "asc")]
-    for scope in config.scopes:
-        query: list[tuple[str, str | int]] = [scope, *(("cols[]", column) for column in columns), *order]
-        full = False
-        async for page in pages(
-            api,
-            "/scenarios",
-            "scenarios",
-            lane=lane,
-            limit=SCENARIOS_PER_PAGE,
-            pages_max=SCENARIO_PAGES_MAX,
-            query=query,
-        ):
-            async for part in in_turns(page.rows):
-                yield replace(page, rows=list(part))
-            full = page.full
-        if full:
-            raise bad_payload("/scenarios", f"more than {SCENARIO_PAGES_MAX} pages")
-
-
-async def find_organization(config: MakeConfig, api: Api, remembered: str | None = None) -> str:
-    """The configured organization, or the one the configured teams belong to. Raises ``BadItem``, ``ApiError``."""
-    if config.organization_id is not None:
-        return str(config.organization_id)
-    if remembered is not None:
-        return remembered
-    answer = await get(api, "/teams/{id}", lane=Lane.DEAD_LETTERS, ids={"id": config.team_ids[0]})
-    team = as_object(as_object(answer.data, "the answer").get("team"), "the team")
-    found = plain_id(team.get("organizationId"))
-    if found is None:
-        raise BadItem("the team does not say its organization")
-    return found
 
 
 def bad_payload(endpoint: str, detail: str, status: int = 200) -> ApiError:

@@ -16,26 +16,32 @@ so often that this alone fills pages is asked in two steps: for long runs that b
 The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
 ``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often these
 had changed and no run showed; and while a long reading is under way ``from``, where to go on, and ``began``. ``logs``
-holds ``until``: then every scenario that had anything to tell had been read.
+holds ``until``: then every scenario that had anything to tell had been read. ``notices`` holds what timelines say that
+stops their scenarios, for the stream workflows.
 """
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exporter.model import Run, State, Workflow, times
-from exporter.platform import Fault, Known, Page
-from exporter.platforms.make import feed, mapping
-from exporter.platforms.make.calls import Losses, Query, Rows, bad_payload, rows
+from exporter.model import Blocked, Run, State, times
+from exporter.platform import BadItem, Fault, Known, Page
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.details import Details
-from exporter.platforms.make.mapping import BadItem, Used
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping import workflows
+from exporter.platforms.make.mapping.runs import run as read_run
+from exporter.platforms.make.mapping.runs import stamp
+from exporter.platforms.make.mapping.workflows import Notice, Used, notice
+from exporter.platforms.make.reading import feed
+from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_payload, rows
+from exporter.platforms.make.reading.details import Details
+from exporter.platforms.make.reading.marks import Mark, Totals, ran, standing
+from exporter.platforms.make.reading.scenarios import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
-CURSOR = "logs"
+CURSOR, NOTICES = "logs", "notices"
+NOTICES_MAX = 1000
 ENDPOINT = "/scenarios/{id}/logs"
 ROWS_PER_PAGE = 100
 PAGES_PER_SCENARIO_MAX = 50
@@ -60,52 +66,6 @@ TURN_SHARE = 500
 INTRODUCED_SHARE = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Mark:
-    """A scenario's cursor."""
-
-    used: Used | None
-    reset: str | None
-    seen: list[Any]
-    since: float
-    resume: float | None = None
-    began: float | None = None
-    misses: int = 0
-
-    @classmethod
-    def load(cls, cursor: Any, now: float) -> "_Mark | None":
-        """The one that was kept. Nothing was read further than now, whatever a clock that was wrong has written."""
-        if not isinstance(cursor, Mapping):
-            return None
-        used = cursor["used"]
-        return cls(
-            used=None if used is None else (used[0], used[1], used[2]),
-            reset=cursor.get("reset"),
-            seen=cursor["seen"],
-            since=min(cursor["since"], now),
-            resume=cursor.get("from"),
-            began=cursor.get("began"),
-            misses=cursor.get("misses", 0),
-        )
-
-    def dump(self) -> dict[str, Any]:
-        told = {"reset": self.reset, "from": self.resume, "began": self.began, "misses": self.misses or None}
-        kept = {key: value for key, value in told.items() if value is not None}
-        return {"used": self.used, "seen": self.seen, "since": self.since, **kept}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Totals:
-    """What all scenarios have used, and when that was so."""
-
-    at: float
-    reset: str | None
-    used: Mapping[str, Used]
-
-    def of(self, workflow_id: str) -> Used:
-        return self.used.get(workflow_id, (None, None, None))
-
-
 @dataclass(slots=True, kw_only=True)
 class _Sweep:
     """What one sweep goes by."""
@@ -113,13 +73,20 @@ class _Sweep:
     known: Known
     now: float
     details: Details
-    totals: _Totals
+    totals: Totals
     overlap: float
     counted_from: float  # runs that ended before it do not count
     base: float  # from where on scenarios without a cursor are read
     feed_until: float | None
     open_since: dict[str, float] = field(default_factory=dict)  # scenario -> start of its oldest open run
+    notices: dict[str, list[Any]] = field(default_factory=dict)  # scenario -> what its timeline says stops it
     seen: dict[str, list[Any]] = field(default_factory=dict)  # scenario -> how it stood when the sweep began
+
+
+def notice_of(known: Known, workflow_id: str) -> Notice | None:
+    """What the timeline of a scenario last said that stops it."""
+    kept = (known.cursor("runs", NOTICES) or {}).get(workflow_id)
+    return None if kept is None else Notice(at=kept[0], blocked=Blocked(kept[1]), until=kept[2])
 
 
 class Logs:
@@ -154,7 +121,7 @@ class Logs:
 
     async def introduce(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
-        sweep = self._begin(known, now, details, _Totals(at=now, reset=None, used={}))
+        sweep = self._begin(known, now, details, Totals(at=now, reset=None, used={}))
         cursors, losses = known.cursors("runs"), Losses()
         strange = sorted(workflow_id for workflow_id in sweep.seen if workflow_id not in cursors)
         for workflow_id in strange[: max(TURNS_MIN, len(sweep.seen) // INTRODUCED_SHARE)]:
@@ -168,7 +135,7 @@ class Logs:
 
     # What to read
 
-    async def _totals(self) -> _Totals:
+    async def _totals(self) -> Totals:
         at, reset, used = None, None, dict[str, Used]()
         for scope in self._config.scopes:
             page = await rows(
@@ -183,13 +150,13 @@ class Logs:
             reset = told if isinstance(told, str) else reset
             for row in page.rows:
                 try:
-                    workflow_id, amounts = mapping.consumption(row)
+                    workflow_id, amounts = workflows.consumption(row)
                 except BadItem:  # what it has used is not known
                     continue
                 used[workflow_id] = amounts
-        return _Totals(at=at or 0.0, reset=reset, used=used)
+        return Totals(at=at or 0.0, reset=reset, used=used)
 
-    def _begin(self, known: Known, now: float, details: Details, totals: _Totals) -> _Sweep:
+    def _begin(self, known: Known, now: float, details: Details, totals: Totals) -> _Sweep:
         counted_from = self._watch.counted_from(known, now)
         feed_until, complete = feed.covered_until(known, now), known.cursor("runs", CURSOR)
         told = [counted_from]
@@ -207,12 +174,13 @@ class Logs:
             counted_from=counted_from,
             base=max(told),
             feed_until=feed_until,
+            notices=dict(known.cursor("runs", NOTICES) or {}),
         )
         for workflow_id, workflow in known.workflows.items():
             if workflow.at > 0 and self._watch.watches(
                 workflow_id, known
             ):  # one only a webhook has named may not exist
-                sweep.seen[workflow_id] = _seen(workflow)
+                sweep.seen[workflow_id] = standing(workflow)
         for run in known.open_runs.values():
             began = now if run.started_at is None else run.started_at
             if now - began <= OPEN_RUN_SECONDS_MAX:
@@ -223,7 +191,7 @@ class Logs:
         """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
         due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
         for workflow_id, seen in sweep.seen.items():
-            mark, used = _Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now), sweep.totals.of(workflow_id)
+            mark, used = Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
             elif (
@@ -231,7 +199,7 @@ class Logs:
                 or mark.resume is not None
                 or workflow_id in sweep.open_since
                 or mark.seen != seen
-                or _ran(mark, sweep.totals, workflow_id)
+                or ran(mark, sweep.totals, workflow_id)
             ):
                 due.append(workflow_id)
             else:
@@ -242,14 +210,14 @@ class Logs:
         """Cursors of scenarios that are gone."""
         return {key: None for key in known.cursors("runs") if key.isdigit() and key not in known.workflows}
 
-    def _mark(self, sweep: _Sweep, workflow_id: str, since: float) -> _Mark:
+    def _mark(self, sweep: _Sweep, workflow_id: str, since: float) -> Mark:
         used = sweep.totals.used.get(workflow_id)
-        return _Mark(used=used, reset=sweep.totals.reset, seen=sweep.seen[workflow_id], since=since)
+        return Mark(used=used, reset=sweep.totals.reset, seen=sweep.seen[workflow_id], since=since)
 
     # Reading
 
     async def _scenario(self, sweep: _Sweep, workflow_id: str) -> AsyncIterator[Page]:
-        mark = _Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now)
+        mark = Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now)
         if mark is None and sweep.feed_until is None:
             covered, page = await self._introduce(sweep, workflow_id)
             if covered:
@@ -274,30 +242,30 @@ class Logs:
         newest_first = not _rises(page)  # the oldest first, in spite of what was asked, says nothing of the newest
         covered = not page.full or (newest_first and oldest < (sweep.base - sweep.overlap) * 1000)
         observations = [sweep.details.note(run) for run in kept]
-        cursors = sweep.details.cursor()
+        cursors = sweep.details.cursor() | self._notices(sweep, workflow_id, page)
         return covered, Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
 
-    async def _follow(self, sweep: _Sweep, workflow_id: str, mark: _Mark) -> AsyncIterator[Page]:
+    async def _follow(self, sweep: _Sweep, workflow_id: str, mark: Mark) -> AsyncIterator[Page]:
         """What ended after ``mark.since``, oldest start first; the cursor with the last page."""
         earliest = min(mark.since - sweep.overlap, sweep.open_since.get(workflow_id, mark.since) - 1.0)
         start = max(earliest, mark.resume or 0.0)
-        ran, vague, on, bad, seen = False, False, None, 0, 0
+        told, vague, on, bad, seen = False, False, None, 0, 0
         async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
             runs, faults = _runs(page.rows, workflow_id, self._api.latest())
             bad, seen = bad + len(faults), seen + len(page.rows)
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
             over = [run for run in fresh if run.state is State.FINISHED]
-            ran = ran or any((run.finished_at or 0.0) > mark.since for run in over)
+            told = told or any((run.finished_at or 0.0) > mark.since for run in over)
             vague = vague or any(run.ended_at is None for run in over)
             cursors = dict[str, Any]()
             if on is None and bad >= 2 and 2 * bad > seen:
                 detail = f"GET {ENDPOINT}: {bad} of {seen} rows cannot be used"
                 faults.append(Fault(kind=ErrorKind.BAD_PAYLOAD, detail=detail, workflow_id=workflow_id))
             elif on is None:
-                done = self._read_to_the_end(sweep, workflow_id, mark, clear=ran and not vague)
+                done = self._read_to_the_end(sweep, workflow_id, mark, clear=told and not vague)
                 cursors[workflow_id] = done.dump()
             observations = [sweep.details.note(run) for run in fresh]
-            cursors |= sweep.details.cursor()
+            cursors |= sweep.details.cursor() | self._notices(sweep, workflow_id, page)
             yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
         if on is not None:
             began = sweep.totals.at if mark.began is None else mark.began
@@ -307,13 +275,29 @@ class Logs:
                 faults=[Fault(kind="truncated", detail=detail, workflow_id=workflow_id)],
             )
 
-    def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: _Mark, *, clear: bool) -> _Mark:
+    def _notices(self, sweep: _Sweep, workflow_id: str, page: Rows) -> dict[str, Any]:
+        """The cursor of what timelines say, where this page says something new."""
+        latest, before = self._api.latest(), sweep.notices.get(workflow_id)
+        found = [said for row in page.rows if (said := notice(row, latest=latest)) is not None]
+        newest = max(found, key=lambda said: said.at, default=None)
+        if newest is None or (before is not None and newest.at <= before[0]):
+            return {}
+        if newest.blocked is None and before is None:
+            return {}
+        sweep.notices.pop(workflow_id, None)
+        if newest.blocked is not None:
+            sweep.notices[workflow_id] = [newest.at, newest.blocked, newest.until]
+        while len(sweep.notices) > NOTICES_MAX:
+            del sweep.notices[next(iter(sweep.notices))]
+        return {NOTICES: dict(sweep.notices)}
+
+    def _read_to_the_end(self, sweep: _Sweep, workflow_id: str, mark: Mark, *, clear: bool) -> Mark:
         """The cursor after all pages. Where something had changed and what ran is not clear yet, it stays as it was."""
         totals = sweep.totals
         done = self._mark(sweep, workflow_id, totals.at if mark.began is None else mark.began)
         if mark.used is None:
             return done
-        changed = done.seen != mark.seen or _ran(mark, totals, workflow_id)
+        changed = done.seen != mark.seen or ran(mark, totals, workflow_id)
         if changed and not clear and mark.misses < MISSES_MAX:
             return replace(mark, resume=None, began=None, misses=mark.misses + 1)
         operations, transfer, credits = (
@@ -381,24 +365,11 @@ class Logs:
         return await rows(self._api, ENDPOINT, "scenarioLogs", lane=Lane.SWEEPS, limit=limit, query=query, ids=ids)
 
 
-def _seen(workflow: Workflow) -> list[Any]:
-    """What of a scenario changes when it runs, or stops running."""
-    return [workflow.enabled, workflow.blocked, workflow.next_run_at]
-
-
-def _ran(mark: _Mark, totals: _Totals, workflow_id: str) -> bool:
-    """Whether its totals say that a scenario ran since its log was read. What has no number says nothing."""
-    used = totals.of(workflow_id)
-    if mark.used is None or any(new is not None and new != old for old, new in zip(mark.used, used, strict=True)):
-        return True
-    return any(used) and totals.reset is not None and totals.reset != mark.reset
-
-
 def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[Fault]]:
     runs, faults = list[Run](), list[Fault]()
     for row in found:
         try:
-            run = mapping.run(row, workflow_id=workflow_id, latest=latest)
+            run = read_run(row, workflow_id=workflow_id, latest=latest)
         except BadItem as bad:
             faults.append(Fault(kind="bad_item", detail=str(bad), workflow_id=workflow_id))
         else:
@@ -413,7 +384,7 @@ def _end(run: Run) -> float | None:
 
 def _stamps(page: Rows) -> list[int]:
     latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
-    return [at for row in page.rows if (at := mapping.stamp(row)) is not None and at <= latest]
+    return [at for row in page.rows if (at := stamp(row)) is not None and at <= latest]
 
 
 def _falls(page: Rows) -> bool:

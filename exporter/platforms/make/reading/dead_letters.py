@@ -20,20 +20,19 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter.model import DeadLetter, ResolvedBy
-from exporter.platform import Fault, Known, Page, selected
-from exporter.platforms.make import letters
-from exporter.platforms.make.blueprints import Blueprints
-from exporter.platforms.make.calls import Losses, Rows, get, pages, scenarios
+from exporter.platform import BadItem, Fault, Known, Page, selected
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.letters import Listed
-from exporter.platforms.make.mapping import BadItem, Scenario, scenario
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping.dead_letters import Listed
+from exporter.platforms.make.mapping.workflows import Scenario, scenario
+from exporter.platforms.make.reading.calls import Losses, Rows, get, pages
+from exporter.platforms.make.reading.scenarios import Blueprints, Watch, all_scenarios, learn_retention, vanished
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
 LANE = Lane.DEAD_LETTERS
 STREAM = "dead_letters"
-COLUMNS = ("id", "name", "dlqCount", "lastEdit")
+COLUMNS = ("id", "name", "dlqCount", "allDlqCount", "lastEdit")
 ITEMS_PER_PAGE = 50
 ITEM_PAGES_PER_SCENARIO_MAX = 40
 SCENARIOS_PER_SWEEP_MAX = 200
@@ -63,13 +62,17 @@ class _Mark:
     read: float
     count: int | None
     told: float
+    expired: int | None = None
 
     @classmethod
     def load(cls, cursor: Any) -> "_Mark | None":
-        return cls(read=cursor["read"], count=cursor["count"], told=cursor["told"]) if cursor else None
+        if not cursor:
+            return None
+        return cls(read=cursor["read"], count=cursor["count"], told=cursor["told"], expired=cursor.get("expired"))
 
     def dump(self) -> dict[str, Any]:
-        return {"read": self.read, "count": self.count, "told": self.told}
+        told = {"read": self.read, "count": self.count, "told": self.told}
+        return told if self.expired is None else told | {"expired": self.expired}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,10 +99,16 @@ class _Task:
     count: int
     opened: dict[str, DeadLetter]  # known to be open, by id
     told_since: float  # resolved items stored before were told of earlier, or never counted
+    expired: int | None = None  # how many were lost so far, as the scenario says
+    newly_expired: int = 0  # of these, since its list was last read
     seen: set[str] = field(default_factory=set)
     unclear: list[Listed] = field(default_factory=list)  # cause not known
     closed: list[Listed] = field(default_factory=list)
     complete: bool = True  # everything that had to be asked was
+
+
+def _risen(before: int | None, now: int | None) -> int:
+    return 0 if before is None or now is None else max(0, now - before)
 
 
 class DeadLetters:
@@ -114,6 +123,7 @@ class DeadLetters:
 
     async def sweep(self, known: Known, now: float) -> AsyncIterator[Page]:
         """All dead letters that opened or changed. Raises ``ApiError``."""
+        learn_retention(self._api, (known.cursor("quota", "organization") or {}).get("kept_seconds"))
         sweep = _Sweep(known=known, now=now, details_left=self._details_max())
         listed, complete = await self._listed()
         due, resting, forgotten = self._sort(sweep, listed, complete=complete)
@@ -135,7 +145,7 @@ class DeadLetters:
     async def _listed(self) -> tuple[dict[str, Scenario], bool]:
         """All scenarios with the numbers of their dead letters, and whether every row could be used."""
         found, complete = dict[str, Scenario](), True
-        async for page in scenarios(self._api, self._config, lane=LANE, columns=COLUMNS):
+        async for page in all_scenarios(self._api, self._config, lane=LANE, columns=COLUMNS):
             for row in page.rows:
                 try:
                     item = scenario(row, at=page.at, teams={})
@@ -167,6 +177,8 @@ class DeadLetters:
                 edited=None if item is None else item.edited,
                 count=count,
                 opened=of_scenario,
+                expired=None if item is None else item.expired,
+                newly_expired=_risen(None if mark is None else mark.expired, None if item is None else item.expired),
                 told_since=mark.told if mark else self._watch.counted_from(known, sweep.now) + OVERLAP_SECONDS,
             )
             pages_before = (max(count, len(of_scenario)) - 1) // ITEMS_PER_PAGE
@@ -203,7 +215,7 @@ class DeadLetters:
             yield page
         if read_to_the_end:
             missing = [letter for letter_id, letter in task.opened.items() if letter_id not in task.seen]
-            for letter in missing:
+            for letter in sorted(missing, key=lambda letter: letter.opened_at):
                 async for page in self._missing(sweep, task, letter):
                     yield page
         else:
@@ -213,6 +225,7 @@ class DeadLetters:
             read=sweep.now,
             count=task.count if task.complete else None,
             told=sweep.now if task.complete else task.told_since,
+            expired=task.expired if task.complete or task.expired is None else task.expired - task.newly_expired,
         )
         yield Page(cursors={task.workflow_id: done.dump()})
 
@@ -242,13 +255,6 @@ class DeadLetters:
 
     async def _details(self, sweep: _Sweep, task: _Task) -> AsyncIterator[Page]:
         """Causes of the new ones, and how those listed as resolved were."""
-        modules = dict[str, str]()
-        if task.unclear or any(item.letter.id not in task.opened for item in task.closed):
-            try:
-                blueprint = await self._blueprints.read(task.workflow_id, task.edited, lane=LANE)
-                modules.update(blueprint.modules)
-            except ApiError as error:  # the steps that failed keep their numbers only
-                yield self._lost(sweep, task, error, complete=True)
         for item in [*task.unclear, *task.closed]:
             if not sweep.may_ask():
                 task.complete = False
@@ -256,7 +262,9 @@ class DeadLetters:
             letter, known = item.letter, task.opened.get(item.letter.id)
             try:
                 if known is None or known.error is None:
-                    letter = await self._described(item, modules)
+                    letter, trouble = await self._described(item, task.edited)
+                    if trouble is not None:
+                        yield self._lost(sweep, task, trouble, complete=True)
                 if item.resolved:
                     letter = await self._closed(letter)
                 sweep.losses.passed()
@@ -265,8 +273,10 @@ class DeadLetters:
                 continue
             yield Page(observations=[letter])
 
-    async def _described(self, item: Listed, modules: Mapping[str, str]) -> DeadLetter:
-        """The letter with its run and its cause. Raises ``ApiError`` if it is worth trying again."""
+    async def _described(self, item: Listed, edited: str | None) -> tuple[DeadLetter, ApiError | None]:
+        """The letter with its run and its cause, and why its module has no name. Raises ``ApiError`` if it is worth
+        trying again.
+        """
         letter = item.letter
         ids = {"id": letter.id}
         try:
@@ -280,7 +290,16 @@ class DeadLetters:
                 raise
             bundle = None
         self._tried.pop(letter.id, None)
-        return replace(letter, run_id=run_id, error=letters.error(bundle, reason=item.reason, modules=modules))
+        modules, trouble = dict[str, str](), None
+        try:
+            if bundle is not None:
+                modules |= await self._blueprints.modules_of(letter, edited, lane=LANE)
+        except ApiError as error:
+            if error.kind is ErrorKind.RATE_LIMITED:
+                raise
+            trouble = error
+        found = letters.error(bundle, reason=item.reason, modules=modules)
+        return replace(letter, run_id=run_id, error=found), trouble
 
     async def _missing(self, sweep: _Sweep, task: _Task, letter: DeadLetter) -> AsyncIterator[Page]:
         """A known dead letter that its list lacks: closed only if it says so itself, or is gone."""
@@ -301,7 +320,11 @@ class DeadLetters:
         except ApiError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 at = self._api.platform_now()
-                yield Page(observations=[letters.resolve(letter, at=at, by=ResolvedBy.MANUAL)])
+                by = vanished(self._api, letter, at)
+                if by is not ResolvedBy.EXPIRED and task.newly_expired > 0:
+                    by = ResolvedBy.EXPIRED
+                task.newly_expired -= by is ResolvedBy.EXPIRED and task.newly_expired > 0
+                yield Page(observations=[letters.resolve(letter, at=at, by=by)])
             else:
                 yield self._lost(sweep, task, error, complete=False)
 

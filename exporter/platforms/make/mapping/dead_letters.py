@@ -11,37 +11,34 @@ a later module resolves it and stores another.
 | retry | whether the platform will retry it itself |
 | reason; the error in its bundle | message; type, class and failing module |
 | resolved, after an attempt of type auto; of another type; after none | resolved by the platform; manually; manually |
-| deleted, or no longer there | resolved manually |
+| deleted | resolved manually |
+| no longer there: near the license's retention, or while allDlqCount - dlqCount rose; otherwise | expired; unknown |
 
 Of a bundle only the error and the number of its module are read: the rest is customers' data.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from msgspec import structs
 
 from exporter.model import SUCCEEDED, Blocked, DeadLetter, Error, ResolvedBy, Result, times
-from exporter.model.redact import redact
+from exporter.platform import BadItem
 from exporter.platform.retrying import Effort, Mark, Standing
-from exporter.platforms.make.errors import NAME_CHARS_MAX, make_error
 from exporter.platforms.make.mapping import (
-    RESULTS,
-    BadItem,
-    Scenario,
     as_object,
     execution_id,
     milliseconds,
     number,
     plain_id,
     seconds,
-    stamp,
+    unwrapped,
     whole,
 )
+from exporter.platforms.make.mapping.errors import make_error
+from exporter.platforms.make.mapping.runs import RESULTS, stamp
+from exporter.platforms.make.mapping.workflows import Scenario
 
-#: Blueprints nest; no more modules than this are looked at.
-MODULES_MAX = 2000
 #: An attempt dated so much before a call of ours may still be its effect: headers, which tell the platform's clock,
 #: have whole seconds, and answers take time.
 SKEW_SECONDS = 5.0
@@ -73,14 +70,6 @@ class Looked:
     resolved: bool
     deleted: bool
     native: bool  # Make is going to retry it by itself
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blueprint:
-    """What of a scenario's blueprint matters here."""
-
-    ordered: bool = False  # "sequential": nothing new runs while a dead letter is open
-    modules: Mapping[str, str]  # id -> "http:MakeRequest"
 
 
 def letter_id(row: object) -> str | None:
@@ -139,7 +128,7 @@ def error(data: object, *, reason: str | None, modules: Mapping[str, str]) -> Er
 
     By ``reason`` alone where the bundle does not tell (``data`` may be None). ``modules`` names modules by id.
     """
-    for module_id, held in _unwrapped(data).items():
+    for module_id, held in unwrapped(data).items():
         found = held.get("error") if isinstance(held, Mapping) else None
         if isinstance(found, Mapping):
             name, message = found.get("type") or found.get("name"), found.get("message")
@@ -299,41 +288,3 @@ def named(data: object) -> frozenset[str]:
     many = fields.get("dlqs")
     ids = [fields.get("dlq"), *(many if isinstance(many, list) else ())]
     return frozenset(found for value in ids if (found := execution_id(value)) is not None)
-
-
-# Blueprints
-
-
-def blueprint(data: object) -> Blueprint:
-    """The answer of GET /scenarios/{id}/blueprint, bare or wrapped in ``{"code", "response"}``."""
-    found = _unwrapped(data).get("blueprint")
-    fields: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    metadata = fields.get("metadata")
-    settings = metadata.get("scenario") if isinstance(metadata, Mapping) else None
-    ordered = isinstance(settings, Mapping) and settings.get("sequential") is True
-    return Blueprint(ordered=ordered, modules=_modules(fields.get("flow")))
-
-
-def _modules(flow: object) -> dict[str, str]:
-    """The modules of a flow, of the routes of its routers and of its error handlers."""
-    found: dict[str, str] = {}
-    waiting = [flow]
-    while waiting and len(found) < MODULES_MAX:
-        part = waiting.pop()
-        for module in part if isinstance(part, list) else []:
-            if not isinstance(module, Mapping):
-                continue
-            name, module_id = module.get("module"), module.get("id")
-            if isinstance(name, str) and isinstance(module_id, int):
-                found[str(module_id)] = redact(name, limit=NAME_CHARS_MAX)
-            routes = module.get("routes")
-            waiting += [r.get("flow") for r in routes if isinstance(r, Mapping)] if isinstance(routes, list) else []
-            waiting.append(module.get("onerror"))
-    return found
-
-
-def _unwrapped(data: object) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        return {}
-    inner = data.get("response")
-    return inner if isinstance(inner, Mapping) else data

@@ -1,9 +1,10 @@
 """Runs by the feed across scenarios: one call instead of one per scenario that ran, in zones that have it.
 
-GET /scenarios/logs?since=&until= is an integration endpoint outside the public documents: rows of all scenarios in the
-order of their completion, ``since`` exclusive, at most 200 a page, the next page from the newest timestamp on. Whether
-a zone has it and a token may read it shows when it is asked; where it refuses, the logs of scenarios are read instead
-(``logs``), and it is tried again after an hour.
+GET /scenarios/logs?since=&until= is an integration endpoint outside the public documents: rows of all scenarios that
+ended after ``since`` and not after ``until``, at most 200 a page. In which order is not documented. So a page that is
+full is gone on from only where its rows rise by their ends, or fall; where they do neither, or rise by their starts as
+well and that leads nowhere, half of the time is asked for. Whether a zone has it and a token may read it shows when it
+is asked; where it refuses, the logs of scenarios are read instead (``logs``), and it is tried again after an hour.
 
 The cursor ``feed`` holds ``until``: every run that ended up to then has been read. It stays some time behind, since a
 run may show late; so each sweep reads the newest part again.
@@ -11,16 +12,16 @@ run may show late; so each sweep reads the newest part again.
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from exporter.model import Run, times
-from exporter.platform import Fault, Known, Page
-from exporter.platforms.make import mapping
-from exporter.platforms.make.calls import Rows, bad_payload, rows
+from exporter.platform import BadItem, Fault, Known, Page
 from exporter.platforms.make.config import MakeConfig
-from exporter.platforms.make.details import Details
-from exporter.platforms.make.mapping import BadItem
-from exporter.platforms.make.watch import Watch
+from exporter.platforms.make.mapping.runs import feed_run, feed_span, in_scope
+from exporter.platforms.make.reading.calls import Rows, bad_payload, rows
+from exporter.platforms.make.reading.details import Details
+from exporter.platforms.make.reading.scenarios import Watch
 from exporter.wire.api import Api, ApiError, ErrorKind
 from exporter.wire.budget import Lane
 
@@ -88,28 +89,38 @@ class Feed:
 
     async def _read(self, known: Known, since: int, details: Details) -> AsyncIterator[Page]:
         until, before = covered_until(known, self._api.platform_now()), list[Any]()
+        windows = list[int]()  # up to when to ask, the next one last; without any, up to now
         for _ in range(PAGES_PER_SWEEP_MAX):
-            page = await self._page(since)
+            page = await self._page(since, windows[-1] if windows else None)
             if page.full and page.rows == before:
                 raise bad_payload(ENDPOINT, "the same page again: since is not obeyed")
             before = page.rows
-            if page.full and _falls(page):
+            if page.full and not windows and _falls(page):
                 async for older in self._backwards(known, since, page, details):
                     yield older
                 return
-            last = _newest(page)
             runs, faults = await self._runs(page.rows, known)
-            settled = page.at - SETTLED_SECONDS
-            if page.full and last is not None:
-                settled = min(settled, (last - 1) / 1000)  # its millisecond may have more
-            until = settled if until is None else max(until, settled)
-            cursors = {CURSOR: {"until": until}}
-            cursors |= details.cursor()
             observations = [details.note(run) for run in runs]
+            on = _next(page, since) if page.full else windows[-1] if windows else None
+            if page.full and on is None:
+                middle = (since + min(windows[-1] if windows else _ms(page.at), _ms(page.at))) // 2
+                if middle > since:
+                    windows.append(middle)
+                    yield Page(observations=observations, cursors=details.cursor(), faults=faults, items=len(page.rows))
+                    before = []
+                    continue
+                on = since + 1  # more runs than a page holds ended within this millisecond
+            if windows and on is not None and on >= windows[-1]:
+                on = windows.pop()
+            settled = page.at - SETTLED_SECONDS
+            if on is not None:
+                settled = min(settled, on / 1000)
+            until = settled if until is None else max(until, settled)
+            cursors = {CURSOR: {"until": until}} | details.cursor()
             yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
-            if not page.full or last is None:
+            if on is None:
                 return
-            since = last - 1 if last - 1 > since else last
+            since = on
         yield _TRUNCATED
 
     async def _page(self, since: int, until: int | None = None) -> Rows:
@@ -137,10 +148,8 @@ class Feed:
         runs, faults = list[Run](), list[Fault]()
         for row in found:
             try:
-                run = mapping.feed_run(row, latest=self._api.latest())
-                mine = mapping.in_scope(
-                    row, organization_id=self._config.organization_id, team_ids=self._config.team_ids
-                )
+                run = feed_run(row, latest=self._api.latest())
+                mine = in_scope(row, organization_id=self._config.organization_id, team_ids=self._config.team_ids)
             except BadItem as bad:
                 faults.append(Fault(kind="bad_item", detail=str(bad)))
                 continue
@@ -166,28 +175,39 @@ def _since(known: Known, counted_from: float, now: float) -> int:
     return round(max(covered) * 1000)
 
 
-def _stamps(page: Rows) -> list[int]:
-    told = [at for row in page.rows if isinstance(row, dict) and (at := mapping.milliseconds(row.get("timestamp")))]
-    latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
-    return [at for at in told if at <= latest]
+def _spans(page: Rows) -> list[tuple[int, int]]:
+    latest = _ms(times.latest(page.at))  # one that cannot be must not hide those after it
+    return [span for row in page.rows if (span := feed_span(row)) is not None and span[1] <= latest]
 
 
 def _falls(page: Rows) -> bool:
-    """Whether a page goes from the newest to the oldest. Raises ``ApiError`` where no row has a time."""
-    stamps = _stamps(page)
-    if not stamps:
+    """Whether a page goes from the newest end to the oldest. Raises ``ApiError`` where no row has a time."""
+    ends = [end for _, end in _spans(page)]
+    if not ends:
         raise bad_payload(ENDPOINT, "no row of the feed has a time")
-    return stamps[0] > stamps[-1]
+    return ends[0] > ends[-1] and all(a >= b for a, b in pairwise(ends))
 
 
-def _newest(page: Rows) -> int | None:
-    return max(_stamps(page), default=None)
+def _next(page: Rows, since: int) -> int | None:
+    """Since when to ask after a full page; None where that cannot be said: its order is not that of the ends."""
+    spans = _spans(page)
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+    if any(a > b for a, b in pairwise(ends)):
+        return None
+    on = ends[-1] - 1 if ends[-1] - 1 > since else ends[-1]  # its millisecond may have more
+    if all(a <= b for a, b in pairwise(starts)) and starts[0] != starts[-1]:
+        on = min(on, starts[-1] - 1)  # the order may be that of the starts: what began later ended later, too
+    return on if on > since else None
 
 
 def _oldest(page: Rows) -> int:
     """Up to when to ask for the page before this one."""
-    stamps = _stamps(page)
-    return min(stamps) + 1 if len(set(stamps)) > 1 else min(stamps) - 1
+    ends = [end for _, end in _spans(page)]
+    return min(ends) + 1 if len(set(ends)) > 1 else min(ends) - 1
+
+
+def _ms(at: float) -> int:
+    return round(at * 1000)
 
 
 def _iso(at: int) -> str:

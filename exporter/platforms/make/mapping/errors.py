@@ -1,16 +1,18 @@
 """What stopped a scenario: from Make's names of errors to the twelve error classes. Pure.
 
 The names are those of the Make API documentation (custom app error types) and help centre ("Types of errors"). The name
-decides, with two exceptions: names that say only that something failed leave it to the message, and an error that
-carries the status a service answered with (``[404] …``) is told apart by it where the name allows.
+decides, with two exceptions: names that say only that something failed leave it to the message, and the status that a
+service answered with goes before a name that says no more than that data was wrong. It stands in the message in several
+forms: ``[429] …``, ``Error: 404 Not Found``, ``Status Code Error: 401``. A number elsewhere in a text is no status:
+what is wrong with data must not look like a service that is down.
 
 | Make | class |
 | --- | --- |
 | ConnectionError | network |
 | ModuleTimeoutError | timeout |
 | RateLimitError | throttled |
-| DataError, BundleValidationError, IncompleteDataError | validation; |
-| InvalidConfigurationError, MaxFileSizeExceededError | with [401], [403], [404], [409]: auth, permission, … |
+| DataError, BundleValidationError, IncompleteDataError | validation; with a status: as it says, so |
+| InvalidConfigurationError, MaxFileSizeExceededError | 404 is not_found, 429 throttled, 5xx platform, … |
 | DuplicateDataError, InconsistencyError | conflict |
 | InvalidAccessTokenError, AccountValidationError | auth |
 | OperationsLimitExceededError, DataSizeLimitExceededError, OutOfSpaceError | quota |
@@ -45,10 +47,15 @@ NAMES = {
     "DataSizeLimitExceededError": ErrorClass.QUOTA,
     "OutOfSpaceError": ErrorClass.QUOTA,
 }
-#: What the status of a service may make of an error that Make calls one of data.
-_FINER = frozenset({ErrorClass.AUTH, ErrorClass.PERMISSION, ErrorClass.NOT_FOUND, ErrorClass.CONFLICT})
+#: Classes of names before which the status of a service goes.
+_VAGUE = frozenset({ErrorClass.VALIDATION, ErrorClass.UNKNOWN})
 
-_STATUS = re.compile(r"\[([45]\d\d)\]|\b(?:HTTP|status(?:\s+code)?)[ :]{1,3}([45]\d\d)\b", re.I)
+_STATUS = re.compile(
+    r"(?:\A|[:.)]\s)\s{0,3}\[([45]\d\d)(?: [^\]\[]{1,60})?\]"  # [429] …, [404 Not Found], at the start of a sentence
+    r"|\b(?i:HTTP(?:/\d(?:\.\d)?)?|status(?:[ _-]?code)?(?: error)?|error code)[\"']?\s?[:=]?\s?([45]\d\d)\b"
+    r"|(?:\A|\b[A-Za-z]{0,40}Error:?\s)\s{0,3}([45]\d\d)(?=\s*\Z|\s*[-:,.;]\s|\s[A-Z])"  # Error: 404 Not Found
+    r"|:\s([45]\d\d)\s(?:Bad|Unauth|Forbid|Not (?:Found|Acc)|Method|Request|Conflict|Gone|Too Many|Unpr|Internal|Serv)"
+)
 #: The first that matches holds.
 _WORDS = errors.words(
     (
@@ -87,14 +94,10 @@ def classify(name: str | None, message: str | None) -> ErrorClass:
     """The class of an error by Make's name of it and its message, either of which may be missing."""
     named = NAMES.get(name or "", ErrorClass.UNKNOWN)
     text = (message or "")[:TEXT_CHARS_MAX]
-    told = errors.by_written_status(text, _STATUS)
-    if named is ErrorClass.VALIDATION and told in _FINER:
-        return told
-    if named is not ErrorClass.UNKNOWN:
-        return named
-    if told is not ErrorClass.UNKNOWN:
-        return told
-    return errors.by_words(text, _WORDS)
+    status = errors.by_written_status(text, _STATUS)
+    if named in _VAGUE and status is not ErrorClass.UNKNOWN:
+        return status
+    return named if named is not ErrorClass.UNKNOWN else errors.by_words(text, _WORDS)
 
 
 def make_error(name: object, message: object, *, step_type: str | None = None) -> Error:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from exporter.model import Blocked, Queue
-from exporter.platforms.make import calls
+from exporter.platforms.make.reading import calls, scenarios
 from exporter.simulator.make.model import MakeOptions
 from exporter.wire.api import ApiError, ErrorKind
-from tests.platforms.make.source import HOUR, STREAMS, T0, Source, source
+from tests.platforms.make.source import DAY, HOUR, STREAMS, T0, Source, source
 
 ALL_RIGHTS = MakeOptions().scopes
 
@@ -53,7 +53,7 @@ async def test_what_an_answer_leaves_out_does_not_unsay_what_was_known() -> None
     async with source() as made:
         await made.sweep("quota")
         before = made.known.cursor("quota", "organization")
-        assert before == {"id": "9", "run_seconds": 2400.0, "teams": {"77": "Operations"}}
+        assert before == {"id": "9", "run_seconds": 2400.0, "kept_seconds": 30 * DAY, "teams": {"77": "Operations"}}
         made.sim.teams.clear()
         await made.sweep("quota")
         assert made.known.cursor("quota", "organization") == before
@@ -82,8 +82,36 @@ async def test_scenarios_carry_what_they_are_and_the_name_of_their_team() -> Non
         assert (workflow.name, workflow.enabled, workflow.blocked) == ("Renamed", False, Blocked.PAUSED)
 
 
+async def test_a_scenario_that_waits_after_an_error_is_paused_until_it_runs_again() -> None:
+    async with source(feed=True) as made:
+        workflow = made.sim.add_workflow(interval=60.0)
+        made.sim.pause_workflow(workflow, 20, "[429] Too Many Requests")
+        await made.sweep()
+        assert made.known.workflows[workflow].blocked is Blocked.PAUSED
+        await made.rounds(1, every=21 * 60.0)
+        assert made.known.workflows[workflow].blocked is None
+
+
+async def test_the_timeline_says_why_make_switched_a_scenario_off_and_nothing_of_what_a_person_did() -> None:
+    async with source(feed=False) as made:
+        spent, broken, off = (made.sim.add_workflow(interval=60.0) for _ in range(3))
+        await made.sweep()
+        made.sim.stop_workflow(spent, "The operations limit of the organization is exceeded.")
+        made.sim.stop_workflow(broken, "Error: 404 Not Found")
+        made.sim.set_enabled(off, False)
+        await made.rounds(3)
+        blocked = [made.known.workflows[workflow].blocked for workflow in (spent, broken, off)]
+        assert blocked == [Blocked.QUOTA, Blocked.INVALID, None]
+        made.restart()
+        await made.rounds(1)
+        assert made.known.workflows[spent].blocked is Blocked.QUOTA
+        made.sim.set_enabled(spent, True)
+        await made.rounds(3)
+        assert made.known.workflows[spent].blocked is None
+
+
 async def test_pages_of_scenarios_are_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "SCENARIOS_PER_PAGE", 10)
+    monkeypatch.setattr(scenarios, "SCENARIOS_PER_PAGE", 10)
     async with source(workflows=25) as made:
         made.sim.faults.shifting_pages = 1.0
         await made.sweep("workflows")
@@ -103,7 +131,7 @@ async def test_pages_may_be_shorter_than_asked_for() -> None:
 async def test_a_deleted_scenario_is_gone_after_a_while_and_not_when_a_listing_broke_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calls, "SCENARIOS_PER_PAGE", 3)
+    monkeypatch.setattr(scenarios, "SCENARIOS_PER_PAGE", 3)
     async with source(workflows=7) as made:
         await made.sweep()
         for _ in range(4):

@@ -23,7 +23,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from exporter.model import FAILED, Result, Run, Step, times
-from exporter.platforms.make.mapping import RESULTS, BadItem, as_object, milliseconds, plain_id, seconds, whole
+from exporter.platform import BadItem
+from exporter.platforms.make.mapping import as_object, milliseconds, plain_id, seconds, whole
+from exporter.platforms.make.mapping.runs import RESULTS
 
 #: Steps kept of one run: those that did not succeed first, then the earliest.
 STEPS_MAX = 200

@@ -1,0 +1,67 @@
+"""How far a scenario's log has been read, and whether something says that it ran since. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.model import Workflow
+from exporter.platforms.make.mapping.workflows import Used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A scenario's cursor."""
+
+    used: Used | None
+    reset: str | None
+    seen: list[Any]
+    since: float
+    resume: float | None = None
+    began: float | None = None
+    misses: int = 0
+
+    @classmethod
+    def load(cls, cursor: Any, now: float) -> "Mark | None":
+        """The one that was kept. Nothing was read further than now, whatever a clock that was wrong has written."""
+        if not isinstance(cursor, Mapping):
+            return None
+        used = cursor["used"]
+        return cls(
+            used=None if used is None else (used[0], used[1], used[2]),
+            reset=cursor.get("reset"),
+            seen=cursor["seen"],
+            since=min(cursor["since"], now),
+            resume=cursor.get("from"),
+            began=cursor.get("began"),
+            misses=cursor.get("misses", 0),
+        )
+
+    def dump(self) -> dict[str, Any]:
+        told = {"reset": self.reset, "from": self.resume, "began": self.began, "misses": self.misses or None}
+        kept = {key: value for key, value in told.items() if value is not None}
+        return {"used": self.used, "seen": self.seen, "since": self.since, **kept}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What all scenarios have used, and when that was so."""
+
+    at: float
+    reset: str | None
+    used: Mapping[str, Used]
+
+    def of(self, workflow_id: str) -> Used:
+        return self.used.get(workflow_id, (None, None, None))
+
+
+def standing(workflow: Workflow) -> list[Any]:
+    """What of a scenario changes when it runs, or stops running."""
+    return [workflow.enabled, workflow.blocked, workflow.next_run_at]
+
+
+def ran(mark: Mark, totals: Totals, workflow_id: str) -> bool:
+    """Whether its totals say that a scenario ran since its log was read. What has no number says nothing."""
+    used = totals.of(workflow_id)
+    if mark.used is None or any(new is not None and new != old for old, new in zip(mark.used, used, strict=True)):
+        return True
+    return any(used) and totals.reset is not None and totals.reset != mark.reset
