@@ -31,6 +31,7 @@ from exporter.model import (
     Via,
     Workflow,
     fold,
+    joins,
 )
 from exporter.model.fold import Baseline, RunEntry, WorkflowEntry
 
@@ -83,7 +84,7 @@ EVERYTHING = Baseline(first_sweep_at=0.0)
 
 @pytest.mark.parametrize(
     ("join", "claims"),
-    [(fold.join_run, runs), (fold.join_dead_letter, letters), (fold.join_workflow, workflows)],
+    [(joins.join_run, runs), (joins.join_dead_letter, letters), (joins.join_workflow, workflows)],
     ids=["run", "dead_letter", "workflow"],
 )
 def test_a_join_is_commutative_associative_and_idempotent(join, claims):  # type: ignore[no-untyped-def]
@@ -101,10 +102,10 @@ def test_a_join_is_commutative_associative_and_idempotent(join, claims):  # type
 @given(st.lists(runs, min_size=1, max_size=6), st.randoms(use_true_random=False))
 @settings(max_examples=300)
 def test_any_shuffled_duplicated_history_gives_the_same_run(history: list[Run], rng: random.Random) -> None:
-    expected = reduce(fold.join_run, history)
+    expected = reduce(joins.join_run, history)
     told = history + rng.choices(history, k=rng.randrange(4))
     rng.shuffle(told)
-    assert reduce(fold.join_run, told) == expected
+    assert reduce(joins.join_run, told) == expected
 
 
 def observe(

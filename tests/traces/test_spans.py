@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from exporter.model import Error, ErrorClass, Result, Run, State, Step, Workflow
-from exporter.model.fold import SAME_END, join_run
+from exporter.model.fold import SAME_END
+from exporter.model.joins import join_run
 from exporter.traces.spans import MESSAGE_CHARS_MAX, STEPS_PER_TRACE_MAX, keep, spans_of, step_span_id, trace_ids
 
 T = 1_768_456_800.0

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.model import DeadLetter, Error, ErrorClass, ResolvedBy, Result, Run, State, Step
-from exporter.model.fold import join_run
+from exporter.model.joins import join_run
 from exporter.platform import BadItem
 from exporter.platform.errors import plain
 from exporter.platform.retrying import Effort, Standing
