@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter.clock import Clock
 from exporter.model import DeadLetter
-from exporter.model.policy import Ladder, Subject, climb, snapshot_of
+from exporter.model.decision import Ladder, Subject, climb, snapshot_of
 from exporter.model.retries import Decision, Mode, Override, OverrideAction, Reason, Retry, RetryState, Scope
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
+from exporter.model.decision import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
 from exporter.model.fold import resolve
 from exporter.model.ledger import Batch
-from exporter.model.policy import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
 from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.platform.retrying import Look, Standing, Target
 from exporter.retries import protocol

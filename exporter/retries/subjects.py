@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from exporter.model import DeadLetter
-from exporter.model.policy import Subject, beside, reaches
+from exporter.model.decision import Subject, beside, reaches
 from exporter.model.retries import Override, Scope
 from exporter.retries.book import RetryBook
 from exporter.source import Source

@@ -16,8 +16,9 @@ import msgspec
 import orjson
 
 from exporter.model import DeadLetter, catalogue
+from exporter.model.decision import Subject, beside, climb, reaches
 from exporter.model.ledger import Committed, Key
-from exporter.model.policy import Rules, Subject, beside, climb, reaches
+from exporter.model.policy import Rules
 from exporter.model.retries import (
     Decision,
     Override,

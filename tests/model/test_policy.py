@@ -9,20 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from exporter.model import Error, ErrorClass, Workflow
+from exporter.model.decision import Subject, climb, due_first, error_fingerprint, facts_of, find_owner, snapshot_of
 from exporter.model.matchers import FIELDS, Matcher, read
-from exporter.model.policy import (
-    Backoff,
-    Pace,
-    Rules,
-    SourceRules,
-    Subject,
-    climb,
-    due_first,
-    error_fingerprint,
-    facts_of,
-    find_owner,
-    snapshot_of,
-)
+from exporter.model.policy import Backoff, Pace, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, Reason, RetryState, Scope, Verb
 from exporter.model.windows import parse_window
 from tests.retries.made import DAY, ERROR, HOUR, NOW, letter, override, policy, retry, rules, subject

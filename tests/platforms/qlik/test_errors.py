@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import DeadLetter, Error, ErrorClass
-from exporter.model.policy import error_fingerprint
+from exporter.model.decision import error_fingerprint
 from exporter.platforms.qlik.errors import read_error
 from exporter.simulator.qlik.failures import CALLS, ERROR_CLASSES, elements
 
