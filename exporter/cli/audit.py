@@ -11,7 +11,7 @@ from exporter.cli import UsageError
 from exporter.cli.ledger import Say, as_text, moment
 from exporter.config.outline import Outline
 from exporter.model.durations import parse_duration
-from exporter.store import retries as script
+from exporter.store import audit as script
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script, StoreError
 
@@ -36,7 +36,7 @@ async def audit(outline: Outline, *, since: float, say: Say, as_json: bool = Fal
     ledger = Ledger(await open_engine(outline.store_url, to_read=True), {})
     try:
         after, all_rows = 0, []
-        while found := await ledger.transact("audit", script.audit(since=since, after=after)):
+        while found := await ledger.transact("audit", script.records(since=since, after=after)):
             after = found[-1]["seq"]
             if as_json:
                 all_rows += found
@@ -56,7 +56,7 @@ async def verify(outline: Outline, *, since: float, say: Say, as_json: bool = Fa
     """
     ledger = Ledger(await open_engine(outline.store_url, to_read=True), {})
     try:
-        found = await ledger.transact("audit", script.check_audit(since=since))
+        found = await ledger.transact("audit", script.check(since=since))
         broken = None if found.broken is None else await ledger.transact("audit", _row(found.broken))
     finally:
         await ledger.close()
@@ -78,7 +78,7 @@ async def verify(outline: Outline, *, since: float, say: Say, as_json: bool = Fa
 
 def _row(seq: int) -> Script[str | None]:
     """When a row says it was written, if it says so."""
-    found = yield from script.audit(after=seq - 1, limit=1)
+    found = yield from script.records(after=seq - 1, limit=1)
     try:
         return moment(found[0]["at"])
     except (IndexError, TypeError, ValueError, OverflowError, OSError):

@@ -14,6 +14,7 @@ from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.retries import protocol
 from exporter.source import Source
+from exporter.store import audit
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Refusal, Remembered, Reservation
@@ -249,8 +250,8 @@ class RetryBook:
         """Every record about a retry or a dead letter (ID or SOURCE/ID), oldest first."""
         source, _, letter_id = identity.partition("/")
         if source not in self._sources or not letter_id:
-            return await self._ledger.transact("audit", script.history(identity))
-        records = await self._ledger.transact("audit", script.history(letter_id))
+            return await self._ledger.transact("audit", audit.history(identity))
+        records = await self._ledger.transact("audit", audit.history(letter_id))
         return [record for record in records if record.get("source") == source]
 
     def show(self, now: float) -> None:

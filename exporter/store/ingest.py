@@ -5,11 +5,9 @@ forward: all of it durable together, or none of it. Several batches share one tr
 its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from math import inf
 
-import orjson
 from msgspec.structs import replace
 
 from exporter.model import (
@@ -33,7 +31,8 @@ from exporter.model.fold import Baseline, DeadLetterEntry, RunEntry, WorkflowEnt
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Forgotten, Key
 from exporter.model.tallies import Tallies, tally
 from exporter.store import codec
-from exporter.store.script import Row, Script, chunks, flat, insert, select_in
+from exporter.store.rows import add_tallies, find, put_cursors
+from exporter.store.script import Row, Script, insert, select_in
 
 #: Webhooks may come before anybody knows the platform's clock. The first poll that does sets the baseline, and reaches
 #: back to what they reported, but not further than this (seconds).
@@ -143,15 +142,15 @@ class _Ingest:
                         workflows.add((batch.source, item.id))
                     case Listing():
                         listed.add(batch.source)
-        for row in (yield from _find(codec.RUN_COLUMNS, "runs", "run_id", runs)):
+        for row in (yield from find(codec.RUN_COLUMNS, "runs", "run_id", runs)):
             source, run = codec.run_entry(row)
             self.runs[source, run.run.id] = run
-        self._keep_letters((yield from _find(codec.DEAD_LETTER_COLUMNS, "dead_letters", "dead_letter_id", letters)))
+        self._keep_letters((yield from find(codec.DEAD_LETTER_COLUMNS, "dead_letters", "dead_letter_id", letters)))
         yield from self._load_retried()
         # What was reported under another workflow before may stay there.
         workflows |= {(key[0], entry.run.workflow_id) for key, entry in self.runs.items()}
         workflows |= {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
-        self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", workflows)))
+        self._keep_workflows((yield from find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", workflows)))
         rows = yield from select_in(codec.WORKFLOW_COLUMNS, "workflows", "source", [(s,) for s in listed])
         self._keep_workflows(rows)
 
@@ -159,9 +158,7 @@ class _Ingest:
         """Which of the open dead letters a retry of ours is under way of, or has fixed."""
         loaded = {key for key, entry in self.letters.items() if entry.dead_letter.is_open} - self.retried
         sent = "AND shadow = 0 AND ((outcome IS NULL AND state <> 'intent') OR outcome = 'succeeded')"
-        self.retried |= set(
-            (yield from _find("source, dead_letter_id", "retries", "dead_letter_id", loaded, more=sent))
-        )
+        self.retried |= set((yield from find("source, dead_letter_id", "retries", "dead_letter_id", loaded, more=sent)))
 
     def _keep_workflows(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -303,14 +300,14 @@ class _Ingest:
         """Close the dead letters that a restart or a later success has settled."""
         columns = codec.DEAD_LETTER_COLUMNS
         if self.restarted:
-            self._keep_letters((yield from _find(columns, "dead_letters", "run_id", self.restarted)))
+            self._keep_letters((yield from find(columns, "dead_letters", "run_id", self.restarted)))
         superseding = {key for key in self.succeeded if self.rules[key[0]].superseded_by_success}
         still_open = "AND resolved_at IS NULL"
-        self._keep_letters((yield from _find(columns, "dead_letters", "workflow_id", superseding, more=still_open)))
+        self._keep_letters((yield from find(columns, "dead_letters", "workflow_id", superseding, more=still_open)))
         yield from self._load_retried()
         workflows = {(key[0], entry.dead_letter.workflow_id) for key, entry in self.letters.items()}
         unread = workflows - self.workflows.keys()
-        self._keep_workflows((yield from _find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", unread)))
+        self._keep_workflows((yield from find(codec.WORKFLOW_COLUMNS, "workflows", "workflow_id", unread)))
         last_outcome = {outcome.batch.source: outcome for outcome in outcomes}
         for (source, _), entry in list(self.letters.items()):
             letter = entry.dead_letter
@@ -361,7 +358,7 @@ class _Ingest:
             conflict="(source, workflow_id) DO UPDATE SET gone_at = excluded.gone_at, data = excluded.data",
         )
         yield from add_tallies(self.tallies)
-        yield from _put_cursors(batches)
+        yield from put_cursors(batches)
 
     def _save_traces(self) -> Script[None]:
         """Put newly counted attempts into the outbox; those still in it follow what becomes known of them."""
@@ -435,53 +432,3 @@ def _newest_known(source: str, now: float) -> Script[float]:
         _, entry = codec.workflow_entry(row)
         ends += [at for _, at in entry.last_ended if at <= now]
     return max(ends)
-
-
-def _find(columns: str, table: str, id_column: str, keys: Iterable[Key], *, more: str = "") -> Script[list[Row]]:
-    """Rows by source and another column.
-
-    Source by source, because an index answers that. Asked for several pairs at once, ``(source, id) IN (VALUES …)``,
-    SQLite reads the whole table.
-    """
-    wanted: dict[str, list[Row]] = {}
-    for source, identity in keys:
-        wanted.setdefault(source, []).append((identity,))
-    found: list[Row] = []
-    for source, ids in wanted.items():
-        for part in chunks(ids):
-            found += yield _find_sql(columns, table, id_column, len(part), more), (source, *flat(part))
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _find_sql(columns: str, table: str, id_column: str, ids: int, more: str) -> str:
-    numbers = ", ".join(f"${number}" for number in range(2, ids + 2))
-    return f"SELECT {columns} FROM {table} WHERE source = $1 AND {id_column} IN ({numbers}) {more}"
-
-
-def add_tallies(tallies: Tallies) -> Script[None]:
-    """Add to the durable totals."""
-    rows = [
-        (metric, source, workflow_id, codec.to_json(labels), part, value)
-        for (metric, source, workflow_id, labels, part), value in sorted(tallies.items())
-    ]
-    yield from insert(
-        "tallies",
-        "metric, source, workflow_id, labels, part, value",
-        rows,
-        conflict="(metric, source, workflow_id, labels, part) DO UPDATE SET value = tallies.value + excluded.value",
-    )
-
-
-def _put_cursors(batches: Sequence[Batch]) -> Script[None]:
-    cursors = {(b.source, b.stream, key): value for b in batches for key, value in b.cursors.items()}
-    kept = [(*key, orjson.dumps(value).decode()) for key, value in cursors.items() if value is not None]
-    yield from insert(
-        "cursors",
-        "source, stream, key, value",
-        kept,
-        conflict="(source, stream, key) DO UPDATE SET value = excluded.value",
-    )
-    for key, value in cursors.items():
-        if value is None:
-            yield "DELETE FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key

@@ -12,8 +12,9 @@ from exporter.model.ledger import Committed, Forgotten, Key
 from exporter.model.retries import Retry
 from exporter.model.tallies import SUM, Tallies, tally
 from exporter.store import codec
-from exporter.store.ingest import add_tallies, read_on
+from exporter.store.ingest import read_on
 from exporter.store.retries import retry_of
+from exporter.store.rows import add_tallies
 from exporter.store.script import Script, chunks, flat, insert, select_in, values
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.

@@ -7,13 +7,10 @@ it leaves is durable before the call is made. It inserts if there is nothing, an
 comes too late. Every transaction here adds to the audit, whose rows are linked by their hashes.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import msgspec
-import orjson
 
 from exporter.model import DeadLetter, catalogue
 from exporter.model.decision import Subject, beside, climb, reaches
@@ -28,7 +25,8 @@ from exporter.model.retries import (
 )
 from exporter.model.tallies import SUM, Tallies
 from exporter.store import codec
-from exporter.store.ingest import add_tallies
+from exporter.store.audit import about_override, about_retry, add_records
+from exporter.store.rows import add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 
 _COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
@@ -39,8 +37,6 @@ _decode_override = msgspec.json.Decoder(Override).decode
 CALLS_BEFORE = 2 * 86400.0
 #: Closed retries read at the start for the status page.
 RECENT_MAX = 200
-#: Rows of the audit that are read at once.
-AUDIT_ROWS = 1000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,16 +68,6 @@ class Refusal:
 
     reason: Reason
     detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditCheck:
-    """What became of checking the audit's chain. Its rows have the numbers ``first`` to ``last``; 0: there are none."""
-
-    rows: int
-    first: int
-    last: int
-    broken: int | None = None  # the first row that does not follow from the one before it
 
 
 def remember(
@@ -149,7 +135,7 @@ def reserve(wanted: Reservation, *, now: float) -> Script[Committed | Refusal]:
         conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
         yield from insert("paces", "source, full_at", list(committed.full_at.items()), conflict=conflict)
     kind = "shadow" if retry.shadow else "intent"
-    yield from _audit(now, [_entry(kind, retry, who=retry.approved_by or "engine")])
+    yield from add_records(now, [about_retry(kind, retry, who=retry.approved_by or "engine")])
     return committed
 
 
@@ -214,7 +200,7 @@ def save(
         if retry.outcome is not None and retry.source in traced:
             yield from insert("traces", codec.TRACE_COLUMNS, [_trace_row(retry)], conflict="DO NOTHING")
     yield from add_tallies(committed.tallies)
-    yield from _audit(now, [_entry(kind, retry, who=who) for retry in retries])
+    yield from add_records(now, [about_retry(kind, retry, who=who) for retry in retries])
     return committed
 
 
@@ -244,7 +230,7 @@ def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[
     """
     rows = [(source, run_id, call.root, call.id) for run_id, call in made_by.items()]
     yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
-    yield from _audit(
+    yield from add_records(
         now,
         [
             {"kind": "descends", "who": "engine", "source": source, "run": run_id, "retry": call.id, "root": call.root}
@@ -268,7 +254,7 @@ def recur(retry: Retry, *, now: float) -> Script[Committed]:
     """Note that what a retry had fixed failed again soon. Its outcome stays."""
     again = replace(retry, recurred=True)
     yield "UPDATE retries SET data = $2 WHERE id = $1", (retry.id, codec.to_json(again))
-    yield from _audit(now, [_entry("recurred", again, who="engine")])
+    yield from add_records(now, [about_retry("recurred", again, who="engine")])
     return Committed(retries=[again])
 
 
@@ -291,7 +277,7 @@ def decide(
         where = f"(source, dead_letter_id) IN (VALUES {values(len(part), 2)})"
         yield f"DELETE FROM decisions WHERE {where}", flat(part)
     yield from add_tallies(tallies)
-    yield from _audit(
+    yield from add_records(
         now,
         [
             {
@@ -315,7 +301,7 @@ def put_overrides(overrides: Sequence[Override], *, now: float) -> Script[Commit
     """Let these hold from now on."""
     rows = [(o.id, o.until, o.ended_at, codec.to_json(o)) for o in overrides]
     yield from insert("overrides", "id, until, ended_at, data", rows, conflict="(id) DO NOTHING")
-    yield from _audit(now, [_said("override", o, o.who) for o in overrides])
+    yield from add_records(now, [about_override("override", o, o.who) for o in overrides])
     return Committed(overrides=list(overrides))
 
 
@@ -323,7 +309,7 @@ def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Scr
     """Let these hold no longer."""
     for override in overrides:
         yield "UPDATE overrides SET ended_at = $2 WHERE id = $1 AND ended_at IS NULL", (override.id, now)
-    yield from _audit(now, [_said("override ended", o, who) for o in overrides])
+    yield from add_records(now, [about_override("override ended", o, who) for o in overrides])
     return Committed(ended_overrides=[override.id for override in overrides])
 
 
@@ -331,7 +317,7 @@ def redate_overrides(overrides: Sequence[Override], *, now: float) -> Script[Com
     """Let these, which were said by a clock that was ahead, end when they were meant to."""
     for o in overrides:
         yield "UPDATE overrides SET until = $2, data = $3 WHERE id = $1", (o.id, o.until, codec.to_json(o))
-    yield from _audit(now, [_said("override redated", o, "engine") for o in overrides])
+    yield from add_records(now, [about_override("override redated", o, "engine") for o in overrides])
     return Committed(overrides=list(overrides))
 
 
@@ -365,102 +351,9 @@ def recent(limit: int = RECENT_MAX) -> Script[list[Retry]]:
     return [_retry(row) for row in rows]
 
 
-def history(retry_id: str) -> Script[list[dict[str, Any]]]:
-    """The audit of one retry, or of one dead letter, oldest first."""
-    rows = yield "SELECT at, data FROM audit WHERE data LIKE $1 ORDER BY seq", (f"%{orjson.dumps(retry_id).decode()}%",)
-    return [{"at": at, **orjson.loads(data)} for at, data in rows]
-
-
-def audit(*, since: float = float("-inf"), after: int = 0, limit: int = AUDIT_ROWS) -> Script[list[dict[str, Any]]]:
-    """What the audit says from a moment on, of rows after a number: at most ``limit`` of them, oldest first.
-
-    A row that somebody broke is given as it is, as ``unreadable``.
-    """
-    sql = "SELECT seq, at, data, hash FROM audit WHERE seq > $1 AND at >= $2 ORDER BY seq LIMIT $3"
-    return [_record(row) for row in (yield sql, (after, since, limit))]
-
-
-def _record(row: Row) -> dict[str, Any]:
-    seq, at, data, digest = row
-    try:
-        said = orjson.loads(data)
-    except (orjson.JSONDecodeError, TypeError):
-        said = None
-    if not isinstance(said, dict):
-        said = {"unreadable": str(data)}
-    return {"seq": seq, "at": at, **said, "hash": digest}
-
-
-def check_audit(*, since: float = float("-inf")) -> Script[AuditCheck]:
-    """Whether each row written since a moment follows from the one before it; stops at the first that does not.
-
-    The very first row follows from nothing. Where older ones were pruned, the oldest is what others are held against.
-    """
-    begin = (yield "SELECT min(seq) FROM audit WHERE at >= $1", (since,))[0][0]
-    if begin is None:
-        return AuditCheck(rows=0, first=0, last=0)
-    first, last, rows, previous = 0, begin - 2, 0, ""
-    sql = "SELECT seq, at, data, hash FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2"
-    while found := (yield sql, (last, AUDIT_ROWS)):
-        for seq, at, data, digest in found:
-            first, rows = first or seq, rows + 1
-            if (rows > 1 or seq == 1) and _link(previous, seq, at, data) != digest:
-                return AuditCheck(rows=rows, first=first, last=seq, broken=seq)
-            last, previous = seq, digest
-    return AuditCheck(rows=rows, first=first, last=last)
-
-
 def _overrides(now: float) -> Script[list[Override]]:
     rows = yield "SELECT data FROM overrides WHERE ended_at IS NULL AND (until IS NULL OR until > $1)", (now,)
     return [override_of(data) for (data,) in rows]
-
-
-def _audit(now: float, entries: Iterable[Mapping[str, Any]]) -> Script[None]:
-    rows: list[Row] = []
-    for entry in entries:
-        if not rows:
-            last = yield "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1", ()
-            seq, digest = last[0] if last else (0, "")
-        seq, data = seq + 1, codec.to_json(entry)
-        digest = _link(digest, seq, now, data)
-        rows.append((seq, now, data, digest))
-    yield from insert("audit", "seq, at, data, hash", rows, conflict="(seq) DO NOTHING")
-
-
-def _link(previous: str, seq: int, at: float, data: str) -> str:
-    return hashlib.sha256(f"{previous}\n{seq}\n{at!r}\n{data}".encode()).hexdigest()
-
-
-def _entry(kind: str, retry: Retry, *, who: str) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "who": who,
-        "source": retry.source,
-        "retry": retry.id,
-        "dead_letter": retry.dead_letter_id,
-        "root": retry.root,
-        "ordinal": retry.ordinal,
-        "policy": retry.policy,
-        "policy_hash": retry.policy_hash,
-        "state": retry.state,
-        "outcome": retry.outcome,
-        "detail": retry.detail,
-    }
-
-
-def _said(kind: str, override: Override, who: str) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "who": who,
-        "override": override.id,
-        "action": override.action,
-        "scope": override.scope,
-        "source": override.source,
-        "key": override.key,
-        "until": override.until,
-        "why": override.why,
-        "snapshot": override.snapshot,
-    }
 
 
 def _row(retry: Retry) -> Row:

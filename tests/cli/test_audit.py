@@ -11,6 +11,7 @@ import pytest
 from exporter.cli import UsageError, main
 from exporter.cli.audit import since
 from exporter.model.retries import Override, OverrideAction, Scope
+from exporter.store import audit
 from exporter.store import retries as script
 from exporter.store.sqlite import SqliteEngine
 
@@ -72,9 +73,9 @@ def test_the_audit_is_json_lines(say: Say) -> None:
 
 def test_a_long_audit_is_read_in_parts(say: Say, database: Path) -> None:
     database.unlink()
-    asyncio.run(written(database, 2 * script.AUDIT_ROWS + 100))
+    asyncio.run(written(database, 2 * audit.AUDIT_ROWS + 100))
     code, lines = say()
-    assert (code, [json.loads(line)["seq"] for line in lines]) == (0, list(range(1, 2 * script.AUDIT_ROWS + 101)))
+    assert (code, [json.loads(line)["seq"] for line in lines]) == (0, list(range(1, 2 * audit.AUDIT_ROWS + 101)))
     assert say("--verify")[1] == ["audit: fine: 2100 rows, 1 to 2100, each follows from the one before it"]
     change(database, "UPDATE audit SET data = data || ' ' WHERE seq = 2050")
     assert "audit: row 2050 " in say("--verify")[1][0]

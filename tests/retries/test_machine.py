@@ -30,6 +30,7 @@ from exporter.platform.retrying import Accepted, Look
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
+from exporter.store import audit
 from exporter.store import retries as script
 from exporter.wire.api import ApiError
 from tests.retries.made import policy, rules
@@ -260,7 +261,7 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if getattr(self, "engine", None) is not None:
-            assert self.run(self.engine.ledger.transact("audit", script.check_audit())).broken is None
+            assert self.run(self.engine.ledger.transact("audit", audit.check())).broken is None
             for _ in range(12):  # whatever was left open comes to rest, or waits for a person
                 self.time_passes(900.0)
                 self.sweep()

@@ -10,7 +10,7 @@ import pytest
 from exporter.model import ResolvedBy, Result
 from exporter.model.policy import Pace, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Traits, Verb
-from exporter.store import retries as script
+from exporter.store import audit
 from exporter.store.script import StoreError
 from exporter.wire.api import ApiError, ErrorKind
 from tests.retries.made import policy, rules
@@ -363,10 +363,10 @@ async def test_the_audit_is_linked_and_tells_the_whole_story(make: Callable[...,
     engine.platform.add()
     engine.platform.results = [Result.SUCCESS]
     await engine.live(1200)
-    assert (await engine.ledger.transact("audit", script.check_audit())).broken is None
+    assert (await engine.ledger.transact("audit", audit.check())).broken is None
     kinds = [record["kind"] for record in await engine.book.audit_of(engine.retries()[0].id)]
     assert kinds[:3] == ["intent", "sent", "called"]
     assert kinds[-1] == "succeeded"
     connection = engine.ledger._engine._connection  # type: ignore[attr-defined]
     connection.execute("UPDATE audit SET data = data || ' ' WHERE seq = 2")
-    assert (await engine.ledger.transact("audit", script.check_audit())).broken == 2
+    assert (await engine.ledger.transact("audit", audit.check())).broken == 2
