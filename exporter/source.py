@@ -20,8 +20,9 @@ from exporter.platform.retrying import Adapter
 from exporter.platform.section import SourceConfig
 from exporter.view.known import SourceWorld, Unread
 from exporter.view.own import OwnMetrics, SourceMetrics
-from exporter.wire.api import Api, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Budget
+from exporter.wire.errors import ErrorKind
 
 #: Runs that webhooks may ask to be completed at one time; beyond that the sweeps find them.
 WAKES_MAX = 5000

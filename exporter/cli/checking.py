@@ -32,7 +32,7 @@ from exporter.traces.otlp import ExporterUnavailable, destination
 from exporter.view.projection import series_of
 from exporter.web import local
 from exporter.web.doors import no_address
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 
 #: Room on the disk below which a database is a worry, and below which it is a problem (bytes).
 SPACE_SCARCE, SPACE_MIN = 512 * 1024**2, 32 * 1024**2

@@ -35,7 +35,7 @@ _USERINFO = re.compile(
 _QUERY = re.compile(r"""\?(?=[^\s?!.,;:)\]"'<>])[^\s"'<>]*""")
 _JWT = re.compile(r"eyJ[\w.=+/-]{8,}")
 
-# The form exporter.wire.api.ApiError has: "POST /oauth/token: 401 auth: …" is no token and its value.
+# The form exporter.wire.errors.ApiError has: "POST /oauth/token: 401 auth: …" is no token and its value.
 _NOT_OUR_OWN = r"(?!(?:\d{3}[ ])?(?:auth|rate_limited|not_found|unavailable|bad_payload|timeout|conflict|request):[ ])"
 # Unquoted, and of whatever scheme: hide two words.
 _AUTHORIZATION = re.compile(

@@ -16,8 +16,9 @@ from pydantic import SecretStr
 
 from exporter.log import get_logger, register_secrets
 from exporter.platform.fields import FileSecret, read_secret
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.decode import Undecodable, decode
+from exporter.wire.errors import ApiError, ErrorKind
 
 log = get_logger(__name__)
 

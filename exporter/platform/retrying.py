@@ -73,7 +73,7 @@ class Accepted:
 
 
 class Adapter(Protocol):
-    """One source's way to retry. Failures are raised as ``exporter.wire.api.ApiError``."""
+    """One source's way to retry. Failures are raised as ``exporter.wire.errors.ApiError``."""
 
     async def look(self, target: Target) -> Look:
         """Read how a dead letter stands and what happened to it since ``target.mark``. Changes nothing."""

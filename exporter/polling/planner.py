@@ -1,6 +1,6 @@
 """When to sweep next. Pure: what happened goes in, seconds come out."""
 
-from exporter.wire.api import ErrorKind
+from exporter.wire.errors import ErrorKind
 
 #: A credential that is refused is tried again ever more rarely, up to this many seconds apart.
 AUTH_DELAY_MAX = 1800.0

@@ -21,7 +21,7 @@ from exporter.source import Source, StreamStatus
 from exporter.store.ledger import Ledger
 from exporter.store.script import StoreError
 from exporter.view.known import unread_stream
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 
 log = get_logger(__name__)
 

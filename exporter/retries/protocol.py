@@ -17,7 +17,7 @@ from dataclasses import replace
 from exporter.model import SUCCEEDED, DeadLetter, Result
 from exporter.model.retries import Outcome, Retry, RetryState, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Standing
-from exporter.wire.api import ApiError
+from exporter.wire.errors import ApiError
 
 #: A call may be written until so many seconds after its claim.
 SEND_WITHIN = 10.0

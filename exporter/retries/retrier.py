@@ -24,7 +24,7 @@ from exporter.source import Source
 from exporter.store.ledger import Ledger
 from exporter.store.retries import Reservation
 from exporter.store.script import StoreError
-from exporter.wire.api import ApiError
+from exporter.wire.errors import ApiError
 
 log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from exporter.model import FAILED, DeadLetter, Queue, Result, Run, State, Usage
 from exporter.platform import MalformedEvent, Page, StreamName, WebhookEvents, WebhookRequest
 from exporter.platforms import PLATFORMS
 from exporter.simulator import HOOK_SECRET
-from exporter.wire.api import ErrorKind
+from exporter.wire.errors import ErrorKind
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_truth import ROOMY
 

@@ -19,8 +19,9 @@ from exporter.platforms import PLATFORMS
 from exporter.source import make_api
 from exporter.webhooks.rotation import LOOK_SECONDS, Rotation
 from exporter.wire import schemes
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.webhooks.service import receiving
 from tests.webhooks.test_receiver import event, post
 

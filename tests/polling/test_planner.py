@@ -4,7 +4,7 @@ import pytest
 
 from exporter.polling.planner import AUTH_DELAY_MAX, FAILURE_DELAY_MAX, next_delay
 from exporter.webhooks.reliability import slowdown
-from exporter.wire.api import ErrorKind
+from exporter.wire.errors import ErrorKind
 
 
 @pytest.mark.parametrize(

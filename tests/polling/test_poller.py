@@ -17,8 +17,8 @@ from exporter.polling.poller import COMPLETE_TRIES_MAX, WOKEN_GAP, Poller
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
 from exporter.view.own import OwnMetrics
-from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.sources import connected
 
 STREAMS = (

@@ -9,7 +9,7 @@ import pytest
 from exporter.model import Result
 from exporter.model.policy import Pace, Rules, SourceRules
 from exporter.model.retries import Mode, OverrideAction, Traits
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import DAY, policy, rules
 from tests.retries.world import SOURCE, Engine
 

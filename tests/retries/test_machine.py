@@ -32,7 +32,7 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
 from exporter.store import audit
 from exporter.store import retries as script
-from exporter.wire.api import ApiError
+from exporter.wire.errors import ApiError
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine, Fate
 

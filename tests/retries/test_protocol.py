@@ -10,7 +10,7 @@ from exporter.model.retries import Outcome, Retry, RetryState, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Standing
 from exporter.retries import protocol
 from exporter.retries.protocol import HORIZON
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import NOW, TRAITS, retry, sent
 
 ACCEPTED = sent(state=RetryState.ACCEPTED, look_at=NOW + 30)

@@ -12,7 +12,7 @@ from exporter.model.policy import Pace, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Traits, Verb
 from exporter.store import audit
 from exporter.store.script import StoreError
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine
 

@@ -27,7 +27,7 @@ from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from exporter.view.known import World
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import ERROR, NOW
 from tests.sources import connected
 

@@ -22,8 +22,9 @@ from aiohttp.test_utils import TestServer, unused_port
 from exporter.clock import ManualClock
 from exporter.model import times
 from exporter.model.redact import redact
-from exporter.wire.api import Api, ApiError, ErrorKind, Params, kind_of
+from exporter.wire.api import Api, Params
 from exporter.wire.budget import Budget, Lane
+from exporter.wire.errors import ApiError, ErrorKind, kind_of
 from tests.servers import HANG_SECONDS
 
 SECRET = "hunter2-is-the-secret"

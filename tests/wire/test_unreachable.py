@@ -14,8 +14,9 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from exporter.clock import ManualClock
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Budget, Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 RAW = ("Errno", "Error", "ssl:", "Cannot connect", "aiohttp", "object at", "b'")
 

@@ -13,8 +13,9 @@ from exporter.platform import BadItem
 from exporter.platform.credentials import Issued, Login, Token, issued
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.wire.api import Answer, Api, ApiError, Auth, ErrorKind
+from exporter.wire.api import Answer, Api, Auth
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 #: A token whose answer does not say how long it holds lasts this long (seconds), as the documents' sample does.
 TOKEN_SECONDS = 36_000.0

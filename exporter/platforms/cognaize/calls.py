@@ -5,8 +5,9 @@ from typing import Any
 from exporter.platform import BadItem
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.listing import PAGE_ROWS
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 FIND, PROCESS = "/api/v1/processes/find", "/api/v1/processes/{id}"
 #: No such process. Not 412: that "a precondition is not met" may be said of a process that is there as well.

@@ -6,8 +6,9 @@ from exporter.platform import selected
 from exporter.platform.credentials import expiry
 from exporter.platforms.cognaize import calls, mapping
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.wire.api import Api, ApiError
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError
 
 
 async def check(api: Api, config: CognaizeConfig) -> AsyncIterator[str]:

@@ -17,8 +17,9 @@ from exporter.platforms.cognaize.check import check
 from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.platforms.cognaize.listing import BASELINE_ROWS_MAX, Walk
 from exporter.platforms.cognaize.reading import Sweep
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 #: Requests a sweep may spend on processes that are open but not among the newest; the rest takes turns.
 READS_PER_SWEEP_MAX = 20

@@ -15,8 +15,9 @@ from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Targe
 from exporter.platforms.cognaize import mapping
 from exporter.platforms.cognaize.calls import GONE_STATUSES, PROCESS
 from exporter.platforms.cognaize.config import CognaizeConfig
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 RESTART = "/api/v1/processes/restart-failed-step"
 

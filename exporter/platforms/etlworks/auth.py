@@ -6,8 +6,9 @@ has one.
 
 from exporter.platform.credentials import Issued, Login, Token, issued
 from exporter.platforms.etlworks.config import EtlworksConfig
-from exporter.wire.api import Api, ApiError, Auth, ErrorKind
+from exporter.wire.api import Api, Auth
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 #: A token that does not say until when it holds lasts this long (seconds).
 TOKEN_SECONDS = 600.0

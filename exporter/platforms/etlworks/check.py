@@ -7,8 +7,9 @@ from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.executions import Executions
 from exporter.platforms.etlworks.listing import flow_parts, not_there, schedules_of_flows, watched_flow
-from exporter.wire.api import Api, ApiError
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError
 
 HEALTH = "/health"
 

@@ -39,8 +39,9 @@ from exporter.platforms.etlworks.reading import (
     stops_to_cursor,
 )
 from exporter.platforms.etlworks.schedule import Schedule, from_cursor, to_cursor
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 FLOWS_PER_SWEEP_MAX = 300
 #: Dead letters of flows that are gone, looked into in one sweep.

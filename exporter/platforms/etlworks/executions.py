@@ -8,8 +8,9 @@ settles it.
 from collections.abc import Mapping
 
 from exporter.log import get_logger
-from exporter.wire.api import Answer, Api, ApiError, ErrorKind
+from exporter.wire.api import Answer, Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 log = get_logger(__name__)
 

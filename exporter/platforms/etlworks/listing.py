@@ -9,8 +9,9 @@ from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.mapping import identity
 from exporter.platforms.etlworks.schedule import Schedule
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 PAGE_ITEMS = 200
 PAGES_PER_SWEEP_MAX = 500

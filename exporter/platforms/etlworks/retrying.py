@@ -24,8 +24,9 @@ from exporter.platforms.etlworks.executions import EXECUTION, Executions
 from exporter.platforms.etlworks.listing import FLOW, SCHEDULES, listing_parts, not_there
 from exporter.platforms.etlworks.mapping import Execution
 from exporter.platforms.etlworks.schedule import Schedule
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 LANE = Lane.RETRIES
 RUN = "/rest/v1/flows/{flow_id}/run"

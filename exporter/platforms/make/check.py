@@ -9,8 +9,9 @@ from exporter.platforms.make.mapping import workflows
 from exporter.platforms.make.mapping.workflows import Scenario
 from exporter.platforms.make.reading.calls import get
 from exporter.platforms.make.reading.scenarios import all_scenarios, find_organization
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 LANE = Lane.SWEEPS
 #: What a token needs, and what is missing without.

@@ -23,8 +23,9 @@ from exporter.platforms.make.mapping import dead_letters as letters
 from exporter.platforms.make.mapping.dead_letters import named
 from exporter.platforms.make.reading.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.reading.scenarios import Blueprints, vanished
-from exporter.wire.api import Answer, Api, ApiError, ErrorKind
+from exporter.wire.api import Answer, Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 LANE = Lane.RETRIES
 ITEM, SCENARIO = "/dlqs/{id}", "/scenarios/{id}"

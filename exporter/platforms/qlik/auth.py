@@ -6,8 +6,9 @@ end and once more whenever one is refused early.
 
 from exporter.platform.credentials import Issued, Login, Token, issued
 from exporter.platforms.qlik.config import OAuthConfig, QlikConfig
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 _TOKEN_ENDPOINT = "/oauth/token"  # noqa: S105 (a path)
 #: Where the answer does not say how long a token lives. One that ends earlier is noticed by its 401.

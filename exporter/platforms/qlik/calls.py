@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from exporter.platform import in_turns
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.wire.api import Answer, Api, ApiError, ErrorKind, Ids, Params
+from exporter.wire.api import Answer, Api, Ids, Params
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 AUTOMATIONS_PER_PAGE = 200  # the most there is
 RUNS_PER_PAGE = 100

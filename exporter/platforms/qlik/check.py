@@ -7,8 +7,8 @@ from exporter.platform import BadItem, selected
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, Calls, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.wire.api import ApiError
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError
 
 
 class Check:

@@ -17,8 +17,9 @@ from exporter.platform.retrying import Accepted, Look, Retrying, Standing, Targe
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import RUNS_PER_PAGE, Calls
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 LANE = Lane.RETRIES
 

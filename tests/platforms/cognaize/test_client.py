@@ -19,8 +19,9 @@ from exporter.platforms.cognaize.config import CognaizeConfig
 from exporter.simulator.cognaize import CognaizeSimulator
 from exporter.simulator.cognaize.world import Order
 from exporter.simulator.core import Faults
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Budget
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.known import MemoryKnown
 
 START = 1_768_456_800.0

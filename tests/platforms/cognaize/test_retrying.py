@@ -16,7 +16,7 @@ from exporter.platforms.cognaize.retrying import TRAITS, CognaizeRetries
 from exporter.simulator.cognaize.process import Step
 from exporter.simulator.cognaize.world import Outcome, text_param
 from exporter.simulator.retries import RetryPlan
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.cognaize.test_client import GET, Source, source
 
 RESTART = "POST /api/v1/processes/restart-failed-step"

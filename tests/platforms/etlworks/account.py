@@ -14,8 +14,9 @@ from exporter.platforms.etlworks import PLATFORM
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.simulator.core import Delivery, TrueDeadLetter
 from exporter.simulator.etlworks import EtlworksSimulator
-from exporter.wire.api import Api, ApiError
+from exporter.wire.api import Api
 from exporter.wire.budget import Budget
+from exporter.wire.errors import ApiError
 from tests.platforms.known import MemoryKnown
 
 NOW = 1_700_000_100.0  # a multiple of 15 minutes

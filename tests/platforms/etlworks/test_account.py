@@ -10,7 +10,7 @@ from exporter.platform import RunKey
 from exporter.platforms.etlworks import PLATFORM
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.simulator.core import Faults
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.etlworks.account import ISSUE, NOW, account, as_request
 
 LOGIN = {"token": None, "login": "demo", "password": "demo-password"}

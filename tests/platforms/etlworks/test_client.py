@@ -10,7 +10,7 @@ from exporter.platform import RunKey
 from exporter.platforms.etlworks import client, planning
 from exporter.simulator.core import Faults
 from exporter.simulator.etlworks import WebhookMode
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.etlworks.account import NOW, Account, account, letter_ids
 
 

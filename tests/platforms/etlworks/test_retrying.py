@@ -9,7 +9,7 @@ from exporter.model import DeadLetter, Result
 from exporter.platform.retrying import Look, Standing, Target
 from exporter.platforms.etlworks.retrying import EtlworksRetries
 from exporter.simulator.retries import RetryPlan
-from exporter.wire.api import ApiError
+from exporter.wire.errors import ApiError
 from tests.platforms.etlworks.account import Account, account
 
 

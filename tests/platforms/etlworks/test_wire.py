@@ -14,8 +14,9 @@ from exporter.platform.credentials import LIFE_USED, expiry
 from exporter.platforms.etlworks.auth import TOKEN_SECONDS, make_auth
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.listing import FLOWS, PAGE_ITEMS, Part, listing_parts
-from exporter.wire.api import Api, ApiError, Auth, ErrorKind
+from exporter.wire.api import Api, Auth
 from exporter.wire.budget import Budget, Lane
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.etlworks.account import HastyClock
 
 SECTION = {"platform": "etlworks", "url": "https://etl.example"}

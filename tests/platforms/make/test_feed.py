@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.platforms.make.reading import feed
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.make.source import FEED, HOUR, LOG, MINUTE, source
 
 

@@ -8,7 +8,7 @@ import pytest
 from exporter.model import Blocked, Queue
 from exporter.platforms.make.reading import calls, scenarios
 from exporter.simulator.make.model import MakeOptions
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.make.source import DAY, HOUR, STREAMS, T0, Source, source
 
 ALL_RIGHTS = MakeOptions().scopes

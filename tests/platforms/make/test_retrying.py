@@ -14,7 +14,7 @@ from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.retrying import TRAITS, MakeRetries
 from exporter.simulator.make.model import Outcome
 from exporter.simulator.retries import RetryPlan
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.make.source import HOUR, Source, source
 
 SINGLE, BULK = "POST /dlqs/{id}/retry", "POST /dlqs/retry"

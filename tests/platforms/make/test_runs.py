@@ -3,7 +3,7 @@
 from collections import Counter
 
 from exporter.model import Result, State
-from exporter.wire.api import ApiError
+from exporter.wire.errors import ApiError
 from tests.platforms.make.source import BY_FEED_AND_BY_LOGS, CAUSE, DAY, HOUR, LOG, MINUTE, T0, source
 
 FAULTS = {

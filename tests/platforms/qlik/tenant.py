@@ -14,8 +14,9 @@ from exporter.platforms.qlik import PLATFORM
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.reading import QlikClient
 from exporter.simulator.qlik import QlikSimulator
-from exporter.wire.api import Api, ApiError
+from exporter.wire.api import Api
 from exporter.wire.budget import Budget
+from exporter.wire.errors import ApiError
 from tests.platforms.known import MemoryKnown
 
 START = 1_700_000_000.0

@@ -11,8 +11,9 @@ from aiohttp.test_utils import TestServer
 from exporter.platforms.qlik import PLATFORM
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.reading import QlikClient
-from exporter.wire.api import Api, ApiError
+from exporter.wire.api import Api
 from exporter.wire.budget import Budget
+from exporter.wire.errors import ApiError
 from tests.platforms.known import MemoryKnown
 from tests.platforms.qlik.tenant import API, START, JumpingClock
 

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from exporter.model import ResolvedBy, Result, Run, RunTimed, State, Workflow
 from exporter.simulator.core import Faults
-from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.known import MemoryKnown
 from tests.platforms.qlik.tenant import LIST, RUN, RUNS, START, Tenant, counting, tenant
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from exporter.model import Error, ErrorClass, Result, Via
 from exporter.platform import RunKey
 from exporter.simulator.core import Faults
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.known import MemoryKnown
 from tests.platforms.qlik.tenant import API, LIST, RUN, RUNS, START, Tenant, counting, tenant
 

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from exporter.model import Usage
 from exporter.simulator.core import Faults
 from exporter.simulator.qlik import OWNER
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.qlik.tenant import START, Tenant, counting, tenant
 
 HOUR = 3600.0

@@ -9,7 +9,7 @@ from exporter.model import DeadLetter, Result, Run
 from exporter.platform.retrying import Look, Standing, Target
 from exporter.platforms.qlik.retrying import QlikRetries
 from exporter.simulator.retries import RetryPlan
-from exporter.wire.api import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.qlik.tenant import START, Tenant, tenant
 
 

@@ -34,8 +34,9 @@ from exporter.platforms.make.reading.scenarios import (
     find_organization,
     learn_retention,
 )
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 BLUEPRINTS_PER_SWEEP_MAX = 10
 #: Teams whose webhooks are read in one sweep; with more of them they take turns.

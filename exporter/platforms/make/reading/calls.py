@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 
 from exporter.platform import Fault
 from exporter.platforms.make.mapping import whole
-from exporter.wire.api import Answer, Api, ApiError, ErrorKind, Ids
+from exporter.wire.api import Answer, Api, Ids
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 ROOT = "/api/v2"
 #: What every listing takes, where more is refused. No maximum is documented.

@@ -27,8 +27,9 @@ from exporter.platforms.make.mapping.dead_letters import Listed
 from exporter.platforms.make.mapping.workflows import Scenario, scenario
 from exporter.platforms.make.reading.calls import Losses, Rows, get, pages
 from exporter.platforms.make.reading.scenarios import Blueprints, Watch, all_scenarios, learn_retention, vanished
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 LANE = Lane.DEAD_LETTERS
 STREAM = "dead_letters"

@@ -28,8 +28,9 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import steps
 from exporter.platforms.make.mapping.runs import cause
 from exporter.platforms.make.reading.calls import Losses, bad_payload, get
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 #: Asked so often, over at least so many seconds, an answer is given up.
 TRIES_MAX = 3

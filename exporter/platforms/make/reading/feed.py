@@ -22,8 +22,9 @@ from exporter.platforms.make.mapping.runs import feed_run, feed_span, in_scope
 from exporter.platforms.make.reading.calls import Rows, bad_payload, rows
 from exporter.platforms.make.reading.details import Details
 from exporter.platforms.make.reading.scenarios import Watch
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 CURSOR = "feed"
 ENDPOINT = "/scenarios/logs"

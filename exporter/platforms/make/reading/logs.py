@@ -37,8 +37,9 @@ from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_paylo
 from exporter.platforms.make.reading.details import Details
 from exporter.platforms.make.reading.marks import Mark, Totals, ran, standing
 from exporter.platforms.make.reading.scenarios import Watch
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 CURSOR, NOTICES = "logs", "notices"
 NOTICES_MAX = 1000

@@ -10,8 +10,9 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import as_object, milliseconds, plain_id, workflows
 from exporter.platforms.make.mapping.workflows import Blueprint, scenario
 from exporter.platforms.make.reading.calls import Rows, bad_payload, get, pages
-from exporter.wire.api import Api, ApiError, ErrorKind
+from exporter.wire.api import Api
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 SCENARIOS_PER_PAGE = 1000
 SCENARIO_PAGES_MAX = 100

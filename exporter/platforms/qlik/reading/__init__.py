@@ -20,7 +20,8 @@ from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import Signature
 from exporter.platforms.qlik.reading.runs import DETAILS_PER_SWEEP_MAX, RunReader
 from exporter.platforms.qlik.reading.schedules import Schedules
-from exporter.wire.api import Api, ApiError
+from exporter.wire.api import Api
+from exporter.wire.errors import ApiError
 
 #: The sweep of runs lists automations itself if that was not done for so many poll intervals, and so many seconds.
 LISTING_INTERVALS_MAX = 2.0

@@ -24,8 +24,8 @@ from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import Calls, ListPage, is_final, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.mapping import Claims, Signature
-from exporter.wire.api import ApiError, ErrorKind
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError, ErrorKind
 
 DETAILS_PER_SWEEP_MAX = 500
 COMPLETIONS_MAX = 500

@@ -12,8 +12,8 @@ from exporter.model import Workflow
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, Calls, is_final, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
-from exporter.wire.api import ApiError
 from exporter.wire.budget import Lane
+from exporter.wire.errors import ApiError
 
 #: The share of the calls that one poll interval allows which may go to schedules; at least one.
 SHARE = 0.05
