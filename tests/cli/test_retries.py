@@ -97,7 +97,7 @@ async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any
             line,
         )
         assert "refuses" not in summed
-        code, explained = await say(config, "policies", "explain", f"make/{letter}")
+        explained = await until(config, ("policies", "explain", f"make/{letter}"), "passes   backoff")
         assert explained == (await say(config, "policies", "explain", "--all"))[1]
         assert f"make/{letter}  Order sync  network ConnectionError" in explained
         assert "policy transient: matches, retry" in explained
