@@ -12,7 +12,10 @@ from msgspec import Struct, field
 
 from exporter.model import FAILED, Change, Observation, Result, Run, Via
 from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
+from exporter.model.operations import OperationState
+from exporter.model.rails import Gate, Purse, Setback
 from exporter.model.retries import Override, Retry
+from exporter.model.subject import Refused
 from exporter.model.tallies import Tallies
 
 Key = tuple[str, str]  # source, id
@@ -91,6 +94,11 @@ class Committed(Struct, kw_only=True):
     overrides: list[Override] = field(default_factory=list)
     ended_overrides: list[str] = field(default_factory=list)  # ids
     full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
+    gates: dict[tuple[str, str, str], Gate] = field(default_factory=dict)  # by source, policy and group
+    setbacks: dict[Key, Setback] = field(default_factory=dict)  # by source and workflow; "" is the source's own
+    purses: dict[str, Purse] = field(default_factory=dict)  # by source
+    refused: dict[Key, Refused | None] = field(default_factory=dict)  # dead letters whose last look refused, or no more
+    operations: dict[str, OperationState] = field(default_factory=dict)
 
 
 class Loaded(Struct, kw_only=True):

@@ -151,6 +151,11 @@ class Matcher:
         groups = (self.match, *self.any, *self.none)
         return frozenset(condition.field for group in groups for condition in group)
 
+    def ages(self) -> frozenset[float]:
+        """The ages (seconds) at which a comparison changes its mind."""
+        groups = (self.match, *self.any, *self.none)
+        return frozenset(float(c.values[0]) for group in groups for c in group if c.field == "age")
+
     def names(self, error_class: str) -> bool:
         """Whether a class of errors is asked for by its name, wherever a match is possible."""
 

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from exporter.model.matchers import NAMED_ONLY, Facts, Matcher
@@ -126,6 +127,9 @@ class Pace:
     burst: int = 3
     in_flight: int = 25
 
+    def slowed(self, part: float) -> "Pace":
+        return replace(self, rate=self.rate * part)
+
     def full(self, full_at: float, now: float) -> float:
         """When the bucket is full again: at most what filling it takes from now, whatever was noted."""
         return min(full_at, now + self.burst / self.rate)
@@ -146,7 +150,7 @@ class SourceRules:
     storm: Storm | None = None  # None: never
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rules:
     """Everything the config says about retrying."""
 
@@ -154,6 +158,11 @@ class Rules:
     sources: Mapping[str, SourceRules] = field(default_factory=dict)
     policies: tuple[Policy, ...] = ()
     hash: str = ""
+
+    @cached_property
+    def ages(self) -> tuple[float, ...]:
+        """The ages (seconds) at which some policy begins or ceases to match."""
+        return tuple(sorted({age for policy in self.policies for age in policy.matcher.ages()}))
 
     def source(self, source: str) -> SourceRules:
         return self.sources.get(source, SourceRules())

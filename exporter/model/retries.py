@@ -62,12 +62,28 @@ class Reason(StrEnum):
     EXHAUSTED = "exhausted"
     BACKOFF = "backoff"
     NATIVE_RETRY = "native_retry"  # the platform is going to retry it itself
+    STORM = "storm"  # the source as a whole is unwell
+    GATE = "gate"  # its group, or its policy, has to show first that retrying helps
+    BUDGET = "budget"  # no more failures can be afforded now
     PACE = "pace"
     PREFLIGHT = "preflight"
     # What is no refusal.
     POLICY = "policy"  # the policy's action says so
     NO_POLICY = "no_policy"  # none matches
     DUE = "due"  # nothing refuses
+
+
+#: While these refuse, or nothing does, a dead letter ages; otherwise it could not have been tried.
+AGEING = frozenset({Reason.EXHAUSTED, Reason.BACKOFF, Reason.NATIVE_RETRY, Reason.DUE})
+
+
+class Answer(StrEnum):
+    """What an answer to our call that is no acceptance means, and so what it costs."""
+
+    BUSY = "busy"  # not now: nothing ran, and the source or the workflow waits
+    DENIED = "denied"  # not you: nothing ran, and a person has to see to the source
+    REJECTED = "rejected"  # not this one: uses up one of its retries
+    IN_DOUBT = "in_doubt"  # nobody knows whether anything ran
 
 
 class RetryState(StrEnum):
@@ -115,6 +131,7 @@ class Decision:
     detail: str = ""
     next_at: float | None = None  # when it would next be allowed, as far as that is known
     awaits_approval: bool = False  # it is a person's approval that is missing, and else at most time
+    ages: bool = False  # it could be tried, or is being tried: this time counts
 
     @property
     def label(self) -> tuple[str, str, str]:
@@ -164,6 +181,12 @@ class Retry:
     new_runs: tuple[str, ...] = ()  # runs that its effect created
     detail: str = ""  # the evidence for its present state, one redacted line
     recurred: bool = False
+    answer: Answer | None = None  # of a call that was refused
+    spared: str = ""  # why it uses up none of its root's retries: "busy", "denied", "cooling", "storm"
+    probe: bool = False  # it passed a gate that was shut, to see whether that may open
+    idle: float = 0.0  # seconds of the root's age in which it could not have been tried, when this was claimed
+    budgeted: bool = False  # it took a token of the budget
+    operation: str = ""  # the operation by which a person let it pass
 
     @property
     def is_open(self) -> bool:
@@ -177,11 +200,12 @@ class Retry:
     @property
     def counts(self) -> bool:
         """Whether it uses up one of its root's retries."""
-        return self.outcome is not Outcome.NOT_SENT
+        return self.outcome is not Outcome.NOT_SENT and not self.spared
 
     @property
     def in_flight(self) -> bool:
-        return self.is_open and self.state is not RetryState.HELD
+        """Whether its verdict is on its way. What is in doubt waits for nobody knows what, and takes nobody's place."""
+        return self.is_open and self.state not in (RetryState.IN_DOUBT, RetryState.HELD)
 
 
 class Scope(StrEnum):
@@ -201,7 +225,7 @@ class OverrideAction(StrEnum):
     QUARANTINE = "quarantine"
     APPROVE = "approve"  # one retry of this root, by the policy as it was
     RETRY_NOW = "retry_now"  # the same, and at once: past backoff and window
-    RELEASE = "release"  # a quarantine was lifted: the engine does not quarantine it again by itself
+    RELEASE = "release"  # what it used up and how long it has failed no longer counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,11 +243,15 @@ class Override:
     created_at: float
     ended_at: float | None = None
     snapshot: dict[str, Any] = field(default_factory=dict)  # of an approval: what was approved
+    starts_at: float = 0.0  # until then it can be taken back as if it had never been said
+    operation: str = ""  # the operation it is part of
 
     def holds(self, now: float) -> bool:
+        """Whether it has neither ended nor been taken back. It may start later."""
         return self.ended_at is None and (self.until is None or now < self.until)
 
     def redated(self, now: float) -> "Override":
         """The same, said now: for as long as it was meant to hold."""
         until = None if self.until is None else now + self.until - self.created_at
-        return replace(self, created_at=now, until=until)
+        starts_at = now + max(0.0, self.starts_at - self.created_at)
+        return replace(self, created_at=now, until=until, starts_at=starts_at)

@@ -73,6 +73,10 @@ class Window:
         """The first moment from ``now`` on at which it is open; None if there is none within ``LOOK_AHEAD_DAYS``."""
         return now if self.is_open(now) else _opening(self, now - now % 60 + 60)
 
+    def next_edge(self, now: float) -> float:
+        """The first moment after now at which that may change; at most a day ahead."""
+        return _edge(self, now - now % 60 + 60, self.is_open(now))
+
 
 @lru_cache(maxsize=256)
 def _opening(window: Window, minute: float) -> float | None:
@@ -83,6 +87,13 @@ def _opening(window: Window, minute: float) -> float | None:
             if window.is_open(start + edge * 60):
                 return start + edge * 60
     return None
+
+
+@lru_cache(maxsize=256)
+def _edge(window: Window, minute: float, is_open: bool) -> float:
+    """The first minute at which a window is not as it was."""
+    found = (minute + edge * 60 for edge in _edges(window, minute))
+    return next((edge for edge in found if window.is_open(edge) is not is_open), minute + 86400.0)
 
 
 def _edges(window: Window, start: float) -> list[int]:

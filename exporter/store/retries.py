@@ -13,18 +13,22 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from exporter.model import DeadLetter, catalogue
-from exporter.model.decision import Subject, beside, climb, reaches
+from exporter.model.decision import Ladder, climb
 from exporter.model.ledger import Committed, Key
-from exporter.model.policy import Rules
+from exporter.model.operations import ItemState, OperationState
+from exporter.model.policy import GateRules, Pace, Rules
+from exporter.model.rails import POLICY_RAMP, Gate, Purse, Rails, Setback
 from exporter.model.retries import (
     Decision,
+    Outcome,
     Override,
     Reason,
     Retry,
     Verb,
 )
+from exporter.model.subject import Subject, neighbours, reaches
 from exporter.model.tallies import SUM, Tallies
-from exporter.store import codec
+from exporter.store import codec, operations, rails
 from exporter.store.audit import about_override, about_retry, add_records
 from exporter.store.rows import add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
@@ -39,6 +43,19 @@ CALLS_BEFORE = 2 * 86400.0
 RECENT_MAX = 200
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What was last decided of a dead letter: policy, decision, reason; and how long it could not have been tried."""
+
+    label: tuple[str, str, str]
+    waited: float = 0.0  # seconds, up to that decision
+    waits_since: float | None = None  # since when it cannot be tried, if it cannot
+
+    def idle(self, now: float) -> float:
+        """Seconds in all, up to now."""
+        return self.waited + (0.0 if self.waits_since is None else max(0.0, now - self.waits_since))
+
+
 @dataclass(slots=True, kw_only=True)
 class Remembered:
     """What the ledger knows of retrying, as read at the start."""
@@ -46,10 +63,12 @@ class Remembered:
     retries: list[Retry] = field(default_factory=list)  # open ones, those of open dead letters' roots, recent ones
     lineage: dict[Key, str] = field(default_factory=dict)  # source, run -> root
     overrides: list[Override] = field(default_factory=list)  # not ended
-    decided: dict[Key, tuple[str, str, str]] = field(default_factory=dict)  # dead letter -> policy, decision, reason
+    decided: dict[Key, Decided] = field(default_factory=dict)  # dead letters
     full_at: dict[str, float] = field(default_factory=dict)  # pace of each source
     of_groups: list[Retry] = field(default_factory=list)  # what closed lately, where that decides who is asked
     lowered_at: dict[str, float] = field(default_factory=dict)  # when each source was last lowered, ended or not
+    kept: rails.KeptState = field(default_factory=rails.KeptState)
+    operations: dict[str, OperationState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +78,8 @@ class Reservation:
     retry: Retry
     subject: Subject
     rules: Rules
-    approval: str | None = None  # the override that lets it pass: used up
+    approval: Override | None = None  # what lets it pass: used up
+    earned: int = 0  # successful runs of the source that its budget does not hold yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,92 +118,203 @@ def remember(
     if groups_since is not None:
         sql = "SELECT data FROM retries WHERE shadow = 0 AND outcome IS NOT NULL AND claimed_at > $1"
         found.of_groups = [_retry(row) for row in (yield sql, (groups_since,))]
-    rows = yield "SELECT source, dead_letter_id, policy, decision, reason FROM decisions", ()
-    found.decided = {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
+    rows = yield "SELECT source, dead_letter_id, policy, decision, reason, waited, waits_since FROM decisions", ()
+    found.decided = {
+        (row[0], row[1]): Decided(label=(row[2], row[3], row[4]), waited=row[5], waits_since=row[6]) for row in rows
+    }
     rows = yield "SELECT source, full_at FROM paces", ()
     found.full_at = dict(rows)
+    found.kept = yield from rails.load()
+    found.operations = yield from operations.load()
     return found
 
 
 def reserve(wanted: Reservation, *, now: float) -> Script[Committed | Refusal]:
     """Make a retry an intent, unless what the ledger says now forbids it: the same decision, on fresh values."""
-    retry = wanted.retry
+    retry, source = wanted.retry, wanted.retry.source
     fresh = yield from _fresh(wanted, now)
     if isinstance(fresh, Refusal):
         return fresh
-    subject, full_at = fresh
+    subject, full_at, purse = fresh
     ladder = climb(subject, wanted.rules, now)
-    refused = next((rung for rung in ladder.rungs if rung.refuses), None)
-    if refused is not None:
-        return Refusal(reason=refused.reason, detail=refused.detail)
-    spent = sum(1 for other in subject.history if other.counts and (retry.shadow or not other.shadow))
-    if ladder.decision.verb is not Verb.RETRY or spent + 1 != retry.ordinal:
-        return Refusal(reason=Reason.EXHAUSTED, detail=f"{spent} retries are used")
+    if ladder.refusal is not None:
+        return Refusal(reason=ladder.refusal.reason, detail=ladder.refusal.detail)
+    if ladder.decision.verb is not Verb.RETRY or ordinal(subject.history, shadow=retry.shadow) != retry.ordinal:
+        return Refusal(reason=Reason.EXHAUSTED, detail="another retry of it was made meanwhile")
+    retry = replace(retry, probe=ladder.probe and not retry.shadow)
+    budget = wanted.rules.source(source).budget
+    budgeted = budget is not None and wanted.approval is None and not retry.shadow
+    retry = replace(retry, budgeted=budgeted)
     sql = f"INSERT INTO retries ({_COLUMNS}) VALUES {values(1, 9)} ON CONFLICT DO NOTHING RETURNING id"
     reserved = yield sql, _row(retry)
     if not reserved:
         return Refusal(reason=Reason.HELD, detail="another retry of it is open")
     committed = Committed(retries=[retry])
     if wanted.approval is not None:
-        yield "UPDATE overrides SET ended_at = $1 WHERE id = $2", (now, wanted.approval)
-        committed.ended_overrides.append(wanted.approval)
+        yield "UPDATE overrides SET ended_at = $1 WHERE id = $2", (now, wanted.approval.id)
+        committed.ended_overrides.append(wanted.approval.id)
+    if retry.operation:
+        yield from operations.advance(retry, ItemState.OPEN.value, committed)
     if retry.shadow:
-        committed.tallies[catalogue.RETRIES_SHADOW.name, retry.source, "", (retry.policy,), SUM] = 1.0
+        committed.tallies[catalogue.RETRIES_SHADOW.name, source, "", (retry.policy,), SUM] = 1.0
         yield from add_tallies(committed.tallies)
     else:
-        committed.full_at[retry.source] = max(now, full_at) + 1.0 / wanted.rules.source(retry.source).pace.rate
-        conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
-        yield from insert("paces", "source, full_at", list(committed.full_at.items()), conflict=conflict)
+        yield from _take(retry, subject.rails, ladder, full_at, now, committed)
+        if budget is not None and purse is not None:
+            tokens = purse.now(budget, now, earned=wanted.earned) - float(budgeted)
+            yield from rails.put(source, rails.PURSE, {"": Purse(tokens=tokens, at=now)})
+            committed.purses[source] = Purse(tokens=tokens, at=now)
     kind = "shadow" if retry.shadow else "intent"
     yield from add_records(now, [about_retry(kind, retry, who=retry.approved_by or "engine")])
     return committed
 
 
-def _fresh(wanted: Reservation, now: float) -> Script[tuple[Subject, float] | Refusal]:
-    """What the ledger says now of all that may have changed since, and when the pace is full."""
-    retry, subject = wanted.retry, wanted.subject
+def ordinal(history: Sequence[Retry], *, shadow: bool) -> int:
+    """The number of the next retry of a root: calls that are known to have had no effect give theirs back."""
+    return 1 + sum(1 for o in history if o.outcome is not Outcome.NOT_SENT and (shadow or not o.shadow))
+
+
+def _take(retry: Retry, found: Rails, ladder: Ladder, full_at: float, now: float, committed: Committed) -> Script[None]:
+    """Take a place at its gates, and what the pace allows."""
+    source = retry.source
+    if ladder.owner is not None:
+        keys = ((ladder.owner.name, ladder.group), (ladder.owner.name, ""))
+        served = {key: found.gate(*key).served(now) for key in keys}
+        yield from rails.put_gates(source, served, committed)
+    committed.full_at[source] = max(now, full_at) + 1.0 / found.pace.rate
+    conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
+    yield from insert("paces", "source, full_at", [(source, committed.full_at[source])], conflict=conflict)
+
+
+def _fresh(wanted: Reservation, now: float) -> Script[tuple[Subject, float, Purse | None] | Refusal]:
+    """What the ledger says now of all that may have changed since, when the pace is full, and what the budget holds."""
+    retry, subject, source = wanted.retry, wanted.subject, wanted.retry.source
     rows = yield (
         "SELECT resolved_at FROM dead_letters WHERE source = $1 AND dead_letter_id = $2",
-        (retry.source, retry.dead_letter_id),
+        (source, retry.dead_letter_id),
     )
     if not rows or rows[0][0] is not None:
         return Refusal(reason=Reason.NOT_ELIGIBLE, detail="it is resolved")
-    rows = yield "SELECT root FROM lineage WHERE source = $1 AND run_id = $2", (retry.source, retry.run_id)
+    rows = yield "SELECT root FROM lineage WHERE source = $1 AND run_id = $2", (source, retry.run_id)
     if rows and rows[0][0] != retry.root:
         return Refusal(reason=Reason.HELD, detail="it descends from another dead letter")
     overrides = yield from _overrides(now)
-    if wanted.approval is not None and all(override.id != wanted.approval for override in overrides):
+    if wanted.approval is not None and all(override.id != wanted.approval.id for override in overrides):
         return Refusal(reason=Reason.MODE, detail="its approval was used or taken back")
     rows = yield (
         """SELECT data FROM retries WHERE source = $1 AND (root = $2 OR (outcome IS NULL AND shadow = 0))
             ORDER BY claimed_at""",
-        (retry.source, retry.root),
+        (source, retry.root),
     )
     found = [_retry(row) for row in rows]
-    rows = yield "SELECT full_at FROM paces WHERE source = $1", (retry.source,)
-    pace = wanted.rules.source(retry.source).pace
+    opened = [other for other in found if other.is_open]
+    ordered = [retry.workflow_id] if subject.workflow is not None and subject.workflow.ordered else []
+    serial = subject.traits is None or subject.traits.serial
+    rows = yield "SELECT full_at FROM paces WHERE source = $1", (source,)
+    setbacks = yield from rails.setbacks(source, ["", retry.workflow_id])
+    pace = slowed(wanted.rules.source(source).pace, setbacks.get(""), now)
     full_at = pace.full(rows[0][0], now) if rows else now
+    budget = wanted.rules.source(source).budget
+    purse = None if budget is None else ((yield from rails.purse(source)) or Purse(at=now))
+    tokens = None if budget is None or purse is None else purse.now(budget, now, earned=wanted.earned)
     subject = replace(
         subject,
         history=[other for other in found if other.root == retry.root],
-        overrides=[
-            o for o in overrides if reaches(o, source=retry.source, workflow=retry.workflow_id, root=retry.root)
-        ],
-        pace_at=pace.next_at(full_at) - 1e-6,
-        looked=None,
+        overrides=[o for o in overrides if reaches(o, source=source, workflow=retry.workflow_id, root=retry.root)],
+        neighbour=_other(neighbours(opened, serial=serial, ordered=ordered).get(retry.workflow_id), retry.root),
+        refused=None,
+        rails=replace(
+            subject.rails,
+            pace=pace,
+            pace_at=pace.next_at(full_at) - 1e-6,
+            in_flight=sum(1 for other in opened if other.in_flight),
+            setbacks=setbacks,
+            tokens=tokens,
+            gates=(yield from rails.gates(source, [(retry.policy, retry.group), (retry.policy, "")])),
+            unverified=unverified(opened),
+        ),
     )
-    return beside(subject, [other for other in found if other.is_open]), full_at
+    return subject, full_at, purse
+
+
+def _other(retry: Retry | None, root: str) -> Retry | None:
+    return None if retry is None or retry.root == root else retry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the verdict of a retry is weighed by."""
+
+    gate: GateRules = GateRules()  # of its policy
+    storm: bool = False
+    well_at: float | None = None  # when a run of its workflow last succeeded by itself, on our clock
+    failed_at: float = 0.0  # when the run that failed did, on our clock
+    budget: float | None = None  # the most that the source's budget holds, if it has one
+
+
+def _weigh(retry: Retry, evidence: Evidence, now: float, committed: Committed) -> Script[Retry]:
+    """Have the gates follow a verdict, and see what it costs: nothing, if it was not the dead letter's fault."""
+    source = retry.source
+    returns = retry.outcome in (Outcome.SUCCEEDED, Outcome.NOT_SENT) or bool(retry.spared)
+    if retry.outcome in (Outcome.SUCCEEDED, Outcome.FAILED) and not retry.manual:
+        keys = {(retry.policy, retry.group): evidence.gate}
+        keys[retry.policy, ""] = GateRules(ramp=POLICY_RAMP, cool=evidence.gate.cool)
+        stood = yield from rails.gates(source, keys)
+        good = retry.outcome is Outcome.SUCCEEDED
+        if not good and not retry.spared:
+            why = _spared(retry, stood.values(), evidence)
+            retry = replace(retry, spared=why)
+        sick = evidence.well_at is None or evidence.well_at < evidence.failed_at
+        after = {
+            key: stood[key].judge(
+                good=good, claimed_at=retry.claimed_at, sick=sick, rules=rules, now=now, draw=_draw(retry.id)
+            )
+            for key, rules in keys.items()
+        }
+        yield from rails.put_gates(source, {key: gate for key, gate in after.items() if gate != stood[key]}, committed)
+    if returns and retry.budgeted and evidence.budget is not None:
+        purse = (yield from rails.purse(source)) or Purse(at=now)
+        purse = replace(purse, tokens=min(evidence.budget, purse.tokens + 1.0))
+        yield from rails.put(source, rails.PURSE, {"": purse})
+        committed.purses[source] = purse
+    return retry
+
+
+def _spared(retry: Retry, gates: Iterable[Gate], evidence: Evidence) -> str:
+    """Why a failure uses up nothing: it says more of the platform than of the dead letter."""
+    if evidence.storm:
+        return "storm"
+    shut = [gate for gate in gates if gate.is_shut]
+    if shut and not any(gate.is_well(evidence.well_at) for gate in shut):
+        return "cooling"
+    return ""
+
+
+def _draw(identity: str) -> float:
+    return int(identity[:8], 16) / 2**32 if len(identity) >= 8 and identity[:8].isalnum() else 0.5
 
 
 def save(
-    retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine", traced: Collection[str] = ()
+    retries: Sequence[Retry],
+    *,
+    now: float,
+    kind: str,
+    who: str = "engine",
+    traced: Collection[str] = (),
+    evidence: Mapping[str, Evidence] | None = None,
 ) -> Script[Committed]:
     """Write what became of open retries. A closed one stays as it is, whatever comes later.
 
-    Those of ``traced`` sources go to the outbox of traces when they close.
+    Those of ``traced`` sources go to the outbox of traces when they close. ``evidence`` is what verdicts are weighed
+    by, by the id of the retry.
     """
-    committed = Committed()
+    committed, written_as = Committed(), list[Retry]()
     for retry in retries:
+        if retry.outcome is not None and not retry.shadow:
+            still = yield "SELECT 1 FROM retries WHERE id = $1 AND outcome IS NULL", (retry.id,)
+            if still:
+                retry = yield from _weigh(retry, (evidence or {}).get(retry.id, Evidence()), now, committed)
+        written_as.append(retry)
         written = yield (
             "UPDATE retries SET state = $2, outcome = $3, data = $4 WHERE id = $1 AND outcome IS NULL RETURNING id",
             (retry.id, retry.state.value, _outcome(retry), codec.to_json(retry)),
@@ -197,10 +328,12 @@ def save(
         committed.lineage |= {(retry.source, run_id): retry.root for run_id in retry.new_runs}
         rows = [(retry.source, run_id, retry.root, retry.id) for run_id in retry.new_runs]
         yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
+        if retry.operation and retry.outcome is not None:
+            yield from operations.advance(retry, retry.outcome.value, committed)
         if retry.outcome is not None and retry.source in traced:
             yield from insert("traces", codec.TRACE_COLUMNS, [_trace_row(retry)], conflict="DO NOTHING")
     yield from add_tallies(committed.tallies)
-    yield from add_records(now, [about_retry(kind, retry, who=who) for retry in retries])
+    yield from add_records(now, [about_retry(kind, retry, who=who) for retry in written_as])
     return committed
 
 
@@ -226,8 +359,10 @@ def calls_near(
 def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[Committed]:
     """Note for good that runs (by id) descend from the roots of calls that may have made them.
 
-    The retries of these roots come along: closed ones may have been forgotten with their dead letter.
+    A call that was read as refused and ran all the same uses up a retry after all. The retries of these roots come
+    along: closed ones may have been forgotten with their dead letter.
     """
+    yield from charge([call for call in made_by.values() if call.answer is not None and call.spared])
     rows = [(source, run_id, call.root, call.id) for run_id, call in made_by.items()]
     yield from insert("lineage", "source, run_id, root, retry_id", rows, conflict="(source, run_id) DO NOTHING")
     yield from add_records(
@@ -240,6 +375,21 @@ def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[
     retries = yield from _of_roots(source, sorted({call.root for call in made_by.values()}))
     lineage = {(source, run_id): call.root for run_id, call in made_by.items()}
     return Committed(retries=retries, lineage=lineage)
+
+
+def charge(retries: Iterable[Retry]) -> Script[list[Retry]]:
+    """Have refused calls that ran all the same use up their retries."""
+    charged = [replace(retry, spared="", detail=f"{retry.detail}; it ran all the same") for retry in retries]
+    for retry in charged:
+        yield "UPDATE retries SET data = $2 WHERE id = $1", (retry.id, codec.to_json(retry))
+    return charged
+
+
+def ran_after_all(retries: Sequence[Retry], *, now: float) -> Script[Committed]:
+    """Note that refused calls ran all the same."""
+    charged = yield from charge(retries)
+    yield from add_records(now, [about_retry("ran after all", retry, who="engine") for retry in charged])
+    return Committed(retries=charged)
 
 
 def _of_roots(source: str, roots: Sequence[str]) -> Script[list[Retry]]:
@@ -259,19 +409,20 @@ def recur(retry: Retry, *, now: float) -> Script[Committed]:
 
 
 def decide(
-    changed: Mapping[Key, Decision], gone: Collection[Key], *, now: float, policies_hash: str
+    changed: Mapping[Key, tuple[Decision, Decided]], gone: Collection[Key], *, now: float, policies_hash: str
 ) -> Script[Committed]:
     """Remember what is decided of dead letters now, and count the changes."""
     tallies: Tallies = {}
-    for (source, _), decision in changed.items():
+    for (source, _), (decision, _) in changed.items():
         key = (catalogue.RETRY_DECISIONS.name, source, "", decision.label, SUM)
         tallies[key] = tallies.get(key, 0.0) + 1.0
     yield from insert(
         "decisions",
-        "source, dead_letter_id, policy, decision, reason",
-        [(*key, *decision.label) for key, decision in changed.items()],
+        "source, dead_letter_id, policy, decision, reason, waited, waits_since",
+        [(*key, *decided.label, decided.waited, decided.waits_since) for key, (_, decided) in changed.items()],
         conflict="""(source, dead_letter_id)
-            DO UPDATE SET policy = excluded.policy, decision = excluded.decision, reason = excluded.reason""",
+            DO UPDATE SET policy = excluded.policy, decision = excluded.decision, reason = excluded.reason,
+                waited = excluded.waited, waits_since = excluded.waits_since""",
     )
     for part in chunks(gone):
         where = f"(source, dead_letter_id) IN (VALUES {values(len(part), 2)})"
@@ -291,7 +442,7 @@ def decide(
                 "reason": decision.reason,
                 "detail": decision.detail,
             }
-            for (source, letter_id), decision in changed.items()
+            for (source, letter_id), (decision, _) in changed.items()
         ],
     )
     return Committed(tallies=tallies)
@@ -306,11 +457,13 @@ def put_overrides(overrides: Sequence[Override], *, now: float) -> Script[Commit
 
 
 def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Script[Committed]:
-    """Let these hold no longer."""
+    """Let these hold no longer; what an operation let pass that way is void."""
+    committed = Committed(ended_overrides=[override.id for override in overrides])
     for override in overrides:
         yield "UPDATE overrides SET ended_at = $2 WHERE id = $1 AND ended_at IS NULL", (override.id, now)
+    yield from operations.void(overrides, who=who, committed=committed)
     yield from add_records(now, [about_override("override ended", o, who) for o in overrides])
-    return Committed(ended_overrides=[override.id for override in overrides])
+    return committed
 
 
 def redate_overrides(overrides: Sequence[Override], *, now: float) -> Script[Committed]:
@@ -349,6 +502,21 @@ def recent(limit: int = RECENT_MAX) -> Script[list[Retry]]:
     """The newest retries, newest first."""
     rows = yield "SELECT data FROM retries ORDER BY claimed_at DESC, id LIMIT $1", (limit,)
     return [_retry(row) for row in rows]
+
+
+def unverified(opened: Iterable[Retry]) -> dict[tuple[str, str], int]:
+    """How many open retries have a place at each gate (policy and group; "" is the whole policy's)."""
+    counts: dict[tuple[str, str], int] = {}
+    for retry in opened:
+        if retry.in_flight and not retry.shadow:
+            for key in ((retry.policy, retry.group), (retry.policy, "")):
+                counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def slowed(pace: Pace, setback: Setback | None, now: float) -> Pace:
+    """The pace that is left after the platform asked for less."""
+    return pace if setback is None else pace.slowed(setback.slows(now))
 
 
 def _overrides(now: float) -> Script[list[Override]]:

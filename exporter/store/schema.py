@@ -133,6 +133,33 @@ MIGRATIONS: tuple[tuple[str, ...] | Callable[[], Script[None]], ...] = (
     schema2.rewrite,
     # The newest end that was read of a source: what is forgotten never runs ahead of it, whatever a clock shows.
     ("ALTER TABLE sources ADD COLUMN read_until DOUBLE PRECISION NOT NULL DEFAULT 0",),
+    (
+        # What the engine keeps of one thing between retries: the gate of a group, a setback, a budget, a refused look.
+        """CREATE TABLE retry_state (
+            source TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            key TEXT NOT NULL,
+            data TEXT NOT NULL,
+            PRIMARY KEY (source, kind, key)
+        )""",
+        # How long a dead letter could not have been tried: up to its last decision, and since when it is so.
+        "ALTER TABLE decisions ADD COLUMN waited DOUBLE PRECISION NOT NULL DEFAULT 0",
+        "ALTER TABLE decisions ADD COLUMN waits_since DOUBLE PRECISION",
+        """CREATE TABLE operations (
+            id TEXT NOT NULL PRIMARY KEY,
+            created_at DOUBLE PRECISION NOT NULL,
+            ended_at DOUBLE PRECISION,
+            data TEXT NOT NULL
+        )""",
+        """CREATE TABLE operation_items (
+            operation_id TEXT NOT NULL,
+            source TEXT NOT NULL,
+            dead_letter_id TEXT NOT NULL,
+            state TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            PRIMARY KEY (operation_id, source, dead_letter_id)
+        )""",
+    ),
 )
 
 

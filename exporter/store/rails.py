@@ -1,0 +1,114 @@
+"""What the engine keeps between retries so that a restart forgets nothing: gates, setbacks, budgets, refused looks.
+
+All are rows of one table, by source, kind and key.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from exporter.model.ledger import Committed, Key
+from exporter.model.rails import NEW_GATE, Gate, Purse, Setback
+from exporter.model.subject import Refused
+from exporter.store import codec
+from exporter.store.script import Row, Script, chunks, flat, insert, values
+
+GATE, SETBACK, PURSE, REFUSED, TURN = "gate", "setback", "purse", "refused", "turn"
+_gate = msgspec.json.Decoder(Gate).decode
+_setback = msgspec.json.Decoder(Setback).decode
+_purse = msgspec.json.Decoder(Purse).decode
+_refused = msgspec.json.Decoder(Refused).decode
+
+
+@dataclass(slots=True, kw_only=True)
+class KeptState:
+    """All of it, as read at the start."""
+
+    gates: dict[tuple[str, str, str], Gate] = field(default_factory=dict)
+    setbacks: dict[Key, Setback] = field(default_factory=dict)
+    purses: dict[str, Purse] = field(default_factory=dict)
+    refused: dict[Key, Refused] = field(default_factory=dict)
+    turns: dict[str, float] = field(default_factory=dict)  # when each source's dead letters were last decided about
+
+
+def load() -> Script[KeptState]:
+    """Everything that is kept."""
+    found = KeptState()
+    for source, kind, key, data in (yield "SELECT source, kind, key, data FROM retry_state", ()):
+        match kind:
+            case "gate":
+                policy, _, group = key.partition("\0")
+                found.gates[source, policy, group] = _gate(data)
+            case "setback":
+                found.setbacks[source, key] = _setback(data)
+            case "purse":
+                found.purses[source] = _purse(data)
+            case "refused":
+                found.refused[source, key] = _refused(data)
+            case "turn":
+                found.turns[source] = float(data)
+    return found
+
+
+def put(source: str, kind: str, states: Mapping[str, Any]) -> Script[None]:
+    """Keep these, by key; None: no longer."""
+    gone = [(source, kind, key) for key, state in states.items() if state is None]
+    for part in chunks(gone):
+        yield f"DELETE FROM retry_state WHERE (source, kind, key) IN (VALUES {values(len(part), 3)})", flat(part)
+    rows = [(source, kind, key, codec.to_json(state)) for key, state in states.items() if state is not None]
+    conflict = "(source, kind, key) DO UPDATE SET data = excluded.data"
+    yield from insert("retry_state", "source, kind, key, data", rows, conflict=conflict)
+
+
+def gates(source: str, keys: Iterable[tuple[str, str]]) -> Script[dict[tuple[str, str], Gate]]:
+    """How these gates (policy and group) stand; a new one where nothing is kept."""
+    found: dict[tuple[str, str], Gate] = {}
+    for policy, group in keys:
+        rows = yield (
+            "SELECT data FROM retry_state WHERE source = $1 AND kind = $2 AND key = $3",
+            (source, GATE, f"{policy}\0{group}"),
+        )
+        found[policy, group] = _gate(rows[0][0]) if rows else NEW_GATE
+    return found
+
+
+def put_gates(source: str, changed: Mapping[tuple[str, str], Gate], committed: Committed) -> Script[None]:
+    yield from put(source, GATE, {f"{policy}\0{group}": gate for (policy, group), gate in changed.items()})
+    committed.gates |= {(source, policy, group): gate for (policy, group), gate in changed.items()}
+
+
+def setbacks(source: str, keys: Iterable[str]) -> Script[dict[str, Setback]]:
+    found: dict[str, Setback] = {}
+    for key in keys:
+        rows = yield _one(source, SETBACK, key)
+        if rows:
+            found[key] = _setback(rows[0][0])
+    return found
+
+
+def purse(source: str) -> Script[Purse | None]:
+    rows = yield _one(source, PURSE, "")
+    return _purse(rows[0][0]) if rows else None
+
+
+def _one(source: str, kind: str, key: str) -> tuple[str, Row]:
+    return "SELECT data FROM retry_state WHERE source = $1 AND kind = $2 AND key = $3", (source, kind, key)
+
+
+def put_setbacks(source: str, states: Mapping[str, Setback]) -> Script[Committed]:
+    """Leave a source ("") or its workflows alone for a while."""
+    yield from put(source, SETBACK, states)
+    return Committed(setbacks={(source, key): state for key, state in states.items()})
+
+
+def put_purse(source: str, state: Purse) -> Script[Committed]:
+    yield from put(source, PURSE, {"": state})
+    return Committed(purses={source: state})
+
+
+def put_refused(source: str, states: Mapping[str, Refused | None]) -> Script[Committed]:
+    """Remember why the last look at dead letters (by id) refused, and until when that holds; None: it does not."""
+    yield from put(source, REFUSED, states)
+    return Committed(refused={(source, letter_id): state for letter_id, state in states.items()})
