@@ -26,6 +26,8 @@ from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
+from exporter.retries.deciding import Decider
+from exporter.retries.operations import Operations
 from exporter.retries.retrier import Retrier
 from exporter.source import Source, read_at_scrape
 from exporter.store.ledger import Ledger, open_engine
@@ -52,6 +54,8 @@ log = get_logger(__name__)
 
 #: Seconds between two rounds of expiring, pruning and counting rows.
 HOUSEKEEPING_INTERVAL = 60.0
+#: Seconds between two looks at how far operations are.
+OPERATIONS_INTERVAL = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +66,9 @@ class Memory:
     world: World
     sources: dict[str, Source]
     book: RetryBook
+    deciders: dict[str, Decider]
     control: Control
+    operations: Operations
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,6 +106,10 @@ class Service:
     def control(self) -> Control:
         return self.memory.control
 
+    @property
+    def operations(self) -> Operations:
+        return self.memory.operations
+
 
 async def remember(
     ledger: Ledger,
@@ -109,11 +119,13 @@ async def remember(
     source: Callable[[str, SourceWorld], Source | None],
     rules: Callable[[], Rules],
     projection: Projection | None = None,
+    served: bool = False,
 ) -> Memory:
     """Load what the ledger knows, and have it follow the ledger's commits from now on. Raises ``StoreError``.
 
     ``names`` are the sources wanted; without any, those the ledger knows. ``source`` makes one of them, or None where
-    nothing is known about its platform: then it can be named, and no more.
+    nothing is known about its platform: then it can be named, and no more. Where it is ``served``, retriers decide and
+    others see what they decided.
     """
     loaded = await ledger.load()
     world = World(list(names) or list(loaded.first_sweeps))
@@ -124,8 +136,16 @@ async def remember(
         projection.load(world, loaded.tallies)
     ledger.on_commit = _follow(world, book, projection)
     await book.load(clock.now())
+    deciders = {name: Decider(book, one) for name, one in made.items()}
+    control = Control(book, made, clock, names=world.sources, deciders=deciders if served else None)
     return Memory(
-        ledger=ledger, world=world, sources=made, book=book, control=Control(book, made, clock, names=world.sources)
+        ledger=ledger,
+        world=world,
+        sources=made,
+        book=book,
+        deciders=deciders,
+        control=control,
+        operations=Operations(book, control, ledger, clock),
     )
 
 
@@ -201,6 +221,7 @@ async def service(
             source=lambda name, known: Source(name, platforms[name], known, section=config.sources[name]),
             rules=config.rules,
             projection=projection,
+            served=True,
         )
         running = Service(memory=memory, projection=projection, own=own)
 
@@ -235,6 +256,7 @@ async def service(
                 tasks(poller.run())
             for retrier in running.retriers.values():
                 tasks(retrier.run())
+            tasks(_operations_loop(running, clock))
             tasks(_housekeeping_loop(running, config, clock, folded))
             tasks(ledger.recover(clock.sleep))
             if running.traces is not None:
@@ -248,7 +270,9 @@ async def service(
             own=own,
             receivers=running.receivers,
             trace_url=_trace_url(config),
-            control=ControlRoutes(memory.control, memory.book, config.server.admin_token, local_token),
+            control=ControlRoutes(
+                memory.control, memory.operations, memory.book, config.server.admin_token, local_token
+            ),
             store_error=ledger.check,
             reload=reload,
         )
@@ -299,7 +323,9 @@ async def _open_source(
         )
     running.pollers[name] = Poller(source, ledger, clock, on_up=lambda up: running.projection.set_up(name, up))
     if source.adapter is not None:
-        running.retriers[name] = Retrier(source, ledger, clock, book=running.book)
+        running.retriers[name] = Retrier(
+            source, ledger, clock, book=running.book, decider=running.memory.deciders[name]
+        )
 
 
 def _trace_url(config: Config) -> TraceUrl:
@@ -347,6 +373,13 @@ async def _housekeeping_loop(running: Service, config: Config, clock: Clock, fol
         with suppress(StoreError):  # counted and shown by the ledger
             await housekeeping_once(running, config, clock.now(), folded)
         await clock.sleep(HOUSEKEEPING_INTERVAL)
+
+
+async def _operations_loop(running: Service, clock: Clock) -> None:
+    while True:
+        with suppress(StoreError):  # counted and shown by the ledger
+            await running.operations.settle_once()
+        await clock.sleep(OPERATIONS_INTERVAL)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from exporter import __version__
 from exporter.clock import Clock, steady
-from exporter.model import Run
+from exporter.model import SUCCEEDED, Run
 from exporter.model.labels import NO_LABELS, Labels
 from exporter.platform import Client, Fault, Platform, RunKey, Stream, StreamName, selected
 from exporter.platform.retrying import Adapter
@@ -173,6 +173,18 @@ class Source:
         covered = self.streams[stream].covered_until
         oldest = min((unread.since for unread in self.unread(stream).values()), default=covered)
         return oldest if covered is None or oldest is None else min(covered, oldest)
+
+    @property
+    def ahead(self) -> float:
+        """Seconds our clock is ahead of the platform's, as far as that is known."""
+        api: Api | None = getattr(self, "api", None)
+        return 0.0 if api is None else api.clock_offset() or 0.0
+
+    def well_at(self, workflow_id: str) -> float | None:
+        """When a run of a workflow last succeeded, on our clock."""
+        entry = self.known.entries.get(workflow_id)
+        at = None if entry is None else entry.last(SUCCEEDED)
+        return None if at is None else at + self.ahead
 
     def wake(self, keys: list[RunKey], streams: list[StreamName]) -> None:
         """Have these runs completed and these streams swept soon."""

@@ -14,7 +14,9 @@ from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
+from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
+from exporter.retries.operations import Selection
 from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
@@ -83,7 +85,7 @@ async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> No
         waiting = [f for f in running.control.everything() if f.ladder.decision.awaits_approval]
         keys = [(f.subject.source, f.subject.letter.id) for f in waiting[:DEMO_APPROVED_AT_ONCE]]
         if keys:
-            await running.control.approve(keys, who="demo")
+            await running.operations.begin(OperationAction.APPROVE, Selection(ids=keys), who="demo", at_once=True)
             print(f"somebody approves {len(keys)} of {len(waiting)} retries that wait for it", flush=True)
 
 

@@ -21,7 +21,7 @@ from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.model.labels import NO_LABELS, Labels
 from exporter.model.retries import Retry
-from exporter.retries.control import Control, retry_facts
+from exporter.retries.control import retry_facts
 from exporter.source import Source
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger, database, open_engine
@@ -104,7 +104,7 @@ async def tell(
     outline: Outline,
     path: str,
     body: dict[str, Any],
-    here: Callable[[Control, str], Awaitable[dict[str, Any]]],
+    here: Callable[[Memory, str], Awaitable[dict[str, Any]]],
     *,
     say: Say,
     by_rules: bool = False,
@@ -119,7 +119,7 @@ async def tell(
     while True:
         try:
             async with offline(outline, to_read=False, by_rules=by_rules) as opened:
-                answer = await here(opened.control, who)
+                answer = await here(opened, who)
                 break
         except StoreInUse:
             try:

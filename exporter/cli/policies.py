@@ -8,8 +8,9 @@ from typing import Any
 from exporter.cli.ledger import Say, as_text, dead_letter, moment, offline
 from exporter.clock import SystemClock
 from exporter.config.outline import Outline, outline
-from exporter.model.decision import Rung, facts_of
+from exporter.model.decision import Rung
 from exporter.model.policy import Rules
+from exporter.model.subject import facts_of
 from exporter.retries.control import Found, decision_facts, letter_facts
 
 

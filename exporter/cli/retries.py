@@ -6,13 +6,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
+from exporter.app import Memory
 from exporter.cli import UsageError
 from exporter.cli import ledger as commands
 from exporter.cli.ledger import dead_letter
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
 from exporter.config.outline import Outline, outline, without_config
-from exporter.retries.control import Control
+from exporter.model.operations import OperationAction
+from exporter.retries.operations import Selection
 
 
 def list(options: argparse.Namespace) -> int:
@@ -35,48 +37,60 @@ def pause(options: argparse.Namespace) -> int:
     source, seconds, why = options.source, options.seconds, options.why
     body = {"source": source, "for": None if seconds is None else f"{seconds}s", "why": why or None}
     return _tell(
-        options, "/api/v1/retries/pause", body, lambda c, who: c.pause(source, seconds=seconds, who=who, why=why)
+        options,
+        "/api/v1/retries/pause",
+        body,
+        lambda m, who: m.control.pause(source, seconds=seconds, who=who, why=why),
     )
 
 
 def resume(options: argparse.Namespace) -> int:
     source = options.source
-    return _tell(options, "/api/v1/retries/resume", {"source": source}, lambda c, who: c.resume(source, who=who))
+    return _tell(
+        options, "/api/v1/retries/resume", {"source": source}, lambda m, who: m.control.resume(source, who=who)
+    )
 
 
 def approve(options: argparse.Namespace) -> int:
     if bool(options.ids) == bool(options.policy):
         raise UsageError("name what to approve: SOURCE/ID …, or --policy NAME")
     body = {"policy": options.policy} if options.policy else {"ids": options.ids}
+    selection = Selection(ids=[dead_letter(text) for text in options.ids], policy=options.policy)
 
-    async def here(control: Control, who: str) -> dict[str, Any]:
-        keys = [dead_letter(text) for text in options.ids] or control.awaiting(options.policy)
-        return await control.approve(keys, who=who)
+    async def here(memory: Memory, who: str) -> dict[str, Any]:
+        return await memory.operations.begin(OperationAction.APPROVE, selection, who=who, at_once=True)
 
     return _tell(options, "/api/v1/retries/approve", body, here, by_rules=True)
 
 
 def hold(options: argparse.Namespace) -> int:
-    key, seconds = dead_letter(options.id), options.seconds
+    seconds = options.seconds
     body = {"for": None if seconds is None else f"{seconds}s"}
-    return _tell(options, _path(key, "hold"), body, lambda c, who: c.hold(key, seconds=seconds, who=who))
+    return _one(options, OperationAction.HOLD, body, seconds=seconds)
 
 
 def quarantine(options: argparse.Namespace) -> int:
-    key = dead_letter(options.id)
-    return _tell(options, _path(key, "quarantine"), {}, lambda c, who: c.quarantine(key, who=who))
+    return _one(options, OperationAction.QUARANTINE, {})
 
 
 def release(options: argparse.Namespace) -> int:
-    key, sent = dead_letter(options.id), not options.not_sent
-    return _tell(options, _path(key, "release"), {"sent": sent}, lambda c, who: c.release(key, sent=sent, who=who))
+    return _one(options, OperationAction.RELEASE, {"sent": not options.not_sent}, sent=not options.not_sent)
+
+
+def _one(options: argparse.Namespace, action: OperationAction, body: dict[str, Any], **more: Any) -> int:
+    key = dead_letter(options.id)
+
+    async def here(memory: Memory, who: str) -> dict[str, Any]:
+        return await memory.operations.begin(action, Selection(ids=[key]), who=who, at_once=True, **more)
+
+    return _tell(options, _path(key, action), body, here)
 
 
 def _tell(
     options: argparse.Namespace,
     path: str,
     body: dict[str, Any],
-    here: Callable[[Control, str], Coroutine[Any, Any, dict[str, Any]]],
+    here: Callable[[Memory, str], Coroutine[Any, Any, dict[str, Any]]],
     *,
     by_rules: bool = False,
 ) -> int:

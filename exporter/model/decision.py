@@ -97,7 +97,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
     """Decide about one dead letter."""
     facts = facts_of(subject, now)
     owner, undecided = find_owner(rules.policies, facts)
-    subject = replace(subject, overrides=[o for o in subject.overrides if _speaks_of(o, owner)])
+    subject = replace(subject, overrides=[o for o in subject.overrides if o.holds(now) and _speaks_of(o, owner)])
     mode = rules.mode_of(subject.source, subject.overrides)
     if owner is not None:
         mode = lowest(mode, owner.mode)
@@ -340,7 +340,6 @@ class _Climber:
             owner=owner,
             group=self.group,
             workflow_id=self.subject.letter.workflow_id,
-            well_at=self.subject.well_at,
             at_once=self.at_once,
             unbudgeted=self.wish is not None or self.mode is Mode.SHADOW,
         )

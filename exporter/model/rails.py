@@ -181,6 +181,7 @@ class Rails:
     gates: Mapping[tuple[str, str], Gate] = field(default_factory=dict)  # by policy and group; "" is the whole policy
     unverified: Mapping[tuple[str, str], int] = field(default_factory=dict)  # open and not in doubt, by the same
     approved_groups: frozenset[tuple[str, str]] = frozenset()  # where an approval holds for the rest
+    well: Mapping[str, float] = field(default_factory=dict)  # when runs of workflows last succeeded by themselves
 
     def gate(self, policy: str, group: str) -> Gate:
         return self.gates.get((policy, group), NEW_GATE)
@@ -209,7 +210,6 @@ class Passenger:
     owner: Policy
     group: str
     workflow_id: str
-    well_at: float | None = None  # when a run of its workflow last succeeded by itself
     at_once: bool = False  # a person wants it now: past storm, gate and budget, not past the pace
     unbudgeted: bool = False  # a person let it pass, or nothing is sent
 
@@ -238,15 +238,16 @@ def checks(
 
 
 def _gates(rails: Rails, passenger: Passenger, now: float, taken: Mapping[tuple[str, str], int]) -> Check:
+    well_at = rails.well.get(passenger.workflow_id)
     for key, rules, whose in gates_of(passenger.owner, passenger.group):
         gate = rails.gates.get(key, NEW_GATE)
-        opens_at = gate.opens_at(rules, now, well_at=passenger.well_at)
+        opens_at = gate.opens_at(rules, now, well_at=well_at)
         if now < opens_at:
             times = "once" if gate.trips == 1 else f"{gate.trips} times in a row"
             detail = f"its {whose} cools off: retrying failed {times}"
             return Check(reason=Reason.GATE, refuses=True, detail=detail, next_at=opens_at)
         passing = rails.unverified.get(key, 0) + taken.get(key, 0)
-        if passing >= gate.width(rules, now, well_at=passenger.well_at):
+        if passing >= gate.width(rules, now, well_at=well_at):
             return Check(reason=Reason.GATE, refuses=True, detail=f"others of its {whose} are not verified yet")
     return Check(reason=Reason.GATE, refuses=False)
 

@@ -41,7 +41,6 @@ class Subject:
     refused: Refused | None = None
     waited: float = 0.0  # seconds in which it could not have been tried, up to its last decision
     waits_since: float | None = None  # since when it cannot be tried, if it cannot
-    well_at: float | None = None  # when a run of its workflow last succeeded by itself, on our clock
     rails: Rails = FREE
 
     @property

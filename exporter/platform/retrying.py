@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from exporter.model import DeadLetter, Observation, Result
-from exporter.model.retries import Traits
+from exporter.model.retries import Answer, Traits
 from exporter.wire.api import Api
+from exporter.wire.errors import ApiError
 
 #: What an adapter wants to remember of the moment before the call, to recognise later what is new: JSON.
 Mark = Any
@@ -87,6 +88,45 @@ class Adapter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What an answer with a status means, if it also says one of some words (in lower case) where there are any."""
+
+    status: int
+    answer: Answer
+    words: tuple[str, ...] = ()
+    asks_to_wait: bool = False  # only with a Retry-After
+
+
+#: What answers that are no acceptance mean; the first that fits. What none names is in doubt.
+MEANINGS = (
+    Meaning(400, Answer.REJECTED),
+    Meaning(401, Answer.DENIED),
+    Meaning(403, Answer.DENIED, words=("scope", "licen")),
+    Meaning(403, Answer.REJECTED),
+    Meaning(404, Answer.REJECTED),
+    Meaning(405, Answer.REJECTED),
+    Meaning(409, Answer.BUSY),
+    Meaning(412, Answer.BUSY),
+    Meaning(422, Answer.REJECTED),
+    Meaning(423, Answer.BUSY),
+    Meaning(429, Answer.BUSY),
+    Meaning(503, Answer.BUSY, asks_to_wait=True),
+)
+#: Statuses by which the whole platform is busy, and not only the workflow.
+ALL_BUSY = frozenset({429, 503})
+
+
+def meaning(error: ApiError, meanings: Sequence[Meaning] = MEANINGS) -> Answer:
+    """What an answer to a call means. It was sent: what never left means nothing."""
+    said = error.detail.lower()
+    for row in meanings:
+        named = not row.words or any(word in said for word in row.words)
+        if row.status == error.status and named and (not row.asks_to_wait or error.retry_after is not None):
+            return row.answer
+    return Answer.IN_DOUBT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
     """The part of a platform's declaration that is about retrying."""
@@ -95,3 +135,4 @@ class Retrying:
     connect: Callable[[Any, Api], Adapter]  # the source's config and its wire
     #: What a dead letter descends from, as far as its own id tells; retries are counted per root.
     root: Callable[[DeadLetter], str] = field(default=lambda letter: letter.id)
+    meanings: Sequence[Meaning] = MEANINGS  # its own rows come before the common ones

@@ -5,19 +5,25 @@ Memory follows the commits, as the ledger publishes them, and is never ahead of 
 
 import asyncio
 import secrets
+from bisect import insort
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exporter.model import DeadLetter
+from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, RunFinished
 from exporter.model.ledger import Committed, Key
-from exporter.model.policy import Rules
-from exporter.model.retries import Decision, Outcome, Override, OverrideAction, Retry, Scope
+from exporter.model.operations import OperationState
+from exporter.model.policy import GateRules, Rules
+from exporter.model.rails import Gate, Purse, Rails, Setback, set_back, storm
+from exporter.model.retries import Answer, Decision, Outcome, Override, OverrideAction, Retry, Scope
+from exporter.model.subject import Refused
 from exporter.retries import protocol
 from exporter.source import Source
 from exporter.store import audit
+from exporter.store import rails as kept
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Refusal, Remembered, Reservation
+from exporter.store.retries import Decided, Evidence, Refusal, Remembered, Reservation
 from exporter.view.projection import Projection
 
 #: Closed retries remembered for the status page, beside those of open dead letters.
@@ -54,8 +60,20 @@ class RetryBook:
         self._lineage: dict[Key, str] = {}
         self._unmade: dict[str, set[str]] = {}  # open dead letters that no call of ours can have made
         self._by_root: dict[Key, dict[str, Retry]] = {}
+        self._histories: dict[Key, tuple[Retry, ...]] = {}  # the same, in order
+        self._of_root: dict[Key, tuple[Override, ...]] = {}  # what was said of each root
+        self._shared: dict[str, tuple[Override, ...]] = {}  # what was said of more than one, by source
+        self._approved: dict[str, frozenset[tuple[str, str]]] = {}
+        self._gates: dict[str, dict[tuple[str, str], Gate]] = {source: {} for source in sources}
+        self._setbacks: dict[str, dict[str, Setback]] = {source: {} for source in sources}
+        self._purses: dict[str, Purse] = {}
+        self._refused: dict[Key, Refused] = {}
+        self._earned: dict[str, int] = {}  # successful runs that the budget of a source does not hold yet
+        self._ended: dict[str, deque[tuple[float, bool]]] = {}  # runs that ended lately: when, and whether they failed
+        self._rails: dict[str, Rails] = {}
+        self.operations: dict[str, OperationState] = {}
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in sources}
-        self._decided: dict[Key, tuple[str, str, str]] = {}
+        self._decided: dict[Key, Decided] = {}
         self._worked_at: dict[tuple[str, str], float] = {}  # by policy and group: the last approved one that worked
         self._failed_at: dict[tuple[str, str], float] = {}  # the last that failed, or did not last
         self._lowered_at: dict[str, float] = {}  # by source
@@ -70,8 +88,9 @@ class RetryBook:
             "load_retries", script.remember(now, self._roots_by, groups_since=groups_since)
         )
         self._lineage, self._decided, self._full_at = remembered.lineage, remembered.decided, remembered.full_at
-        self.overrides = {override.id: override for override in remembered.overrides}
-        self._lowered_at = remembered.lowered_at
+        self._set_overrides({override.id: override for override in remembered.overrides})
+        self._lowered_at, self.operations = remembered.lowered_at, remembered.operations
+        await self._load_rails(remembered.kept, now)
         for retry in remembered.retries:
             self._keep(retry)
         for retry in remembered.of_groups:
@@ -90,10 +109,94 @@ class RetryBook:
         """What a dead letter descends from, across the runs that retries created."""
         return self._root(source, letter, self._lineage)
 
-    def history(self, source: str, root: str) -> list[Retry]:
-        """The retries of one root, in order."""
-        found = self._by_root.get((source, root), {}).values()
-        return sorted(found, key=lambda retry: (retry.claimed_at, retry.ordinal))
+    async def _load_rails(self, found: kept.KeptState, now: float) -> None:
+        for (source, policy, group), gate in found.gates.items():
+            self._gates.setdefault(source, {})[policy, group] = gate
+        for (source, key), setback in found.setbacks.items():
+            self._setbacks.setdefault(source, {})[key] = setback
+        self._purses, self._refused = found.purses, found.refused
+        for source in self._sources:
+            rules = self.rules.source(source)
+            if rules.budget is not None and source not in self._purses:
+                self._purses[source] = Purse(at=now)
+                await self._ledger.transact("load_retries", kept.put_purse(source, self._purses[source]))
+            if rules.storm is not None:
+                since = now - self._sources[source].ahead - rules.storm.within
+                ends = await self._ledger.transact("load_retries", script.ends_of_runs(source, since))
+                ahead = self._sources[source].ahead
+                self._ended[source] = deque((at + ahead, result in FAILED) for at, result in ends)
+
+    def history(self, source: str, root: str) -> Sequence[Retry]:
+        """The retries of one root, in order; the very same object while nothing has changed."""
+        found = self._histories.get((source, root))
+        return () if found is None else found
+
+    def decided(self, source: str, letter_id: str) -> Decided | None:
+        """What was last decided of a dead letter, and how long it could not have been tried."""
+        return self._decided.get((source, letter_id))
+
+    def refused(self, source: str, letter_id: str) -> Refused | None:
+        """Why the last look at a dead letter refused."""
+        return self._refused.get((source, letter_id))
+
+    def root_overrides(self, source: str, root: str) -> tuple[Override, ...]:
+        """What was said of one root; the very same object while nothing has changed."""
+        return self._of_root.get((source, root), ())
+
+    def shared_overrides(self, source: str) -> tuple[Override, ...]:
+        """What was said of more than one root of a source; the very same object while nothing has changed."""
+        found = self._shared.get(source)
+        if found is None:
+            found = tuple(o for o in self.overrides.values() if o.scope is not Scope.ROOT and o.source in ("", source))
+            self._shared[source] = found
+        return found
+
+    def rails(self, source: str, now: float) -> Rails:
+        """How the rails of a source stand; the very same object while nothing has changed."""
+        found = self._rails.get(source)
+        made = self._made_rails(source, now)
+        if found != made:
+            self._rails[source] = found = made
+        return found
+
+    def _made_rails(self, source: str, now: float) -> Rails:
+        rules, setbacks, gates = self.rules.source(source), self._setbacks[source], self._gates[source]
+        pace = script.slowed(rules.pace, setbacks.get(""), now)
+        full_at = pace.full(self._full_at.get(source, 0.0), now)
+        purse = self._purses.get(source)
+        tokens = token_at = None
+        if rules.budget is not None and purse is not None:
+            earned = self._earned.get(source, 0)
+            tokens, token_at = purse.now(rules.budget, now, earned=earned), None
+            if tokens < 1.0:
+                token_at = purse.next_at(rules.budget, now, earned=earned)
+        opened = self._open[source].values()
+        return Rails(
+            pace=pace,
+            pace_at=pace.next_at(full_at) if full_at > now else 0.0,
+            in_flight=sum(1 for retry in opened if retry.in_flight),
+            setbacks={key: one for key, one in setbacks.items() if one.holds_until(now) > now},
+            storm=self._storm(source, now),
+            tokens=tokens,
+            token_at=token_at,
+            gates=dict(gates),
+            unverified=script.unverified(opened),
+            approved_groups=self.approved_groups(source, now),
+            well=self._well(source) if any(gate.is_shut for gate in gates.values()) else {},
+        )
+
+    def _storm(self, source: str, now: float) -> str:
+        rules, ended = self.rules.source(source).storm, self._ended.get(source)
+        if rules is None or ended is None:
+            return ""
+        while ended and ended[0][0] < now - rules.within:
+            ended.popleft()
+        return storm(len(ended), sum(failed for _, failed in ended), rules)
+
+    def _well(self, source: str) -> dict[str, float]:
+        one = self._sources[source]
+        found = {letter.workflow_id: one.well_at(letter.workflow_id) for letter in one.known.dead_letters.values()}
+        return {workflow_id: at for workflow_id, at in found.items() if at is not None}
 
     def open_of(self, source: str) -> list[Retry]:
         """The open retries of a source, oldest first."""
@@ -123,27 +226,20 @@ class RetryBook:
             for override in self.holding(now)
         )
 
-    def pace_at(self, source: str, now: float) -> float:
-        """When the pace next allows a call."""
-        return self.rules.source(source).pace.next_at(self._full(source, now))
-
-    def room(self, source: str, now: float) -> int:
-        """How many calls the pace allows now."""
-        pace, in_flight = self.rules.source(source).pace, sum(1 for r in self.open_of(source) if r.in_flight)
-        tokens = pace.burst - max(0.0, self._full(source, now) - now) * pace.rate
-        return max(0, min(int(tokens + 1e-6), pace.in_flight - in_flight))
-
     def approved_groups(self, source: str, now: float) -> frozenset[tuple[str, str]]:
         """Policies and groups of which a retry that a person approved has worked lately, and nothing failed since.
 
-        Neither was the source lowered since.
+        Neither was the source lowered since. The very same object while nothing has changed.
         """
         lowered = max(self._lowered_at.get(source, 0.0), self._lowered_at.get("", 0.0))
-        return frozenset(
+        found = frozenset(
             group
             for group, at in self._worked_at.items()
             if 0.0 <= now - at <= GROUP_APPROVAL_SECONDS and at > max(lowered, self._failed_at.get(group, 0.0))
         )
+        if found != self._approved.get(source):
+            self._approved[source] = found
+        return self._approved[source]
 
     def settling(self, source: str, now: float) -> list[Retry]:
         """Retries whose success is so young that the same failure would mean it did not last."""
@@ -166,7 +262,50 @@ class RetryBook:
         """Write what became of these; nothing is done for none."""
         if retries:
             traced = {source for source, rules in self._ledger.rules.items() if rules.traced}
-            await self._ledger.transact("save_retry", script.save(retries, now=now, kind=kind, who=who, traced=traced))
+            evidence = {retry.id: self._evidence(retry, now) for retry in retries if retry.outcome is not None}
+            saving = script.save(retries, now=now, kind=kind, who=who, traced=traced, evidence=evidence)
+            await self._ledger.transact("save_retry", saving)
+
+    def _evidence(self, retry: Retry, now: float) -> Evidence:
+        """What the verdict of a retry is weighed by."""
+        source, rules = self._sources[retry.source], self.rules.source(retry.source)
+        policy = next((policy for policy in self.rules.policies if policy.name == retry.policy), None)
+        return Evidence(
+            gate=GateRules() if policy is None else policy.gate,
+            storm=bool(self._storm(retry.source, now)),
+            well_at=source.well_at(retry.workflow_id),
+            failed_at=retry.opened_at + source.ahead,
+            budget=None if rules.budget is None else rules.budget.cap,
+        )
+
+    async def set_back(self, source: str, key: str, *, retry_after: float | None, now: float) -> Setback:
+        """Leave a source (key "") or one of its workflows alone for a while; longer each time."""
+        state = set_back(self._setbacks[source].get(key), retry_after=retry_after, now=now)
+        await self._ledger.transact("save_retry", kept.put_setbacks(source, {key: state}))
+        return state
+
+    def earned(self, source: str) -> int:
+        """Successful runs of a source that its budget does not hold yet."""
+        return self._earned.get(source, 0)
+
+    def rejected_in_a_row(self, source: str) -> int:
+        """How many different dead letters the platform refused to retry, one after the other, up to now."""
+        ended = [retry for retry in self.everything() if retry.source == source and retry.answered_at is not None]
+        roots: set[str] = set()
+        for retry in sorted(ended, key=lambda retry: retry.answered_at or 0.0, reverse=True):
+            if retry.answer is not Answer.REJECTED:
+                break
+            roots.add(retry.root)
+        return len(roots)
+
+    async def refuse(self, source: str, letter_id: str, refused: Refused | None) -> None:
+        """Remember why a look at a dead letter refused; None: it no longer does."""
+        if refused is not None or (source, letter_id) in self._refused:
+            await self._ledger.transact("save_retry", kept.put_refused(source, {letter_id: refused}))
+
+    async def ran_after_all(self, retries: Sequence[Retry], *, now: float) -> None:
+        """Refused calls that ran all the same use up their retries."""
+        await self._ledger.transact("save_retry", script.ran_after_all(retries, now=now))
 
     async def change(
         self, retry: Retry, change: Callable[[Retry], Retry], *, now: float, kind: str = "", who: str = "engine"
@@ -204,17 +343,37 @@ class RetryBook:
     async def recurred(self, retry: Retry, *, now: float) -> None:
         await self._ledger.transact("save_retry", script.recur(retry, now=now))
 
-    async def decide(self, source: str, decisions: Mapping[Key, Decision], *, now: float) -> int:
-        """Remember what is decided of all open dead letters of a source; returns how many decisions changed."""
-        changed = {key: d for key, d in decisions.items() if self._decided.get(key) != d.label}
-        gone = [key for key in self._decided if key[0] == source and key not in decisions]
-        if changed or gone:
-            await self._ledger.transact("decide", script.decide(changed, gone, now=now, policies_hash=self.rules.hash))
-            self._decided |= {key: decision.label for key, decision in changed.items()}
-            for key in gone:
-                del self._decided[key]
-        self.decisions = {k: d for k, d in self.decisions.items() if k[0] != source} | dict(decisions)
-        return len(changed)
+    async def decide(self, source: str, changed: Mapping[str, Decision], gone: Sequence[str], *, now: float) -> int:
+        """Remember what is decided otherwise of dead letters of a source; returns how many labels changed."""
+        for letter_id, decision in changed.items():
+            self.decisions[source, letter_id] = decision
+        for letter_id in gone:
+            self.decisions.pop((source, letter_id), None)
+        said: dict[Key, tuple[Decision, Decided]] = {}
+        for letter_id, decision in changed.items():
+            before = self._decided.get((source, letter_id))
+            waits_since = None if decision.ages else now
+            if before is not None:
+                if before.label == decision.label and (before.waits_since is None) == decision.ages:
+                    continue
+                waits_since = None if decision.ages else before.waits_since or now
+            waited = 0.0 if before is None else before.waited
+            if before is not None and decision.ages and before.waits_since is not None:
+                waited += max(0.0, now - before.waits_since)
+            decided = Decided(label=decision.label, waited=waited, waits_since=waits_since)
+            said[source, letter_id] = decision, decided
+        ended = [(source, letter_id) for letter_id in gone if (source, letter_id) in self._decided]
+        if said or ended:
+            writing = script.decide(said, ended, now=now, policies_hash=self.rules.hash)
+            await self._ledger.transact("decide", writing)
+        counted = 0
+        for key, (decision, decided) in said.items():
+            had = self._decided.get(key)
+            counted += had is None or had.label != decision.label
+            self._decided[key] = decided
+        for key in ended:
+            del self._decided[key]
+        return counted
 
     async def put(self, overrides: Sequence[Override], *, now: float) -> None:
         await self._ledger.transact("override", script.put_overrides(overrides, now=now))
@@ -224,8 +383,9 @@ class RetryBook:
 
     async def redate(self, source: str, *, now: float) -> None:
         """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""
-        full_at = self._full(source, now)
-        if full_at < self._full_at.get(source, 0.0):
+        noted = self._full_at.get(source, 0.0)
+        full_at = script.slowed(self.rules.source(source).pace, self._setbacks[source].get(""), now).full(noted, now)
+        if full_at < noted:
             await self._ledger.transact("save_retry", script.set_pace(source, full_at))
         for retry in self.open_of(source):
             if protocol.redated(retry, now=now) is not retry:
@@ -244,7 +404,8 @@ class RetryBook:
         recent = {(retry.source, retry.root) for retry in self.everything()[:RECENT_MAX]}
         opened = {(r.source, r.root) for retries in self._open.values() for r in retries.values()}
         self._by_root = {key: found for key, found in self._by_root.items() if key in keep | recent | opened}
-        self.overrides = {override.id: override for override in self.holding(now)}
+        self._histories = {key: found for key, found in self._histories.items() if key in self._by_root}
+        self._set_overrides({override.id: override for override in self.holding(now)})
 
     async def audit_of(self, identity: str) -> list[dict[str, Any]]:
         """Every record about a retry or a dead letter (ID or SOURCE/ID), oldest first."""
@@ -273,20 +434,74 @@ class RetryBook:
         for key, root in committed.lineage.items():
             self._lineage.setdefault(key, root)
         for override in committed.overrides:
-            self.overrides[override.id] = override
+            self._put_override(override)
             if override.action is OverrideAction.LOWER:
                 before = self._lowered_at.get(override.source, 0.0)
                 self._lowered_at[override.source] = max(before, override.created_at)
         for ended in committed.ended_overrides:
-            self.overrides.pop(ended, None)
+            self._end_override(ended)
         self._full_at |= committed.full_at
+        self._apply_rails(committed)
         if self._projection is not None:
             for source in {retry.source for retry in committed.retries}:
                 self._projection.show_open_retries(source, self._open[source].values())
 
-    def _full(self, source: str, now: float) -> float:
-        """When the bucket of the pace is full again: at most what filling it takes from now, whatever was noted."""
-        return self.rules.source(source).pace.full(self._full_at.get(source, 0.0), now)
+    def _apply_rails(self, committed: Committed) -> None:
+        for (source, policy, group), gate in committed.gates.items():
+            self._gates.setdefault(source, {})[policy, group] = gate
+        for (source, key), setback in committed.setbacks.items():
+            self._setbacks.setdefault(source, {})[key] = setback
+        for source, purse in committed.purses.items():
+            self._purses[source], self._earned[source] = purse, 0
+        for letter, refused in committed.refused.items():
+            if refused is None:
+                self._refused.pop(letter, None)
+            else:
+                self._refused[letter] = refused
+        self.operations |= committed.operations
+        for outcome in committed.outcomes:
+            self._note_runs(outcome.batch.source, outcome.changes)
+
+    def _note_runs(self, source: str, changes: Sequence[Change]) -> None:
+        """What the source's own runs say of its health; ours, that retries made, say nothing of it."""
+        rules = self.rules.source(source)
+        if rules.storm is None and rules.budget is None:
+            return
+        for change in changes:
+            if isinstance(change, RunFinished) and (source, change.run.id) not in self._lineage:
+                self._earned[source] = self._earned.get(source, 0) + (change.result in SUCCEEDED)
+                at = change.run.finished_at
+                if rules.storm is not None and at is not None:
+                    ended = (at + self._sources[source].ahead, change.result in FAILED)
+                    insort(self._ended.setdefault(source, deque()), ended)
+
+    def _set_overrides(self, overrides: dict[str, Override]) -> None:
+        self.overrides, self._shared, self._of_root = {}, {}, {}
+        for override in overrides.values():
+            self._put_override(override)
+
+    def _put_override(self, override: Override) -> None:
+        self._end_override(override.id)
+        self.overrides[override.id] = override
+        if override.scope is Scope.ROOT:
+            key = (override.source, override.key)
+            self._of_root[key] = (*self._of_root.get(key, ()), override)
+        else:
+            self._shared = {}
+
+    def _end_override(self, identity: str) -> None:
+        override = self.overrides.pop(identity, None)
+        if override is None:
+            return
+        if override.scope is Scope.ROOT:
+            key = (override.source, override.key)
+            left = tuple(one for one in self._of_root.get(key, ()) if one.id != identity)
+            if left:
+                self._of_root[key] = left
+            else:
+                self._of_root.pop(key, None)
+        else:
+            self._shared = {}
 
     def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
         """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""
@@ -294,7 +509,10 @@ class RetryBook:
         return not is_known and all(retry.shadow for retry in self.history(source, self.root_of(source, letter)))
 
     def _keep(self, retry: Retry) -> None:
-        self._by_root.setdefault((retry.source, retry.root), {})[retry.id] = retry
+        key = (retry.source, retry.root)
+        of_root = self._by_root.setdefault(key, {})
+        of_root[retry.id] = retry
+        self._histories[key] = tuple(sorted(of_root.values(), key=lambda one: (one.claimed_at, one.ordinal)))
         self._note_group(retry)
         of_source = self._open.setdefault(retry.source, {})
         if retry.is_open:

@@ -1,7 +1,6 @@
 """What people may say about retries, for the web and the commands alike. Each word is a row of the ledger, with an end.
 
-Whatever a person says can only be said of what is there now: an approval is a frozen list of dead letters as they are,
-and void for those that change.
+Here is what is said of all or of one; what is done to many dead letters at once is an operation.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,20 +9,20 @@ from typing import Any
 
 from exporter.clock import Clock
 from exporter.model import DeadLetter
-from exporter.model.decision import Ladder, Subject, climb, snapshot_of
-from exporter.model.retries import Decision, Mode, Override, OverrideAction, Reason, Retry, RetryState, Scope
+from exporter.model.decision import Ladder
+from exporter.model.retries import Decision, Override, OverrideAction, Reason, Retry, RetryState, Scope
+from exporter.model.subject import Subject
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
-from exporter.retries.subjects import subjects
+from exporter.retries.deciding import Decider
 from exporter.source import Source
 
-#: A pause and an approval end by themselves after so long (seconds) unless another end is given.
+#: A pause ends by itself after so long (seconds) unless another end is given.
 PAUSE_SECONDS = 86400.0
-APPROVAL_SECONDS = 86400.0
 #: Overrides of one dead letter that let it pass once.
-_LETS_PASS = (OverrideAction.APPROVE, OverrideAction.RETRY_NOW)
+LETS_PASS = (OverrideAction.APPROVE, OverrideAction.RETRY_NOW)
 #: Overrides of one dead letter that a person may take back with ``release``.
-_RELEASED = (OverrideAction.HOLD, OverrideAction.QUARANTINE, *_LETS_PASS)
+_RELEASED = (OverrideAction.HOLD, OverrideAction.QUARANTINE, *LETS_PASS)
 
 
 class ControlError(Exception):
@@ -50,32 +49,50 @@ class Control:
     """Says it: to the ledger, and wakes the retrier that heeds it."""
 
     def __init__(
-        self, book: RetryBook, sources: Mapping[str, Source], clock: Clock, *, names: Collection[str] | None = None
+        self,
+        book: RetryBook,
+        sources: Mapping[str, Source],
+        clock: Clock,
+        *,
+        names: Collection[str] | None = None,
+        deciders: Mapping[str, Decider] | None = None,
     ) -> None:
-        """``names`` are the sources that may be named, where there are more than those whose platform is known."""
+        """``names`` are the sources that may be named, where there are more than those whose platform is known.
+
+        ``deciders`` are those of running retriers: what they last decided is so. Without them it is decided when asked.
+        """
         self._book = book
         self._sources = sources
         self._names = sources if names is None else names
         self._clock = clock
+        self._decide = deciders is None
+        self._deciders = {n: Decider(book, s) for n, s in sources.items()} if deciders is None else deciders
 
     # What is so
 
     def everything(self, source: str | None = None) -> list[Found]:
-        """Every open dead letter with the whole ladder of the decision about it, oldest first."""
+        """Every open dead letter with the decision about it, oldest first."""
         now, found = self._clock.now(), list[Found]()
-        for name, one in self._sources.items():
+        for name, decider in self._deciders.items():
             if source in (None, name):
-                for subject in subjects(self._book, one, now=now):
-                    found.append(Found(subject=subject, ladder=climb(subject, self._book.rules, now)))
+                if self._decide:
+                    decider.turn_at_once(now)
+                known = self._sources[name].known.dead_letters
+                stood = {subject.letter.id: (subject, ladder) for subject, ladder in decider.standing()}
+                for letter in known.values():
+                    subject, ladder = stood.get(letter.id) or decider.ladder(letter, now)
+                    found.append(Found(subject=subject, ladder=ladder))
         return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.key))
 
     def one(self, source: str, letter_id: str) -> Found:
+        """One open dead letter with every check of the decision about it."""
         if source not in self._sources:
             raise ControlError(f"there is no source {source}", status=404)
-        for found in self.everything(source):
-            if found.subject.letter.id == letter_id:
-                return found
-        raise ControlError(f"{source} has no open dead letter {letter_id}", status=404)
+        letter = self._sources[source].known.dead_letters.get(letter_id)
+        if letter is None:
+            raise ControlError(f"{source} has no open dead letter {letter_id}", status=404)
+        subject, ladder = self._deciders[source].ladder(letter, self._clock.now())
+        return Found(subject=subject, ladder=ladder)
 
     def awaiting(self, policy: str) -> list[tuple[str, str]]:
         """The dead letters that wait for approval under a policy now, frozen as a list."""
@@ -109,105 +126,91 @@ class Control:
             and (source is None or override.source == source)
         ]
         await self._book.end(ended, who=who, now=self._clock.now())
-        self._said(*self._sources)
+        self.said(*self._sources)
         still = source is not None and self._book.is_paused(source, self._clock.now())
         return {"resumed": source or "all sources", "ended": len(ended), "still_paused": still}
 
-    async def approve(self, keys: Sequence[tuple[str, str]], *, who: str, why: str = "") -> dict[str, Any]:
-        """Let these dead letters, as they are now, be retried once, each by the policy that owns it now."""
-        return await self._let_pass(OverrideAction.APPROVE, keys, who=who, why=why)
+    async def release(
+        self, keys: Sequence[tuple[str, str]], *, sent: bool = True, who: str, why: str = "", operation: str = ""
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """Take back what holds dead letters, and settle retries of them that are held or in doubt.
 
-    async def retry_now(self, key: tuple[str, str], *, who: str, why: str = "") -> dict[str, Any]:
-        """Have one dead letter retried now: past its backoff and hours, not past any guard."""
-        return await self._let_pass(OverrideAction.RETRY_NOW, [key], who=who, why=why)
-
-    async def hold(self, key: tuple[str, str], *, seconds: float | None, who: str, why: str = "") -> dict[str, Any]:
-        """Keep one dead letter from being retried; for good, without a time."""
-        return await self._keep(OverrideAction.HOLD, key, seconds=seconds, who=who, why=why)
-
-    async def quarantine(self, key: tuple[str, str], *, who: str, why: str = "") -> dict[str, Any]:
-        """Never retry one dead letter by itself, until it is released."""
-        return await self._keep(OverrideAction.QUARANTINE, key, seconds=None, who=who, why=why)
-
-    async def release(self, key: tuple[str, str], *, sent: bool = True, who: str, why: str = "") -> dict[str, Any]:
-        """Take back what holds a dead letter, and settle a retry that is held or in doubt.
-
-        ``sent`` is whether that retry may have had an effect; if a person knows that it had none, it does not count.
-        The retrier heeds it once it has read the platform again, after the time (``settles``) up to which an effect
-        may still show.
+        What was used up counts no longer. ``sent`` is whether an open retry may have had an effect; if a person knows
+        that it had none, it does not count. The retrier heeds it once it has read the platform again, after the time
+        (``settles``) up to which an effect may still show. Of each key: what was done, or ``refused`` and why.
         """
-        source, letter_id = key
-        now = self._clock.now()
-        retry = self._unsettled(source, letter_id)
-        root = retry.root if retry is not None else self.one(source, letter_id).subject.root
-        ended = [
-            override
-            for override in self._book.holding(now)
-            if override.source == source and override.key == root and override.action in _RELEASED
-        ]
-        if retry is None and not ended:
-            raise ControlError(f"nothing holds {letter_id}")
-        if any(override.action is OverrideAction.QUARANTINE for override in ended):
-            await self._put(Scope.ROOT, OverrideAction.RELEASE, source=source, key=root, until=None, who=who, why=why)
+        now, answers = self._clock.now(), dict[tuple[str, str], dict[str, Any]]()
+        ended, words = list[Override](), list[Override]()
+        settled: list[tuple[tuple[str, str], Retry]] = []
+        for key in keys:
+            source, letter_id = key
+            retry = self._unsettled(source, letter_id)
+            root, holding, exhausted = self._kept(key, retry, now)
+            if retry is None and not holding and not exhausted:
+                answers[key] = {"refused": f"nothing holds {letter_id}"}
+                continue
+            ended += holding
+            if exhausted or any(override.action is OverrideAction.QUARANTINE for override in holding):
+                words.append(
+                    self.word(OverrideAction.RELEASE, source=source, key=root, who=who, why=why, operation=operation)
+                )
+            answers[key] = {"released": f"{source}/{letter_id}", "ended": len(holding)}
+            if retry is not None:
+                settled.append((key, retry))
+        await self._book.put(words, now=now)
         await self._book.end(ended, who=who, now=now)
-        answer: dict[str, Any] = {"released": f"{source}/{letter_id}", "ended": len(ended)}
-        if retry is not None:
+        for key, retry in settled:
             after = await self._book.change(
                 retry, lambda r: protocol.released(r, sent=sent, who=who, now=now), now=now, kind="released", who=who
             )
             settles = max(now, protocol.horizon(retry))
-            answer |= {"retry": retry.id, "outcome": after.outcome or after.word, "settles": settles}
-        self._said(source)
-        return answer
+            answers[key] |= {"retry": retry.id, "outcome": after.outcome or after.word, "settles": settles}
+        self.said(*{source for source, _ in keys})
+        return answers
+
+    def _kept(self, key: tuple[str, str], retry: Retry | None, now: float) -> tuple[str, list[Override], bool]:
+        """The root of a dead letter, what holds it that a person may take back, and whether its retries are used up."""
+        exhausted, source = False, key[0]
+        if retry is not None:
+            root = retry.root
+        else:
+            found = self.one(*key)
+            root = found.subject.root
+            exhausted = any(rung.refuses and rung.reason is Reason.EXHAUSTED for rung in found.ladder.rungs)
+        said = self._book.root_overrides(source, root)
+        return root, [override for override in said if override.action in _RELEASED and override.holds(now)], exhausted
 
     # How
 
-    async def _let_pass(
-        self, action: OverrideAction, keys: Sequence[tuple[str, str]], *, who: str, why: str
-    ) -> dict[str, Any]:
-        found = [self.one(*key) for key in dict.fromkeys(keys)]
-        now, until = self._clock.now(), self._clock.now() + APPROVAL_SECONDS
-        words: list[Override] = []
-        for one in found:
-            subject, ladder = one.subject, one.ladder
-            if subject.traits is None:
-                raise ControlError(f"{one.key}: this platform knows no retry")
-            if ladder.decision.mode.rank < Mode.APPROVE.rank:
-                raise ControlError(f"{one.key}: the mode is {ladder.decision.mode}; nothing is sent in it")
-            held = next((rung for rung in ladder.rungs if rung.reason is Reason.HELD and rung.refuses), None)
-            if held is not None:
-                raise ControlError(f"{one.key}: {held.detail}; release it first")
-            if action is OverrideAction.APPROVE and ladder.owner is None:
-                raise ControlError(f"{one.key}: no policy owns it; ask for a retry of it instead")
-            words.append(
-                Override(
-                    id=new_id(),
-                    scope=Scope.ROOT,
-                    source=subject.source,
-                    key=subject.root,
-                    action=action,
-                    until=until,
-                    who=who,
-                    why=why,
-                    created_at=now,
-                    snapshot=snapshot_of(subject, ladder.owner, action),
-                )
-            )
-        roots = {(word.source, word.key) for word in words}
-        before = [o for o in self._book.holding(now) if o.action in _LETS_PASS and (o.source, o.key) in roots]
-        await self._book.end(before, who=who, now=now)  # said twice, it still is one retry
-        await self._book.put(words, now=now)
-        self._said(*{word.source for word in words})
-        keys_said = [one.key for one in found]
-        return {"action": action.value, "dead_letters": keys_said, "until": until}
-
-    async def _keep(
-        self, action: OverrideAction, key: tuple[str, str], *, seconds: float | None, who: str, why: str
-    ) -> dict[str, Any]:
-        found, now = self.one(*key), self._clock.now()
-        until = None if seconds is None else now + seconds
-        await self._put(Scope.ROOT, action, source=key[0], key=found.subject.root, until=until, who=who, why=why)
-        return {"action": action.value, "dead_letters": [found.key], "until": until}
+    def word(
+        self,
+        action: OverrideAction,
+        *,
+        scope: Scope = Scope.ROOT,
+        source: str,
+        key: str = "",
+        until: float | None = None,
+        who: str,
+        why: str = "",
+        starts_at: float = 0.0,
+        snapshot: dict[str, Any] | None = None,
+        operation: str = "",
+    ) -> Override:
+        """What a person says now."""
+        return Override(
+            id=new_id(),
+            scope=scope,
+            source=source,
+            key=key,
+            action=action,
+            until=until,
+            who=who,
+            why=why,
+            created_at=self._clock.now(),
+            starts_at=starts_at,
+            snapshot=snapshot or {},
+            operation=operation,
+        )
 
     async def _put(
         self,
@@ -215,18 +218,13 @@ class Control:
         action: OverrideAction,
         *,
         source: str,
-        key: str = "",
         until: float | None,
         who: str,
         why: str,
     ) -> None:
-        now = self._clock.now()
-        override = Override(
-            id=new_id(), scope=scope, source=source, key=key, action=action, until=until, who=who, why=why,
-            created_at=now,
-        )  # fmt: skip
-        await self._book.put([override], now=now)
-        self._said(*([source] if source else self._sources))
+        word = self.word(action, scope=scope, source=source, until=until, who=who, why=why)
+        await self._book.put([word], now=self._clock.now())
+        self.said(*([source] if source else self._sources))
 
     def _unsettled(self, source: str, identity: str) -> Retry | None:
         """A retry that is held or in doubt, by its own id or by its dead letter's."""
@@ -241,7 +239,8 @@ class Control:
             known = ", ".join(self._names)
             raise ControlError(f"there is no source {source}; one of {known}", status=404)
 
-    def _said(self, *sources: str) -> None:
+    def said(self, *sources: str) -> None:
+        """Have what was said heeded soon."""
         self._book.show(self._clock.now())
         for source in sources:
             if source in self._sources:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from exporter.model import SUCCEEDED, DeadLetter, Result
-from exporter.model.retries import Outcome, Retry, RetryState, Traits
+from exporter.model.retries import Answer, Outcome, Retry, RetryState, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Standing
 from exporter.wire.errors import ApiError
 
@@ -23,8 +23,6 @@ from exporter.wire.errors import ApiError
 SEND_WITHIN = 10.0
 #: An effect may show up to so many seconds after the doubt began: more than any request takes and a queue delays.
 HORIZON = 900.0
-#: Statuses by which a platform says that it did nothing.
-REFUSALS = frozenset({400, 401, 403, 404, 405, 409, 412, 422, 429})
 #: Seconds between two looks at an open retry: at first, at most, and while a person has to decide.
 LOOK_FIRST, LOOK_MOST, LOOK_HELD = 30.0, 300.0, 1800.0
 #: The run that a call makes may seem to begin so much (seconds) before it: times are rounded, and clocks differ.
@@ -48,14 +46,18 @@ def answered(retry: Retry, accepted: Accepted, *, now: float) -> Retry:
     )
 
 
-def refused(retry: Retry, error: ApiError, *, now: float) -> Retry:
-    """The call failed in a way that tells what it did: nothing; or in one that does not."""
+def refused(retry: Retry, error: ApiError, answer: Answer, *, now: float) -> Retry:
+    """The call failed in a way that tells what it did: nothing; or in one that does not.
+
+    That a platform was busy, or did not accept our credential, says nothing of the dead letter and costs it nothing.
+    """
     retry = replace(retry, answered_at=now)
     if not error.sent:
         return closed(retry, Outcome.NOT_SENT, now=now, detail=str(error))
-    if error.status in REFUSALS:
-        return closed(retry, Outcome.REJECTED, now=now, detail=str(error))
-    return doubted(retry, now=now, detail=str(error))
+    if answer is Answer.IN_DOUBT:
+        return doubted(retry, now=now, detail=str(error))
+    spared = "" if answer is Answer.REJECTED else answer.value
+    return replace(closed(retry, Outcome.REJECTED, now=now, detail=str(error)), answer=answer, spared=spared)
 
 
 def doubted(retry: Retry, *, now: float, detail: str) -> Retry:

@@ -6,23 +6,24 @@ claim has read the kill switch in its own transaction; after it only the platfor
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from exporter.clock import Clock
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
-from exporter.model.decision import Ladder, Subject, climb, due_first, error_fingerprint, take_turns
+from exporter.model.decision import Ladder, climb
 from exporter.model.fold import resolve
 from exporter.model.ledger import Batch
-from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
-from exporter.platform.retrying import Look, Standing, Target
+from exporter.model.retries import Answer, Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
+from exporter.model.subject import Refused, Subject, error_fingerprint
+from exporter.platform.retrying import ALL_BUSY, Look, Standing, Target, meaning
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
-from exporter.retries.subjects import subjects
+from exporter.retries.deciding import Decider, Turn
 from exporter.source import Source
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Reservation
+from exporter.store.retries import Reservation, ordinal
 from exporter.store.script import StoreError
 from exporter.wire.errors import ApiError
 
@@ -30,10 +31,12 @@ log = get_logger(__name__)
 
 #: Seconds between two turns.
 INTERVAL = 5.0
-#: Dead letters decided about before others get a chance to run.
-DECIDED_AT_ONCE = 200
-#: After a preflight that refused, one that failed, or a refused reservation, it is tried again so many seconds later.
-WAIT_REFUSED, WAIT_FAILED, WAIT_UNRESERVED = 900.0, 120.0, 60.0
+#: A look that refused or failed is repeated so many seconds later at first, then twice as long, at most …
+WAIT_FIRST, WAIT_MOST = 60.0, 900.0
+#: Seconds until a look at an open retry that failed is repeated.
+LOOK_FAILED = 120.0
+#: Refusals in a row, of different dead letters, after which it is not the dead letters.
+REJECTED_IN_A_ROW = 5
 #: Details of dead letters fetched in one turn, because a policy depends on them.
 DETAILS_PER_TURN_MAX = 10
 #: Dead letters a turn tries to send at most: what they teach takes part in the next.
@@ -42,7 +45,7 @@ TRIES_PER_TURN_MAX = 10
 GATHERING = 3.0
 #: A stop waits so long (seconds) for a call that is under way.
 STOP_SECONDS_MAX = 4.0
-#: A source whose credential was refused is lowered to approval for so long (seconds).
+#: A source whose credential was refused is lowered to approval for at most so long (seconds).
 LOWERED_FOR = 86400.0
 ENGINE = "engine"
 
@@ -69,18 +72,20 @@ class _Intent:
 class Retrier:
     """Retries the dead letters of one source."""
 
-    def __init__(self, source: Source, ledger: Ledger, clock: Clock, *, book: RetryBook) -> None:
+    def __init__(
+        self, source: Source, ledger: Ledger, clock: Clock, *, book: RetryBook, decider: Decider | None = None
+    ) -> None:
         """Raises ``ValueError`` for a source whose platform knows no retries."""
         if source.adapter is None or source.platform.retrying is None:
             raise ValueError(f"the platform of {source.name} knows no retries")
         self.source = source
         self._adapter = source.adapter
-        self._traits = source.platform.retrying.traits
+        self._traits, self._meanings = source.platform.retrying.traits, source.platform.retrying.meanings
         self._book = book
         self._known = source.known
         self._ledger = ledger
         self._clock = clock
-        self._looked: dict[str, tuple[float, str]] = {}  # dead letters that were refused: until when, and why
+        self.decider = decider or Decider(book, source)
         self._fetched: set[str] = set()  # dead letters whose missing detail was fetched
 
     # A turn
@@ -91,18 +96,13 @@ class Retrier:
         await self._resume()
         if self._known.first_sweep_at is not None:
             await self._watch(report)
-            ladders = await self._decide(report)
-            if await self._fetch_missing(ladders):
-                ladders = await self._decide(report)
-            await self._quarantine(ladders)
-            await self._send_due(ladders, report)
+            turn = await self._decide(report)
+            if await self._fetch_missing():
+                turn = await self._decide(report)
+            await self._quarantine(turn)
+            await self._send_due(turn.due, report)
         self._book.show(self._clock.now())
         return report
-
-    def ladders(self) -> dict[str, Ladder]:
-        """What is to be said of every open dead letter now, by its id."""
-        now = self._clock.now()
-        return {subject.letter.id: climb(subject, self._book.rules, now) for subject in self._subjects(now)}
 
     async def _resume(self) -> None:
         """Whatever was under way when the last process ended, or could not write how its call went, is in doubt.
@@ -134,9 +134,12 @@ class Retrier:
             with self.source.span("watch retry"):
                 look = await self._adapter.look(target)
         except ApiError as error:
-            later = self._clock.now() + WAIT_FAILED
-            kind = f"not seen: {error.kind}"
-            await self._book.change(retry, lambda r: replace(r, look_at=later), now=self._clock.now(), kind=kind)
+            await self._look_later(retry, f"not seen: {error.kind}")
+            return False
+        except Exception as bug:  # an answer that nobody expected, say: it costs this one its look
+            log.error("a look at a retry broke", source=self.source.name, retry=retry.id, error=bug)
+            self.source.metrics.sweep_errors("retries", "unexpected").inc()
+            await self._look_later(retry, f"not seen: {type(bug).__name__}")
             return False
         now = self._clock.now()
         # The retry first: who then sees the dead letter resolved has to find that it was us.
@@ -153,6 +156,10 @@ class Retrier:
                 "retry closed", source=self.source.name, retry=after.id, outcome=after.outcome, detail=after.detail
             )
         return after.outcome is not None
+
+    async def _look_later(self, retry: Retry, kind: str) -> None:
+        later = self._clock.now() + LOOK_FAILED
+        await self._book.change(retry, lambda r: replace(r, look_at=later), now=self._clock.now(), kind=kind)
 
     def _letter_of(self, retry: Retry) -> DeadLetter:
         known = self._known.dead_letters.get(retry.dead_letter_id)
@@ -181,58 +188,46 @@ class Retrier:
 
     # Deciding
 
-    def _subjects(self, now: float) -> list[Subject]:
-        found = subjects(self._book, self.source, looked=self._looked, now=now)
-        return list(found)
-
-    async def _decide(self, report: TurnReport) -> dict[str, Ladder]:
+    async def _decide(self, report: TurnReport) -> Turn:
         """Decide about every open dead letter and remember it."""
-        now, ladders = self._clock.now(), dict[str, Ladder]()
-        self._looked = {key: until for key, until in self._looked.items() if until[0] <= now + WAIT_REFUSED}
+        name, now = self.source.name, self._clock.now()
         if self._traits.effect != "resume":  # there a retry is another run, which may fail as a dead letter of its own
-            await self._book.trace(self.source.name, now=now, theirs=self.source.api.platform_now())
-        for number, subject in enumerate(self._subjects(now), start=1):
-            ladders[subject.letter.id] = climb(subject, self._book.rules, now)
-            if number % DECIDED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        ladders = take_turns(ladders, self._book.room(self.source.name, now), self._book.pace_at(self.source.name, now))
-        report.changed += await self._book.decide(
-            self.source.name,
-            {(self.source.name, letter_id): ladder.decision for letter_id, ladder in ladders.items()},
-            now=now,
-        )
-        self._looked = {letter_id: until for letter_id, until in self._looked.items() if letter_id in ladders}
-        self._fetched &= ladders.keys()
+            await self._book.trace(name, now=now, theirs=self.source.api.platform_now())
+        turn = await self.decider.turn(now)
+        report.changed += await self._book.decide(name, turn.changed, turn.gone, now=now)
+        self._fetched.difference_update(turn.gone)
         await self._note_recurrences(now)
-        return ladders
+        return turn
 
-    async def _fetch_missing(self, ladders: Mapping[str, Ladder]) -> int:
+    async def _fetch_missing(self) -> int:
         """Fetch, once, what is not known of dead letters and decides which policy owns them."""
         wanted = [
-            letter_id
-            for letter_id, ladder in ladders.items()
-            if letter_id not in self._fetched and any(f.startswith(("error.", "step.")) for f in ladder.missing)
+            subject.letter
+            for subject, ladder in self.decider.undetermined()
+            if subject.letter.id not in self._fetched and any(f.startswith(("error.", "step.")) for f in ladder.missing)
         ]
-        for letter_id in wanted[:DETAILS_PER_TURN_MAX]:
-            self._fetched.add(letter_id)
-            letter = self._known.dead_letters.get(letter_id)
-            if letter is not None:
-                await self._preflight(letter)
+        for letter in wanted[:DETAILS_PER_TURN_MAX]:
+            self._fetched.add(letter.id)
+            await self._preflight(letter)
         return len(wanted)
 
-    async def _quarantine(self, ladders: Mapping[str, Ladder]) -> None:
-        """A quarantine sticks whatever the policies say later: it is written down, until a person releases it."""
-        for letter_id, ladder in ladders.items():
-            decision, letter = ladder.decision, self._known.dead_letters.get(letter_id)
-            if decision.verb is not Verb.QUARANTINE or decision.mode.rank < Mode.APPROVE.rank or letter is None:
+    async def _quarantine(self, turn: Turn) -> None:
+        """What a policy quarantines stays so whatever the policies say later: it is written down, until a person
+        releases it.
+        """
+        words: list[Override] = []
+        for letter_id, decision in turn.changed.items():
+            letter = self._known.dead_letters.get(letter_id)
+            stays = decision.verb is Verb.QUARANTINE and decision.reason is Reason.POLICY
+            if not stays or decision.mode.rank < Mode.APPROVE.rank or letter is None:
                 continue
             root = self._book.root_of(self.source.name, letter)
             if not self._book.has_root_override(
                 self.source.name, root, OverrideAction.QUARANTINE, OverrideAction.RELEASE
             ):
-                await self._override(
-                    Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=decision.detail, reason=decision.reason
-                )
+                words.append(self._word(Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=decision.detail))
+        if words:
+            await self._book.put(words, now=self._clock.now())
 
     async def _note_recurrences(self, now: float) -> None:
         """Find retries whose success did not last: the same failed again soon."""
@@ -247,9 +242,9 @@ class Retrier:
 
     # Sending
 
-    async def _send_due(self, ladders: Mapping[str, Ladder], report: TurnReport) -> None:
-        """Claim and send what is due; those of one workflow that are claimed together share a call."""
-        letters = [self._known.dead_letters.get(letter_id) for letter_id in due_first(ladders)[:TRIES_PER_TURN_MAX]]
+    async def _send_due(self, due: Sequence[str], report: TurnReport) -> None:
+        """Claim and send what is due, in that order; those of one workflow that are claimed together share a call."""
+        letters = [self._known.dead_letters.get(letter_id) for letter_id in due[:TRIES_PER_TURN_MAX]]
         gathered: list[_Intent] = []
         for letter in sorted((x for x in letters if x is not None), key=lambda letter: letter.workflow_id):
             if gathered and not self._joins(letter, gathered):
@@ -259,8 +254,6 @@ class Retrier:
             if isinstance(claimed, _Intent):
                 gathered.append(claimed)
                 report.sent += 1
-            elif claimed is Reason.PACE:
-                break
         if gathered:
             await self._send(gathered)
 
@@ -270,46 +263,63 @@ class Retrier:
         fits = len(gathered) < self._traits.bulk_max and first.letter.workflow_id == letter.workflow_id
         return young and fits and not self._traits.serial
 
-    async def _try(self, letter: DeadLetter, report: TurnReport) -> _Intent | Reason | None:
+    async def _try(self, letter: DeadLetter, report: TurnReport) -> _Intent | None:
         """Read the dead letter once more, decide once more on what is known now, and reserve it."""
         look = await self._preflight(letter)
-        if look is None:
+        known = self._known.dead_letters.get(letter.id)
+        if look is None or known is None:
             return None
         now = self._clock.now()
-        subject = next((s for s in self._subjects(now) if s.letter.id == letter.id), None)
-        if subject is None:
-            return None
+        subject = self.decider.subject(known, now)
         ladder = climb(subject, self._book.rules, now)
         if ladder.decision.verb is not Verb.RETRY or ladder.owner is None:
-            return ladder.decision.reason
+            return None
         wanted = self._wanted(subject, ladder, look, now)
-        refusal = await self._book.reserve(wanted, now=now)
-        if refusal is not None:
-            self._looked[letter.id] = (now + WAIT_UNRESERVED, refusal.detail)
-            return refusal.reason
+        if await self._book.reserve(wanted, now=now) is not None:
+            return None
         if wanted.retry.shadow:
             report.shadowed += 1
             return None
-        return _Intent(retry=wanted.retry, letter=subject.letter)
+        return _Intent(retry=wanted.retry, letter=known)
 
     async def _preflight(self, letter: DeadLetter) -> Look | None:
-        """Read how it stands right before the call; None, remembered with its reason, if that forbids it."""
+        """Read how it stands right before the call; None, remembered with its reason, if that forbids it.
+
+        Whatever goes wrong with one dead letter costs that one its turn, and no other.
+        """
+        before = self._book.history(self.source.name, self._book.root_of(self.source.name, letter))
+        refused = [retry for retry in before if retry.dead_letter_id == letter.id and retry.answer and retry.spared]
         try:
-            look = await self._adapter.look(Target(letter=letter))
+            look = await self._adapter.look(Target(letter=letter, mark=refused[-1].mark if refused else None))
         except ApiError as error:
-            self._looked[letter.id] = (self._clock.now() + WAIT_FAILED, str(error))
+            await self._refuse(letter, str(error))
+            return None
+        except Exception as bug:  # an answer that nobody expected, say
+            if self._book.refused(self.source.name, letter.id) is None:
+                log.error("a look at a dead letter broke", source=self.source.name, dead_letter=letter.id, error=bug)
+            self.source.metrics.sweep_errors("retries", "unexpected").inc()
+            await self._refuse(letter, f"looking at it broke: {type(bug).__name__}")
             return None
         await self._observe(look.observations, look.at)
+        if refused and any(effort.ours is not False for effort in look.efforts):
+            await self._book.ran_after_all(refused[-1:], now=self._clock.now())
         why = look.refusal
         if look.standing is not Standing.DEAD:
             why = f"it is {look.standing}"
         elif look.native and self._book.rules.source(self.source.name).yields:
             why = "the platform will retry it"
         if why is not None:
-            self._looked[letter.id] = (self._clock.now() + WAIT_REFUSED, why)
+            await self._refuse(letter, why)
             return None
-        self._looked.pop(letter.id, None)
+        await self._book.refuse(self.source.name, letter.id, None)
         return look
+
+    async def _refuse(self, letter: DeadLetter, why: str) -> None:
+        """Leave a dead letter alone for a while, longer each time."""
+        before, now = self._book.refused(self.source.name, letter.id), self._clock.now()
+        streak = 1 if before is None else before.streak + 1
+        seconds = min(WAIT_MOST, WAIT_FIRST * 2.0 ** min(streak - 1, 10))
+        await self._book.refuse(self.source.name, letter.id, Refused(until=now + seconds, why=why, streak=streak))
 
     def _wanted(self, subject: Subject, ladder: Ladder, look: Look, now: float) -> Reservation:
         """The retry that is to be made."""
@@ -325,7 +335,7 @@ class Retrier:
             attempt=letter.attempt,
             opened_at=letter.opened_at,
             root=subject.root,
-            ordinal=1 + sum(1 for other in history if other.counts and (shadow or not other.shadow)),
+            ordinal=ordinal(history, shadow=shadow),
             policy=policy.name,
             policy_hash=policy.hash,
             group=ladder.group,
@@ -344,12 +354,15 @@ class Retrier:
             mark=look.mark,
             closed_at=now if shadow else None,
             detail="not sent: the mode is shadow" if shadow else "claimed",
+            idle=subject.idle(now),
+            operation="" if ladder.approval is None else ladder.approval.operation,
         )
         return Reservation(
             retry=retry,
             subject=subject,
             rules=self._book.rules,
-            approval=None if ladder.approval is None else ladder.approval.id,
+            approval=ladder.approval,
+            earned=self._book.earned(self.source.name),
         )
 
     async def _send(self, claimed: Sequence[_Intent]) -> None:
@@ -373,8 +386,10 @@ class Retrier:
             with self.source.span("retry"):
                 accepted = await self._adapter.send(letters, send_by=send_by)
         except ApiError as error:
-            after = [protocol.refused(retry, error, now=self._clock.now()) for retry in sent]
-            await self._heed(error, sent)
+            answer = meaning(error, self._meanings) if error.sent else None
+            now = self._clock.now()
+            after = [protocol.refused(retry, error, answer or Answer.IN_DOUBT, now=now) for retry in sent]
+            await self._heed(error, answer, sent)
         except asyncio.CancelledError:
             why = "the exporter stopped in the middle of the call"
             after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
@@ -384,6 +399,7 @@ class Retrier:
             after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
         else:
             after = [protocol.answered(retry, accepted, now=self._clock.now()) for retry in sent]
+            await self._end_lowering()
         await self._book.save(after, now=self._clock.now(), kind="called")
         for retry in after:
             state = retry.outcome or retry.state
@@ -391,28 +407,49 @@ class Retrier:
                 "retry", source=self.source.name, retry=retry.id, policy=retry.policy, state=state, detail=retry.detail
             )
 
-    async def _heed(self, error: ApiError, sent: Sequence[Retry]) -> None:
-        """What a refusal says beyond this call: a credential that is not accepted, a right that is missing."""
-        if error.status == 401:
-            until, why = self._clock.now() + LOWERED_FOR, "the platform did not accept the credential"
-            await self._override(Scope.SOURCE, OverrideAction.LOWER, until=until, why=why)
-        elif error.status == 403:
-            why = "the platform does not permit to retry it"
-            for root in {retry.root for retry in sent}:
-                await self._override(Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=why)
+    async def _heed(self, error: ApiError, answer: Answer | None, sent: Sequence[Retry]) -> None:
+        """What a refusal says beyond this call: that all have to wait, that a credential is not accepted."""
+        name, now = self.source.name, self._clock.now()
+        if answer is Answer.BUSY:
+            key = "" if error.status in ALL_BUSY else sent[0].workflow_id
+            await self._book.set_back(name, key, retry_after=error.retry_after, now=now)
+        elif answer is Answer.DENIED:
+            await self._lower("the platform did not accept the credential")
+        elif answer is Answer.REJECTED:
+            if error.status == 403:
+                why = "the platform does not permit to retry it"
+                roots = sorted({retry.root for retry in sent})
+                words = [self._word(Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=why) for root in roots]
+                await self._book.put(words, now=now)
+            if self._book.rejected_in_a_row(name) + len(sent) >= REJECTED_IN_A_ROW:
+                await self._book.set_back(name, "", retry_after=None, now=now)  # it is not the dead letters
 
-    async def _override(
-        self,
-        scope: Scope,
-        action: OverrideAction,
-        *,
-        key: str = "",
-        until: float | None = None,
-        why: str,
-        reason: Reason = Reason.HELD,
-    ) -> None:
-        now = self._clock.now()
-        override = Override(
+    async def _lower(self, why: str) -> None:
+        """Nothing more is sent that a person does not approve, until a call of ours is accepted, or a person says so."""
+        name, now = self.source.name, self._clock.now()
+        word = self._word(Scope.SOURCE, OverrideAction.LOWER, until=now + LOWERED_FOR, why=why)
+        await self._book.end(self._lowering(), who=ENGINE, now=now)
+        await self._book.put([word], now=now)
+        log.warning("retries wait for approval", source=name, why=why)
+
+    def _lowering(self) -> list[Override]:
+        """What the engine lowered by itself."""
+        return [
+            override
+            for override in self._book.shared_overrides(self.source.name)
+            if override.action is OverrideAction.LOWER and override.who == ENGINE
+        ]
+
+    async def _end_lowering(self) -> None:
+        lowering = self._lowering()
+        if lowering:
+            await self._book.end(lowering, who=ENGINE, now=self._clock.now())
+            log.info("retries no longer wait for approval: a call was accepted", source=self.source.name)
+
+    def _word(
+        self, scope: Scope, action: OverrideAction, *, key: str = "", until: float | None = None, why: str
+    ) -> Override:
+        return Override(
             id=new_id(),
             scope=scope,
             source=self.source.name,
@@ -421,11 +458,8 @@ class Retrier:
             until=until,
             who=ENGINE,
             why=why,
-            created_at=now,
-            snapshot={"reason": reason},
+            created_at=self._clock.now(),
         )
-        await self._book.put([override], now=now)
-        log.warning("retries restrained", source=self.source.name, action=action, scope=scope, why=why)
 
     # The loop around it
 

@@ -392,6 +392,16 @@ def ran_after_all(retries: Sequence[Retry], *, now: float) -> Script[Committed]:
     return Committed(retries=charged)
 
 
+def ends_of_runs(source: str, since: float) -> Script[list[tuple[float, str]]]:
+    """When the runs of a source ended since a moment, and how, in order; without those that retries made."""
+    rows = yield (
+        """SELECT finished_at, result FROM runs WHERE source = $1 AND finished_at > $2 AND NOT EXISTS
+            (SELECT 1 FROM lineage l WHERE l.source = runs.source AND l.run_id = runs.run_id) ORDER BY finished_at""",
+        (source, since),
+    )
+    return [(at, result) for at, result in rows if result is not None]
+
+
 def _of_roots(source: str, roots: Sequence[str]) -> Script[list[Retry]]:
     found: list[Row] = []
     for part in chunks((root,) for root in roots):

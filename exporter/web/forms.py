@@ -12,7 +12,9 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from exporter.clock import Clock
+from exporter.model.operations import OperationAction
 from exporter.retries.control import Control, ControlError
+from exporter.retries.operations import Operations, Selection
 from exporter.store.script import StoreError
 from exporter.web.page import Visitor, confirm_page, sign_in_page
 from exporter.web.proof import same
@@ -47,8 +49,9 @@ class _Session:
 class Forms:
     """The sessions and the pages that act. Made only where there is an admin token."""
 
-    def __init__(self, control: Control, token: str, clock: Clock, *, secure: bool) -> None:
+    def __init__(self, control: Control, operations: Operations, token: str, clock: Clock, *, secure: bool) -> None:
         self._control = control
+        self._operations = operations
         self._token = token
         self._clock = clock
         self._secure = secure
@@ -183,22 +186,22 @@ class Forms:
             return "Retries go on."
         if not keys:
             raise ControlError("nothing was chosen", status=400)
-        key = keys[0]
+        key, chosen = keys[0], Selection(ids=keys)
         match action:
             case "approve" | "approve-all":
-                await self._control.approve(keys, who=WHO)
+                await self._operations.begin(OperationAction.APPROVE, chosen, who=WHO, at_once=len(keys) == 1)
                 return f"Approved: {len(keys)}."
             case "retry":
-                await self._control.retry_now(key, who=WHO)
+                await self._operations.begin(OperationAction.RETRY, chosen, who=WHO)
                 return f"{key[1]} will be retried now."
             case "hold":
-                await self._control.hold(key, seconds=None, who=WHO)
+                await self._operations.begin(OperationAction.HOLD, chosen, who=WHO)
                 return f"{key[1]} is held."
             case "release":
-                await self._control.release(key, who=WHO)
+                await self._operations.begin(OperationAction.RELEASE, chosen, who=WHO)
                 return f"{key[1]} is released."
             case "release-not-sent":
-                await self._control.release(key, sent=False, who=WHO)
+                await self._operations.begin(OperationAction.RELEASE, chosen, who=WHO, sent=False)
                 return f"{key[1]} is released; unless the platform shows otherwise, its retry does not count."
         raise ControlError(f"there is no action {action}", status=404)
 

@@ -61,7 +61,13 @@ class Site:
         self._forms = (
             None
             if token is None
-            else Forms(control.control, token.get_secret_value(), clock, secure=config.server.tls is not None)
+            else Forms(
+                control.control,
+                control.operations,
+                token.get_secret_value(),
+                clock,
+                secure=config.server.tls is not None,
+            )
         )
         auth = config.server.basic_auth
         self._passwords = None if auth is None else Passwords(auth.users, clock)

@@ -351,7 +351,7 @@ class Api:
             endpoint=call.endpoint,
             detail="redirected to another place" if reply.status < 400 else self._wording(reply),
             status=reply.status,
-            retry_after=self._retry_after(reply.headers) if reply.status == 429 else None,
+            retry_after=self._retry_after(reply) if reply.status in (429, 503) else None,
         )
 
     async def _exchange(self, call: _Call, headers: dict[str, str]) -> _Reply:
@@ -412,8 +412,12 @@ class Api:
             said = None
         return said or text
 
-    def _retry_after(self, headers: CIMultiDictProxy[str]) -> float:
+    def _retry_after(self, reply: _Reply) -> float | None:
+        """How long (seconds) to wait after a 429, or after a 503 that says so."""
+        headers = reply.headers
         text = headers.get("Retry-After", "").strip()
+        if reply.status != 429 and not text:
+            return None
         seconds: float | None = None
         if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
             seconds = float(text)

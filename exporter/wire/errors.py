@@ -40,7 +40,8 @@ class ApiError(Exception):
     """A call that failed: ``GET /scenarios/{id}/logs: 401 auth: Access denied.``
 
     ``status`` is None where no answer came. ``sent`` is False only if the request certainly never left: that tells a
-    retry that was not sent from one in doubt. ``retry_after`` is how many seconds to wait after a 429.
+    retry that was not sent from one in doubt. ``retry_after`` is how many seconds to wait after
+    a 429, or a 503 that says so.
     """
 
     def __init__(

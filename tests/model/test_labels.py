@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from exporter.config import ConfigError, parse
 from exporter.config.outline import outline
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
-from exporter.model.decision import Subject, facts_of
 from exporter.model.labels import Labels, alert_labels, exposed
+from exporter.model.subject import Subject, facts_of
 from exporter.platform.section import SourceConfig
 from exporter.view.projection import Projection
 from tests.view.test_projection import NOW, STAND_IN, Service

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from exporter.model import Error, ErrorClass, Workflow
-from exporter.model.decision import Subject, climb, due_first, error_fingerprint, facts_of, find_owner, snapshot_of
+from exporter.model.decision import climb, find_owner, snapshot_of
 from exporter.model.matchers import FIELDS, Matcher, read
 from exporter.model.policy import Backoff, Pace, Rules, SourceRules
+from exporter.model.rails import Gate, Passenger, Rails, Setback
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, Reason, RetryState, Scope, Verb
+from exporter.model.subject import Refused, Subject, error_fingerprint, facts_of
+from exporter.model.turns import Candidate, take_turns
 from exporter.model.windows import parse_window
 from tests.retries.made import DAY, ERROR, HOUR, NOW, letter, override, policy, retry, rules, subject
 
@@ -23,6 +26,10 @@ FAILED = {"outcome": Outcome.FAILED, "state": RetryState.VERIFYING, "closed_at":
 def approval(action: OverrideAction = OverrideAction.APPROVE, **changes: Any) -> Any:
     given, owner = subject(), policy()
     return override(action, snapshot=snapshot_of(given, owner, action), **changes)
+
+
+def rails_of(gate: Gate, *, unverified: int = 0) -> Rails:
+    return Rails(gates={("p", "network"): gate}, unverified={("p", "network"): unverified})
 
 
 DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
@@ -38,9 +45,9 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
         Verb.WAIT, Reason.MODE),
     ("approved before it changed", subject(overrides=[approval()], letter=letter(tries=1)), rules(mode=Mode.APPROVE),
         Verb.WAIT, Reason.MODE),
-    ("its group was approved and worked", subject(approved_groups=frozenset({("p", "network")})),
+    ("its group was approved and worked", subject(rails=Rails(approved_groups=frozenset({("p", "network")}))),
         rules(policy(approve="first_of_group", group_by=("error.class",))), Verb.RETRY, Reason.DUE),
-    ("its group was, but nothing is sent that was not", subject(approved_groups=frozenset({("p", "network")})),
+    ("its group was, but nothing is sent that was not", subject(rails=Rails(approved_groups=frozenset({("p", "network")}))),
         rules(policy(approve="first_of_group", group_by=("error.class",)), mode=Mode.APPROVE), Verb.WAIT, Reason.MODE),
     ("its group was not", subject(), rules(policy(approve="first_of_group")), Verb.WAIT,
         Reason.MODE),
@@ -55,15 +62,31 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
     ("outside its hours", subject(), rules(policy(window=CLOSED)), Verb.WAIT, Reason.WINDOW),
     ("held by a person", subject(overrides=[override(OverrideAction.HOLD)]), rules(), Verb.HOLD, Reason.HELD),
     ("quarantined", subject(overrides=[override(OverrideAction.QUARANTINE)]), rules(), Verb.QUARANTINE, Reason.HELD),
-    ("quarantined once it was exhausted",
+    ("an earlier version wrote down that it was exhausted",
         subject(overrides=[override(OverrideAction.QUARANTINE, snapshot={"reason": "exhausted"})]), rules(),
-        Verb.QUARANTINE, Reason.EXHAUSTED),
+        Verb.RETRY, Reason.DUE),
     ("its retry is open", subject(history=[retry(state=RetryState.VERIFYING)]), rules(), Verb.WAIT, Reason.HELD),
     ("its retry needs a person", subject(history=[retry(state=RetryState.HELD)]), rules(), Verb.HOLD, Reason.HELD),
     ("its workflow waits for another", subject(neighbour=retry(root="d0", state=RetryState.SENT)), rules(), Verb.WAIT,
         Reason.HELD),
-    ("its group is in doubt", subject(doubtful={("p", "network"): retry(root="d0", state=RetryState.IN_DOUBT)}),
-        rules(policy(group_by=("error.class",))), Verb.WAIT, Reason.HELD),
+    ("its group cools off", subject(rails=rails_of(Gate(trips=1, tripped_at=NOW - 60, cool_until=NOW + 600))),
+        rules(policy(group_by=("error.class",))), Verb.WAIT, Reason.GATE),
+    ("its policy cools off", subject(rails=Rails(gates={("p", ""): Gate(trips=1, tripped_at=NOW, cool_until=NOW + 9)})),
+        rules(), Verb.WAIT, Reason.GATE),
+    ("its group has cooled off", subject(rails=rails_of(Gate(trips=1, tripped_at=NOW - 60, cool_until=NOW - 1))),
+        rules(policy(group_by=("error.class",))), Verb.RETRY, Reason.DUE),
+    ("another of its group shows whether it helps", subject(rails=rails_of(Gate(), unverified=1)),
+        rules(policy(group_by=("error.class",))), Verb.WAIT, Reason.GATE),
+    ("a storm", subject(rails=Rails(storm="all fail")), rules(), Verb.WAIT, Reason.STORM),
+    ("no more failures can be afforded", subject(rails=Rails(tokens=0.5)), rules(), Verb.WAIT, Reason.BUDGET),
+    ("no more can be afforded, and it is approved", subject(rails=Rails(tokens=0.5), overrides=[approval()]),
+        rules(mode=Mode.APPROVE), Verb.RETRY, Reason.DUE),
+    ("the platform is busy", subject(rails=Rails(setbacks={"": Setback(until=NOW + 30, at=NOW)})), rules(), Verb.WAIT,
+        Reason.PACE),
+    ("its workflow is busy", subject(rails=Rails(setbacks={"w1": Setback(until=NOW + 30, at=NOW)})), rules(), Verb.WAIT,
+        Reason.PACE),
+    ("another workflow is busy", subject(rails=Rails(setbacks={"w2": Setback(until=NOW + 30, at=NOW)})), rules(),
+        Verb.RETRY, Reason.DUE),
     ("nobody knows whether it matches", subject(letter=letter(error=None)), rules(policy({"error.class": "network"})),
         Verb.HOLD, Reason.UNDETERMINED),
     ("an undecidable policy stops the walk", subject(letter=letter(error=None)),
@@ -84,8 +107,17 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
     ("its retries are used, escalate", subject(history=[retry(**FAILED)]),
         rules(policy(retries=1, exhausted=Action.ESCALATE)), Verb.ESCALATE, Reason.EXHAUSTED),
     ("its retries are used, and it was released",
-        subject(history=[retry(**FAILED)], overrides=[override(OverrideAction.RELEASE)]), rules(policy(retries=1)),
-        Verb.ESCALATE, Reason.EXHAUSTED),
+        subject(history=[retry(**FAILED | {"claimed_at": NOW - DAY, "closed_at": NOW - DAY})],
+        overrides=[override(OverrideAction.RELEASE)]), rules(policy(retries=1)), Verb.RETRY, Reason.DUE),
+    ("refusals use up nothing", subject(history=[retry(outcome=Outcome.REJECTED, spared="busy", closed_at=NOW - 9)]),
+        rules(policy(retries=1)), Verb.RETRY, Reason.DUE),
+    ("what failed in a storm uses up nothing",
+        subject(history=[retry(**FAILED | {"spared": "storm", "closed_at": NOW - DAY})]), rules(policy(retries=1)),
+        Verb.RETRY, Reason.DUE),
+    ("it is old, and could not have been tried", subject(letter=letter(opened_at=NOW - 4 * DAY), waited=2 * DAY),
+        rules(), Verb.RETRY, Reason.DUE),
+    ("it is old, and cannot be tried", subject(letter=letter(opened_at=NOW - 4 * DAY), waits_since=NOW - 2 * DAY),
+        rules(), Verb.RETRY, Reason.DUE),
     ("no retries at all", subject(), rules(policy(retries=0)), Verb.QUARANTINE, Reason.EXHAUSTED),
     ("it is too old", subject(letter=letter(opened_at=NOW - 4 * DAY)), rules(), Verb.QUARANTINE, Reason.EXHAUSTED),
     ("its root is too old", subject(history=[retry(**FAILED | {"failed_at": NOW - 4 * DAY})]), rules(), Verb.QUARANTINE,
@@ -104,12 +136,12 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
         Reason.NATIVE_RETRY),
     ("the platform will retry, ignored", subject(letter=letter(native_retry=(NOW - 60, True))),
         rules(sources={"make-eu": SourceRules(yields=False)}), Verb.RETRY, Reason.DUE),
-    ("too many in flight", subject(in_flight=2), rules(sources={"make-eu": SourceRules(pace=Pace(in_flight=2))}),
+    ("too many in flight", subject(rails=Rails(in_flight=2, pace=Pace(in_flight=2))), rules(),
         Verb.WAIT, Reason.PACE),
-    ("too fast", subject(pace_at=NOW + 5), rules(), Verb.WAIT, Reason.PACE),
-    ("the last look refused", subject(looked=(NOW + 60, "the scenario was edited")), rules(), Verb.WAIT,
+    ("too fast", subject(rails=Rails(pace_at=NOW + 5)), rules(), Verb.WAIT, Reason.PACE),
+    ("the last look refused", subject(refused=Refused(until=NOW + 60, why="the scenario was edited")), rules(), Verb.WAIT,
         Reason.PREFLIGHT),
-    ("the last look is long ago", subject(looked=(NOW - 60, "the scenario was edited")), rules(), Verb.RETRY,
+    ("the last look is long ago", subject(refused=Refused(until=NOW - 60, why="the scenario was edited")), rules(), Verb.RETRY,
         Reason.DUE),
     ("escalate", subject(), rules(policy(action=Action.ESCALATE)), Verb.ESCALATE, Reason.POLICY),
     ("ignore", subject(), rules(policy(action=Action.IGNORE)), Verb.IGNORE, Reason.POLICY),
@@ -126,7 +158,7 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
         overrides=[approval(OverrideAction.RETRY_NOW)]), rules(policy(retries=1)), Verb.RETRY, Reason.DUE),
     ("a person wants it now: quarantined", subject(overrides=[approval(OverrideAction.RETRY_NOW),
         override(OverrideAction.QUARANTINE)]), rules(), Verb.QUARANTINE, Reason.HELD),
-    ("a person wants it now: in flight", subject(in_flight=25, overrides=[approval(OverrideAction.RETRY_NOW)]), rules(),
+    ("a person wants it now: in flight", subject(rails=Rails(in_flight=25), overrides=[approval(OverrideAction.RETRY_NOW)]), rules(),
         Verb.WAIT, Reason.PACE),
     ("a person wants it now: it would begin anew", subject(letter=letter(reruns=True),
         overrides=[approval(OverrideAction.RETRY_NOW)]), rules(), Verb.HOLD, Reason.NOT_ELIGIBLE),
@@ -151,7 +183,9 @@ def test_every_reason_has_a_row() -> None:
 
 
 def test_the_rungs_stand_in_the_order_of_the_contract_and_all_are_told() -> None:
-    given = subject(letter=letter(opened_at=NOW - 60, native_retry=(NOW, True)), pace_at=NOW + 9, ahead="d0")
+    given = subject(
+        letter=letter(opened_at=NOW - 60, native_retry=(NOW, True)), rails=Rails(pace_at=NOW + 9), ahead="d0"
+    )
     ladder = climb(given, rules(policy(window=CLOSED), mode=Mode.APPROVE), NOW)
     order = list(Reason)
     assert [order.index(rung.reason) for rung in ladder.rungs] == sorted(order.index(r.reason) for r in ladder.rungs)
@@ -159,7 +193,7 @@ def test_the_rungs_stand_in_the_order_of_the_contract_and_all_are_told() -> None
         Reason.MODE, Reason.WINDOW, Reason.NOT_ELIGIBLE, Reason.BACKOFF, Reason.NATIVE_RETRY, Reason.PACE,
     ]  # fmt: skip
     assert not ladder.decision.awaits_approval
-    waiting = climb(subject(pace_at=NOW + 9), rules(mode=Mode.APPROVE), NOW).decision
+    waiting = climb(subject(rails=Rails(pace_at=NOW + 9)), rules(mode=Mode.APPROVE), NOW).decision
     assert waiting.awaits_approval
 
 
@@ -197,12 +231,25 @@ def test_errors_of_one_kind_have_one_fingerprint() -> None:
     assert error_fingerprint(letter(error=None)) == ""
 
 
-def test_groups_take_turns() -> None:
-    ladders = {}
-    for number in range(6):
-        one = subject(letter=letter(id=f"d{number}", workflow_id="noisy" if number < 5 else "quiet"), root=f"d{number}")
-        ladders[f"d{number}"] = climb(one, rules(), NOW)
-    assert "d5" in due_first(ladders)[:2]
+def queue(group: str, *numbers: int) -> dict[tuple[str, str], list[Candidate]]:
+    passenger = Passenger(owner=policy(), group=group, workflow_id="w1")
+    made = [Candidate(id=f"{group}{n}", passenger=passenger, mode=Mode.ENFORCE, calls=0, opened_at=n) for n in numbers]
+    return {("p", group): made}
+
+
+def test_groups_take_turns_the_one_served_longest_ago_first() -> None:
+    open_wide = Gate(level=4)
+    gates = {("p", group): dataclasses.replace(open_wide, served_at=at) for group, at in (("a", 5.0), ("b", 3.0))}
+    queues = queue("a", *range(9)) | queue("b", *range(9)) | queue("c", 1)
+    due, waits = take_turns(queues, Rails(gates=gates | {("p", "c"): open_wide}, pace=Pace(burst=5)), now=NOW)
+    assert due == ["c1", "b0", "a0", "b1", "a1"]
+    assert {key[1]: decision.reason for key, decision in waits.items()} == dict.fromkeys("abc", Reason.PACE)
+
+
+def test_a_new_group_sends_one_ahead() -> None:
+    due, waits = take_turns(queue("a", *range(9)) | queue("b", 1, 2), Rails(pace=Pace(burst=9)), now=NOW)
+    assert due == ["a0", "b1"]
+    assert {decision.reason for decision in waits.values()} == {Reason.GATE}
 
 
 # The laws.

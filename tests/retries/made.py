@@ -6,10 +6,10 @@ from typing import Any
 from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
-from exporter.model.decision import Subject
 from exporter.model.matchers import Matcher, read
 from exporter.model.policy import Backoff, Policy, Rules
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope, Traits
+from exporter.model.subject import Subject
 
 NOW = 1_800_000_000.0
 HOUR, DAY = 3600.0, 86400.0

@@ -8,7 +8,7 @@ import pytest
 
 from exporter.model import Result
 from exporter.model.policy import Pace, Rules, SourceRules
-from exporter.model.retries import Mode, OverrideAction, Traits
+from exporter.model.retries import Mode, OverrideAction, Scope, Traits
 from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import DAY, policy, rules
 from tests.retries.world import SOURCE, Engine
@@ -64,7 +64,7 @@ async def refused_credential(engine: Engine) -> None:
     while OverrideAction.LOWER not in said():
         await engine.live(30)
         if OverrideAction.APPROVE not in said() and engine.control.everything()[0].ladder.decision.awaits_approval:
-            await engine.control.approve([(SOURCE, other.id)], who="ann")
+            await engine.approve([(SOURCE, other.id)])
     other.gone = True
     engine.platform.send = send  # type: ignore[method-assign]
     await engine.live(30)
@@ -90,7 +90,7 @@ async def test_in_approve_nothing_is_sent_that_nobody_approved(
     assert engine.platform.calls == []
     assert engine.control.awaiting("p") == [(SOURCE, first.id), (SOURCE, second.id)]
     agree(engine)
-    await engine.control.approve([(SOURCE, first.id)], who="ann")
+    await engine.approve([(SOURCE, first.id)])
     await engine.restart()
     await engine.live(600)
     assert [name for _, name, _ in engine.platform.calls] == [first.id]
@@ -101,7 +101,7 @@ async def test_in_approve_nothing_is_sent_that_nobody_approved(
     assert [name for _, name, _ in engine.platform.calls] == [first.id]
     agree(engine)
     assert engine.control.awaiting("p") == [(SOURCE, second.id), (SOURCE, later.id)]
-    await engine.control.approve(engine.control.awaiting("p"), who="ann")
+    await engine.approve(engine.control.awaiting("p"))
     await engine.live(6 * 3600, step=120)
     assert sorted(name for _, name, _ in engine.platform.calls) == sorted([first.id, second.id, later.id])
     assert all(retry.approved_by == "ann" for retry in engine.retries() if retry.workflow_id != "other")
@@ -113,7 +113,7 @@ async def test_what_fails_again_asks_again_however_often_it_was_approved(make: C
     engine.platform.add("w1")
     await engine.live(1800)
     for _ in range(times):
-        await engine.control.approve([(SOURCE, "d1")], who="ann")
+        await engine.approve([(SOURCE, "d1")])
     await engine.live(6 * 3600, step=60)
     assert len(engine.platform.calls) == 1
     assert engine.control.awaiting("p") == [(SOURCE, "d1")]
@@ -126,7 +126,7 @@ async def test_what_the_policy_asks_about_in_enforce_says_so_and_is_approved_by_
     engine.platform.add("w1")
     await engine.live(60)  # still within its backoff
     assert engine.control.awaiting("p") == [(SOURCE, "d1")]
-    await engine.control.approve(engine.control.awaiting("p"), who="ann")
+    await engine.approve(engine.control.awaiting("p"))
     await engine.live(600)
     assert engine.platform.calls == []
     await engine.live(600)
@@ -139,7 +139,7 @@ async def worked(engine: Engine) -> None:
     await engine.live(1800)
     assert engine.platform.calls == []
     engine.platform.results = [Result.SUCCESS]
-    await engine.control.approve([(SOURCE, "d1")], who="ann")
+    await engine.approve([(SOURCE, "d1")])
     await engine.live(1200)
     assert len(engine.platform.calls) == 1
 
@@ -168,7 +168,8 @@ async def test_an_approval_of_a_group_holds_until_something_ends_it(
         calls = 2
     elif end == "lowered":
         now = engine.clock.now()
-        await engine.retrier._heed(ApiError(ErrorKind.AUTH, endpoint="POST /", detail="no", status=401), [])
+        word = engine.control.word(OverrideAction.LOWER, scope=Scope.SOURCE, source=SOURCE, until=now + DAY, who="ann")
+        await engine.book.put([word], now=now)
         assert engine.clock.now() == now
         await engine.control.resume(SOURCE, who="ann")
     elif end == "late":

@@ -87,7 +87,7 @@ async def test_the_horizon_of_a_doubt(make: Callable[..., Any], word: bool, rest
     await right_again(engine, restarted)
     if word:
         await engine.turn()
-        said = await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+        said = await engine.release((SOURCE, "d1"), sent=False)
         assert said["settles"] <= engine.clock.now() + 1000
     since = engine.clock.now()
     while engine.retries()[0].outcome is None:
@@ -125,10 +125,11 @@ async def test_what_was_said_for_an_hour(make: Callable[..., Any], action: Overr
     if action is OverrideAction.PAUSE:
         await engine.control.pause(None, seconds=HOUR, who="ann")
     elif action is OverrideAction.HOLD:
-        await engine.control.hold((SOURCE, "d1"), seconds=HOUR, who="ann")
+        await engine.hold((SOURCE, "d1"), seconds=HOUR)
     else:
         until = engine.clock.now() + HOUR
-        await engine.retrier._override(Scope.SOURCE, action, until=until, why="the credential")
+        word = engine.control.word(action, scope=Scope.SOURCE, source=SOURCE, until=until, who="ann")
+        await engine.book.put([word], now=engine.clock.now())
     await right_again(engine, restarted)
     await engine.live(HOUR - 60)
     assert engine.platform.calls == []
@@ -143,12 +144,12 @@ async def test_what_an_approval_of_a_group_ends(make: Callable[..., Any], restar
     engine: Engine = await make(asks, letters=3)
     await engine.sweep()
     await engine.turn()
-    await engine.control.approve([(SOURCE, "d1")], who="ann")
+    await engine.approve([(SOURCE, "d1")])
     await engine.live(90)
     assert [retry.outcome for retry in engine.retries()] == [Outcome.FAILED]
     await right_again(engine, restarted)
     engine.platform.results = [Result.SUCCESS, Result.SUCCESS]
     await engine.turn()
-    await engine.control.approve([(SOURCE, "d2")], who="ann")
+    await engine.approve([(SOURCE, "d2")])
     await engine.live(300)
     assert {name for _, name, _ in engine.platform.calls} == {"d1", "d2", "d3"}

@@ -177,7 +177,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def somebody_approves(self) -> None:
         with contextlib.suppress(ControlError):
-            self.run(self.engine.control.approve(self.engine.control.awaiting("p"), who="ann"))
+            self.run(self.engine.approve(self.engine.control.awaiting("p")))
 
     @rule(seconds=st.sampled_from([60.0, 300.0]))
     def somebody_pauses(self, seconds: float) -> None:
@@ -196,7 +196,7 @@ class Histories(RuleBasedStateMachine):
         opened = self.engine.book.open_of(SOURCE)
         held = sorted(retry.dead_letter_id for retry in opened if retry.state in ("held", "in_doubt"))
         if held:
-            self.run(self.engine.control.release((SOURCE, held[which % len(held)]), sent=sent, who="ann"))
+            self.run(self.engine.release((SOURCE, held[which % len(held)]), sent=sent))
 
     # What must hold
 
@@ -305,7 +305,7 @@ def test_a_call_without_effect_gives_its_number_back_by_a_persons_word_only() ->
         assert len(machine.platform.calls) == number
         (retry,) = machine.engine.book.open_of(SOURCE)
         assert (retry.state, retry.ordinal) == (RetryState.HELD, 1)
-        machine.run(machine.engine.control.release((SOURCE, retry.dead_letter_id), sent=False, who="ann"))
+        machine.run(machine.engine.release((SOURCE, retry.dead_letter_id), sent=False))
     check([machine])
 
 

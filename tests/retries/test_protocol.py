@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from exporter.model import Result
-from exporter.model.retries import Outcome, Retry, RetryState, Traits
-from exporter.platform.retrying import Accepted, Effort, Look, Standing
+from exporter.model.retries import Answer, Outcome, Retry, RetryState, Traits
+from exporter.platform.retrying import MEANINGS, Accepted, Effort, Look, Meaning, Standing, meaning
 from exporter.retries import protocol
 from exporter.retries.protocol import HORIZON
 from exporter.wire.errors import ApiError, ErrorKind
@@ -21,25 +21,56 @@ INFERRED = replace(TRAITS, handle="inferred")
 PROVABLE = replace(TRAITS, absence=600.0)
 
 
-def error(status: int | None = None, *, sent: bool = True) -> ApiError:
-    return ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="no", status=status, sent=sent)
+def error(status: int | None = None, *, detail: str = "no", sent: bool = True, **more: Any) -> ApiError:
+    return ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail=detail, status=status, sent=sent, **more)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 412, 422, 429])
-def test_a_definite_refusal_is_rejected(status: int) -> None:
-    after = protocol.refused(sent(), error(status), now=NOW + 2)
-    assert (after.outcome, after.closed_at) == (Outcome.REJECTED, NOW + 2)
+MEANT = {
+    400: Answer.REJECTED, 401: Answer.DENIED, 403: Answer.REJECTED, 404: Answer.REJECTED, 405: Answer.REJECTED,
+    409: Answer.BUSY, 412: Answer.BUSY, 422: Answer.REJECTED, 423: Answer.BUSY, 429: Answer.BUSY,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("status", [None, 200, 302, 402, 406, 408, 423, 425, 500, 502, 503, 504])
-def test_whatever_does_not_tell_what_it_did_is_in_doubt(status: int | None) -> None:
-    after = protocol.refused(sent(), error(status), now=NOW + 2)
-    assert (after.outcome, after.state) == (None, RetryState.IN_DOUBT)
+@pytest.mark.parametrize("status", [None, *range(200, 600)])
+def test_what_every_status_means_and_costs(status: int | None) -> None:
+    answer = meaning(error(status))
+    assert answer is MEANT.get(status or 0, Answer.IN_DOUBT)
+    after = protocol.refused(sent(), error(status), answer, now=NOW + 2)
+    if answer is Answer.IN_DOUBT:
+        assert (after.outcome, after.state, after.counts) == (None, RetryState.IN_DOUBT, True)
+    else:
+        assert (after.outcome, after.closed_at) == (Outcome.REJECTED, NOW + 2)
+        assert after.counts is (answer is Answer.REJECTED)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (error(503), Answer.IN_DOUBT),
+        (error(503, retry_after=30.0), Answer.BUSY),
+        (error(500, retry_after=30.0), Answer.IN_DOUBT),
+        (error(403, detail="Insufficient scope: dlqs:write"), Answer.DENIED),
+        (error(403, detail="Your License does not allow for it"), Answer.DENIED),
+        (error(403, detail="You may not retry this run"), Answer.REJECTED),
+    ],
+)
+def test_what_an_answer_says_besides_its_status(said: ApiError, answer: Answer) -> None:
+    assert meaning(said) is answer
+
+
+def test_a_platform_has_its_own_words_first() -> None:
+    own = (Meaning(409, Answer.REJECTED, words=("already healed",)), *MEANINGS)
+    assert meaning(error(409, detail="Already healed"), own) is Answer.REJECTED
+    assert meaning(error(409, detail="queued"), own) is Answer.BUSY
+
+
+def test_a_call_in_doubt_may_still_be_written() -> None:
+    after = protocol.refused(sent(), error(None), Answer.IN_DOUBT, now=NOW + 2)
     assert after.doubt_at == after.send_by  # it may still be written until then
 
 
 def test_what_never_left_was_not_sent() -> None:
-    after = protocol.refused(sent(), error(sent=False), now=NOW + 2)
+    after = protocol.refused(sent(), error(sent=False), Answer.IN_DOUBT, now=NOW + 2)
     assert after.outcome is Outcome.NOT_SENT
     assert not after.counts
 
@@ -168,7 +199,7 @@ def executions(*, doubt_from_intent: bool) -> int:
     """
     claimed = sent()
     broken_at = NOW + 9.0
-    doubted = protocol.refused(claimed, error(None), now=broken_at)
+    doubted = protocol.refused(claimed, error(None), Answer.IN_DOUBT, now=broken_at)
     if doubt_from_intent:
         doubted = replace(doubted, doubt_at=claimed.claimed_at, send_by=claimed.claimed_at)
     effect_at = broken_at + HORIZON - 0.5

@@ -86,7 +86,7 @@ async def test_failures_are_retried_ever_later_and_then_quarantined_for_good(mak
     await engine.restart(generous)
     await engine.live(12 * 3600, step=120)
     assert len(engine.platform.calls) == 3  # a quarantine sticks, whatever the policies say later
-    await engine.control.release((SOURCE, "d1"), who="ann")
+    await engine.release((SOURCE, "d1"))
     await engine.live(12 * 3600, step=120)
     assert len(engine.platform.calls) > 3
 
@@ -133,7 +133,7 @@ async def test_an_approval_is_for_one_retry_of_what_was_there(make: Callable[...
     await engine.live(1800)
     assert engine.platform.calls == []
     assert engine.control.awaiting("p") == [(SOURCE, "d1")]
-    await engine.control.approve([(SOURCE, "d1")], who="ann")
+    await engine.approve([(SOURCE, "d1")])
     await engine.live(600)
     assert [retry.approved_by for retry in engine.retries()] == ["ann"]
     await engine.live(6 * 3600, step=60)
@@ -169,7 +169,7 @@ async def test_what_is_in_doubt_is_never_sent_again_by_itself(make: Callable[...
     if fate == "cut before":
         assert (retry.state, retry.outcome) == (RetryState.HELD, None)
         assert engine.book.decisions[SOURCE, "d1"].verb is Verb.HOLD
-        await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+        await engine.release((SOURCE, "d1"), sent=False)
         await engine.live(1800)
         assert [retry.outcome for retry in engine.retries()] == [Outcome.NOT_SENT, Outcome.SUCCEEDED]
     else:
@@ -184,7 +184,7 @@ async def test_a_persons_word_is_heeded_when_the_platform_was_read_once_more(mak
     engine.platform.fates = ["cut after"]
     while not engine.platform.calls:
         await engine.live(30)
-    await engine.control.release((SOURCE, "d1"), who="ann")
+    await engine.release((SOURCE, "d1"))
     await engine.live(24 * 3600, step=60)
     first = engine.retries()[0]
     assert (first.outcome, len(first.new_runs)) == (Outcome.FAILED, 1)
@@ -203,7 +203,7 @@ async def test_a_persons_word_waits_as_long_as_the_call_may_take_effect(
     while not engine.book.open_of(SOURCE):
         await engine.live(30)
     asked_at = engine.clock.now()
-    said = await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+    said = await engine.release((SOURCE, "d1"), sent=False)
     await engine.live(120)
     assert [retry.outcome for retry in engine.retries()] == [None]
     await engine.live(3600)
@@ -225,7 +225,7 @@ async def test_what_a_person_says_while_the_platform_is_being_read_is_not_lost(m
     turn = asyncio.create_task(engine.turn())
     await engine.platform.asked.wait()
     assert not turn.done()
-    await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+    await engine.release((SOURCE, "d1"), sent=False)
     engine.platform.answers.set()
     await turn
     await engine.live(60)

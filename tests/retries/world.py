@@ -17,12 +17,14 @@ from msgspec import structs
 from exporter.clock import ManualClock
 from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules
+from exporter.model.operations import OperationAction
 from exporter.model.policy import Rules
 from exporter.model.retries import Retry, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
+from exporter.retries.operations import Operations, Selection
 from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
@@ -319,6 +321,7 @@ class Engine:
         await self.book.load(self.clock.now())
         self.retrier = Retrier(source, self.ledger, self.clock, book=self.book)
         self.control = Control(self.book, {SOURCE: source}, self.clock)
+        self.operations = Operations(self.book, self.control, self.ledger, self.clock)
         self.ledger.trip = self.trip
 
     async def stop(self) -> None:
@@ -363,6 +366,21 @@ class Engine:
             self.platform.advance()
             await self.sweep()
             await self.turn()
+
+    async def approve(self, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        return await self._say(OperationAction.APPROVE, keys)
+
+    async def hold(self, *keys: tuple[str, str], seconds: float | None = None) -> dict[str, Any]:
+        return await self._say(OperationAction.HOLD, keys, seconds=seconds)
+
+    async def release(self, *keys: tuple[str, str], sent: bool = True) -> dict[str, Any]:
+        return await self._say(OperationAction.RELEASE, keys, sent=sent)
+
+    async def retry_now(self, *keys: tuple[str, str]) -> dict[str, Any]:
+        return await self._say(OperationAction.RETRY, keys)
+
+    async def _say(self, action: OperationAction, keys: Sequence[tuple[str, str]], **more: Any) -> dict[str, Any]:
+        return await self.operations.begin(action, Selection(ids=keys), who="ann", at_once=True, **more)
 
     def retries(self) -> list[Retry]:
         return sorted(self.book.everything(), key=lambda retry: (retry.claimed_at, retry.ordinal))

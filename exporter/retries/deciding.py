@@ -1,0 +1,347 @@
+"""Deciding about all open dead letters of a source, again and again, at the cost of what has changed.
+
+What is decided of one is remembered with everything the decision was made from. As long as all of that is the very same
+and no time that matters has come, it stands. Whose turn it is among those that may be retried is decided anew once the
+rails or one of them changed.
+"""
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from exporter.model import DeadLetter, Workflow
+from exporter.model.decision import Ladder, changes_at, climb
+from exporter.model.rails import FREE, Passenger, Rails
+from exporter.model.retries import Decision, Mode, Override, Retry, Verb
+from exporter.model.subject import Refused, Subject, neighbours, reaches
+from exporter.model.turns import Candidate, GroupKey, precedence, take_turns
+from exporter.retries.book import RetryBook
+from exporter.source import Source
+
+#: Dead letters looked through, and decided about, before others get a chance to run.
+CHECKED_AT_ONCE, DECIDED_AT_ONCE = 2000, 100
+
+
+@dataclass(slots=True, kw_only=True)
+class _Standing:
+    """What is decided of one dead letter, and what from: as long as that is the same, so is this."""
+
+    letter: DeadLetter
+    workflow: Workflow | None
+    root: str
+    history: Sequence[Retry]
+    overrides: Sequence[Override]
+    shared: Sequence[Override]
+    neighbour: Retry | None
+    ahead: str | None
+    refused: Refused | None
+    approved: frozenset[tuple[str, str]]
+    subject: Subject
+    ladder: Ladder  # as if the rails were free
+    until: float
+    candidate: Candidate | None
+    decision: Decision
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """What a pass over all open dead letters came to."""
+
+    due: list[str] = field(default_factory=list)  # ids of those whose turn it is, in order
+    changed: dict[str, Decision] = field(default_factory=dict)  # what is decided otherwise than before
+    gone: list[str] = field(default_factory=list)  # no longer open
+
+
+class Decider:
+    """Decides about one source's open dead letters."""
+
+    def __init__(self, book: RetryBook, source: Source) -> None:
+        self._book = book
+        self._source = source
+        self._standing: dict[str, _Standing] = {}
+        self._queues: dict[GroupKey, list[Candidate]] = {}
+        self._unsorted = False
+        self._rails: Rails | None = None
+        self._turns_until = 0.0
+        self._due: list[str] = []
+
+    # One
+
+    def subject(self, letter: DeadLetter, now: float) -> Subject:
+        """An open dead letter and all that deciding about it depends on."""
+        book, name, known = self._book, self._source.name, self._source.known
+        workflow = known.workflows.get(letter.workflow_id)
+        root = book.root_of(name, letter)
+        return self._subject(
+            letter,
+            workflow,
+            root,
+            history=book.history(name, root),
+            overrides=(*book.shared_overrides(name), *book.root_overrides(name, root)),
+            neighbour=self._neighbours().get(letter.workflow_id),
+            ahead=self._head(workflow, letter),
+            refused=book.refused(name, letter.id),
+            rails=book.rails(name, now),
+        )
+
+    def ladder(self, letter: DeadLetter, now: float) -> tuple[Subject, Ladder]:
+        """What is to be said of one now; if others are before it, that."""
+        subject = self.subject(letter, now)
+        ladder = climb(subject, self._book.rules, now)
+        standing = self._standing.get(letter.id)
+        if ladder.decision.verb is Verb.RETRY and standing is not None and standing.decision.verb is Verb.WAIT:
+            waits = standing.candidate is not None and not ladder.manual
+            ladder = replace(ladder, decision=standing.decision) if waits else ladder
+        return subject, ladder
+
+    def _subject(
+        self,
+        letter: DeadLetter,
+        workflow: Workflow | None,
+        root: str,
+        *,
+        history: Sequence[Retry],
+        overrides: Iterable[Override],
+        neighbour: Retry | None,
+        ahead: str | None,
+        refused: Refused | None,
+        rails: Rails,
+    ) -> Subject:
+        source, decided = self._source, self._book.decided(self._source.name, letter.id)
+        retrying = source.platform.retrying
+        return Subject(
+            source=source.name,
+            platform=source.platform.name,
+            letter=letter,
+            root=root,
+            traits=None if retrying is None else retrying.traits,
+            workflow=workflow,
+            labels=source.labels.of(letter.workflow_id, None if workflow is None else workflow.name),
+            history=history,
+            overrides=[o for o in overrides if reaches(o, source=source.name, workflow=letter.workflow_id, root=root)],
+            ahead=ahead,
+            neighbour=None if neighbour is None or neighbour.root == root else neighbour,
+            refused=refused,
+            waited=0.0 if decided is None else decided.waited,
+            waits_since=None if decided is None else decided.waits_since,
+            rails=rails,
+        )
+
+    def _neighbours(self) -> dict[str, Retry]:
+        retrying, known = self._source.platform.retrying, self._source.known
+        ordered = [key for key, workflow in known.workflows.items() if workflow.ordered]
+        serial = retrying is None or retrying.traits.serial
+        return neighbours(self._book.open_of(self._source.name), serial=serial, ordered=ordered)
+
+    def _head(self, workflow: Workflow | None, letter: DeadLetter) -> str | None:
+        """The dead letter that comes before it in its ordered workflow."""
+        if workflow is None or not workflow.ordered:
+            return None
+        first = min(self._source.known.dead_letters_of(workflow.id), key=lambda one: (one.opened_at, one.id))
+        return None if first.id == letter.id else first.id
+
+    # All
+
+    async def turn(self, now: float) -> Turn:
+        """Decide about every open dead letter of the source, and whose turn it is; others run in between."""
+        steps = self._steps(now)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                turn: Turn = end.value
+                return turn
+            await asyncio.sleep(0)
+
+    def turn_at_once(self, now: float) -> Turn:
+        """The same, while nobody else runs."""
+        steps = self._steps(now)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                turn: Turn = end.value
+                return turn
+
+    def _steps(self, now: float) -> Generator[None, None, Turn]:
+        turn, letters = Turn(), self._source.known.dead_letters
+        for letter_id in [letter_id for letter_id in self._standing if letter_id not in letters]:
+            self._forget(letter_id)
+            turn.gone.append(letter_id)
+        yield from self._look_through(turn, now)
+        rails = self._book.rails(self._source.name, now)
+        if rails is not self._rails or self._unsorted or now >= self._turns_until:
+            self._rails, self._unsorted = rails, False
+            self._due, waits = take_turns(self._queues, rails, now=now)
+            self._turns_until = _turns_until(rails, now)
+            yield from self._tell(waits, turn)
+        turn.due = [*self._shadowed(), *self._due]
+        return turn
+
+    def _look_through(self, turn: Turn, now: float) -> Generator[None, None, None]:
+        book, name, known = self._book, self._source.name, self._source.known
+        shared, by_workflow = book.shared_overrides(name), self._neighbours()
+        approved = book.approved_groups(name, now)
+        heads = self._heads()
+        decided = 0
+        for number, letter in enumerate(list(known.dead_letters.values()), start=1):
+            workflow = known.workflows.get(letter.workflow_id)
+            root = book.root_of(name, letter)
+            history, overrides = book.history(name, root), book.root_overrides(name, root)
+            neighbour, refused = by_workflow.get(letter.workflow_id), book.refused(name, letter.id)
+            head = heads.get(letter.workflow_id)
+            ahead = None if head is None or head == letter.id else head
+            had = self._standing.get(letter.id)
+            if (
+                had is not None
+                and had.letter is letter
+                and had.workflow is workflow
+                and had.root == root
+                and had.history is history
+                and had.overrides is overrides
+                and had.shared is shared
+                and had.neighbour is neighbour
+                and had.ahead == ahead
+                and had.refused is refused
+                and had.approved is approved
+                and now < had.until
+            ):
+                if number % CHECKED_AT_ONCE == 0:
+                    yield
+                continue
+            subject = self._subject(
+                letter,
+                workflow,
+                root,
+                history=history,
+                overrides=(*shared, *overrides),
+                neighbour=neighbour,
+                ahead=ahead,
+                refused=refused,
+                rails=FREE if not approved else replace(FREE, approved_groups=approved),
+            )
+            ladder = climb(subject, book.rules, now)
+            candidate = _candidate(subject, ladder)
+            decision = ladder.decision
+            if had is not None and candidate is not None and had.candidate is not None:
+                # Until turns are given out again, it waits as it did.
+                decision = had.decision if candidate.key == had.candidate.key else decision
+            self._place(letter.id, None if had is None else had.candidate, candidate)
+            self._standing[letter.id] = _Standing(
+                letter=letter,
+                workflow=workflow,
+                root=root,
+                history=history,
+                overrides=overrides,
+                shared=shared,
+                neighbour=neighbour,
+                ahead=ahead,
+                refused=refused,
+                approved=approved,
+                subject=subject,
+                ladder=ladder,
+                until=changes_at(subject, ladder, book.rules, now),
+                candidate=candidate,
+                decision=decision,
+            )
+            if had is None or decision != had.decision:
+                turn.changed[letter.id] = decision
+            decided += 1
+            if decided % DECIDED_AT_ONCE == 0:
+                yield
+
+    def _heads(self) -> dict[str, str]:
+        """The first dead letter of each ordered workflow."""
+        known = self._source.known
+        ordered = [workflow.id for workflow in known.workflows.values() if workflow.ordered]
+        found: dict[str, str] = {}
+        for workflow_id in ordered:
+            letters = known.dead_letters_of(workflow_id)
+            if letters:
+                found[workflow_id] = min(letters, key=lambda one: (one.opened_at, one.id)).id
+        return found
+
+    def _shadowed(self) -> list[str]:
+        """Those of which everything is done but the call: nobody waits for them."""
+        return [key for key, one in self._standing.items() if _is_shadow(one.ladder)] if self._may_shadow() else []
+
+    def _may_shadow(self) -> bool:
+        rules = self._book.rules
+        return rules.mode_of(self._source.name) is Mode.SHADOW or any(p.mode is Mode.SHADOW for p in rules.policies)
+
+    def _tell(self, waits: Mapping[GroupKey, Decision], turn: Turn) -> Generator[None, None, None]:
+        """Decide of each that may be retried whether it is its turn."""
+        due = set(self._due)
+        number = 0
+        for key, queue in self._queues.items():
+            waiting = waits.get(key)
+            for candidate in queue:
+                number += 1
+                if number % CHECKED_AT_ONCE == 0:
+                    yield
+                standing = self._standing.get(candidate.id)
+                if standing is None:
+                    continue
+                decision = standing.ladder.decision if candidate.id in due or waiting is None else waiting
+                if decision is not standing.decision:
+                    if decision != standing.decision:
+                        turn.changed[candidate.id] = decision
+                    standing.decision = decision
+
+    def _place(self, letter_id: str, before: Candidate | None, after: Candidate | None) -> None:
+        """Keep the queues of those that may be retried, each in the order of its turns."""
+        if before == after:
+            return
+        self._unsorted = True
+        if before is not None:
+            queue = self._queues[before.key]
+            del queue[bisect_left(queue, precedence(before), key=precedence)]
+            if not queue:
+                del self._queues[before.key]
+        if after is not None:
+            insort(self._queues.setdefault(after.key, []), after, key=precedence)
+
+    def _forget(self, letter_id: str) -> None:
+        self._place(letter_id, self._standing.pop(letter_id).candidate, None)
+
+    def undetermined(self) -> Iterable[tuple[Subject, Ladder]]:
+        """Those of which nobody can say yet which policy owns them."""
+        return [(one.subject, one.ladder) for one in self._standing.values() if one.ladder.missing]
+
+    def standing(self) -> Iterable[tuple[Subject, Ladder]]:
+        """Every open dead letter as it was last decided about."""
+        for one in self._standing.values():
+            yield one.subject, replace(one.ladder, decision=one.decision)
+
+
+def _candidate(subject: Subject, ladder: Ladder) -> Candidate | None:
+    """What waits for its turn: whatever nothing of its own holds back, and is going to be sent."""
+    owner, decision = ladder.owner, ladder.decision
+    if owner is None or decision.verb is not Verb.RETRY or decision.mode is Mode.SHADOW:
+        return None
+    return Candidate(
+        id=subject.letter.id,
+        passenger=Passenger(
+            owner=owner,
+            group=ladder.group,
+            workflow_id=subject.letter.workflow_id,
+            at_once=ladder.manual,
+            unbudgeted=ladder.approval is not None,
+        ),
+        mode=decision.mode,
+        calls=sum(1 for retry in subject.history if not retry.shadow),
+        opened_at=subject.letter.opened_at,
+    )
+
+
+def _is_shadow(ladder: Ladder) -> bool:
+    return ladder.decision.verb is Verb.RETRY and ladder.decision.mode is Mode.SHADOW
+
+
+def _turns_until(rails: Rails, now: float) -> float:
+    """When turns may come that did not now though nothing changed but time."""
+    marks = [rails.pace_at, rails.token_at or 0.0]
+    marks += [setback.until for setback in rails.setbacks.values()]
+    marks += [gate.cool_until for gate in rails.gates.values() if gate.is_shut]
+    return min((mark for mark in marks if mark > now), default=float("inf"))

@@ -1,0 +1,436 @@
+"""Operations: one thing done to many dead letters, on a frozen list, with a reason, progress and a way to stop it.
+
+Whatever a person says can only be said of what is there now: an operation is a list of dead letters as they are, and
+void for those that change. What lets dead letters pass takes effect a little later, so that it can be taken back as if
+it had never been said.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from exporter.clock import Clock
+from exporter.model.decision import snapshot_of
+from exporter.model.groups import Group, group_id, groups
+from exporter.model.operations import UNDER_WAY, Item, ItemState, Operation, OperationAction, OperationState
+from exporter.model.retries import Action, Mode, Override, OverrideAction, Reason
+from exporter.retries.book import RetryBook, new_id
+from exporter.retries.control import LETS_PASS, Control, ControlError, Found, decision_facts
+from exporter.store import operations as script
+from exporter.store.ledger import Ledger
+
+#: What lets dead letters pass takes effect so much later (seconds), unless it is to be at once.
+UNDO_SECONDS = 10.0
+#: An approval ends by itself after so long (seconds).
+APPROVAL_SECONDS = 86400.0
+#: Refusals of the ladder that no time and no approval ends.
+_FOR_GOOD = frozenset({Reason.UNDETERMINED, Reason.NOT_ELIGIBLE, Reason.EXHAUSTED})
+_OVERRIDES = {
+    OperationAction.APPROVE: OverrideAction.APPROVE,
+    OperationAction.RETRY: OverrideAction.RETRY_NOW,
+    OperationAction.HOLD: OverrideAction.HOLD,
+    OperationAction.QUARANTINE: OverrideAction.QUARANTINE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which dead letters are meant: these, or all that fit everything else that is given."""
+
+    ids: Sequence[tuple[str, str]] = ()
+    group: str | None = None
+    policy: str | None = None
+    workflow: tuple[str, str] | None = None  # source and id
+    between: tuple[float, float] | None = None  # opened then, on the platform's clock
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.ids and not any((self.group, self.policy, self.workflow, self.between))
+
+    def fits(self, found: Found) -> bool:
+        subject, decision = found.subject, found.ladder.decision
+        letter = subject.letter
+        return (
+            (self.group is None or group_id(subject.source, letter) == self.group)
+            and (self.policy is None or decision.policy == self.policy)
+            and (self.workflow is None or (subject.source, letter.workflow_id) == self.workflow)
+            and (self.between is None or self.between[0] <= letter.opened_at <= self.between[1])
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """As it was asked for, in plain values."""
+        asked: dict[str, Any] = {
+            "ids": [f"{source}/{letter_id}" for source, letter_id in self.ids],
+            "group": self.group,
+            "policy": self.policy,
+            "workflow": None if self.workflow is None else "/".join(self.workflow),
+            "between": None if self.between is None else list(self.between),
+        }
+        return {name: value for name, value in asked.items() if value}
+
+
+class Operations:
+    """Begins operations, says how far they are, stops them."""
+
+    def __init__(self, book: RetryBook, control: Control, ledger: Ledger, clock: Clock) -> None:
+        self._book = book
+        self._control = control
+        self._ledger = ledger
+        self._clock = clock
+
+    # What is so
+
+    def groups(self) -> list[Group]:
+        """The groups of all open dead letters, the largest first."""
+        found = [(one.subject, one.ladder) for one in self._control.everything()]
+        return groups(found, self._book.everything(), self._clock.now())
+
+    def selected(self, selection: Selection) -> list[Found]:
+        """The open dead letters that are meant. Raises ``ControlError`` if there are none, or one of them is not."""
+        if selection.is_empty:
+            raise ControlError("name what is meant: ids, a group, a policy, a workflow or a time", status=400)
+        if selection.ids:
+            found = [self._control.one(*key) for key in dict.fromkeys(selection.ids)]
+        else:
+            source = None if selection.workflow is None else selection.workflow[0]
+            found = self._control.everything(source)
+        found = [one for one in found if selection.fits(one)]
+        if not found:
+            raise ControlError(f"no open dead letter fits {_words(selection)}", status=404)
+        return found
+
+    async def one(self, identity: str) -> OperationState:
+        """An operation by its id. Raises ``ControlError``."""
+        state = self._book.operations.get(identity) or await self._ledger.transact("operation", script.one(identity))
+        if state is None:
+            raise ControlError(f"there is no operation {identity}", status=404)
+        return state
+
+    def newest(self, limit: int = 100) -> list[OperationState]:
+        """Operations, the newest first."""
+        states = self._book.operations.values()
+        return sorted(states, key=lambda state: state.operation.created_at, reverse=True)[:limit]
+
+    def new_since(self, state: OperationState) -> int:
+        """How many dead letters have opened since that the operation would have been about as well."""
+        selection, began = _selection(state.operation.selected), state.operation.created_at
+        if selection.ids or selection.is_empty:
+            return 0
+        known = {item.key for item in state.items}
+        return sum(
+            1
+            for one in self._control.everything()
+            if one.key not in known and one.subject.letter.opened_at >= began and selection.fits(one)
+        )
+
+    # What is done
+
+    async def begin(
+        self,
+        action: OperationAction,
+        selection: Selection,
+        *,
+        who: str,
+        why: str = "",
+        at_once: bool = False,
+        seconds: float | None = None,
+        sent: bool = True,
+        stop_after: int | None = None,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Do one thing to all that are meant, as they are now. ``seconds`` is how long a hold lasts.
+
+        Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
+        none, that is a ``ControlError``.
+        """
+        if action is OperationAction.RELEASE and len(selection.ids) == len(tuple(selection.ids)) and selection.ids:
+            found = [self._maybe(key) for key in dict.fromkeys(selection.ids)]
+            keys = list(dict.fromkeys(selection.ids))
+        else:
+            chosen = self.selected(selection)
+            found, keys = list(chosen), [(one.subject.source, one.subject.letter.id) for one in chosen]
+        if action is OperationAction.APPROVE and not selection.ids:
+            waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
+            if not waiting:
+                raise ControlError(f"nothing waits for approval of {_words(selection)}", status=404)
+            found, keys = list(waiting), [(one.subject.source, one.subject.letter.id) for one in waiting]
+        refused = {key: why_not for key, one in zip(keys, found, strict=True) if (why_not := objection(one, action))}
+        if len(refused) == len(keys):
+            key = keys[0]
+            raise ControlError(f"{key[0]}/{key[1]}: {refused[key]}")
+        now = self._clock.now()
+        lets_pass = action in (OperationAction.APPROVE, OperationAction.RETRY)
+        alone = action is OperationAction.RETRY and len(keys) == 1
+        operation = Operation(
+            id=new_id(),
+            action=action,
+            who=who,
+            why=why,
+            selected=selection.facts(),
+            created_at=now,
+            starts_at=now if at_once or alone or not lets_pass else now + UNDO_SECONDS,
+            stop_after=stop_after,
+        )
+        covered = [key for key in keys if key not in refused]
+        answer: dict[str, Any] = {
+            "operation": None if dry_run else operation.id,
+            "action": action.value,
+            "count": len(covered),
+            "dead_letters": [f"{source}/{letter_id}" for source, letter_id in covered],
+            "refused": [f"{source}/{letter_id}: {reason}" for (source, letter_id), reason in refused.items()],
+        }
+        if dry_run:
+            return answer | {"dry_run": True}
+        state = OperationState(
+            operation=operation,
+            items=[
+                Item(source=key[0], dead_letter_id=key[1])
+                if key not in refused
+                else Item(source=key[0], dead_letter_id=key[1], state=ItemState.REFUSED.value, detail=refused[key])
+                for key in keys
+            ],
+        )
+        await self._ledger.transact("operation", script.begin(state, now=now))
+        by_key = {key: one for key, one in zip(keys, found, strict=True) if one is not None}
+        if action is OperationAction.RELEASE:
+            return answer | await self._release(operation, covered, sent=sent)
+        until = now + APPROVAL_SECONDS if lets_pass else None if seconds is None else now + seconds
+        await self._say(operation, [by_key[key] for key in covered], until=until)
+        if not lets_pass:
+            await self._done(operation, covered)
+        return answer | {"starts_at": operation.starts_at if lets_pass else None, "until": until}
+
+    async def cancel(self, identity: str, *, who: str) -> dict[str, Any]:
+        """Stop the rest of an operation: what it let pass and was not tried yet. Raises ``ControlError``."""
+        state = await self.one(identity)
+        if not any(item.state == ItemState.WAITING for item in state.items):
+            raise ControlError(f"operation {identity} has nothing left to stop")
+        return await self._stop(state, who=who)
+
+    async def settle_once(self) -> None:
+        """Note what is void by now, stop operations that fail too often, end those that are done."""
+        now = self._clock.now()
+        for state in list(self._book.operations.values()):
+            operation = state.operation
+            if operation.ended_at is not None:
+                continue
+            failed = sum(count for name, count in state.counts.items() if name in ("failed", "rejected"))
+            waiting = [item for item in state.items if item.state == ItemState.WAITING]
+            if operation.stop_after is not None and failed >= operation.stop_after and waiting:
+                await self._stop(state, who=f"itself, after {failed} failures")
+                continue
+            void = self._void(operation, waiting, now)
+            if void:
+                await self._ledger.transact("operation", script.note(operation.id, void))
+                state = self._book.operations[operation.id]
+            if not state.is_open:
+                await self._ledger.transact("operation", script.end(replace(operation, ended_at=now), now=now))
+
+    # How
+
+    def _void(self, operation: Operation, waiting: Sequence[Item], now: float) -> list[Item]:
+        """Those that changed before their turn came, or whose time is up."""
+        holding = {
+            (override.source, override.snapshot.get("id")): override
+            for override in self._book.overrides.values()
+            if override.operation == operation.id and override.holds(now)
+        }
+        void: list[Item] = []
+        for item in waiting:
+            override = holding.get((item.source, item.dead_letter_id))
+            found = self._maybe((item.source, item.dead_letter_id))
+            why = None
+            if found is None:
+                why = "it is resolved"
+            elif override is None:
+                why = "its time was up before its turn came"
+            elif override.snapshot != snapshot_of(found.subject, found.ladder.owner, override.action):
+                why = "it changed before its turn came"
+            if why is not None:
+                void.append(replace(item, state=ItemState.VOID.value, detail=why))
+        return void
+
+    async def _stop(self, state: OperationState, *, who: str) -> dict[str, Any]:
+        now, operation = self._clock.now(), state.operation
+        words = [o for o in self._book.overrides.values() if o.operation == operation.id and o.action in LETS_PASS]
+        await self._book.end(words, who=who, now=now)
+        state = await self.one(operation.id)
+        cancelled = [
+            replace(item, state=ItemState.CANCELLED.value, detail=f"cancelled by {who}")
+            for item in state.items
+            if item.state in (ItemState.WAITING, ItemState.VOID) and item.detail in ("", f"taken back by {who}")
+        ]
+        ended = replace(operation, ended_at=now, cancelled_by=who)
+        await self._ledger.transact("operation", script.end(ended, now=now, cancelled=cancelled))
+        return {"operation": operation.id, "cancelled": len(cancelled)}
+
+    async def _release(self, operation: Operation, keys: Sequence[tuple[str, str]], *, sent: bool) -> dict[str, Any]:
+        answers = await self._control.release(
+            keys, sent=sent, who=operation.who, why=operation.why, operation=operation.id
+        )
+        items = [
+            Item(
+                source=key[0],
+                dead_letter_id=key[1],
+                state=(ItemState.REFUSED if "refused" in said else ItemState.DONE).value,
+                detail=str(said.get("refused", "")),
+            )
+            for key, said in answers.items()
+        ]
+        await self._ledger.transact("operation", script.note(operation.id, items))
+        if len(keys) == 1:
+            [said] = answers.values()
+            if "refused" in said:
+                raise ControlError(said["refused"])
+            return said
+        return {"released": sum(1 for said in answers.values() if "refused" not in said)}
+
+    async def _say(self, operation: Operation, found: Sequence[Found], *, until: float | None) -> None:
+        action, now = _OVERRIDES[operation.action], self._clock.now()
+        lets_pass = action in LETS_PASS
+        words = [
+            self._control.word(
+                action,
+                source=one.subject.source,
+                key=one.subject.root,
+                until=until,
+                who=operation.who,
+                why=operation.why,
+                starts_at=operation.starts_at if lets_pass else 0.0,
+                snapshot=snapshot_of(one.subject, one.ladder.owner, action) if lets_pass else None,
+                operation=operation.id,
+            )
+            for one in found
+        ]
+        if lets_pass:  # said twice, it still is one retry
+            before: list[Override] = []
+            for word in words:
+                said = self._book.root_overrides(word.source, word.key)
+                before += [override for override in said if override.action in LETS_PASS and override.holds(now)]
+            await self._book.end(before, who=operation.who, now=now)
+        await self._book.put(words, now=now)
+        self._control.said(*{word.source for word in words})
+
+    async def _done(self, operation: Operation, keys: Sequence[tuple[str, str]]) -> None:
+        items = [Item(source=key[0], dead_letter_id=key[1], state=ItemState.DONE.value) for key in keys]
+        await self._ledger.transact("operation", script.note(operation.id, items))
+
+    def _maybe(self, key: tuple[str, str]) -> Found | None:
+        try:
+            return self._control.one(*key)
+        except ControlError:
+            return None
+
+
+def objection(found: Found | None, action: OperationAction) -> str | None:
+    """Why an action can never come true for a dead letter as it is; None if it can."""
+    if found is None or action not in (OperationAction.APPROVE, OperationAction.RETRY):
+        return None
+    ladder, decision = found.ladder, found.ladder.decision
+    if found.subject.traits is None:
+        return "this platform knows no retry"
+    if decision.mode.rank < Mode.APPROVE.rank:
+        return f"the mode is {decision.mode}; nothing is sent in it"
+    refusing = [rung for rung in ladder.rungs if rung.refuses]
+    held = next((rung for rung in refusing if rung.reason is Reason.HELD or rung.verb.value == "quarantine"), None)
+    if held is not None and held.reason is not Reason.EXHAUSTED:
+        return f"{held.detail}; release it first"
+    if action is OperationAction.APPROVE:
+        if ladder.owner is None and not any(rung.reason is Reason.UNDETERMINED for rung in refusing):
+            return "no policy owns it; ask for a retry of it instead"
+        if ladder.owner is not None and ladder.owner.action is not Action.RETRY:
+            return f"its policy {ladder.owner.name} says {ladder.owner.action}; ask for a retry of it instead"
+    for rung in refusing:
+        at_once = action is OperationAction.RETRY and rung.reason in (Reason.EXHAUSTED, Reason.UNDETERMINED)
+        if rung.reason in _FOR_GOOD and not at_once:
+            way_out = "; release it first, or ask for a retry of it" if rung.reason is Reason.EXHAUSTED else ""
+            return f"{rung.detail}{way_out}"
+        never = rung.reason is Reason.WINDOW and rung.next_at is None
+        if never and action is OperationAction.APPROVE:
+            return "the hours of its policy never open"
+    return None
+
+
+def operation_facts(state: OperationState, *, new_since: int = 0, items: bool = True) -> dict[str, Any]:
+    """An operation as plain values."""
+    operation = state.operation
+    done = sum(1 for item in state.items if item.state not in UNDER_WAY)
+    facts: dict[str, Any] = {
+        "id": operation.id,
+        "action": operation.action.value,
+        "who": operation.who,
+        "why": operation.why,
+        "selected": dict(operation.selected),
+        "created_at": operation.created_at,
+        "starts_at": operation.starts_at,
+        "ended_at": operation.ended_at,
+        "cancelled_by": operation.cancelled_by or None,
+        "total": len(state.items),
+        "done": done,
+        "outcomes": state.counts,
+        "new_since": new_since,
+    }
+    if items:
+        facts["items"] = [{"dead_letter": item.key, "state": item.state, "detail": item.detail} for item in state.items]
+    return facts
+
+
+def group_facts(group: Group) -> dict[str, Any]:
+    """A group as plain values."""
+    return {
+        "id": group.id,
+        "source": group.source,
+        "workflow_id": group.workflow_id,
+        "workflow": group.workflow,
+        "error_class": group.error_class,
+        "error": group.error,
+        "count": len(group.letters),
+        "oldest_at": group.oldest_at,
+        "newest_at": group.newest_at,
+        "opened_last_hour": group.opened_lately,
+        "decision": decision_facts(group.decision),
+        "decisions": group.decisions,
+        "awaits_approval": group.awaits_approval,
+        "can": what_a_person_can_do(group),
+        "last_outcome": group.last_outcome,
+        "retries": {
+            "tries": group.experience.tries,
+            "successes": group.experience.successes,
+            "median_seconds": group.experience.seconds,
+            "words": group.experience.words(),
+        },
+        "example": f"{group.source}/{group.letters[0]}",
+    }
+
+
+def what_a_person_can_do(group: Group) -> list[str]:
+    """The commands that would change something, the likeliest first."""
+    if group.awaits_approval:
+        return [f"approve --group {group.id}", f"hold --group {group.id}"]
+    reason, verb = group.decision.reason, group.decision.verb.value
+    if verb == "quarantine" or reason in (Reason.HELD, Reason.EXHAUSTED):
+        return [f"release --group {group.id}", f"retry --group {group.id}"]
+    if reason is Reason.MODE:
+        return []
+    return [f"retry --group {group.id}", f"hold --group {group.id}"]
+
+
+def _selection(facts: Mapping[str, Any]) -> Selection:
+    workflow = facts.get("workflow")
+    between = facts.get("between")
+    return Selection(
+        ids=[_split(key) for key in facts.get("ids", ())],
+        group=facts.get("group"),
+        policy=facts.get("policy"),
+        workflow=None if workflow is None else _split(workflow),
+        between=None if between is None else (between[0], between[1]),
+    )
+
+
+def _split(key: str) -> tuple[str, str]:
+    source, _, identity = key.partition("/")
+    return source, identity
+
+
+def _words(selection: Selection) -> str:
+    return ", ".join(f"{name} {value}" for name, value in selection.facts().items())
