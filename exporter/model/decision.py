@@ -348,7 +348,7 @@ class _Climber:
 
     def _preflight(self) -> Rung:
         refused = self.subject.refused
-        if refused is None or self.now >= refused.until:
+        if refused is None or not refused.holds(self.now):
             return Rung(reason=Reason.PREFLIGHT, refuses=False)
         return Rung(reason=Reason.PREFLIGHT, refuses=True, detail=refused.why, next_at=refused.until)
 

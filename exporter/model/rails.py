@@ -83,6 +83,11 @@ class Gate:
     def served(self, now: float) -> "Gate":
         return replace(self, served_at=now)
 
+    def redated(self, now: float) -> "Gate":
+        """The same without times that lie ahead: a clock that was ahead has noted them."""
+        tripped_at = None if self.tripped_at is None else min(self.tripped_at, now)
+        return replace(self, tripped_at=tripped_at, served_at=min(self.served_at, now))
+
     def judge(self, *, good: bool, claimed_at: float, sick: bool, rules: GateRules, now: float, draw: float) -> "Gate":
         """The gate after a verdict. ``sick`` says whether the workflow's own runs fail as well; ``draw`` is in [0, 1).
 
@@ -200,7 +205,12 @@ FREE = Rails()
 def gates_of(owner: Policy, group: str) -> Iterator[tuple[tuple[str, str], GateRules, str]]:
     """The gates in the way of a group under its policy: its own, and that of the whole policy, wider from the start."""
     yield (owner.name, group), owner.gate, "group"
-    yield (owner.name, ""), GateRules(ramp=POLICY_RAMP, cool=owner.gate.cool), "policy"
+    yield (owner.name, ""), policy_gate(owner.gate), "policy"
+
+
+def policy_gate(rules: GateRules) -> GateRules:
+    """The rules of the gate of a whole policy: never narrower than those of its groups begin."""
+    return GateRules(ramp=tuple(max(width, rules.ramp[0]) for width in POLICY_RAMP), cool=rules.cool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ from exporter.model.retries import Mode, Outcome, Override, OverrideAction, Retr
 
 #: Of a message no more than this takes part in a match.
 MESSAGE_CHARS_MAX = 4096
+#: The longest (seconds) that a look which refused holds.
+REFUSED_MOST = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,10 @@ class Refused:
     until: float
     why: str
     streak: int = 1
+
+    def holds(self, now: float) -> bool:
+        """What lies further ahead than any refusal was noted by a clock that was ahead."""
+        return now < self.until <= now + REFUSED_MOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import secrets
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, RunFinished
@@ -394,6 +395,13 @@ class RetryBook:
         if early:
             meant = [override.redated(now) for override in early]
             await self._ledger.transact("override", script.redate_overrides(meant, now=now))
+        gates = {key: gate for key, gate in self._gates[source].items() if gate.redated(now) != gate}
+        purse = self._purses.get(source)
+        late = purse if purse is not None and purse.at > now + protocol.SKEW else None
+        if gates or late is not None:
+            right = {key: gate.redated(now) for key, gate in gates.items()}
+            meant_purse = None if late is None else replace(late, at=now)
+            await self._ledger.transact("save_retry", kept.redate(source, right, meant_purse))
         self._lowered_at = {key: min(now, at) for key, at in self._lowered_at.items()}
         self._failed_at = {key: min(now, at) for key, at in self._failed_at.items()}
 

@@ -64,6 +64,7 @@ class Decider:
         self._unsorted = False
         self._rails: Rails | None = None
         self._turns_until = 0.0
+        self._now = 0.0
         self._due: list[str] = []
 
     # One
@@ -166,6 +167,11 @@ class Decider:
 
     def _steps(self, now: float) -> Generator[None, None, Turn]:
         turn, letters = Turn(), self._source.known.dead_letters
+        if now < self._now:  # our clock was put back: no time noted so far means anything
+            self._turns_until = 0.0
+            for standing in self._standing.values():
+                standing.until = 0.0
+        self._now = now
         for letter_id in [letter_id for letter_id in self._standing if letter_id not in letters]:
             self._forget(letter_id)
             turn.gone.append(letter_id)

@@ -16,7 +16,7 @@ from exporter.model.decision import Ladder, climb
 from exporter.model.fold import resolve
 from exporter.model.ledger import Batch
 from exporter.model.retries import Answer, Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
-from exporter.model.subject import Refused, Subject, error_fingerprint
+from exporter.model.subject import REFUSED_MOST, Refused, Subject, error_fingerprint
 from exporter.platform.retrying import ALL_BUSY, Look, Standing, Target, meaning
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
@@ -31,8 +31,8 @@ log = get_logger(__name__)
 
 #: Seconds between two turns.
 INTERVAL = 5.0
-#: A look that refused or failed is repeated so many seconds later at first, then twice as long, at most …
-WAIT_FIRST, WAIT_MOST = 60.0, 900.0
+#: A look that refused or failed is repeated so many seconds later at first, then twice as long each time.
+WAIT_FIRST = 60.0
 #: Seconds until a look at an open retry that failed is repeated.
 LOOK_FAILED = 120.0
 #: Refusals in a row, of different dead letters, after which it is not the dead letters.
@@ -318,7 +318,7 @@ class Retrier:
         """Leave a dead letter alone for a while, longer each time."""
         before, now = self._book.refused(self.source.name, letter.id), self._clock.now()
         streak = 1 if before is None else before.streak + 1
-        seconds = min(WAIT_MOST, WAIT_FIRST * 2.0 ** min(streak - 1, 10))
+        seconds = min(REFUSED_MOST, WAIT_FIRST * 2.0 ** min(streak - 1, 10))
         await self._book.refuse(self.source.name, letter.id, Refused(until=now + seconds, why=why, streak=streak))
 
     def _wanted(self, subject: Subject, ladder: Ladder, look: Look, now: float) -> Reservation:

@@ -79,6 +79,16 @@ def put_gates(source: str, changed: Mapping[tuple[str, str], Gate], committed: C
     committed.gates |= {(source, policy, group): gate for (policy, group), gate in changed.items()}
 
 
+def redate(source: str, changed: Mapping[tuple[str, str], Gate], state: Purse | None) -> Script[Committed]:
+    """Put right what was noted by a clock that was ahead."""
+    committed = Committed()
+    yield from put_gates(source, changed, committed)
+    if state is not None:
+        yield from put(source, PURSE, {"": state})
+        committed.purses[source] = state
+    return committed
+
+
 def setbacks(source: str, keys: Iterable[str]) -> Script[dict[str, Setback]]:
     found: dict[str, Setback] = {}
     for key in keys:

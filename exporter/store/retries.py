@@ -17,7 +17,7 @@ from exporter.model.decision import Ladder, climb
 from exporter.model.ledger import Committed, Key
 from exporter.model.operations import ItemState, OperationState
 from exporter.model.policy import GateRules, Pace, Rules
-from exporter.model.rails import POLICY_RAMP, Gate, Purse, Rails, Setback
+from exporter.model.rails import Gate, Purse, Rails, Setback, policy_gate
 from exporter.model.retries import (
     Decision,
     Outcome,
@@ -258,7 +258,7 @@ def _weigh(retry: Retry, evidence: Evidence, now: float, committed: Committed) -
     returns = retry.outcome in (Outcome.SUCCEEDED, Outcome.NOT_SENT) or bool(retry.spared)
     if retry.outcome in (Outcome.SUCCEEDED, Outcome.FAILED) and not retry.manual:
         keys = {(retry.policy, retry.group): evidence.gate}
-        keys[retry.policy, ""] = GateRules(ramp=POLICY_RAMP, cool=evidence.gate.cool)
+        keys[retry.policy, ""] = policy_gate(evidence.gate)
         stood = yield from rails.gates(source, keys)
         good = retry.outcome is Outcome.SUCCEEDED
         if not good and not retry.spared:

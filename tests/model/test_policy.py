@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from exporter.model import Error, ErrorClass, Workflow
 from exporter.model.decision import climb, find_owner, snapshot_of
 from exporter.model.matchers import FIELDS, Matcher, read
-from exporter.model.policy import Backoff, Pace, Rules, SourceRules
+from exporter.model.policy import Backoff, GateRules, Pace, Rules, SourceRules
 from exporter.model.rails import Gate, Passenger, Rails, Setback
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, Reason, RetryState, Scope, Verb
 from exporter.model.subject import Refused, Subject, error_fingerprint, facts_of
@@ -76,7 +76,7 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
     ("its group has cooled off", subject(rails=rails_of(Gate(trips=1, tripped_at=NOW - 60, cool_until=NOW - 1))),
         rules(policy(group_by=("error.class",))), Verb.RETRY, Reason.DUE),
     ("another of its group shows whether it helps", subject(rails=rails_of(Gate(), unverified=1)),
-        rules(policy(group_by=("error.class",))), Verb.WAIT, Reason.GATE),
+        rules(policy(group_by=("error.class",), gate=GateRules())), Verb.WAIT, Reason.GATE),
     ("a storm", subject(rails=Rails(storm="all fail")), rules(), Verb.WAIT, Reason.STORM),
     ("no more failures can be afforded", subject(rails=Rails(tokens=0.5)), rules(), Verb.WAIT, Reason.BUDGET),
     ("no more can be afforded, and it is approved", subject(rails=Rails(tokens=0.5), overrides=[approval()]),
@@ -232,7 +232,7 @@ def test_errors_of_one_kind_have_one_fingerprint() -> None:
 
 
 def queue(group: str, *numbers: int) -> dict[tuple[str, str], list[Candidate]]:
-    passenger = Passenger(owner=policy(), group=group, workflow_id="w1")
+    passenger = Passenger(owner=policy(gate=GateRules()), group=group, workflow_id="w1")
     made = [Candidate(id=f"{group}{n}", passenger=passenger, mode=Mode.ENFORCE, calls=0, opened_at=n) for n in numbers]
     return {("p", group): made}
 
@@ -241,7 +241,9 @@ def test_groups_take_turns_the_one_served_longest_ago_first() -> None:
     open_wide = Gate(level=4)
     gates = {("p", group): dataclasses.replace(open_wide, served_at=at) for group, at in (("a", 5.0), ("b", 3.0))}
     queues = queue("a", *range(9)) | queue("b", *range(9)) | queue("c", 1)
-    due, waits = take_turns(queues, Rails(gates=gates | {("p", "c"): open_wide}, pace=Pace(burst=5)), now=NOW)
+    due, waits = take_turns(
+        queues, Rails(gates=gates | {("p", "c"): open_wide, ("p", ""): open_wide}, pace=Pace(burst=5)), now=NOW
+    )
     assert due == ["c1", "b0", "a0", "b1", "a1"]
     assert {key[1]: decision.reason for key, decision in waits.items()} == dict.fromkeys("abc", Reason.PACE)
 

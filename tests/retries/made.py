@@ -7,7 +7,7 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.model.matchers import Matcher, read
-from exporter.model.policy import Backoff, Policy, Rules
+from exporter.model.policy import Backoff, Cooling, GateRules, Policy, Rules
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope, Traits
 from exporter.model.subject import Subject
 
@@ -15,6 +15,8 @@ NOW = 1_800_000_000.0
 HOUR, DAY = 3600.0, 86400.0
 ERROR = Error(error_class=ErrorClass.NETWORK, type="ConnectionError", message="connect ETIMEDOUT 10.0.0.1:443")
 TRAITS = Traits(effect="resume", handle="same_id", serial=False)
+#: A gate that holds nothing back, for what is not about gates.
+WIDE = GateRules(ramp=(1000,), cool=Cooling(first=1.0, cap=1.0))
 PLAIN = Backoff(first=900.0, factor=3.0, cap=21600.0, jitter=0.0)
 
 
@@ -24,7 +26,9 @@ def letter(**changes: Any) -> DeadLetter:
 
 
 def policy(match: Any = None, *, action: Action = Action.RETRY, **changes: Any) -> Policy:
-    made = Policy(name="p", hash="h", matcher=Matcher(match=read(match or {}, "match")), action=action, backoff=PLAIN)
+    made = Policy(
+        name="p", hash="h", matcher=Matcher(match=read(match or {}, "match")), action=action, backoff=PLAIN, gate=WIDE
+    )
     return replace(made, **changes)
 
 

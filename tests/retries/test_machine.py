@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from exporter.model import Result
 from exporter.model.policy import Backoff, Pace, SourceRules
-from exporter.model.retries import Mode, Outcome, Retry, RetryState, Traits
+from exporter.model.retries import Answer, Mode, Outcome, Retry, RetryState, Traits
 from exporter.platform.retrying import Accepted, Look
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook
@@ -366,7 +366,7 @@ def a_person_pauses() -> list[Histories]:
 
 
 def a_timeout_is_a_failure(patch: pytest.MonkeyPatch) -> None:
-    def refused(retry: Retry, error: ApiError, *, now: float) -> Retry:
+    def refused(retry: Retry, error: ApiError, answer: Answer, *, now: float) -> Retry:
         return protocol.closed(retry, Outcome.NOT_SENT, now=now, detail="")
 
     patch.setattr(protocol, "refused", refused)

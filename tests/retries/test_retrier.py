@@ -13,10 +13,11 @@ from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryS
 from exporter.store import audit
 from exporter.store.script import StoreError
 from exporter.wire.errors import ApiError, ErrorKind
-from tests.retries.made import policy, rules
+from tests.retries.made import TRAITS, policy, rules
 from tests.retries.world import SOURCE, Engine
 
 RESUME = Traits(effect="resume", handle="same_id", serial=False, bulk_max=5)
+SERIAL = Traits(effect="resume", handle="same_id", serial=True)
 RERUN = Traits(effect="rerun", handle="inferred", serial=True)
 ROOMY = {SOURCE: SourceRules(pace=Pace(rate=1.0, burst=50, in_flight=50))}
 
@@ -71,7 +72,7 @@ async def test_what_we_mended_is_resolved_by_retry_whoever_sees_it_first(make: C
     assert seen == [ResolvedBy.RETRY]
 
 
-async def test_failures_are_retried_ever_later_and_then_quarantined_for_good(make: Callable[..., Any]) -> None:
+async def test_failures_are_retried_ever_later_until_no_retries_are_left(make: Callable[..., Any]) -> None:
     engine: Engine = await make()
     engine.platform.add()
     await engine.live(8 * 3600, step=60)
@@ -82,13 +83,12 @@ async def test_failures_are_retried_ever_later_and_then_quarantined_for_good(mak
     assert len(engine.platform.calls) == 3
     decision = engine.book.decisions[SOURCE, "d1"]
     assert (decision.verb, decision.reason) == (Verb.QUARANTINE, "exhausted")
-    generous = rules(policy(retries=10), sources=ROOMY)
-    await engine.restart(generous)
+    await engine.restart(rules(policy(retries=4), sources=ROOMY))
     await engine.live(12 * 3600, step=120)
-    assert len(engine.platform.calls) == 3  # a quarantine sticks, whatever the policies say later
+    assert len(engine.platform.calls) == 4  # the policies say more by now
     await engine.release((SOURCE, "d1"))
-    await engine.live(12 * 3600, step=120)
-    assert len(engine.platform.calls) > 3
+    await engine.live(48 * 3600, step=240)
+    assert len(engine.platform.calls) == 8  # and a person says: all anew
 
 
 async def test_retries_are_counted_per_root_where_each_makes_a_new_run(make: Callable[..., Any]) -> None:
@@ -232,16 +232,21 @@ async def test_what_a_person_says_while_the_platform_is_being_read_is_not_lost(m
     assert engine.retries()[0].outcome is Outcome.NOT_SENT
 
 
-async def test_a_doubt_keeps_its_workflow_and_its_group_still(make: Callable[..., Any]) -> None:
-    engine: Engine = await make(rules(policy(group_by=("error.class",)), sources=ROOMY))
+@pytest.mark.parametrize("traits", [TRAITS, SERIAL], ids=["by letter", "by workflow"])
+async def test_a_doubt_keeps_still_only_what_its_effect_cannot_be_told_from(
+    make: Callable[..., Any], traits: Traits
+) -> None:
+    engine: Engine = await make(rules(policy(group_by=("error.class",)), sources=ROOMY), traits=traits)
+    engine.platform.results = [Result.SUCCESS] * 9
     engine.platform.add("w1")
     await engine.live(300)
     engine.platform.add("w1")
     engine.platform.add("w2")
     engine.platform.fates = ["cut before"]
     await engine.live(4 * 3600)
-    assert engine.platform.calls == []
-    assert len(engine.retries()) == 1
+    others = {"d2", "d3"} if traits is TRAITS else {"d3"}
+    assert {name for _, name, _ in engine.platform.calls} == others
+    assert engine.retries()[0].state is RetryState.HELD
 
 
 async def test_the_platforms_own_retry_and_a_resolved_item_are_left_alone(make: Callable[..., Any]) -> None:
