@@ -8,7 +8,7 @@ from msgspec import structs
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.model.decision import Subject
 from exporter.model.matchers import Matcher, read
-from exporter.model.policy import Backoff, Policy, Rules
+from exporter.model.policy import Backoff, Cooling, GateRules, Pace, Policy, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope, Traits
 
 NOW = 1_800_000_000.0
@@ -16,6 +16,10 @@ HOUR, DAY = 3600.0, 86400.0
 ERROR = Error(error_class=ErrorClass.NETWORK, type="ConnectionError", message="connect ETIMEDOUT 10.0.0.1:443")
 TRAITS = Traits(effect="resume", handle="same_id", serial=False)
 PLAIN = Backoff(first=900.0, factor=3.0, cap=21600.0, jitter=0.0)
+#: Effects show for each letter, one in a call; none after a quarter of an hour proves that there will be none.
+EACH = Traits(effect="resume", handle="same_id", serial=False, absence=900.0)
+#: Effects show for each workflow, as runs that nobody names.
+SERIAL = Traits(effect="rerun", handle="inferred", serial=True)
 
 
 def letter(**changes: Any) -> DeadLetter:
@@ -30,6 +34,18 @@ def policy(match: Any = None, *, action: Action = Action.RETRY, **changes: Any) 
 
 def rules(*policies: Policy, **changes: Any) -> Rules:
     return replace(Rules(mode=Mode.ENFORCE, policies=policies or (policy(),), hash="file"), **changes)
+
+
+def quick(*policies: Policy, pace: Pace | None = None, mode: Mode = Mode.ENFORCE, **changes: Any) -> Rules:
+    """Rules under which everything takes minutes, in hours at most; ``changes`` are those of a policy."""
+    brisk = policy(
+        backoff=Backoff(first=60.0, factor=2.0, cap=300.0, jitter=0.0),
+        gate=GateRules(cool=Cooling(first=60.0, factor=2.0, cap=300.0)),
+        deadline=900.0,
+    )
+    found = [replace(one, backoff=brisk.backoff, gate=brisk.gate, deadline=brisk.deadline) for one in policies]
+    sources = {"s": SourceRules(pace=pace or Pace(rate=1.0, burst=50, in_flight=50))}
+    return rules(*(found or [replace(brisk, **changes)]), mode=mode, sources=sources)
 
 
 def subject(**changes: Any) -> Subject:
