@@ -75,7 +75,8 @@ async def test_explain_and_the_retrier_agree(engine_of: EngineOf, trouble: str) 
     elif trouble == "look 500":
         engine.platform.outages = [Outage(since=since, until=since + DAY, looks="500")]
     elif trouble == "busy":
-        first.refusal, engine.platform.items["d2"].refusal = "edited", "edited"
+        engine.platform.results = [Result.FAILURE]
+        engine.platform.execute("d1", "native")
     elif trouble == "refusal":
         first.refusal = "the scenario was edited since"
     elif trouble == "paused":

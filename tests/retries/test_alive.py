@@ -129,25 +129,25 @@ async def test_an_exception_while_a_detail_is_fetched_stops_no_other(engine_of: 
 async def test_every_group_gets_its_turn(engine_of: EngineOf, restarted: bool) -> None:
     engine = await engine_of(quick(pace=Pace(rate=6 / 300, burst=3, in_flight=25)))
     engine.platform.well = Result.SUCCESS
-    for number in range(60):
+    for number in range(36):
         engine.platform.add(f"w{number % 6}", age=HOUR)
-    while len(engine.platform.met) < 30:
-        await engine.live(30)
+    while len(engine.platform.met) < 18:
+        await engine.live(60, step=60)
         if restarted:
             await engine.restart()
     served = Counter(engine.platform.items[name].workflow_id for _, name, _ in engine.platform.met)
     assert len(served) == 6, served
-    assert max(served.values()) - min(served.values()) <= 3, served
+    assert max(served.values()) - min(served.values()) <= 2, served
 
 
 async def test_a_small_group_does_not_wait_for_a_large_one(engine_of: EngineOf) -> None:
     engine = await engine_of(quick(pace=Pace(rate=6 / 300, burst=3, in_flight=25)))
     engine.platform.well = Result.SUCCESS
-    for _ in range(40):
+    for _ in range(20):
         engine.platform.add("a-large", age=2 * HOUR)
     small = {engine.platform.add(f"small{n // 2}", age=HOUR).id for n in range(8)}
-    await engine.until(lambda: len(engine.platform.met) >= 20, within=HOUR)
-    assert small <= {name for _, name, _ in engine.platform.met}, "8 of 20 calls"
+    await engine.until(lambda: len(engine.platform.met) >= 16, within=HOUR, step=60)
+    assert small <= {name for _, name, _ in engine.platform.met}, "8 of 16 calls"
 
 
 # Policies and traits side by side
@@ -201,11 +201,13 @@ async def test_a_clock_put_right_delays_by_one_interval_at_most(
     elif trouble == "refusal":
         item.refusal = "the scenario was edited since"
     elif trouble == "busy":
+        engine.platform.results = [Result.FAILURE]
         engine.platform.execute(item.id, "native")
-        item.resolved_at = None
     else:
         engine.platform.fates = ["429"] * 8 if trouble == "429" else [trouble]  # type: ignore[list-item]
-    await engine.live(60)
+    await engine.turn()
+    if trouble != "busy":
+        await engine.live(60)
     assert engine.recovered() == set()
     await engine.clock.advance(NOW + HOUR - engine.clock.now())
     engine.platform.odd, engine.platform.fates, engine.platform.revoked = {}, [], False

@@ -456,10 +456,11 @@ class Engine:
             await self.turn()
 
     async def rest(self) -> None:
-        """Take turns at this very moment until one sends nothing more: what is decided now is decided of what is so."""
+        """Take turns at this very moment until one asks the platform nothing more: what is decided is of what is so."""
         for _ in range(30):
+            before = len(self.platform.looks), len(self.platform.met)
             await self.turn()
-            if not self.turns[-1].sent and not self.turns[-1].looked:
+            if before == (len(self.platform.looks), len(self.platform.met)):
                 return
 
     async def until(self, what: Callable[[], bool], *, within: float, step: float = 30.0) -> float:
