@@ -4,6 +4,7 @@ Exhausted is what that comes to now: computed, with a way back.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ async def well_again(engine: Engine) -> None:
 
 Deed = Callable[[Engine], Awaitable[None]]
 #: What keeps it from being tried for more than three days: what happens first, what ends it, the policy.
-NOT_ALLOWED: dict[str, tuple[Deed, Deed, dict[str, object]]] = {
+NOT_ALLOWED: dict[str, tuple[Deed, Deed, dict[str, Any]]] = {
     "closed window": (nothing, nothing, {"window": OFFICE_HOURS}),
     "pause": (paused, nothing, {}),
     "hold": (held, nothing, {}),
@@ -212,9 +213,9 @@ async def test_an_approval_that_cannot_come_true_is_refused(engine_of: EngineOf)
     await exhausted(engine)
     await engine.restart(quick(retries=1, approve="each"))
     await engine.turn()
-    with pytest.raises(ControlError, match="(?i)used|exhausted"):
+    with pytest.raises(ControlError, match=r"(?i)used|exhausted"):
         await engine.control.approve([(SOURCE, "d1")], who="ann")
     await engine.restart(quick(retries=1, mode=Mode.APPROVE))
     await engine.turn()
-    with pytest.raises(ControlError, match="(?i)used|exhausted"):
+    with pytest.raises(ControlError, match=r"(?i)used|exhausted"):
         await engine.control.approve([(SOURCE, "d1")], who="ann")

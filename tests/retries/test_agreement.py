@@ -11,24 +11,9 @@ from exporter.model.retries import Mode, Reason, Verb
 from exporter.model.windows import parse_window
 from tests.retries.conftest import EngineOf
 from tests.retries.made import DAY, EACH, HOUR, quick
-from tests.retries.world import SOURCE, Engine, Outage
+from tests.retries.world import SOURCE, Outage
 
 CLOSED = parse_window("UTC", ["sun 03:00-04:00"], [])
-
-
-def shown(engine: Engine) -> dict[str, tuple[Any, ...]]:
-    """As `policies explain` shows it."""
-    return {f.subject.letter.id: answer_of(f.ladder.decision) for f in engine.control.everything(SOURCE)}
-
-
-def decided(engine: Engine) -> dict[str, tuple[Any, ...]]:
-    """As the retrier decided."""
-    return {letter_id: answer_of(decision) for (_, letter_id), decision in engine.book.decisions.items()}
-
-
-def answer_of(decision: Any) -> tuple[Any, ...]:
-    at = None if decision.next_at is None else round(decision.next_at)
-    return decision.verb, decision.reason, decision.policy, decision.awaits_approval, at
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -62,7 +47,8 @@ TROUBLES = ["429 in 300", "429", "409", "revoked", "400", "403", "cut before", "
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 async def test_explain_and_the_retrier_agree(engine_of: EngineOf, trouble: str) -> None:
-    changes: dict[str, Any] = {"window": {"window": CLOSED}, "approval": {"approve": "each"}}.get(trouble, {})
+    of: dict[str, dict[str, Any]] = {"window": {"window": CLOSED}, "approval": {"approve": "each"}}
+    changes = of.get(trouble, {})
     rules = quick(retries=2, pace=Pace(rate=1 / 60, burst=2, in_flight=1 if trouble == "in flight" else 9), **changes)
     engine = await engine_of(rules)
     engine.platform.well = Result.FAILURE if trouble == "fails" else Result.SUCCESS
@@ -87,11 +73,11 @@ async def test_explain_and_the_retrier_agree(engine_of: EngineOf, trouble: str) 
         engine.platform.fates = [trouble]  # type: ignore[list-item]
     for number in range(12):
         await engine.rest()
-        assert shown(engine) == decided(engine), f"after {engine.clock.now() - since:.0f} s"
+        assert engine.shown() == engine.decided(), f"after {engine.clock.now() - since:.0f} s"
         if number % 4 == 3:
-            before = shown(engine)
+            before = engine.shown()
             await engine.restart()
-            assert shown(engine) == before, f"after a restart, {engine.clock.now() - since:.0f} s on"
+            assert engine.shown() == before, f"after a restart, {engine.clock.now() - since:.0f} s on"
         await engine.live(60, step=60)
 
 

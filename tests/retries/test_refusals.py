@@ -97,7 +97,7 @@ async def test_a_source_that_stays_busy_is_asked_ever_more_rarely(engine_of: Eng
 
 async def test_the_pace_halves_after_a_429_and_recovers(engine_of: EngineOf) -> None:
     engine = await engine_of(quick(pace=Pace(rate=1 / 30, burst=1, in_flight=50)))
-    engine.platform.fates = ["ok"] * 5 + ["429"]
+    engine.platform.fates = ["ok", "ok", "ok", "ok", "ok", "429"]
     fail(engine, 6)
     for number in range(360):  # there is always something due
         if number % 10 == 0:

@@ -18,7 +18,7 @@ from exporter.clock import ManualClock
 from exporter.model import DeadLetter, Error, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules
 from exporter.model.policy import Rules
-from exporter.model.retries import Retry, Traits
+from exporter.model.retries import Decision, Retry, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
@@ -260,9 +260,7 @@ class FakePlatform:
             if outage.calls is not None and outage.holds(self.clock.now()):
                 fate = outage.calls
         self.revoked = self.revoked or fate == "revoked"
-        fate = "401" if self.revoked else fate
-        self.met.append((self.clock.now(), letter.id, fate))
-        return fate
+        return "401" if self.revoked else fate
 
     def _effort(self, execution: Execution, now: float) -> Effort:
         return Effort(
@@ -280,15 +278,19 @@ class FakePlatform:
         if self.clock.now() > send_by:
             raise ApiError(ErrorKind.TIMEOUT, endpoint="POST /retry", detail="too late", sent=False)
         handles: dict[str, str | None] = {}
-        for letter in letters:
-            fate = self._fate(letter)
+        met = [self._fate(letter) for letter in letters]
+        said = next((fate for fate in met if answer(fate) is not None and fate != "cut before"), None)
+        self.met += [(self.clock.now(), one.id, said or fate) for one, fate in zip(letters, met, strict=True)]
+        problem = None if said is None else answer(said)
+        if problem is not None:  # of the call as a whole: nothing ran
+            for letter in letters:
+                self._called(letter)
+                self.items[letter.id].gone = said == "404 gone"
+            raise problem
+        for letter, fate in zip(letters, met, strict=True):
             if fate == "cut before":
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="connection lost")
             retry = self._called(letter)
-            problem = answer(fate)
-            if problem is not None:
-                self.items[letter.id].gone = fate == "404 gone"
-                raise problem
             if fate == "refused":
                 raise ApiError(ErrorKind.CONFLICT, endpoint="POST /retry", detail="busy", status=409)
             if fate in ("late", "cut, late", "late, refused"):
@@ -477,6 +479,14 @@ class Engine:
             await self.live(step, step=step)
         return self.clock.now() - since
 
+    def shown(self) -> dict[str, tuple[Any, ...]]:
+        """What people are shown of each letter, as `policies explain` has it."""
+        return {f.subject.letter.id: _answer(f.ladder.decision) for f in self.control.everything(SOURCE)}
+
+    def decided(self) -> dict[str, tuple[Any, ...]]:
+        """What the retrier decided of each."""
+        return {letter_id: _answer(decision) for (_, letter_id), decision in self.book.decisions.items()}
+
     def recovered(self) -> set[str]:
         """The roots that are well again on the platform."""
         items, now = self.platform.items.values(), self.clock.now()
@@ -484,6 +494,11 @@ class Engine:
 
     def retries(self) -> list[Retry]:
         return sorted(self.book.everything(), key=lambda retry: (retry.claimed_at, retry.ordinal))
+
+
+def _answer(decision: Decision) -> tuple[Any, ...]:
+    at = None if decision.next_at is None else round(decision.next_at)
+    return decision.verb, decision.reason, decision.policy, decision.awaits_approval, at
 
 
 def bound(rules: Rules, letters: int) -> dict[str, float]:
