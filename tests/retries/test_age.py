@@ -30,7 +30,7 @@ async def paused(engine: Engine) -> None:
 
 
 async def held(engine: Engine) -> None:
-    await engine.control.hold((SOURCE, "d1"), seconds=4 * DAY, who="ann")
+    await engine.hold((SOURCE, "d1"), seconds=4 * DAY)
 
 
 async def revoked(engine: Engine) -> None:
@@ -52,7 +52,7 @@ async def native(engine: Engine) -> None:
 
 
 async def approved(engine: Engine) -> None:
-    await engine.control.approve(engine.control.awaiting("p"), who="ann")
+    await engine.approve(engine.control.awaiting("p"))
 
 
 async def well_again(engine: Engine) -> None:
@@ -102,7 +102,7 @@ async def test_time_behind_anothers_open_retry_does_not_age(engine_of: EngineOf)
     engine.platform.add()
     await engine.live(4 * DAY, step=HOUR)
     assert [name for _, name, _ in engine.platform.met] == ["d1"]
-    await engine.control.release((SOURCE, "d1"), sent=True, who="ann")
+    await engine.release((SOURCE, "d1"), sent=True)
     await engine.until(lambda: "d2" in engine.recovered(), within=6 * HOUR, step=600)
 
 
@@ -174,7 +174,7 @@ async def test_a_release_brings_it_back_with_a_fresh_allowance(
     engine = await engine_of(quick(retries=2, exhausted=then))
     await exhausted(engine)
     for allowed in (4, 6):
-        await engine.control.release((SOURCE, "d1"), who="ann")
+        await engine.release((SOURCE, "d1"))
         if restarted:
             await engine.restart()
         await engine.live(6 * HOUR, step=60)
@@ -189,7 +189,7 @@ async def test_a_release_brings_back_what_is_too_old(engine_of: EngineOf) -> Non
     await engine.live(DAY, step=300)
     before = len(engine.platform.met)
     assert engine.book.decisions[SOURCE, "d1"].reason is Reason.EXHAUSTED
-    await engine.control.release((SOURCE, "d1"), who="ann")
+    await engine.release((SOURCE, "d1"))
     engine.platform.well = Result.SUCCESS
     await engine.until(lambda: engine.recovered() == {"d1"}, within=2 * HOUR, step=60)
     assert len(engine.platform.met) == before + 1
@@ -204,7 +204,7 @@ async def test_a_policy_that_quarantines_is_written_down_and_a_release_lifts_it(
     await engine.restart(quick())
     await engine.live(HOUR, step=60)
     assert engine.platform.met == []
-    await engine.control.release((SOURCE, "d1"), who="ann")
+    await engine.release((SOURCE, "d1"))
     await engine.until(lambda: engine.recovered() == {"d1"}, within=X, step=60)
 
 
@@ -214,8 +214,8 @@ async def test_an_approval_that_cannot_come_true_is_refused(engine_of: EngineOf)
     await engine.restart(quick(retries=1, approve="each"))
     await engine.turn()
     with pytest.raises(ControlError, match=r"(?i)used|exhausted"):
-        await engine.control.approve([(SOURCE, "d1")], who="ann")
+        await engine.approve([(SOURCE, "d1")])
     await engine.restart(quick(retries=1, mode=Mode.APPROVE))
     await engine.turn()
     with pytest.raises(ControlError, match=r"(?i)used|exhausted"):
-        await engine.control.approve([(SOURCE, "d1")], who="ann")
+        await engine.approve([(SOURCE, "d1")])

@@ -68,7 +68,7 @@ async def test_explain_and_the_retrier_agree(engine_of: EngineOf, trouble: str) 
     elif trouble == "paused":
         await engine.control.pause(SOURCE, seconds=HOUR, who="ann")
     elif trouble == "held":
-        await engine.control.hold((SOURCE, "d1"), seconds=None, who="ann")
+        await engine.hold((SOURCE, "d1"), seconds=None)
     elif trouble not in ("pace", "in flight", "fails", "window", "approval"):
         engine.platform.fates = [trouble]  # type: ignore[list-item]
     for number in range(12):
@@ -99,7 +99,7 @@ async def test_whatever_waits_for_approval_says_so_and_can_be_approved(
         await engine.sweep()
         await engine.turn()
         if approve != "none":
-            await engine.control.approve([(SOURCE, "d1")], who="ann")
+            await engine.approve([(SOURCE, "d1")])
         await engine.live(60)
         assert engine.platform.revoked
     waiting = [engine.platform.add(f"w{n}").id for n in range(3)]  # not due before a minute has passed
@@ -113,6 +113,6 @@ async def test_whatever_waits_for_approval_says_so_and_can_be_approved(
     assert set(waiting) <= {letter_id for _, letter_id in engine.control.awaiting("p")}
     await engine.restart()
     assert set(waiting) <= {letter_id for _, letter_id in engine.control.awaiting("p")}
-    await engine.control.approve([(SOURCE, name) for name in waiting], who="ann")
+    await engine.approve([(SOURCE, name) for name in waiting])
     engine.platform.revoked = False
     await engine.until(lambda: set(waiting) <= engine.recovered(), within=3 * HOUR, step=60)

@@ -57,7 +57,7 @@ async def test_where_they_show_per_workflow_a_doubt_holds_its_workflow_only(
     await engine.until(lambda: engine.recovered() == others, within=X, step=60)
     await engine.live(HOUR, step=60)
     assert {name for _, name, _ in engine.platform.met} & held == {"d1"}
-    await engine.control.release((SOURCE, "d1"), sent=False, who="ann")
+    await engine.release((SOURCE, "d1"), sent=False)
     await engine.until(lambda: engine.recovered() == others | held, within=X, step=60)
 
 

@@ -134,12 +134,12 @@ async def test_a_refused_credential_lowers_the_source_for_every_policy(engine_of
     (first,) = fail(engine, 1, "first")
     await engine.live(60)
     if approve != "none":
-        await engine.control.approve([(SOURCE, first)], who="ann")
+        await engine.approve([(SOURCE, first)])
     await all_recovered(engine, [first])
     names = fail(engine, 3)
     if approve == "each":
         await engine.sweep()
-        await engine.control.approve([(SOURCE, name) for name in names], who="ann")
+        await engine.approve([(SOURCE, name) for name in names])
     engine.platform.fates = ["revoked"]
     before = len(engine.platform.met)
     await engine.live(HOUR)
@@ -154,7 +154,7 @@ async def test_a_refused_credential_lowers_the_source_for_every_policy(engine_of
     await engine.live(SETBACK_MAX)
     if approve != "none":
         with contextlib.suppress(ControlError):
-            await engine.control.approve(engine.control.awaiting("p"), who="ann")
+            await engine.approve(engine.control.awaiting("p"))
     await all_recovered(engine, names)
 
 
@@ -207,7 +207,7 @@ async def test_a_missing_right_quarantines_its_own_letter_only(engine_of: Engine
     assert calls_of(engine)[bad] == 1
     decision = engine.book.decisions[SOURCE, bad]
     assert (decision.verb, decision.reason) == (Verb.QUARANTINE, Reason.HELD)
-    await engine.control.release((SOURCE, bad), who="ann")
+    await engine.release((SOURCE, bad))
     await all_recovered(engine, [bad])
 
 

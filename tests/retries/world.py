@@ -492,6 +492,15 @@ class Engine:
         items, now = self.platform.items.values(), self.clock.now()
         return {item.root for item in items if item.resolved_at is not None and item.resolved_at <= now}
 
+    async def approve(self, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        return await self.control.approve(keys, who="ann")
+
+    async def hold(self, key: tuple[str, str], *, seconds: float | None = None) -> dict[str, Any]:
+        return await self.control.hold(key, seconds=seconds, who="ann")
+
+    async def release(self, key: tuple[str, str], *, sent: bool = True) -> dict[str, Any]:
+        return await self.control.release(key, sent=sent, who="ann")
+
     def retries(self) -> list[Retry]:
         return sorted(self.book.everything(), key=lambda retry: (retry.claimed_at, retry.ordinal))
 
