@@ -7,7 +7,7 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.model.matchers import Matcher, read
-from exporter.model.policy import Backoff, Cooling, GateRules, Policy, Rules
+from exporter.model.policy import Backoff, Cooling, GateRules, Pace, Policy, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Retry, RetryState, Scope, Traits
 from exporter.model.subject import Subject
 
@@ -18,6 +18,10 @@ TRAITS = Traits(effect="resume", handle="same_id", serial=False)
 #: A gate that holds nothing back, for what is not about gates.
 WIDE = GateRules(ramp=(1000,), cool=Cooling(first=1.0, cap=1.0))
 PLAIN = Backoff(first=900.0, factor=3.0, cap=21600.0, jitter=0.0)
+#: Effects show for each letter, one in a call; none after a quarter of an hour proves that there will be none.
+EACH = Traits(effect="resume", handle="same_id", serial=False, absence=900.0)
+#: Effects show for each workflow, as runs that nobody names.
+SERIAL = Traits(effect="rerun", handle="inferred", serial=True)
 
 
 def letter(**changes: Any) -> DeadLetter:
@@ -34,6 +38,18 @@ def policy(match: Any = None, *, action: Action = Action.RETRY, **changes: Any) 
 
 def rules(*policies: Policy, **changes: Any) -> Rules:
     return replace(Rules(mode=Mode.ENFORCE, policies=policies or (policy(),), hash="file"), **changes)
+
+
+def quick(*policies: Policy, pace: Pace | None = None, mode: Mode = Mode.ENFORCE, **changes: Any) -> Rules:
+    """Rules under which everything takes minutes, in hours at most; ``changes`` are those of a policy."""
+    brisk = policy(
+        backoff=Backoff(first=60.0, factor=2.0, cap=300.0, jitter=0.0),
+        gate=GateRules(cool=Cooling(first=60.0, factor=2.0, cap=300.0)),
+        deadline=900.0,
+    )
+    found = [replace(one, backoff=brisk.backoff, gate=brisk.gate, deadline=brisk.deadline) for one in policies]
+    sources = {"s": SourceRules(pace=pace or Pace(rate=1.0, burst=50, in_flight=50))}
+    return rules(*(found or [replace(brisk, **changes)]), mode=mode, sources=sources)
 
 
 def subject(**changes: Any) -> Subject:

@@ -6,7 +6,7 @@ is the real one on a real database; ``Crash`` ends it at any of the points where
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,21 +15,22 @@ from typing import Any, Literal, TypeVar
 from msgspec import structs
 
 from exporter.clock import ManualClock
-from exporter.model import DeadLetter, Listing, Observation, ResolvedBy, Result, Via, Workflow
+from exporter.model import DeadLetter, Error, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules
 from exporter.model.operations import OperationAction
 from exporter.model.policy import Rules
-from exporter.model.retries import Retry, Traits
+from exporter.model.retries import Decision, Retry, Traits
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
 from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.operations import Operations, Selection
+from exporter.retries.protocol import HORIZON, LOOK_FIRST, LOOK_MOST, SEND_WITHIN
 from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from exporter.view.known import World
-from exporter.wire.errors import ApiError, ErrorKind
+from exporter.wire.errors import ApiError, ErrorKind, kind_of
 from tests.retries.made import ERROR, NOW
 from tests.sources import connected
 
@@ -40,10 +41,49 @@ T = TypeVar("T")
 Fate = Literal[
     "ok", "late", "lost", "cut after", "cut before", "cut, late", "503 after", "refused", "unnamed",
     "done, refused", "late, refused",
+    # Nothing ran, and the answer says so:
+    "429", "429 in 300", "409", "412", "423", "503 in 300",  # busy
+    "401", "revoked",  # denied; from "revoked" on every call and look is, until ``revoked`` is taken back
+    "400", "404", "404 gone", "422", "403",  # rejected; at "404 gone" it was deleted a moment ago
+    # Nothing ran, and nobody can know:
+    "408", "500", "502", "424", "302", "html",
 ]  # fmt: skip
+BUSY: tuple[Fate, ...] = ("429", "429 in 300", "409", "412", "423", "503 in 300")
+REJECTED: tuple[Fate, ...] = ("400", "404", "422")  # a 403 is more: a quarantine
+DOUBTFUL: tuple[Fate, ...] = ("cut before", "408", "500", "502", "424", "302", "html")
 #: How long a late effect takes (seconds): less than the horizon, as the horizon demands.
 LATE = 600.0
 RUN_SECONDS = 20.0
+#: The longest (seconds) that anything is set back once the platform is well: a source, a workflow, one letter.
+SETBACK_MAX = 900.0
+
+
+def answer(fate: str, endpoint: str = "POST /retry") -> ApiError | None:
+    """The error by which a platform says it, as it leaves the wire; None for what is no such answer."""
+    if fate == "cut before":
+        return ApiError(ErrorKind.UNAVAILABLE, endpoint=endpoint, detail="connection lost")
+    if fate == "html":
+        return ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail="not JSON: <!doctype html>", status=200)
+    code, _, after = {"revoked": "401", "404 gone": "404"}.get(fate, fate).partition(" in ")
+    if not code.isdigit():
+        return None
+    status, wait = int(code), float(after) if after else None
+    kind = ErrorKind.UNAVAILABLE if status == 302 else kind_of(status)
+    return ApiError(kind, endpoint=endpoint, detail="no", status=status, retry_after=wait)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """From ``since`` to ``until`` the platform is unwell in this way."""
+
+    since: float
+    until: float
+    calls: Fate | None = None  # what every call meets
+    looks: Fate | Exception | None = None  # what every look meets; an exception is raised as it is
+    runs: bool = False  # whatever runs fails
+
+    def holds(self, now: float) -> bool:
+        return self.since <= now < self.until
 
 
 class Crash(BaseException):
@@ -82,7 +122,9 @@ class Item:
     workflow_id: str
     opened_at: float
     root: str
+    error: Error = ERROR
     native: bool = False
+    refusal: str | None = None  # why it must not be retried as it is
     said: tuple[float, bool] | None = None  # about its own retries, when that last changed
     resolved_at: float | None = None
     gone: bool = False
@@ -98,7 +140,14 @@ class FakePlatform:
         self.traits = traits
         self.items: dict[str, Item] = {}
         self.fates: list[Fate] = []  # of the coming calls; then all go well
-        self.results: list[Result] = []  # of the coming executions; then all fail
+        self.fates_of: dict[str, list[Fate]] = {}  # by root: of the coming calls for it, before all others
+        self.results: list[Result] = []  # of the coming executions
+        self.well = Result.FAILURE  # how all later ones end
+        self.outages: list[Outage] = []
+        self.revoked = False  # the credential
+        self.odd: dict[str, Exception] = {}  # what a look at this dead letter raises
+        self.looks: list[tuple[float, str]] = []  # when, at which item, those that failed included
+        self.met: list[tuple[float, str, Fate]] = []  # when, which item, what the call met
         self.calls: list[tuple[float, str, str]] = []  # when, which item, which retry of the ledger
         self.due: list[tuple[float, str, str]] = []  # deliveries to come: when, of which item, by which retry
         self.problems: list[str] = []
@@ -107,10 +156,21 @@ class FakePlatform:
         self._database = database
         self._numbers = 0
 
-    def add(self, workflow_id: str = "w1", *, native: bool = False, root: str | None = None) -> Item:
+    def add(
+        self,
+        workflow_id: str = "w1",
+        *,
+        native: bool = False,
+        root: str | None = None,
+        error: Error = ERROR,
+        age: float = 0.0,
+    ) -> Item:
         self._numbers += 1
         name = f"d{self._numbers}"
-        made = Item(id=name, workflow_id=workflow_id, opened_at=self.clock.now(), root=root or name, native=native)
+        opened_at = self.clock.now() - age
+        made = Item(
+            id=name, workflow_id=workflow_id, opened_at=opened_at, root=root or name, native=native, error=error
+        )
         self.items[name] = made
         return made
 
@@ -132,7 +192,9 @@ class FakePlatform:
         item, now = self.items[name], self.clock.now() if at is None else at
         if item.gone or item.resolved_at is not None:
             return
-        result = self.results.pop(0) if self.results else Result.FAILURE
+        result = self.results.pop(0) if self.results else self.well
+        if any(outage.runs and outage.holds(now) for outage in self.outages):
+            result = Result.FAILURE
         self._numbers += 1
         execution = Execution(
             id=f"e{self._numbers:04}", began_at=now, ended_at=now + RUN_SECONDS, result=result, by=by, retry=retry
@@ -141,7 +203,7 @@ class FakePlatform:
         if result is Result.SUCCESS:
             item.resolved_at = execution.ended_at
         elif self.traits.effect != "resume" and by == "us":  # the retry is a run of its own, and a dead letter then
-            made = self.add(item.workflow_id, root=item.root)
+            made = self.add(item.workflow_id, root=item.root, error=item.error)
             made.id, made.opened_at = f"r{execution.id}", execution.ended_at
             self.items[made.id] = self.items.pop(f"d{self._numbers}")
 
@@ -156,6 +218,8 @@ class FakePlatform:
         self.trip.step()
         self.advance()
         now, item = self.clock.now(), self.items.get(target.letter.id)
+        self.looks.append((now, target.letter.id))
+        self._may_look(target.letter.id)
         if item is None:
             return Look(at=now, standing=Standing.GONE, observations=self._gone(target))
         known = set(target.mark or ())
@@ -174,10 +238,31 @@ class FakePlatform:
             at=now,
             standing=standing,
             native=item.native,
+            refusal=item.refusal,
             mark=[execution.id for execution in item.executions],
             efforts=efforts,
             observations=[self.observation(item)],
         )
+
+    def _may_look(self, name: str) -> None:
+        """Raise what a look at this item meets now, if anything."""
+        now = self.clock.now()
+        met: list[Fate | Exception | None] = ["401" if self.revoked else None, self.odd.get(name)]
+        met += [outage.looks for outage in self.outages if outage.holds(now)]
+        for one in met:
+            problem = answer(one, "GET /dead-letter") if isinstance(one, str) else one
+            if problem is not None:
+                raise problem
+
+    def _fate(self, letter: DeadLetter) -> Fate:
+        """What the call for this one meets now."""
+        own = self.fates_of.get(self.items[letter.id].root)
+        fate: Fate = own.pop(0) if own else self.fates.pop(0) if self.fates else "ok"
+        for outage in self.outages:
+            if outage.calls is not None and outage.holds(self.clock.now()):
+                fate = outage.calls
+        self.revoked = self.revoked or fate == "revoked"
+        return "401" if self.revoked else fate
 
     def _effort(self, execution: Execution, now: float) -> Effort:
         return Effort(
@@ -195,8 +280,16 @@ class FakePlatform:
         if self.clock.now() > send_by:
             raise ApiError(ErrorKind.TIMEOUT, endpoint="POST /retry", detail="too late", sent=False)
         handles: dict[str, str | None] = {}
-        for letter in letters:
-            fate: Fate = self.fates.pop(0) if self.fates else "ok"
+        met = [self._fate(letter) for letter in letters]
+        said = next((fate for fate in met if answer(fate) is not None and fate != "cut before"), None)
+        self.met += [(self.clock.now(), one.id, said or fate) for one, fate in zip(letters, met, strict=True)]
+        problem = None if said is None else answer(said)
+        if problem is not None:  # of the call as a whole: nothing ran
+            for letter in letters:
+                self._called(letter)
+                self.items[letter.id].gone = said == "404 gone"
+            raise problem
+        for letter, fate in zip(letters, met, strict=True):
             if fate == "cut before":
                 raise ApiError(ErrorKind.UNAVAILABLE, endpoint="POST /retry", detail="connection lost")
             retry = self._called(letter)
@@ -245,7 +338,7 @@ class FakePlatform:
             workflow_id=item.workflow_id,
             run_id=f"run-{item.id}",
             opened_at=item.opened_at,
-            error=ERROR,
+            error=item.error,
             native_retry=item.said,
             resolved_at=resolved,
             resolved_by=None if resolved is None else ResolvedBy.MANUAL,
@@ -367,6 +460,41 @@ class Engine:
             await self.sweep()
             await self.turn()
 
+    async def rest(self) -> None:
+        """Take turns at this very moment until one asks the platform nothing more: what is decided is of what is so."""
+        for _ in range(30):
+            before = len(self.platform.looks), len(self.platform.met)
+            await self.turn()
+            if before == (len(self.platform.looks), len(self.platform.met)):
+                return
+
+    async def until(self, what: Callable[[], bool], *, within: float, step: float = 30.0) -> float:
+        """Live until it is so; returns how long (seconds) that took. Fails, with what is decided, if it is not."""
+        since = self.clock.now()
+        while not what():
+            if self.clock.now() - since >= within:
+                decided = [
+                    f"{name} of {self.platform.items[name].workflow_id}: {d.verb}/{d.reason} {d.detail}"
+                    for (_, name), d in self.book.decisions.items()
+                    if name in self.platform.items
+                ]
+                raise AssertionError(f"not so after {within:.0f} s; decided is:\n" + "\n".join(decided))
+            await self.live(step, step=step)
+        return self.clock.now() - since
+
+    def shown(self) -> dict[str, tuple[Any, ...]]:
+        """What people are shown of each letter, as `policies explain` has it."""
+        return {f.subject.letter.id: _answer(f.ladder.decision) for f in self.control.everything(SOURCE)}
+
+    def decided(self) -> dict[str, tuple[Any, ...]]:
+        """What the retrier decided of each."""
+        return {letter_id: _answer(decision) for (_, letter_id), decision in self.book.decisions.items()}
+
+    def recovered(self) -> set[str]:
+        """The roots that are well again on the platform."""
+        items, now = self.platform.items.values(), self.clock.now()
+        return {item.root for item in items if item.resolved_at is not None and item.resolved_at <= now}
+
     async def approve(self, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
         return await self._say(OperationAction.APPROVE, keys)
 
@@ -384,3 +512,29 @@ class Engine:
 
     def retries(self) -> list[Retry]:
         return sorted(self.book.everything(), key=lambda retry: (retry.claimed_at, retry.ordinal))
+
+
+def _answer(decision: Decision) -> tuple[Any, ...]:
+    at = None if decision.next_at is None else round(decision.next_at)
+    return decision.verb, decision.reason, decision.policy, decision.awaits_approval, at
+
+
+def bound(rules: Rules, letters: int) -> dict[str, float]:
+    """The longest (seconds) that each cause may delay so many letters once the platform is well; X is their sum.
+
+    Letters that are retried one after the other wait for each other's verdicts: that is in ``verdicts``.
+    """
+    policies = [policy for policy in rules.policies if policy.action == "retry"]
+    pace = rules.source(SOURCE).pace
+    steps = max(len(policy.gate.ramp) for policy in policies) + letters
+    return {
+        "backoff": max(min(p.backoff.cap, p.backoff.first * p.backoff.factor**p.retries) for p in policies),
+        "cooling": max(policy.gate.cool.cap for policy in policies),
+        "verdicts": steps * (RUN_SECONDS + LOOK_FIRST + 30.0),
+        "doubt": SEND_WITHIN + HORIZON + LOOK_MOST,
+        "deadline": max(policy.deadline for policy in policies) + LOOK_MOST,
+        "set-back": SETBACK_MAX,
+        "preflight": SETBACK_MAX,
+        "pace, halved": 2 * letters / pace.rate,
+        "turns": 10 * 60.0,
+    }

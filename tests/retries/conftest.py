@@ -1,0 +1,32 @@
+"""The engine against a platform in a nutshell, started and stopped for a test."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from exporter.model.policy import Rules
+from exporter.model.retries import Traits
+from tests.retries.made import EACH
+from tests.retries.world import Engine
+
+EngineOf = Callable[..., Awaitable[Engine]]
+
+
+@pytest.fixture
+async def engine_of(tmp_path: Path) -> AsyncIterator[EngineOf]:
+    """By its rules (and traits): on a database of its own, with the platform swept once."""
+    made: list[Engine] = []
+
+    async def engine_of(rules: Rules, traits: Traits = EACH) -> Engine:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        engine = Engine(folder, rules, traits)
+        made.append(engine)
+        await engine.start()
+        await engine.sweep()
+        return engine
+
+    yield engine_of
+    for engine in made:
+        await engine.stop()
