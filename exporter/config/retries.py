@@ -3,50 +3,86 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from exporter.model import matchers
-from exporter.model.durations import parse_duration
+from exporter.model.durations import duration_text, parse_duration
 from exporter.model.matchers import FIELDS, NAMED_ONLY, BadCondition, Condition, Conjunction, Matcher
-from exporter.model.policy import MANUAL, Backoff, Pace, Policy, Rules, SourceRules
+from exporter.model.policy import MANUAL, Backoff, Budget, Cooling, GateRules, Pace, Policy, Rules, SourceRules, Storm
 from exporter.model.retries import Action, Mode
 from exporter.model.windows import BadWindow, Window, parse_window
 from exporter.platform.fields import Duration, Name, Section
 
-#: Keys of a later version.
-LATER = "comes with a later version: remove it"
 #: ``workflow`` is short for ``workflow.id`` where policies group.
 _ALIASES = {"workflow": "workflow.id"}
 _GROUPABLE = tuple(name for name in FIELDS if name not in ("age", "retries", "error.message"))
 
 
+#: What people call the times of a rate, and what to write.
+_PER = {"s": "1s", "sec": "1s", "second": "1s", "m": "1m", "min": "1m", "minute": "1m", "h": "1h", "hr": "1h"} | {
+    "hour": "1h", "d": "1d", "day": "1d", "w": "1w", "week": "1w",
+}  # fmt: skip
+_RATE = "write a rate as COUNT/DURATION, for example 6/1m"
+
+
 def _rate(value: object) -> object:
     """``6/1m`` to calls a second."""
-    found = re.fullmatch(r"(\d+)/(.+)", value.strip()) if isinstance(value, str) else None
-    if found is None or int(found[1]) == 0:
-        raise ValueError("write a rate as COUNT/DURATION, for example 6/1m")
-    seconds = parse_duration(found[2])
+    found = re.fullmatch(r"(\d+)\s*/\s*(.+)", value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(_RATE)
+    count, time = int(found[1]), found[2].strip()
+    word = time.lower()
+    meant = _PER.get(word) or _PER.get(word.removesuffix("s"))
+    if meant is not None:
+        raise ValueError(f"a rate needs the number of its time, too: write {count}/{meant}")
+    try:
+        seconds = parse_duration(time)
+    except ValueError:
+        raise ValueError(_RATE) from None
     if seconds <= 0:
-        raise ValueError("write a rate as COUNT/DURATION, for example 6/1m")
-    return int(found[1]) / seconds
+        raise ValueError(_RATE)
+    return count / seconds
 
 
-Rate = Annotated[float, BeforeValidator(_rate), WithJsonSchema({"type": "string", "examples": ["6/1m"]})]
+def _some(rate: float) -> float:
+    if rate <= 0:
+        raise ValueError("must be above 0; to retry nothing write mode: off")
+    return rate
 
 
-class _Later(Section):
-    """Refuses, with a word about it, the keys that only a later version understands."""
+def _some_time(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be longer than 0s")
+    return seconds
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, data: Any) -> Any:
-        for key in ("gate", "budget", "storm"):
-            if isinstance(data, dict) and key in data:
-                raise ValueError(f"{key} {LATER}")
-        return data
+
+_RATE_SCHEMA = WithJsonSchema({"type": "string", "examples": ["6/1m"]})
+Rate = Annotated[float, BeforeValidator(_rate), AfterValidator(_some), Field(allow_inf_nan=False), _RATE_SCHEMA]
+Time = Annotated[Duration, AfterValidator(_some_time)]
+
+
+def _not_below_first(cap: float, info: ValidationInfo) -> float:
+    first = info.data.get("first")  # missing where it is wrong itself
+    if first is not None and cap < first:
+        raise ValueError(
+            f"{duration_text(cap)} is shorter than first, {duration_text(first)}: raise cap, or lower first"
+        )
+    return cap
+
+
+Cap = Annotated[Duration, AfterValidator(_not_below_first)]
 
 
 class PaceConfig(Section):
@@ -55,16 +91,44 @@ class PaceConfig(Section):
     in_flight: int = Field(default=25, ge=1, le=1000)
 
 
-class SourceRetriesConfig(_Later):
+class BudgetConfig(Section):
+    """How many retries that fail a source can afford."""
+
+    cap: float = Field(default=20.0, ge=1.0, le=10_000.0, description="tokens it holds at most")
+    earn: float = Field(default=0.1, ge=0.0, le=100.0, description="for each run of its own that succeeds")
+    floor: Annotated[float, BeforeValidator(_rate), Field(allow_inf_nan=False), _RATE_SCHEMA] = Field(
+        default="2/1h", validate_default=True, description="tokens in a time, whatever else happens; 0/1h: none"
+    )
+
+    @model_validator(mode="after")
+    def _earned(self) -> "BudgetConfig":
+        if self.earn == 0 and self.floor == 0:
+            raise ValueError(
+                "earn and floor are both 0, so nothing could ever be retried: raise one, or leave out budget"
+            )
+        return self
+
+
+class StormConfig(Section):
+    """When a source as a whole is unwell."""
+
+    failing: float = Field(default=0.4, gt=0.0, le=1.0, description="share of runs that fail")
+    of: int = Field(default=20, ge=1, le=100_000, description="at least so many runs")
+    within: Time = Field(default="30m", validate_default=True)
+
+
+class SourceRetriesConfig(Section):
     mode: Mode = Mode.ENFORCE
     pace: PaceConfig = PaceConfig()
+    budget: BudgetConfig | None = Field(default=None, description="left out: no limit to what may fail")
+    storm: StormConfig | None = Field(default=None, description="left out: no storm is ever seen")
     native: Literal["yield", "ignore"] = Field(default="yield", description="while the platform retries by itself")
 
 
 class BackoffConfig(Section):
     first: Duration = Field(default="15m", validate_default=True)
     factor: float = Field(default=3.0, ge=1.0, le=100.0)
-    cap: Duration = Field(default="6h", validate_default=True)
+    cap: Cap = Field(default="6h", validate_default=True)
     jitter: float = Field(default=0.5, ge=0.0, le=1.0)
 
 
@@ -72,6 +136,27 @@ class RetryConfig(Section):
     retries: int = Field(default=3, ge=0, le=100, description="of ours, of one root; 0: none")
     backoff: BackoffConfig = BackoffConfig()
     give_up_after: Duration = Field(default="3d", validate_default=True)
+
+
+class CoolConfig(Section):
+    first: Time = Field(default="30m", validate_default=True)
+    factor: float = Field(default=2.0, ge=1.0, le=100.0)
+    cap: Cap = Field(default="4h", validate_default=True)
+
+
+class GateConfig(Section):
+    """How many retries of one group may be without a verdict at once."""
+
+    ramp: list[Annotated[int, Field(ge=1, le=1000)]] = Field(default=[1, 2, 5, 10, 25], min_length=1, max_length=50)
+    cool: CoolConfig = CoolConfig()
+
+    @field_validator("ramp")
+    @classmethod
+    def _rises(cls, ramp: list[int]) -> list[int]:
+        fall = next(((a, b) for a, b in pairwise(ramp) if b <= a), None)
+        if fall is not None:
+            raise ValueError(f"must rise, and {fall[1]} comes after {fall[0]}: write for example [1, 2, 5, 10, 25]")
+        return ramp
 
 
 class WhenConfig(Section):
@@ -104,7 +189,7 @@ def _group_field(value: str) -> str:
     return name
 
 
-class PolicyConfig(_Later):
+class PolicyConfig(Section):
     name: Name
     mode: Mode = Mode.ENFORCE
     match: dict[str, Any] = Field(default={})
@@ -115,6 +200,7 @@ class PolicyConfig(_Later):
     )
     action: Action
     retry: RetryConfig = RetryConfig()
+    gate: GateConfig = GateConfig()
     when: WhenConfig | None = None
     approve: Literal["none", "first_of_group", "each"] = "none"
     verify: VerifyConfig = VerifyConfig()
@@ -130,7 +216,7 @@ class PolicyConfig(_Later):
     @model_validator(mode="after")
     def _fitting(self) -> "PolicyConfig":
         if self.action is not Action.RETRY:
-            about_retries = ("approve", "exhausted", "retry", "verify", "when")
+            about_retries = ("approve", "exhausted", "gate", "retry", "verify", "when")
             given = [n for n in about_retries if getattr(self, n) != type(self).model_fields[n].default]
             if given:
                 raise ValueError(f"{given[0]} makes no sense beside action: {self.action}")
@@ -176,6 +262,8 @@ def compile_rules(config: RetriesConfig, platforms: Mapping[str, str]) -> tuple[
             mode=section.mode,
             pace=Pace(rate=section.pace.rate, burst=section.pace.burst, in_flight=section.pace.in_flight),
             yields=section.native == "yield",
+            budget=None if section.budget is None else Budget(**section.budget.model_dump()),
+            storm=None if section.storm is None else Storm(**section.storm.model_dump()),
         )
         for name, section in config.sources.items()
     }
@@ -200,6 +288,7 @@ def _compiled(written: PolicyConfig, place: str) -> Policy:
         retries=written.retry.retries,
         backoff=Backoff(first=backoff.first, factor=backoff.factor, cap=backoff.cap, jitter=backoff.jitter),
         give_up_after=written.retry.give_up_after,
+        gate=GateRules(ramp=tuple(written.gate.ramp), cool=Cooling(**written.gate.cool.model_dump())),
         window=None if written.when is None else written.when.window(),
         approve=written.approve,
         deadline=written.verify.deadline,
