@@ -62,7 +62,7 @@ async def check(
         report.problems += exc.problems
     else:
         log.register_secrets(config.secrets())
-        report.warnings += cautions(config)
+        report.warnings += cautions(config, SystemClock().now())
         await _try_here(config, report, environment, online=online)
         found = await _sources(config, online=online)
     problems = [f"{path}: {line}" for line in report.problems] + found.problems

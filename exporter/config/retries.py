@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import date, datetime
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from exporter.config import wording
 from exporter.model import matchers
 from exporter.model.durations import duration_text, parse_duration
-from exporter.model.matchers import FIELDS, NAMED_ONLY, BadCondition, Condition, Conjunction, Matcher
+from exporter.model.matchers import FIELDS, BadCondition, Matcher
 from exporter.model.policy import MANUAL, Backoff, Budget, Cooling, GateRules, Pace, Policy, Rules, SourceRules, Storm
 from exporter.model.retries import Action, Mode
 from exporter.model.windows import BadWindow, Window, parse_window
@@ -27,7 +29,7 @@ from exporter.platform.fields import Duration, Name, Section
 
 #: ``workflow`` is short for ``workflow.id`` where policies group.
 _ALIASES = {"workflow": "workflow.id"}
-_GROUPABLE = tuple(name for name in FIELDS if name not in ("age", "retries", "error.message"))
+_GROUPABLE = tuple(name for name in FIELDS if name not in ("age", "opened_at", "retries", "error.message"))
 
 
 #: What people call the times of a rate, and what to write.
@@ -159,17 +161,45 @@ class GateConfig(Section):
         return ramp
 
 
+def _date_as_text(value: object) -> object:
+    """YAML makes a date of what looks like one."""
+    return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
+
+
+def _zone(name: str) -> str:
+    return _hours(name)
+
+
+def _allowed(text: str) -> str:
+    _hours("UTC", allow=[text])
+    return text
+
+
+def _denied(text: str) -> str:
+    _hours("UTC", deny=[text])
+    return text
+
+
+def _hours(tz: str, *, allow: Sequence[str] = (), deny: Sequence[str] = ()) -> str:
+    try:
+        parse_window(tz, allow, deny)
+    except BadWindow as exc:
+        raise ValueError(str(exc)) from None
+    return tz
+
+
+_Denied = Annotated[str, BeforeValidator(_date_as_text, json_schema_input_type=str), AfterValidator(_denied)]
+
+
 class WhenConfig(Section):
-    tz: str = "UTC"
-    allow: list[str] = Field(default=[])
-    deny: list[str] = Field(default=[])
+    tz: Annotated[str, AfterValidator(_zone)] = "UTC"
+    allow: list[Annotated[str, AfterValidator(_allowed)]] = Field(default=[])
+    deny: list[_Denied] = Field(default=[])
 
     @model_validator(mode="after")
-    def _readable(self) -> "WhenConfig":
-        try:
-            self.window()
-        except BadWindow as exc:
-            raise ValueError(str(exc)) from None
+    def _opens(self) -> "WhenConfig":
+        if not self.window().opens_in_a_week():
+            raise ValueError("never opens: deny takes all that allow lets in; leave some hours, or write mode: off")
         return self
 
     def window(self) -> Window:
@@ -189,12 +219,24 @@ def _group_field(value: str) -> str:
     return name
 
 
+def _conditions(written: Any) -> Any:
+    """What can be read as conditions; all that cannot is said, each with its place below this one."""
+    try:
+        matchers.read(written, "")
+    except BadCondition as exc:
+        raise wording.found_below(list(exc.lines)) from None
+    return {str(name): value for name, value in written.items()}
+
+
+Conditions = Annotated[dict[str, Any], BeforeValidator(_conditions, json_schema_input_type=dict[str, Any])]
+
+
 class PolicyConfig(Section):
     name: Name
     mode: Mode = Mode.ENFORCE
-    match: dict[str, Any] = Field(default={})
-    any: list[dict[str, Any]] = Field(default=[])
-    none: list[dict[str, Any]] = Field(default=[])
+    match: Conditions = Field(default={})
+    any: list[Conditions] = Field(default=[])
+    none: list[Conditions] = Field(default=[])
     group_by: list[Annotated[str, AfterValidator(_group_field)]] = Field(
         default=["source", "workflow.id", "error.class", "error.fingerprint"]
     )
@@ -213,15 +255,6 @@ class PolicyConfig(Section):
             raise ValueError(f"the name {MANUAL} is taken by retries that a person asks for")
         return name
 
-    @model_validator(mode="after")
-    def _fitting(self) -> "PolicyConfig":
-        if self.action is not Action.RETRY:
-            about_retries = ("approve", "exhausted", "gate", "retry", "verify", "when")
-            given = [n for n in about_retries if getattr(self, n) != type(self).model_fields[n].default]
-            if given:
-                raise ValueError(f"{given[0]} makes no sense beside action: {self.action}")
-        return self
-
 
 class RetriesConfig(Section):
     """Everything about retrying; out of the box it shows what it would do, and does nothing."""
@@ -231,32 +264,9 @@ class RetriesConfig(Section):
     policies: list[PolicyConfig] = Field(default=[], max_length=100)
 
 
-def compile_rules(config: RetriesConfig, platforms: Mapping[str, str]) -> tuple[Rules, list[str]]:
-    """The rules, and every problem found; ``platforms`` by source, as configured."""
-    problems = [
-        f"retries.sources.{name}: there is no such source; one of {', '.join(platforms)}"
-        for name in config.sources
-        if name not in platforms
-    ]
-    policies: list[Policy] = []
-    names: set[str] = set()
-    for index, written in enumerate(config.policies):
-        place = f"retries.policies[{index}]"
-        if written.name in names:
-            problems.append(f"{place}.name: {written.name} is used twice")
-        names.add(written.name)
-        try:
-            policy = _compiled(written, place)
-        except BadCondition as exc:
-            problems.append(str(exc))
-            continue
-        why = _never(policy.matcher, platforms)
-        beaten_by = next((earlier.name for earlier in policies if _covers(earlier, policy)), None)
-        if why is not None:
-            problems.append(f"{place}: {policy.name} can never match: {why}")
-        elif beaten_by is not None:
-            problems.append(f"{place}: {policy.name} can never be reached: {beaten_by}, before it, takes all of it")
-        policies.append(policy)
+def compile_rules(config: RetriesConfig) -> Rules:
+    """The rules; whether they make sense together ``exporter.config.mistakes`` says."""
+    policies = tuple(compiled(written) for written in config.policies)
     sources = {
         name: SourceRules(
             mode=section.mode,
@@ -268,14 +278,15 @@ def compile_rules(config: RetriesConfig, platforms: Mapping[str, str]) -> tuple[
         for name, section in config.sources.items()
     }
     digest = _hash([policy.hash for policy in policies])
-    return Rules(mode=config.mode, sources=sources, policies=tuple(policies), hash=digest), problems
+    return Rules(mode=config.mode, sources=sources, policies=policies, hash=digest)
 
 
-def _compiled(written: PolicyConfig, place: str) -> Policy:
+def compiled(written: PolicyConfig) -> Policy:
+    """One policy."""
     matcher = Matcher(
-        match=matchers.read(written.match, f"{place}.match"),
-        any=tuple(matchers.read(item, f"{place}.any[{i}]") for i, item in enumerate(written.any)),
-        none=tuple(matchers.read(item, f"{place}.none[{i}]") for i, item in enumerate(written.none)),
+        match=matchers.read(written.match, ""),
+        any=tuple(matchers.read(item, "") for item in written.any),
+        none=tuple(matchers.read(item, "") for item in written.none),
     )
     backoff = written.retry.backoff
     return Policy(
@@ -300,59 +311,3 @@ def _compiled(written: PolicyConfig, place: str) -> Policy:
 
 def _hash(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-
-
-def _never(matcher: Matcher, platforms: Mapping[str, str]) -> str | None:
-    """Why nothing can match, as far as the file alone tells."""
-    ways = [(*matcher.match, *alternative) for alternative in matcher.any] or [matcher.match]
-    reasons = [_impossible(way, platforms) for way in ways]
-    if all(reason is not None for reason in reasons):
-        return reasons[0]
-    for exclusion in matcher.none:
-        if all(matchers.implies(matcher.match, condition) for condition in exclusion):
-            return "none excludes everything that match lets in"
-    return None
-
-
-def _impossible(way: Sequence[Condition], platforms: Mapping[str, str]) -> str | None:
-    possible = [
-        source
-        for source, platform in platforms.items()
-        if all(
-            condition.holds({"source": source, "platform": platform})
-            for condition in way
-            if condition.field in ("source", "platform")
-        )
-    ]
-    if not possible:
-        wanted = next(c for c in way if c.field in ("source", "platform"))
-        return f"no configured source has this {wanted.field}"
-    return matchers.contradiction(way)
-
-
-def _covers(earlier: Policy, later: Policy) -> bool:
-    """Whether the earlier policy surely takes everything the later one could (False also means: cannot tell)."""
-    first, second = earlier.matcher, later.matcher
-    if not all(matchers.implies(second.match, condition) for condition in first.match):
-        return False
-    if first.any and first.any != second.any and not _one_of(first.any, second.match):
-        return False
-    if not all(exclusion in second.none for exclusion in first.none):
-        return False
-    if earlier.action is not Action.RETRY:
-        return True
-    # A retry policy leaves what is unknown or was killed to others, unless it names it.
-    left = [error_class for error_class in NAMED_ONLY if not first.names(error_class)]
-    return not any(_may_be(later, error_class) for error_class in left)
-
-
-def _one_of(alternatives: Sequence[Conjunction], given: Conjunction) -> bool:
-    return any(all(matchers.implies(given, condition) for condition in one) for one in alternatives)
-
-
-def _may_be(policy: Policy, error_class: str) -> bool:
-    """Whether a policy could own an error of this class."""
-    if policy.action is Action.RETRY:
-        return policy.matcher.names(error_class)
-    about_class = [c for c in policy.matcher.match if c.field == "error.class"]
-    return all(condition.holds({"error.class": error_class}) for condition in about_class)
