@@ -138,6 +138,9 @@ class RetryConfig(Section):
     retries: int = Field(default=3, ge=0, le=100, description="of ours, of one root; 0: none")
     backoff: BackoffConfig = BackoffConfig()
     give_up_after: Duration = Field(default="3d", validate_default=True)
+    rerun: Literal["refuse", "allow"] = Field(
+        default="refuse", description="also what a retry would run again from its trigger"
+    )
 
 
 class CoolConfig(Section):
@@ -300,6 +303,7 @@ def compiled(written: PolicyConfig) -> Policy:
         backoff=Backoff(first=backoff.first, factor=backoff.factor, cap=backoff.cap, jitter=backoff.jitter),
         give_up_after=written.retry.give_up_after,
         gate=GateRules(ramp=tuple(written.gate.ramp), cool=Cooling(**written.gate.cool.model_dump())),
+        rerun=written.retry.rerun == "allow",
         window=None if written.when is None else written.when.window(),
         approve=written.approve,
         deadline=written.verify.deadline,
