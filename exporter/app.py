@@ -431,7 +431,7 @@ async def run(
         while not stop.is_set():
             configure(config.log.level, config.log.format, sys.stderr)
             try:
-                for caution in cautions(config):
+                for caution in cautions(config, clock.now()):
                     log.warning("config warning", problem=caution)
                 async with service(config, clock=clock, own=own, reload=take, doors=doors) as running:
                     if previous is not None:

@@ -22,6 +22,8 @@ from exporter.clock import SystemClock
 from exporter.config import Config, ConfigError, load
 from exporter.config.cautions import cautions
 from exporter.config.twins import TWICE
+from exporter.model.policy import Rules
+from exporter.model.retries import Mode
 from exporter.platform import Platform, Watches
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
@@ -62,7 +64,7 @@ async def check(
         report.problems += exc.problems
     else:
         log.register_secrets(config.secrets())
-        report.warnings += cautions(config)
+        report.warnings += cautions(config, SystemClock().now())
         await _try_here(config, report, environment, online=online)
         found = await _sources(config, online=online)
     problems = [f"{path}: {line}" for line in report.problems] + found.problems
@@ -209,7 +211,7 @@ async def _cannot_connect(host: str, port: int) -> str | None:
 
 async def _sources(config: Config, *, online: bool) -> Report:
     """What each source would cost and, online, what works."""
-    whole, watched = Report(), dict[str, list[Watches]]()
+    whole, watched, rules = Report(), dict[str, list[Watches]](), config.rules()
     for source, section in config.sources.items():
         platform = PLATFORMS[section.platform]
         costs = series_of(platform, section.labelled)
@@ -218,10 +220,18 @@ async def _sources(config: Config, *, online: bool) -> Report:
             f"{source}: {costs.workflow} series for each workflow, {costs.result} more for each result it ends with; "
             f"limits.series_max has room for about {room} workflows"
         )
+        whole.notes.append(f"{source}: {_paced(rules, source)}")
         if online:
             watched[source] = await _try(source, section, platform, whole)
     whole.problems += _same(watched, {source: section.platform for source, section in config.sources.items()})
     return whole
+
+
+def _paced(rules: Rules, source: str) -> str:
+    """How many retries a day there can be, whatever happens."""
+    pace, mode = rules.source(source).pace, rules.mode_of(source)
+    limit = f"its pace allows at most {math.ceil(pace.rate * 86400 - 1e-6)} retries a day, {pace.burst} at once"
+    return limit if mode.rank > Mode.SHADOW.rank else f"{limit}; none is sent while the mode is {mode}"
 
 
 async def _try(source: str, section: SourceConfig, platform: Platform, report: Report) -> list[Watches]:

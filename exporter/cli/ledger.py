@@ -32,7 +32,7 @@ Say = Callable[[str], object]
 #: The service has this long (seconds) to say where it answers, while it starts.
 START_SECONDS_MAX = 10.0
 #: Where nobody asks what is decided.
-NO_RULES = compile_rules(RetriesConfig(), {})[0]
+NO_RULES = compile_rules(RetriesConfig())
 
 
 @asynccontextmanager

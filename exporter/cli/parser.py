@@ -153,6 +153,25 @@ def _add_policies(policies: Any) -> None:
     explaining.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="dead letters to show every check of")
     explaining.add_argument("--all", action="store_true", help="every check of every open dead letter")
     _takes_json(explaining, "as one JSON object")
+    help = "cases, each a dead letter and what should be decided of it, against the policies"
+    testing = _add(policies, "test", "policies:test", help, "policies test cases.yaml --config config.yaml")
+    _takes_config(testing)
+    testing.add_argument("file", type=Path, metavar="FILE", help="the cases, as YAML")
+    backtesting = _add(
+        policies,
+        "backtest",
+        "policies:backtest",
+        "what these policies would have retried of the recorded dead letters, and what became of those",
+        "policies backtest --config config.yaml --since 14d",
+    )
+    _takes_config(backtesting)
+    backtesting.add_argument(
+        "--since",
+        metavar="T",
+        default="14d",
+        help="a time (UTC unless it says otherwise), or how long ago (default: 14d)",
+    )
+    _takes_json(backtesting, "as one JSON object")
 
 
 def _add_config(config: Any) -> None:

@@ -1,12 +1,14 @@
-"""``policies explain``: what is decided of the open dead letters, and why."""
+"""``policies``: what is decided of the open dead letters, and why; whether a file decides as it should."""
 
 import argparse
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from exporter.cli import audit
 from exporter.cli.ledger import Say, as_text, dead_letter, moment, offline
 from exporter.clock import SystemClock
+from exporter.config import ConfigError, file_text
 from exporter.config.outline import Outline, outline
 from exporter.model.decision import Rung
 from exporter.model.policy import Rules
@@ -18,6 +20,38 @@ def explain(options: argparse.Namespace) -> int:
     keys = [dead_letter(text) for text in options.ids]
     read = outline(options.config)
     return asyncio.run(explained(read, keys, say=print, everything=options.all, as_json=options.json))
+
+
+def test(options: argparse.Namespace) -> int:
+    from exporter.config.cases import judge, parse_cases
+
+    read, file = outline(options.config), options.file
+    rules, labels = read.rules(), read.labels()
+    try:
+        cases = parse_cases(file_text(file))
+        verdicts = judge(cases, rules, platforms=read.platforms, labels=labels, now=SystemClock().now())
+    except ConfigError as exc:
+        raise ConfigError(exc.problems, file=file) from None
+    failed = [one for one in verdicts if one.differences]
+    for one in failed:
+        print(f"{file}: {one.place}: {one.name}")
+        for line in one.differences:
+            print(f"    {line}")
+        print(f"    because: {one.decision.reason}: {one.decision.detail}")
+    told = f"{len(failed)} of {len(verdicts)} cases failed" if failed else f"{len(verdicts)} cases, all as expected"
+    print(f"{file}: {told}")
+    named = {one.expect.policy for one in cases.cases}
+    if idle := [policy.name for policy in rules.policies if policy.name not in named]:
+        print(f"{file}: no case expects {', '.join(idle)}")
+    return 1 if failed else 0
+
+
+def backtest(options: argparse.Namespace) -> int:
+    from exporter.cli import backtest
+
+    now = SystemClock().now()
+    since = audit.since(options.since, now)
+    return asyncio.run(backtest.backtested(outline(options.config), since, now, say=print, as_json=options.json))
 
 
 async def explained(

@@ -13,12 +13,15 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from exporter.config import wording
+from exporter.config.mistakes import mistakes
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.config.text import NESTED, ConfigError, Text, fill, stands_below
 from exporter.config.twins import twins
-from exporter.model.labels import alert_labels, exposed
+from exporter.model.labels import NO_LABELS, alert_labels, exposed
 from exporter.model.policy import Rules
+from exporter.model.reach import Place
+from exporter.platform.labels import LabelsConfig, labels_of
 from exporter.platform.section import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 from exporter.platforms import PLATFORMS
 
@@ -197,13 +200,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _policies_fit(self) -> "Config":
-        _, problems = compile_rules(self.retries, self._platforms())
-        if problems:
-            raise wording.found(problems)
-        return self
-
-    @model_validator(mode="after")
     def _objectives_fit(self) -> "Config":
         labels = {source: section.labelled for source, section in self.sources.items()}
         slo = self.slo.carrying(alert_labels(labels))
@@ -214,10 +210,14 @@ class Config(Section):
 
     def rules(self) -> Rules:
         """What is written about retrying, compiled."""
-        return compile_rules(self.retries, self._platforms())[0]
+        return compile_rules(self.retries)
 
-    def _platforms(self) -> dict[str, str]:
-        return {name: section.platform for name, section in self.sources.items()}
+    def places(self) -> list[Place]:
+        """The sources, as far as policies may ask of them."""
+        return [
+            Place(name=name, platform=section.platform, labels=section.labelled)
+            for name, section in self.sources.items()
+        ]
 
     def secrets(self) -> list[str]:
         """Every secret value, so that logs can be scrubbed of them."""
@@ -274,6 +274,27 @@ def _parsed(text: str, environment: Mapping[str, str]) -> tuple[Config, Mapping[
 def validate(data: Mapping[str, Any]) -> Config:
     """Check a config given as plain values. Raises ``ConfigError``."""
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as exc:
-        raise ConfigError(wording.lines(exc, "", Config)) from None
+        problems = wording.lines(exc, "", Config)
+        places, labels_known = _places(data)
+        found = mistakes(data.get("retries"), places, labels_known=labels_known)
+        raise ConfigError([*problems, *(line for line in found if line not in problems)]) from None
+    if problems := mistakes(data.get("retries"), config.places()):
+        raise ConfigError(problems)
+    return config
+
+
+def _places(data: Mapping[str, Any]) -> tuple[list[Place], bool]:
+    """The sources of a config that cannot be used, as far as they can be read, and whether all their labels can."""
+    sources = data.get("sources")
+    found, known = [], True
+    for name, section in sources.items() if isinstance(sources, dict) else ():
+        written = section if isinstance(section, dict) else {}
+        try:
+            made = LabelsConfig.model_validate({k: written[k] for k in LabelsConfig.model_fields if k in written})
+            labels = labels_of(made.labels, made.workflow_labels)
+        except ValidationError:
+            labels, known = NO_LABELS, False
+        found.append(Place(name=str(name), platform=str(written.get("platform")), labels=labels))
+    return found, known

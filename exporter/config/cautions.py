@@ -4,6 +4,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from exporter.config import Config
+from exporter.config.mistakes import doubts
 from exporter.config.shown import masked_places
 from exporter.config.twins import twins
 
@@ -11,9 +12,9 @@ from exporter.config.twins import twins
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc", ".test", ".example", ".invalid")
 
 
-def cautions(config: Config) -> list[str]:
+def cautions(config: Config, now: float) -> list[str]:
     """Every warning."""
-    found = twins(config.sources)[1]
+    found = twins(config.sources)[1] + doubts(config.retries, config.places(), now=now)
     for source, section in config.sources.items():
         for key, url in (("url", section.url), ("token_url", getattr(section, "token_url", None))):
             if url is not None and _is_public_and_plain(url):

@@ -10,29 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from exporter.config import StoreConfig, file_text, of_no_label, of_no_source, wording
+from exporter.config.mistakes import mistakes
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
-from exporter.config.text import ConfigError, Text, expand, fill
+from exporter.config.text import ConfigError, Text, expand, fill, stands_below
 from exporter.model.labels import Labels, alert_labels
 from exporter.model.policy import Rules
+from exporter.model.reach import Place
 from exporter.platform.fields import Section
-from exporter.platform.labels import LabelSet, WorkflowLabels, labels_of
+from exporter.platform.labels import LabelsConfig, labels_of
 from exporter.platforms import PLATFORMS
 
 S = TypeVar("S", bound=Section)
-
-
-class _Labels(Section):
-    labels: LabelSet = Field(default={})
-    workflow_labels: list[WorkflowLabels] = Field(default=[])
-
-    @model_validator(mode="after")
-    def _differ(self) -> "_Labels":
-        labels_of(self.labels, self.workflow_labels)
-        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +39,14 @@ class Outline:
 
     def rules(self) -> Rules:
         """What is written about retrying, compiled."""
-        config = self._section("retries", RetriesConfig)
-        rules, problems = compile_rules(config, self.platforms)
+        problems: list[str] = []
+        written = fill(self._written("retries"), "retries", self._environment, problems)
+        labels = self.labels()
+        places = [Place(name=name, platform=self.platforms[name], labels=labels[name]) for name in self.platforms]
+        problems += [line for line in mistakes(written, places) if not stands_below(line, problems)]
         if problems:
             raise ConfigError(problems, file=self.file)
-        return rules
+        return compile_rules(RetriesConfig.model_validate(written))
 
     def objectives(self) -> SloConfig:
         slo = self._section("slo", SloConfig)
@@ -65,17 +60,20 @@ class Outline:
         """What each source says of labels, its own and those of its workflows."""
         found: dict[str, Labels] = {}
         for source, section in _sources(self._text).items():
-            written = {key: section[key] for key in _Labels.model_fields if section.get(key) is not None}
-            made = self._checked(written, _Labels, f"sources.{source}")
+            written = {key: section[key] for key in LabelsConfig.model_fields if section.get(key) is not None}
+            made = self._checked(written, LabelsConfig, f"sources.{source}")
             found[source] = labels_of(made.labels, made.workflow_labels)
         return found
 
     def _section(self, name: str, model: type[S]) -> S:
+        return self._checked(self._written(name), model, name)
+
+    def _written(self, name: str) -> Any:
         try:
             written = None if self._text is None else self._text.section(name)
         except ConfigError as exc:
             raise ConfigError(exc.problems, file=self.file) from None
-        return self._checked({} if written is None else written, model, name)
+        return {} if written is None else written
 
     def _checked(self, written: Any, model: type[S], place: str) -> S:
         problems: list[str] = []

@@ -44,6 +44,11 @@ def found(problems: list[str]) -> PydanticCustomError:
     return PydanticCustomError("problems", "several problems", {"problems": problems})
 
 
+def found_below(problems: list[str]) -> PydanticCustomError:
+    """What a validator raises whose lines begin with the rest of their place: ``.key: …``, or ``: …`` for its own."""
+    return PydanticCustomError("below", "several problems", {"problems": problems})
+
+
 def lines(exc: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
     """One line a problem; ``prefix`` is where in the file ``model`` stands."""
     out: list[str] = []
@@ -53,6 +58,9 @@ def lines(exc: ValidationError, prefix: str, model: type[BaseModel]) -> list[str
             out += error["ctx"]["problems"]
             continue
         place, section = _place(loc, prefix, model)
+        if kind == "below":
+            out += [f"{place}{line}" for line in error["ctx"]["problems"]]
+            continue
         if kind == "extra_forbidden":
             words = _unknown_key(str(loc[-1]), section)
         elif kind in ("union_tag_invalid", "union_tag_not_found"):

@@ -106,6 +106,7 @@ class Error(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     type: str | None = None  # the platform's own name of the error, e.g. "ConnectionError"
     message: str | None = None
     step_type: str | None = None  # the kind of step that failed
+    status: int | None = None  # the HTTP status, 400 to 599, that a call was answered with, where the platform says so
 
 
 class Step(Struct, frozen=True, kw_only=True, gc=False, array_like=True):

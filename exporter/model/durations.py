@@ -15,3 +15,12 @@ def parse_duration(value: object) -> float:
     if not found or "".join(number + unit for number, unit in found) != text:
         raise ValueError("not a duration; write for example 30s, 5m, 2h or 14d")
     return sum(float(number) * _SECONDS[unit] for number, unit in found)
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as a person would write them: ``15m``, ``3d``, ``1h30m``."""
+    left, words = round(seconds, 3), ""
+    for unit in ("d", "h", "m", "s"):
+        number, left = divmod(left, _SECONDS[unit])
+        words += f"{number:.0f}{unit}" if number else ""
+    return words + (f"{left * 1000:.0f}ms" if round(left, 3) else "") or "0s"

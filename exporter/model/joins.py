@@ -78,16 +78,18 @@ def join_error(a: Error | None, b: Error | None) -> Error | None:
     return a if b is None else max(a, b, key=_richness)
 
 
-def _richness(error: Error) -> tuple[bool, bool, bool, bool, str, str, str, str]:
+def _richness(error: Error) -> tuple[bool, bool, bool, bool, bool, str, str, str, str, int]:
     return (
         error.error_class is not ErrorClass.UNKNOWN,
         error.type is not None,
         error.message is not None,
         error.step_type is not None,
+        error.status is not None,
         error.error_class,
         error.type or "",
         error.message or "",
         error.step_type or "",
+        error.status or 0,
     )
 
 

@@ -109,9 +109,11 @@ def facts_of(subject: Subject, now: float) -> Facts:
         "trigger": None if workflow is None else workflow.trigger,
         "error.class": None if error is None else error.error_class.value,
         "error.type": None if error is None else error.type,
+        "error.status": None if error is None or error.status is None else float(error.status),
         "error.message": message,
         "error.fingerprint": None if error is None else error_fingerprint(letter),
         "step.type": None if error is None else error.step_type,
+        "opened_at": letter.opened_at,
         "age": max(0.0, now - letter.opened_at),
         "retries": float(len(subject.spent(Mode.ENFORCE))),
     }

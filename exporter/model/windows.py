@@ -9,7 +9,7 @@ doubles is denied: nobody can say which of the two was meant. One that it skips 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -52,6 +52,9 @@ class Dates:
     def holds(self, local: datetime) -> bool:
         return self.first <= local.date() <= self.last
 
+    def is_past(self, now: float, zone: ZoneInfo) -> bool:
+        return self.last < datetime.fromtimestamp(now, UTC).astimezone(zone).date()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
@@ -68,6 +71,17 @@ class Window:
         if any(span.holds(local) for span in self.deny):
             return False
         return not self.allow or any(span.holds(local) for span in self.allow)
+
+    def opens_in_a_week(self) -> bool:
+        """Whether any hours are left in a week without denied dates."""
+        denied = [span for span in self.deny if isinstance(span, Span)]
+        monday = datetime(2024, 1, 1, tzinfo=UTC)
+        minutes = [monday + timedelta(minutes=minute) for minute in range(7 * _DAY)]
+        return any(
+            (not self.allow or any(span.holds(local) for span in self.allow))
+            and not any(span.holds(local) for span in denied)
+            for local in minutes
+        )
 
     def next_open(self, now: float) -> float | None:
         """The first moment from ``now`` on at which it is open; None if there is none within ``LOOK_AHEAD_DAYS``."""

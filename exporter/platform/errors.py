@@ -40,11 +40,19 @@ def by_status(status: int) -> ErrorClass:
     return STATUSES.get(status, ErrorClass.VALIDATION if status < 500 else ErrorClass.PLATFORM)
 
 
-def by_written_status(text: str, statuses: re.Pattern[str]) -> ErrorClass:
-    """The class by the first status in the text, written as ``statuses`` says: one of its groups is the number."""
+def written_status(text: str, statuses: re.Pattern[str]) -> int | None:
+    """The first status in the text that says something went wrong, written as ``statuses`` says: one of its groups is
+    the number.
+    """
     found = statuses.search(text)
-    number = None if found is None else next((group for group in found.groups() if group), None)
-    return ErrorClass.UNKNOWN if number is None else by_status(int(number))
+    number = None if found is None else next((int(group) for group in found.groups() if group), None)
+    return number if number is not None and 400 <= number < 600 else None
+
+
+def by_written_status(text: str, statuses: re.Pattern[str]) -> ErrorClass:
+    """The class by the first status in the text."""
+    status = written_status(text, statuses)
+    return ErrorClass.UNKNOWN if status is None else by_status(status)
 
 
 def by_words(text: str, table: Words) -> ErrorClass:

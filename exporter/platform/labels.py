@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from exporter.model.labels import Labelled, Labels, exposed
 from exporter.platform.fields import Id, Section
@@ -62,3 +62,15 @@ def labels_of(source: Mapping[str, str], workflows: Sequence[WorkflowLabels]) ->
         if other != name:
             raise ValueError(f"the labels {other} and {name} are both {exposed(name)} in metrics: use one of them")
     return made
+
+
+class LabelsConfig(Section):
+    """What a source says of labels, for whoever needs no more of it."""
+
+    labels: LabelSet = Field(default={})
+    workflow_labels: list[WorkflowLabels] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _differ(self) -> "LabelsConfig":
+        labels_of(self.labels, self.workflow_labels)
+        return self

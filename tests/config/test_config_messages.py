@@ -212,7 +212,7 @@ def test_no_message_shows_what_is_written(place: str, value: Any, more: list[tup
         else:
             here[last] = item
     try:
-        said = cautions(parse(yaml.safe_dump(data), {}))
+        said = cautions(parse(yaml.safe_dump(data), {}), 0.0)
     except ConfigError as exc:
         said = exc.problems
     assert SECRET not in "\n".join(said)
@@ -259,5 +259,5 @@ def test_no_mistake_of_yaml_shows_what_is_written(before: str, after: str, deep:
     ],
 )
 def test_a_credential_that_leaves_unencrypted_is_a_warning(url: str, warned: bool) -> None:
-    said = cautions(parse(SOURCE.replace("https://q.example", url), {}))
+    said = cautions(parse(SOURCE.replace("https://q.example", url), {}), 0.0)
     assert said == ["sources.q.url: the credential is sent unencrypted: write https://"] * warned

@@ -46,8 +46,8 @@ def test_what_is_shown_is_read_as_the_same_and_has_no_secret(tmp_path: Path) -> 
         r"\$\{SOURCES_QLIK_OAUTH_CLIENT_SECRET:-masked-\w+\}", plain["sources"]["qlik"]["oauth"]["client_secret"]
     )
     assert "very-secret-token" in once_more.sources["make-eu"].secrets()
-    assert len([line for line in cautions(once_more) if "config show" in line]) > 5
-    assert not [line for line in cautions(config) if "config show" in line]
+    assert len([line for line in cautions(once_more, 0.0) if "config show" in line]) > 5
+    assert not [line for line in cautions(config, 0.0) if "config show" in line]
     _, twice, _ = again(printed, ENVIRONMENT, tmp_path)
     assert twice == printed
 

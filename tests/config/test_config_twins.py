@@ -44,7 +44,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 def test_two_sources_that_read_the_same(verdict: str, one: dict[str, Any], other: dict[str, Any]) -> None:
     for sources in ({"a": one, "b": other}, {"a": other, "b": one}):
         try:
-            said = [line for line in cautions(validate({"sources": sources})) if "unencrypted" not in line]
+            said = [line for line in cautions(validate({"sources": sources}), 0.0) if "unencrypted" not in line]
             seen = "warned" if said else "silent"
         except ConfigError as exc:
             seen, said = "refused", exc.problems

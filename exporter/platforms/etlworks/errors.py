@@ -102,14 +102,22 @@ def error_of(exception: object) -> Error:
         return Error()
     first: Error | None = None
     for error_type, line in _heads(exception):
-        error = Error(error_class=classify(None, line), type=redact(error_type, limit=100), message=redact(line))
+        error = _error(line, redact(error_type, limit=100))
         if error.error_class is not ErrorClass.UNKNOWN:
             return error
         first = first or error
     if first is not None:
         return first
-    line = _plain_line(exception)
-    return Error(error_class=classify(None, line), message=redact(line) or None)
+    return _error(_plain_line(exception), None)
+
+
+def _error(line: str, error_type: str | None) -> Error:
+    return Error(
+        error_class=classify(None, line),
+        type=error_type,
+        message=redact(line) or None,
+        status=errors.written_status(line[:LINE_CHARS_MAX], _STATUS),
+    )
 
 
 def has_error(exception: object) -> bool:

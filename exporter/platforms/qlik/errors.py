@@ -111,9 +111,13 @@ _TABLE = errors.words(_WORDS)
 
 def classify(kind: str | None, message: str | None) -> ErrorClass:
     """The class of an error from its own name and its text, either of which may be missing."""
-    text = " ".join(part for part in (kind, message) if part)[:TEXT_CHARS_MAX]
+    text = _told(kind, message)
     told = errors.by_written_status(text, _STATUS)
     return told if told is not ErrorClass.UNKNOWN else errors.by_words(text, _TABLE)
+
+
+def _told(kind: str | None, message: str | None) -> str:
+    return " ".join(part for part in (kind, message) if part)[:TEXT_CHARS_MAX]
 
 
 def read_error(value: object) -> Error | None:
@@ -140,7 +144,8 @@ def _read(item: Mapping[str, Any]) -> Error | None:
     if status is not None:
         error_class, kind = errors.by_status(status), _phrase(status)
     else:
-        error_class = classify(kind, None if words is None else _nameless(words, source, block))
+        nameless = None if words is None else _nameless(words, source, block)
+        error_class, status = classify(kind, nameless), errors.written_status(_told(kind, nameless), _STATUS)
     said = [text for text in (words, _sentence(response)) if text is not None]
     message = _without(": ".join(said), _sent(item.get("request")))
     return Error(
@@ -148,6 +153,7 @@ def _read(item: Mapping[str, Any]) -> Error | None:
         type=None if kind is None else redact(_URL.sub("[url]", kind), limit=100),
         message=redact(message) or None,
         step_type=None if source is None else redact(_URL.sub("[url]", source), limit=100),
+        status=status,
     )
 
 

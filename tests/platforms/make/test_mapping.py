@@ -77,6 +77,7 @@ def load(name: str) -> Any:
                     type="InvalidAccessTokenError",
                     message="[401] refused for [email]: Authorization: [redacted]",
                     step_type="http:MakeRequest",
+                    status=401,
                 ),
             ),
         ),
@@ -139,6 +140,7 @@ def test_a_recorded_failure_carries_its_cause_and_is_no_data_error_to_be_mistake
         type="DataError",
         message="Error: 404 Not Found",
         step_type="acme-shop:WatchOrders",
+        status=404,
     )
 
 
@@ -248,6 +250,7 @@ def test_an_execution_tells_its_cause_once_it_is_over() -> None:
         type="RateLimitError",
         message="[429] Too many requests",
         step_type="http:ActionSendData",
+        status=429,
     )
     assert runs.cause(load("execution_running")) is None
     assert runs.cause(load("execution_failed_without_error")) is None

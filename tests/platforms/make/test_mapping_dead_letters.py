@@ -76,7 +76,7 @@ def test_a_bundle_tells_the_error_and_nothing_else_of_what_it_holds() -> None:
         step_type="http:MakeRequest",
     )
     assert letters.error(load("bundle_bare"), reason=None, modules={}) == Error(
-        error_class=ErrorClass.NOT_FOUND, type="DataError", message="[404] There is no such order."
+        error_class=ErrorClass.NOT_FOUND, type="DataError", message="[404] There is no such order.", status=404
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import DeadLetter, Error, ErrorClass
-from exporter.model.decision import error_fingerprint
+from exporter.model.subject import error_fingerprint
 from exporter.platforms.qlik.errors import read_error
 from exporter.simulator.qlik.failures import CALLS, ERROR_CLASSES, elements
 
@@ -85,6 +85,7 @@ def test_a_recorded_failure_of_a_call() -> None:
         type="401 Unauthorized",
         message='Error calling endpoint "Acme CRM - Create Ticket": Invalid token',
         step_type="Acme CRM",
+        status=401,
     )
 
 
@@ -140,7 +141,11 @@ def test_of_an_answer_one_sentence_joins_the_message(body: object, expected: str
 def test_a_call_without_words_of_its_own_is_an_error_all_the_same() -> None:
     error = read(called(503, error=None, body={"message": "down"}))
     assert error == Error(
-        error_class=ErrorClass.PLATFORM, type="503 Service Unavailable", message="down", step_type="Acme CRM"
+        error_class=ErrorClass.PLATFORM,
+        type="503 Service Unavailable",
+        message="down",
+        step_type="Acme CRM",
+        status=503,
     )
     assert read(called(503, error=None)).message is None
 

@@ -160,6 +160,7 @@ def test_a_failed_run_is_a_dead_letter_under_its_own_id_with_its_error() -> None
     error = Error(
         error_class=ErrorClass.THROTTLED,
         message="List Orders: `GET [url]` resulted in a `429 Too Many Requests` response",
+        status=429,
     )
     assert run_of("failed") == replace(FAILED, error=error)
     assert letter_of("failed") == DeadLetter(id=RUN, workflow_id=AUTOMATION, run_id=RUN, opened_at=ENDED, error=error)
@@ -218,6 +219,7 @@ def test_a_recorded_automation_that_failed_in_the_editor() -> None:
         type="401 Unauthorized",
         message='Error calling endpoint "Acme CRM - Create Ticket": Invalid token',
         step_type="Acme CRM",
+        status=401,
     )
     assert run.steps == (
         Step(id="baseBlock:CallURLBlock", type="CallURLBlock", seconds=0.54),
@@ -311,7 +313,7 @@ def test_an_error_without_words_is_no_error(value: object) -> None:
 
 def test_the_first_error_that_has_words_is_the_error() -> None:
     value = [{}, {"message": "", "detail": "Disk full", "code": 507, "block": "Upload"}, {"message": "later"}]
-    assert read_error(value) == Error(error_class=ErrorClass.QUOTA, type="HTTP-507", message="Disk full")
+    assert read_error(value) == Error(error_class=ErrorClass.QUOTA, type="HTTP-507", message="Disk full", status=507)
 
 
 def test_a_huge_error_text_is_cut() -> None:

@@ -109,6 +109,7 @@ def make_error(name: object, message: object, *, step_type: str | None = None) -
         type=redact(name, limit=NAME_CHARS_MAX) or None,
         message=redact(message) or None,
         step_type=step_type,
+        status=errors.written_status(message[:TEXT_CHARS_MAX], _STATUS),
     )
 
 
