@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from exporter import __version__
 from exporter.clock import Clock, steady
-from exporter.model import SUCCEEDED, Run
+from exporter.model import Result, Run
 from exporter.model.labels import NO_LABELS, Labels
 from exporter.platform import Client, Fault, Platform, RunKey, Stream, StreamName, selected
 from exporter.platform.retrying import Adapter
@@ -180,10 +180,10 @@ class Source:
         api: Api | None = getattr(self, "api", None)
         return 0.0 if api is None else api.clock_offset() or 0.0
 
-    def well_at(self, workflow_id: str) -> float | None:
-        """When a run of a workflow last succeeded, on our clock."""
+    def last_ended(self, workflow_id: str, results: frozenset[Result]) -> float | None:
+        """When a run of a workflow last ended with one of these results, on our clock."""
         entry = self.known.entries.get(workflow_id)
-        at = None if entry is None else entry.last(SUCCEEDED)
+        at = None if entry is None else entry.last(results)
         return None if at is None else at + self.ahead
 
     def wake(self, keys: list[RunKey], streams: list[StreamName]) -> None:

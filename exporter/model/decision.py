@@ -69,7 +69,9 @@ class Ladder:
     missing: tuple[str, ...] = ()  # fields whose value would decide which policy matches
     approval: Override | None = None  # what a person said that lets it pass
     manual: bool = False  # that was: at once
-    probe: bool = False  # its gate is shut, and this is the one retry that may pass
+    excused: bool = (
+        False  # its gate is shut, and its workflow's own runs have failed since: a failure would say nothing
+    )
 
     @property
     def refusal(self) -> Rung | None:
@@ -129,7 +131,7 @@ def climb(subject: Subject, rules: Rules, now: float) -> Ladder:
         missing=climber.missing,
         approval=wish,
         manual=at_once,
-        probe=climber.probes,
+        excused=climber.excused,
     )
 
 
@@ -195,11 +197,13 @@ class _Climber:
         return self.at_once or (self.owner is not None and self.owner.action is Action.RETRY)
 
     @property
-    def probes(self) -> bool:
-        """Whether it would pass a gate that is shut."""
+    def excused(self) -> bool:
+        """Whether a failure would say more of the platform than of the dead letter."""
         if self.owner is None or not self.retrying:
             return False
-        return any(self.subject.rails.gate(*key).is_shut for key, _, _ in gates_of(self.owner, self.group))
+        rails, workflow_id = self.subject.rails, self.subject.letter.workflow_id
+        gates = [rails.gate(*key) for key, _, _ in gates_of(self.owner, self.group)]
+        return any(gate.is_ill(rails.ill.get(workflow_id), rails.well.get(workflow_id)) for gate in gates)
 
     def decide(self, rungs: Sequence[Rung]) -> Decision:
         name = "" if self.owner is None else self.owner.name

@@ -1,9 +1,9 @@
 """What holds retries back for the sake of many: a gate for each group, the pace, a budget, the eye for a storm. Pure.
 
 The gate is canary and breaker in one. It lets one retry of a group through, then two, five and more as successes are
-verified; when they fail it shuts, for longer each time, and opens for one retry at a time until one succeeds. What
-fails meanwhile says something of the platform and nothing of the dead letter, so it uses up none of its retries; unless
-the workflow's own runs have succeeded since: then it was the dead letter.
+verified; when they fail it shuts, for longer each time, and opens for one retry at a time until one succeeds. What was
+on its way when it shut, and what fails while the workflow's own runs fail as well, says something of the platform and
+nothing of the dead letter: it uses up none of its retries.
 
 Times are seconds since the epoch on our own clock.
 """
@@ -18,12 +18,14 @@ from exporter.model.retries import Reason
 #: Failures in a row that shut a gate which has let successes through; one that has not is shut by the first.
 FAILURES_IN_A_ROW = 4
 #: A refused source or workflow is left alone for so long (seconds) at first, then twice as long each time, at most …
-SETBACK_FIRST, SETBACK_MOST = 30.0, 900.0
+SETBACK_FIRST, SETBACK_MOST = 60.0, 900.0
 #: … unless the platform says how long, which holds up to a day.
 RETRY_AFTER_MOST = 86400.0
 #: One refusal is forgotten after so long (seconds) without another.
 SETBACK_FADES = 600.0
 _STREAK_MOST = 6
+#: What was noted so much (seconds) after now was noted by a clock that was ahead.
+SKEW = 5.0
 #: The pace is halved with each refusal, down to this part.
 _SLOWEST = 0.125
 #: How wide the gate of a whole policy is: it shuts when so many groups fail at first, whatever their own gates say.
@@ -74,6 +76,15 @@ class Gate:
         """Whether the workflow's own runs have succeeded since it was shut."""
         return self.tripped_at is not None and well_at is not None and well_at > self.tripped_at
 
+    def is_ill(self, ill_at: float | None, well_at: float | None) -> bool:
+        """Whether the workflow's own runs have failed since it was shut, and none has succeeded."""
+        return (
+            self.tripped_at is not None
+            and ill_at is not None
+            and ill_at > self.tripped_at
+            and not self.is_well(well_at)
+        )
+
     def width(self, rules: GateRules, now: float, *, well_at: float | None = None) -> int:
         """How many retries may be unverified at once."""
         if self.is_shut:
@@ -85,8 +96,11 @@ class Gate:
 
     def redated(self, now: float) -> "Gate":
         """The same without times that lie ahead: a clock that was ahead has noted them."""
-        tripped_at = None if self.tripped_at is None else min(self.tripped_at, now)
-        return replace(self, tripped_at=tripped_at, served_at=min(self.served_at, now))
+        served_at = min(self.served_at, now)
+        if self.tripped_at is None or self.tripped_at <= now:
+            return self if served_at == self.served_at else replace(self, served_at=served_at)
+        back = self.tripped_at - now
+        return replace(self, tripped_at=now, cool_until=self.cool_until - back, served_at=served_at)
 
     def judge(self, *, good: bool, claimed_at: float, sick: bool, rules: GateRules, now: float, draw: float) -> "Gate":
         """The gate after a verdict. ``sick`` says whether the workflow's own runs fail as well; ``draw`` is in [0, 1).
@@ -126,8 +140,8 @@ class Setback:
     streak: int = 1
 
     def holds_until(self, now: float) -> float:
-        """At most as long as it can have been meant, whatever a wrong clock has noted."""
-        return min(self.until, now + max(SETBACK_MOST, self.until - self.at))
+        """Until when; 0 if a clock that was ahead has noted it: what that meant, nobody knows."""
+        return self.until if self.at <= now + SKEW else 0.0
 
     def strength(self, now: float) -> int:
         """How many refusals still weigh."""
@@ -187,6 +201,7 @@ class Rails:
     unverified: Mapping[tuple[str, str], int] = field(default_factory=dict)  # open and not in doubt, by the same
     approved_groups: frozenset[tuple[str, str]] = frozenset()  # where an approval holds for the rest
     well: Mapping[str, float] = field(default_factory=dict)  # when runs of workflows last succeeded by themselves
+    ill: Mapping[str, float] = field(default_factory=dict)  # when they last failed
 
     def gate(self, policy: str, group: str) -> Gate:
         return self.gates.get((policy, group), NEW_GATE)

@@ -74,7 +74,7 @@ class Reason(StrEnum):
 
 
 #: While these refuse, or nothing does, a dead letter ages; otherwise it could not have been tried.
-AGEING = frozenset({Reason.EXHAUSTED, Reason.BACKOFF, Reason.NATIVE_RETRY, Reason.DUE})
+AGEING = frozenset({Reason.EXHAUSTED, Reason.BACKOFF, Reason.DUE})
 
 
 class Answer(StrEnum):
@@ -183,7 +183,7 @@ class Retry:
     recurred: bool = False
     answer: Answer | None = None  # of a call that was refused
     spared: str = ""  # why it uses up none of its root's retries: "busy", "denied", "cooling", "storm"
-    probe: bool = False  # it passed a gate that was shut, to see whether that may open
+    excused: bool = False  # it passed a gate that was shut while its workflow's own runs were failing
     idle: float = 0.0  # seconds of the root's age in which it could not have been tried, when this was claimed
     budgeted: bool = False  # it took a token of the budget
     operation: str = ""  # the operation by which a person let it pass

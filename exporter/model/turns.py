@@ -90,6 +90,12 @@ def take_turns(
     return given.ids, {key: _decision(queue, given) for key, queue in queues.items() if queue}
 
 
+def in_turn(queues: Mapping[GroupKey, Sequence[Candidate]]) -> list[str]:
+    """The ids of all, in the order in which they would have their turns if nothing held any back."""
+    numbered = [(number, key, candidate.id) for key, queue in queues.items() for number, candidate in enumerate(queue)]
+    return [identity for _, _, identity in sorted(numbered)]
+
+
 def precedence(candidate: Candidate) -> tuple[bool, int, float, str]:
     """What a person wants now, then what was tried least, then the oldest."""
     return not candidate.passenger.at_once, candidate.calls, candidate.opened_at, candidate.id

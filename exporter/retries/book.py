@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, RunFinished
+from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, Result, RunFinished
 from exporter.model.ledger import Committed, Key
 from exporter.model.operations import OperationState
 from exporter.model.policy import GateRules, Rules
@@ -183,7 +183,8 @@ class RetryBook:
             gates=dict(gates),
             unverified=script.unverified(opened),
             approved_groups=self.approved_groups(source, now),
-            well=self._well(source) if any(gate.is_shut for gate in gates.values()) else {},
+            well=self._ended_last(source, SUCCEEDED) if any(gate.is_shut for gate in gates.values()) else {},
+            ill=self._ended_last(source, FAILED) if any(gate.is_shut for gate in gates.values()) else {},
         )
 
     def _storm(self, source: str, now: float) -> str:
@@ -194,9 +195,11 @@ class RetryBook:
             ended.popleft()
         return storm(len(ended), sum(failed for _, failed in ended), rules)
 
-    def _well(self, source: str) -> dict[str, float]:
+    def _ended_last(self, source: str, results: frozenset[Result]) -> dict[str, float]:
+        """When runs of the workflows with dead letters last ended so."""
         one = self._sources[source]
-        found = {letter.workflow_id: one.well_at(letter.workflow_id) for letter in one.known.dead_letters.values()}
+        workflows = {letter.workflow_id for letter in one.known.dead_letters.values()}
+        found = {workflow_id: one.last_ended(workflow_id, results) for workflow_id in workflows}
         return {workflow_id: at for workflow_id, at in found.items() if at is not None}
 
     def open_of(self, source: str) -> list[Retry]:
@@ -274,7 +277,7 @@ class RetryBook:
         return Evidence(
             gate=GateRules() if policy is None else policy.gate,
             storm=bool(self._storm(retry.source, now)),
-            well_at=source.well_at(retry.workflow_id),
+            well_at=source.last_ended(retry.workflow_id, SUCCEEDED),
             failed_at=retry.opened_at + source.ahead,
             budget=None if rules.budget is None else rules.budget.cap,
         )
@@ -284,6 +287,11 @@ class RetryBook:
         state = set_back(self._setbacks[source].get(key), retry_after=retry_after, now=now)
         await self._ledger.transact("save_retry", kept.put_setbacks(source, {key: state}))
         return state
+
+    def set_back_until(self, source: str, key: str, now: float) -> float:
+        """Until when what is kept under this key is set back."""
+        setback = self._setbacks[source].get(key)
+        return 0.0 if setback is None else setback.holds_until(now)
 
     def earned(self, source: str) -> int:
         """Successful runs of a source that its budget does not hold yet."""

@@ -15,7 +15,7 @@ from exporter.model.decision import Ladder, changes_at, climb
 from exporter.model.rails import FREE, Passenger, Rails
 from exporter.model.retries import Decision, Mode, Override, Retry, Verb
 from exporter.model.subject import Refused, Subject, neighbours, reaches
-from exporter.model.turns import Candidate, GroupKey, precedence, take_turns
+from exporter.model.turns import Candidate, GroupKey, in_turn, precedence, take_turns
 from exporter.retries.book import RetryBook
 from exporter.source import Source
 
@@ -61,6 +61,7 @@ class Decider:
         self._source = source
         self._standing: dict[str, _Standing] = {}
         self._queues: dict[GroupKey, list[Candidate]] = {}
+        self._shadows: dict[GroupKey, list[Candidate]] = {}  # of these everything is done but the call
         self._unsorted = False
         self._rails: Rails | None = None
         self._turns_until = 0.0
@@ -182,7 +183,7 @@ class Decider:
             self._due, waits = take_turns(self._queues, rails, now=now)
             self._turns_until = _turns_until(rails, now)
             yield from self._tell(waits, turn)
-        turn.due = [*self._shadowed(), *self._due]
+        turn.due = [*in_turn(self._shadows), *self._due]
         return turn
 
     def _look_through(self, turn: Turn, now: float) -> Generator[None, None, None]:
@@ -268,14 +269,6 @@ class Decider:
                 found[workflow_id] = min(letters, key=lambda one: (one.opened_at, one.id)).id
         return found
 
-    def _shadowed(self) -> list[str]:
-        """Those of which everything is done but the call: nobody waits for them."""
-        return [key for key, one in self._standing.items() if _is_shadow(one.ladder)] if self._may_shadow() else []
-
-    def _may_shadow(self) -> bool:
-        rules = self._book.rules
-        return rules.mode_of(self._source.name) is Mode.SHADOW or any(p.mode is Mode.SHADOW for p in rules.policies)
-
     def _tell(self, waits: Mapping[GroupKey, Decision], turn: Turn) -> Generator[None, None, None]:
         """Decide of each that may be retried whether it is its turn."""
         due = set(self._due)
@@ -301,12 +294,14 @@ class Decider:
             return
         self._unsorted = True
         if before is not None:
-            queue = self._queues[before.key]
+            queues = self._shadows if before.mode is Mode.SHADOW else self._queues
+            queue = queues[before.key]
             del queue[bisect_left(queue, precedence(before), key=precedence)]
             if not queue:
-                del self._queues[before.key]
+                del queues[before.key]
         if after is not None:
-            insort(self._queues.setdefault(after.key, []), after, key=precedence)
+            queues = self._shadows if after.mode is Mode.SHADOW else self._queues
+            insort(queues.setdefault(after.key, []), after, key=precedence)
 
     def _forget(self, letter_id: str) -> None:
         self._place(letter_id, self._standing.pop(letter_id).candidate, None)
@@ -324,7 +319,7 @@ class Decider:
 def _candidate(subject: Subject, ladder: Ladder) -> Candidate | None:
     """What waits for its turn: whatever nothing of its own holds back, and is going to be sent."""
     owner, decision = ladder.owner, ladder.decision
-    if owner is None or decision.verb is not Verb.RETRY or decision.mode is Mode.SHADOW:
+    if owner is None or decision.verb is not Verb.RETRY:
         return None
     return Candidate(
         id=subject.letter.id,
@@ -336,13 +331,9 @@ def _candidate(subject: Subject, ladder: Ladder) -> Candidate | None:
             unbudgeted=ladder.approval is not None,
         ),
         mode=decision.mode,
-        calls=sum(1 for retry in subject.history if not retry.shadow),
+        calls=sum(1 for retry in subject.history if retry.shadow is (decision.mode is Mode.SHADOW)),
         opened_at=subject.letter.opened_at,
     )
-
-
-def _is_shadow(ladder: Ladder) -> bool:
-    return ladder.decision.verb is Verb.RETRY and ladder.decision.mode is Mode.SHADOW
 
 
 def _turns_until(rails: Rails, now: float) -> float:

@@ -47,6 +47,8 @@ GATHERING = 3.0
 STOP_SECONDS_MAX = 4.0
 #: A source whose credential was refused is lowered to approval for at most so long (seconds).
 LOWERED_FOR = 86400.0
+#: Under which key it is kept until when such a source is left alone.
+DENIED = "\0denied"
 ENGINE = "engine"
 
 
@@ -96,11 +98,14 @@ class Retrier:
         await self._resume()
         if self._known.first_sweep_at is not None:
             await self._watch(report)
+            await self._lift()
             turn = await self._decide(report)
             if await self._fetch_missing():
                 turn = await self._decide(report)
             await self._quarantine(turn)
             await self._send_due(turn.due, report)
+            if turn.due:  # what came of it is so by now
+                await self._decide(report)
         self._book.show(self._clock.now())
         return report
 
@@ -382,6 +387,7 @@ class Retrier:
         sent = [protocol.sending(one.retry, now=self._clock.now(), theirs=theirs) for one in claimed]
         await self._book.save(sent, now=self._clock.now(), kind="sent")
         letters, send_by = [one.letter for one in claimed], min(retry.send_by for retry in sent)
+        not_found = False
         try:
             with self.source.span("retry"):
                 accepted = await self._adapter.send(letters, send_by=send_by)
@@ -390,6 +396,7 @@ class Retrier:
             now = self._clock.now()
             after = [protocol.refused(retry, error, answer or Answer.IN_DOUBT, now=now) for retry in sent]
             await self._heed(error, answer, sent)
+            not_found = error.status == 404
         except asyncio.CancelledError:
             why = "the exporter stopped in the middle of the call"
             after = [protocol.doubted(retry, now=self._clock.now(), detail=why) for retry in sent]
@@ -401,6 +408,9 @@ class Retrier:
             after = [protocol.answered(retry, accepted, now=self._clock.now()) for retry in sent]
             await self._end_lowering()
         await self._book.save(after, now=self._clock.now(), kind="called")
+        if not_found:
+            for one in claimed:  # perhaps it is gone
+                await self._preflight(one.letter)
         for retry in after:
             state = retry.outcome or retry.state
             log.info(
@@ -421,16 +431,42 @@ class Retrier:
                 roots = sorted({retry.root for retry in sent})
                 words = [self._word(Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=why) for root in roots]
                 await self._book.put(words, now=now)
-            if self._book.rejected_in_a_row(name) + len(sent) >= REJECTED_IN_A_ROW:
-                await self._book.set_back(name, "", retry_after=None, now=now)  # it is not the dead letters
+            if self._book.rejected_in_a_row(name) + len(sent) >= REJECTED_IN_A_ROW:  # it is not the dead letters
+                if error.status == 403:
+                    await self._lower("the platform permits no retry")
+                else:
+                    await self._book.set_back(name, "", retry_after=None, now=now)
 
     async def _lower(self, why: str) -> None:
         """Nothing more is sent that a person does not approve, until a call of ours is accepted, or a person says so."""
         name, now = self.source.name, self._clock.now()
+        await self._book.set_back(name, DENIED, retry_after=None, now=now)
         word = self._word(Scope.SOURCE, OverrideAction.LOWER, until=now + LOWERED_FOR, why=why)
         await self._book.end(self._lowering(), who=ENGINE, now=now)
         await self._book.put([word], now=now)
         log.warning("retries wait for approval", source=name, why=why)
+
+    async def _lift(self) -> None:
+        """See whether a source whose credential was refused is well again: where looks are refused too, a look tells."""
+        name, now, letters = self.source.name, self._clock.now(), self._known.dead_letters
+        lowering = [override for override in self._lowering() if override.holds(now)]
+        if not lowering or not letters or now < self._book.set_back_until(name, DENIED, now):
+            return
+        oldest = min(letters.values(), key=lambda letter: (letter.opened_at, letter.id))
+        refused = any(override.snapshot.get("looks") for override in lowering)
+        try:
+            await self._adapter.look(Target(letter=oldest))
+        except Exception as error:  # whatever it is, it is not well
+            await self._book.set_back(name, DENIED, retry_after=None, now=now)
+            if not refused and isinstance(error, ApiError) and error.status == 401:
+                await self._book.end(lowering, who=ENGINE, now=now)
+                again = [replace(override, id=new_id(), snapshot={"looks": "refused"}) for override in lowering]
+                await self._book.put(again, now=now)
+            return
+        if refused:
+            await self._end_lowering()
+        else:
+            await self._book.set_back(name, DENIED, retry_after=None, now=now)
 
     def _lowering(self) -> list[Override]:
         """What the engine lowered by itself."""
@@ -444,7 +480,7 @@ class Retrier:
         lowering = self._lowering()
         if lowering:
             await self._book.end(lowering, who=ENGINE, now=self._clock.now())
-            log.info("retries no longer wait for approval: a call was accepted", source=self.source.name)
+            log.info("retries no longer wait for approval: the credential is accepted", source=self.source.name)
 
     def _word(
         self, scope: Scope, action: OverrideAction, *, key: str = "", until: float | None = None, why: str

@@ -141,7 +141,7 @@ def reserve(wanted: Reservation, *, now: float) -> Script[Committed | Refusal]:
         return Refusal(reason=ladder.refusal.reason, detail=ladder.refusal.detail)
     if ladder.decision.verb is not Verb.RETRY or ordinal(subject.history, shadow=retry.shadow) != retry.ordinal:
         return Refusal(reason=Reason.EXHAUSTED, detail="another retry of it was made meanwhile")
-    retry = replace(retry, probe=ladder.probe and not retry.shadow)
+    retry = replace(retry, excused=ladder.excused and not retry.shadow)
     budget = wanted.rules.source(source).budget
     budgeted = budget is not None and wanted.approval is None and not retry.shadow
     retry = replace(retry, budgeted=budgeted)
@@ -284,10 +284,9 @@ def _spared(retry: Retry, gates: Iterable[Gate], evidence: Evidence) -> str:
     """Why a failure uses up nothing: it says more of the platform than of the dead letter."""
     if evidence.storm:
         return "storm"
-    shut = [gate for gate in gates if gate.is_shut]
-    if shut and not any(gate.is_well(evidence.well_at) for gate in shut):
-        return "cooling"
-    return ""
+    shut = [gate for gate in gates if gate.is_shut and not gate.is_well(evidence.well_at)]
+    on_its_way = any(gate.tripped_at is not None and retry.claimed_at < gate.tripped_at for gate in shut)
+    return "cooling" if on_its_way or (retry.excused and shut) else ""
 
 
 def _draw(identity: str) -> float:

@@ -111,8 +111,6 @@ async def test_a_preflight_that_refused(make: Callable[..., Any], restarted: boo
     engine.platform.execute("d1", "person")
     await engine.turn()
     assert engine.platform.calls == []
-    assert engine.book.decisions[SOURCE, "d1"].reason == "due"
-    await engine.turn()
     assert engine.book.decisions[SOURCE, "d1"].reason == "preflight"
     await right_again(engine, restarted)
     await engine.live(HOUR)
