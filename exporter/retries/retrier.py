@@ -293,9 +293,10 @@ class Retrier:
         Whatever goes wrong with one dead letter costs that one its turn, and no other.
         """
         before = self._book.history(self.source.name, self._book.root_of(self.source.name, letter))
-        refused = [retry for retry in before if retry.dead_letter_id == letter.id and retry.answer and retry.spared]
+        made = [retry for retry in before if not retry.shadow][-1:]
+        refused = [retry for retry in made if retry.dead_letter_id == letter.id and retry.answer and retry.spared]
         try:
-            look = await self._adapter.look(Target(letter=letter, mark=refused[-1].mark if refused else None))
+            look = await self._adapter.look(Target(letter=letter, mark=refused[0].mark if refused else None))
         except ApiError as error:
             await self._refuse(letter, str(error))
             return None
@@ -307,7 +308,7 @@ class Retrier:
             return None
         await self._observe(look.observations, look.at)
         if refused and any(effort.ours is not False for effort in look.efforts):
-            await self._book.ran_after_all(refused[-1:], now=self._clock.now())
+            await self._book.ran_after_all(refused, now=self._clock.now())
         why = look.refusal
         if look.standing is not Standing.DEAD:
             why = f"it is {look.standing}"
