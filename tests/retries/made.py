@@ -15,6 +15,8 @@ NOW = 1_800_000_000.0
 HOUR, DAY = 3600.0, 86400.0
 ERROR = Error(error_class=ErrorClass.NETWORK, type="ConnectionError", message="connect ETIMEDOUT 10.0.0.1:443")
 TRAITS = Traits(effect="resume", handle="same_id", serial=False)
+#: A gate that holds nothing back, for what is not about gates.
+WIDE = GateRules(ramp=(1000,), cool=Cooling(first=1.0, cap=1.0))
 PLAIN = Backoff(first=900.0, factor=3.0, cap=21600.0, jitter=0.0)
 #: Effects show for each letter, one in a call; none after a quarter of an hour proves that there will be none.
 EACH = Traits(effect="resume", handle="same_id", serial=False, absence=900.0)

@@ -284,7 +284,7 @@ def beside(draw: st.DrawFn) -> Story:
     )
 
 
-@examples(10, 200)
+@examples(6, 200)
 def test_what_becomes_of_a_letter_depends_on_no_other(examples: int) -> None:
     def law(story: Story) -> None:
         alone = replace(story, letters=story.letters[:1], odd=(), native=(), restarts=frozenset())
