@@ -293,7 +293,7 @@ def beside(draw: st.DrawFn) -> Story:
 @examples(6, 200)
 def test_what_becomes_of_a_letter_depends_on_no_other(examples: int) -> None:
     alone = played(ALONE).calls_of["d1"]
-    assert len(alone) == 3
+    assert len(alone) > 1
 
     def law(story: Story) -> None:
         assert played(story).calls_of["d1"] == pytest.approx(alone, abs=2 * STEP)
