@@ -14,7 +14,7 @@ from exporter.model.retries import Action, Decision, Mode, OverrideAction, Reaso
 from exporter.model.windows import parse_window
 from exporter.retries.control import ControlError
 from tests.retries.conftest import EngineOf
-from tests.retries.made import DAY, EACH, HOUR, SERIAL, quick
+from tests.retries.made import DAY, EACH, HOUR, SERIAL, WIDE, quick
 from tests.retries.world import SOURCE, Engine, Outage, bound
 
 X = sum(bound(quick(), 3).values())
@@ -118,7 +118,7 @@ async def test_time_behind_a_gate_does_not_age(engine_of: EngineOf) -> None:
 async def test_time_that_was_allowed_ages(engine_of: EngineOf) -> None:
     """So that the tests above can fail."""
     often = Backoff(first=6 * HOUR, factor=1.0, cap=6 * HOUR, jitter=0.0)
-    engine = await engine_of(quick(give_up_after=DAY, retries=100, backoff=often))
+    engine = await engine_of(quick(give_up_after=DAY, retries=100, gate=WIDE, backoff=often))
     engine.platform.add()
     await engine.live(2 * DAY, step=600)
     decision = engine.book.decisions[SOURCE, "d1"]
@@ -144,7 +144,7 @@ async def exhausted(engine: Engine, **changes: object) -> Decision:
 
 @pytest.mark.parametrize("then", [Action.QUARANTINE, Action.ESCALATE])
 async def test_exhausted_is_the_same_after_a_restart_and_nowhere_written(engine_of: EngineOf, then: Action) -> None:
-    engine = await engine_of(quick(retries=2, exhausted=then))
+    engine = await engine_of(quick(retries=2, gate=WIDE, exhausted=then))
     before = await exhausted(engine)
     assert before.verb is Verb(then)
     assert OverrideAction.QUARANTINE not in {override.action for override in engine.book.overrides.values()}
@@ -156,12 +156,12 @@ async def test_exhausted_is_the_same_after_a_restart_and_nowhere_written(engine_
 
 @pytest.mark.parametrize("then", [Action.QUARANTINE, Action.ESCALATE])
 async def test_more_retries_in_the_rules_bring_it_back(engine_of: EngineOf, then: Action) -> None:
-    engine = await engine_of(quick(retries=2, exhausted=then))
+    engine = await engine_of(quick(retries=2, gate=WIDE, exhausted=then))
     await exhausted(engine)
     await engine.live(DAY, step=600)
     assert len(engine.platform.met) == 2
     engine.platform.well = Result.SUCCESS
-    await engine.restart(quick(retries=3, exhausted=then))
+    await engine.restart(quick(retries=3, gate=WIDE, exhausted=then))
     await engine.until(lambda: engine.recovered() == {"d1"}, within=X, step=60)
     assert len(engine.platform.met) == 3
 
@@ -171,7 +171,7 @@ async def test_more_retries_in_the_rules_bring_it_back(engine_of: EngineOf, then
 async def test_a_release_brings_it_back_with_a_fresh_allowance(
     engine_of: EngineOf, restarted: bool, then: Action
 ) -> None:
-    engine = await engine_of(quick(retries=2, exhausted=then))
+    engine = await engine_of(quick(retries=2, gate=WIDE, exhausted=then))
     await exhausted(engine)
     for allowed in (4, 6):
         await engine.release((SOURCE, "d1"))
@@ -184,7 +184,7 @@ async def test_a_release_brings_it_back_with_a_fresh_allowance(
 
 
 async def test_a_release_brings_back_what_is_too_old(engine_of: EngineOf) -> None:
-    engine = await engine_of(quick(retries=50, give_up_after=2 * HOUR))
+    engine = await engine_of(quick(gate=WIDE, retries=50, give_up_after=2 * HOUR))
     engine.platform.add()
     await engine.live(DAY, step=300)
     before = len(engine.platform.met)
@@ -209,13 +209,13 @@ async def test_a_policy_that_quarantines_is_written_down_and_a_release_lifts_it(
 
 
 async def test_an_approval_that_cannot_come_true_is_refused(engine_of: EngineOf) -> None:
-    engine = await engine_of(quick(retries=1), EACH)
+    engine = await engine_of(quick(gate=WIDE, retries=1), EACH)
     await exhausted(engine)
-    await engine.restart(quick(retries=1, approve="each"))
+    await engine.restart(quick(gate=WIDE, retries=1, approve="each"))
     await engine.turn()
     with pytest.raises(ControlError, match=r"(?i)used|exhausted"):
         await engine.approve([(SOURCE, "d1")])
-    await engine.restart(quick(retries=1, mode=Mode.APPROVE))
+    await engine.restart(quick(gate=WIDE, retries=1, mode=Mode.APPROVE))
     await engine.turn()
     with pytest.raises(ControlError, match=r"(?i)used|exhausted"):
         await engine.approve([(SOURCE, "d1")])
