@@ -72,6 +72,9 @@ class RetryConfig(Section):
     retries: int = Field(default=3, ge=0, le=100, description="of ours, of one root; 0: none")
     backoff: BackoffConfig = BackoffConfig()
     give_up_after: Duration = Field(default="3d", validate_default=True)
+    rerun: Literal["refuse", "allow"] = Field(
+        default="refuse", description="also what a retry would run again from its trigger"
+    )
 
 
 class WhenConfig(Section):
@@ -200,6 +203,7 @@ def _compiled(written: PolicyConfig, place: str) -> Policy:
         retries=written.retry.retries,
         backoff=Backoff(first=backoff.first, factor=backoff.factor, cap=backoff.cap, jitter=backoff.jitter),
         give_up_after=written.retry.give_up_after,
+        rerun=written.retry.rerun == "allow",
         window=None if written.when is None else written.when.window(),
         approve=written.approve,
         deadline=written.verify.deadline,

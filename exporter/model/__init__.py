@@ -203,6 +203,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     resolved_by: ResolvedBy | None = None
     tries: int = 0  # retries the platform reports, its own and others'
     native_retry: tuple[float, bool] | None = None  # (when said, whether the platform will retry it itself)
+    reruns: bool = False  # a retry of it begins anew, at the trigger, with the workflow of today
 
     @property
     def is_open(self) -> bool:

@@ -269,7 +269,7 @@ def _rungs(
     )
     if owner is None or not retrying:
         return
-    yield _eligible(subject)
+    yield _eligible(subject, owner)
     if not at_once:
         yield _exhausted(subject, owner, mode, now)
         yield _backoff(subject, owner, mode, now)
@@ -325,12 +325,14 @@ def _held(subject: Subject, owner: Policy | None, group: str) -> Rung:
     return Rung(reason=Reason.HELD, refuses=False)
 
 
-def _eligible(subject: Subject) -> Rung:
+def _eligible(subject: Subject, owner: Policy) -> Rung:
     why = None
     if subject.traits is None:
         why = "this platform knows no retry"
     elif not subject.letter.is_open:
         why = "it is resolved"
+    elif subject.letter.reruns and not owner.rerun:
+        why = "a retry would run it again from its trigger; that takes a policy that says retry: {rerun: allow}"
     elif subject.ahead is not None:
         why = f"its workflow runs in order, and {subject.ahead} comes first"
     return Rung(reason=Reason.NOT_ELIGIBLE, refuses=why is not None, verb=Verb.HOLD, detail=why or "")

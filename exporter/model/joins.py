@@ -174,6 +174,7 @@ def join_dead_letter(a: DeadLetter, b: DeadLetter) -> DeadLetter:
         native_retry=max(a.native_retry or (0.0, False), b.native_retry or (0.0, False))
         if a.native_retry or b.native_retry
         else None,
+        reruns=a.reruns or b.reruns,
     )
 
 

@@ -90,6 +90,7 @@ class Policy:
     retries: int = 3
     backoff: Backoff = Backoff()
     give_up_after: float = 259200.0
+    rerun: bool = False  # also what a retry would begin anew, doing again what was done before the failure
     window: Window | None = None
     approve: Literal["none", "first_of_group", "each"] = "none"
     deadline: float = 7200.0

@@ -64,6 +64,15 @@ def test_off_is_a_word_where_a_word_is_meant_and_a_truth_value_where_one_is() ->
         assert parse(EXAMPLE + f"traces: {{enabled: {word}}}\n", ENVIRONMENT).traces.enabled is truth
 
 
+def test_what_runs_again_from_its_trigger_is_retried_only_where_a_policy_says_so() -> None:
+    policies = [
+        {"name": "careful", "match": {"workflow.id": "1"}, "action": "retry"},
+        {"name": "anew", "action": "retry", "retry": {"rerun": "allow"}},
+    ]
+    config = parse(EXAMPLE + yaml.safe_dump({"retries": {"policies": policies}}), ENVIRONMENT)
+    assert [policy.rerun for policy in config.rules().policies] == [False, True]
+
+
 def test_the_example_is_read_with_its_variables_durations_and_defaults() -> None:
     config = parse(EXAMPLE, ENVIRONMENT)
     source: Any = config.sources["make-eu"]

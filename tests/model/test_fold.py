@@ -77,6 +77,7 @@ letters = st.builds(
     resolved_by=st.none() | st.sampled_from(list(ResolvedBy)),
     tries=st.integers(0, 3),
     native_retry=st.none() | st.tuples(moments, st.booleans()),
+    reruns=st.booleans(),
 )
 workflows = st.builds(Workflow, id=st.just("w"), at=moments, name=words, enabled=st.none() | st.booleans())
 EVERYTHING = Baseline(first_sweep_at=0.0)
@@ -270,6 +271,13 @@ def test_a_dead_letter_is_opened_once_its_class_is_known_and_resolved_once() -> 
         changes += new
     assert [c.error_class for c in changes if isinstance(c, DeadLetterOpened)] == [ErrorClass.NETWORK]
     assert [c.by for c in changes if isinstance(c, DeadLetterResolved)] == [ResolvedBy.MANUAL]
+
+
+def test_a_dead_letter_whose_retry_begins_anew_stays_one_whoever_says_less_of_it() -> None:
+    plain = DeadLetter(id="d", workflow_id="w", opened_at=100.0)
+    anew = replace(plain, reruns=True)
+    for a, b in ((plain, anew), (anew, plain)):
+        assert joins.join_dead_letter(a, b) == anew
 
 
 def test_a_dead_letter_resolved_before_it_was_explained_still_counts_as_opened() -> None:

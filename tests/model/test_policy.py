@@ -74,6 +74,11 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
         Verb.RETRY, Reason.DUE),
     ("the platform knows no retry", subject(traits=None), rules(), Verb.HOLD, Reason.NOT_ELIGIBLE),
     ("an older one comes first", subject(ahead="d0"), rules(), Verb.HOLD, Reason.NOT_ELIGIBLE),
+    ("a retry begins anew, unasked", subject(letter=letter(reruns=True)), rules(), Verb.HOLD, Reason.NOT_ELIGIBLE),
+    ("a retry begins anew, allowed", subject(letter=letter(reruns=True)), rules(policy(rerun=True)), Verb.RETRY,
+        Reason.DUE),
+    ("a retry begins anew, allowed by a later policy only", subject(letter=letter(reruns=True)),
+        rules(policy(), policy(rerun=True)), Verb.HOLD, Reason.NOT_ELIGIBLE),
     ("its retries are used", subject(history=[retry(**FAILED)]), rules(policy(retries=1)), Verb.QUARANTINE,
         Reason.EXHAUSTED),
     ("its retries are used, escalate", subject(history=[retry(**FAILED)]),
@@ -123,6 +128,11 @@ DECISIONS: list[tuple[str, Subject, Rules, Verb, Reason]] = [
         override(OverrideAction.QUARANTINE)]), rules(), Verb.QUARANTINE, Reason.HELD),
     ("a person wants it now: in flight", subject(in_flight=25, overrides=[approval(OverrideAction.RETRY_NOW)]), rules(),
         Verb.WAIT, Reason.PACE),
+    ("a person wants it now: it would begin anew", subject(letter=letter(reruns=True),
+        overrides=[approval(OverrideAction.RETRY_NOW)]), rules(), Verb.HOLD, Reason.NOT_ELIGIBLE),
+    ("a person wants it now: it would begin anew, no policy", subject(letter=letter(reruns=True),
+        overrides=[approval(OverrideAction.RETRY_NOW)]), rules(policy({"platform": "qlik"})), Verb.HOLD,
+        Reason.NOT_ELIGIBLE),
     ("a person wants it now: shadow", subject(overrides=[approval(OverrideAction.RETRY_NOW)]), rules(mode=Mode.SHADOW),
         Verb.HOLD, Reason.MODE),
 ]  # fmt: skip
@@ -151,6 +161,14 @@ def test_the_rungs_stand_in_the_order_of_the_contract_and_all_are_told() -> None
     assert not ladder.decision.awaits_approval
     waiting = climb(subject(pace_at=NOW + 9), rules(mode=Mode.APPROVE), NOW).decision
     assert waiting.awaits_approval
+
+
+def test_a_refusal_of_a_rerun_says_the_way_out() -> None:
+    decision = climb(subject(letter=letter(reruns=True)), rules(), NOW).decision
+    assert "rerun: allow" in decision.detail
+    assert not decision.awaits_approval
+    asked = climb(subject(letter=letter(reruns=True)), rules(mode=Mode.APPROVE), NOW).decision
+    assert not asked.awaits_approval, "an approval could not come true"
 
 
 def test_a_wait_says_when_it_would_next_be_allowed() -> None:
