@@ -188,6 +188,7 @@ class Execution:
     callback: bool = False  # started through the API with a callbackUrl
     parent: "tuple[int, str] | None" = None  # the scenario and the execution that called it
     replay_of: "Execution | None" = None
+    author_id: int | None = None  # who started it by hand; None: whose token it is
 
     def ended(self, now: float) -> bool:
         return self.ended_at is not None and self.ended_at <= now

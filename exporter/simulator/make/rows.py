@@ -158,7 +158,7 @@ def execution_row(e: Execution, now: float, *, imt: str, options: MakeOptions) -
         "replayOfExecutionName": None,
         "organizationId": options.organization_id,
         "id": e.id,
-        "authorId": USER["id"] if by_hand else None,
+        "authorId": None if not by_hand else USER["id"] if e.author_id is None else e.author_id,
         "replayOfExecutionTimestamp": None if original is None else iso(original.started_at),
         "endedAt": iso(e.ended_at or 0.0),
         "timestamp": iso(e.started_at),
