@@ -33,7 +33,8 @@ def subjects(
     for letter in sorted(known.dead_letters.values(), key=lambda letter: (letter.opened_at, letter.id)):
         workflow = known.workflows.get(letter.workflow_id)
         ordered = workflow is not None and workflow.ordered
-        head = heads.setdefault(letter.workflow_id, letter)
+        # what only a rerun can save stops nothing, and nothing waits for it
+        head = letter if letter.reruns else heads.setdefault(letter.workflow_id, letter)
         root = book.root_of(name, letter)
         subject = Subject(
             source=name,
