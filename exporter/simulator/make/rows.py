@@ -182,6 +182,9 @@ def took(e: Execution, now: float) -> int:
 def feed_row(e: Execution, now: float, *, imt: str, options: MakeOptions) -> Row:
     """A row of the feed across scenarios: that of a log, or one dated by its end."""
     row = execution_row(e, now, imt=imt, options=options)
+    if options.feed_brief:
+        for key in ("isReplayable", "replayOfExecutionId", "replayOfExecutionTimestamp", "error"):
+            row.pop(key, None)
     if options.feed_ends:
         row["timestamp"] = row.pop("endedAt")
         row["duration"] = ms(e.ended_at or 0.0) - ms(e.started_at)

@@ -172,6 +172,21 @@ async def test_a_replay_that_works_closes_it_and_one_that_fails_is_the_same_work
         assert made.known.opened_dead_letters() == [run_id]
 
 
+async def test_a_feed_that_says_less_is_helped_by_the_run_s_own_row() -> None:
+    async with replaying(feed_brief=True) as (made, workflow_id):
+        made.add_run(workflow_id, result="failure", error="DataError", trigger=True, ended=29)
+        run_id = made.add_run(workflow_id, result="failure", error="DataError", ended=30)
+        await made.rounds(5)
+        assert set(made.known.dead_letters) == {run_id}
+        made.sim.replay_by_person(run_id, outcome="failure")
+        await made.rounds(1)
+        made.asked()
+        await made.rounds(4)
+        [letter] = made.known.dead_letters.values()
+        assert (letter.id, letter.tries) == (run_id, 1)
+        assert made.asked()["GET /scenarios/{id}/logs/{executionId}"] <= 1, "each is asked about once"
+
+
 async def test_rows_in_whatever_order_say_the_same() -> None:
     """A replay that worked may be read before, with or after the failure it repairs."""
     async with replaying(feed_order="newest") as (made, workflow_id):

@@ -32,7 +32,7 @@ RETRIED_BY_MAKE = frozenset({"RateLimitError", "ConnectionError", "ModuleTimeout
 class Repeatable:
     """What a log row says of its run besides the run itself."""
 
-    replayable: bool
+    replayable: bool | None  # None: the row does not say
     repeats: str | None  # the run it repeats
 
 
@@ -42,7 +42,8 @@ def repeatable(row: object) -> tuple[str, Repeatable] | None:
     run_id, first = execution_id(fields.get("id")), execution_id(fields.get("replayOfExecutionId"))
     if run_id is None:
         return None
-    said = Repeatable(replayable=fields.get("isReplayable") is True, repeats=None if first == run_id else first)
+    told = fields.get("isReplayable")
+    said = Repeatable(replayable=told if isinstance(told, bool) else None, repeats=None if first == run_id else first)
     return run_id, said
 
 

@@ -11,7 +11,8 @@ superseded.
 The rows of the log tell the rest: what repeats a run names it. So a sweep of runs brings the dead letters along.
 
 Two cursors of the stream ``runs`` are stored with the page that tells of them. ``unstored`` holds the failed runs of
-which nobody knows yet whether they were stored: scenario, start, end, when it was noted, and the cause if it is known.
+which nobody knows yet whether they were stored: scenario, start, end, when it was noted, the cause if it is known, and
+whether it is certain that it can be replayed: where a row of the feed does not say so, the run's own row does.
 ``repeats`` holds what repeats what: run -> the run it repeats, and whether it succeeded.
 """
 
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from exporter.model import FAILED, SUCCEEDED, DeadLetter, Error, Observation, ResolvedBy, Run, State
+from exporter.model import FAILED, SUCCEEDED, DeadLetter, Error, Observation, ResolvedBy, Result, Run, State
 from exporter.platform import BAD_ITEM, BadItem, Fault, Known, Page
 from exporter.platforms.make.config import MakeConfig
+from exporter.platforms.make.mapping import as_object, milliseconds, replays
 from exporter.platforms.make.mapping import dead_letters as letters
-from exporter.platforms.make.mapping import milliseconds, replays
 from exporter.platforms.make.mapping.dead_letters import SKEW_SECONDS
 from exporter.platforms.make.mapping.replays import Repeatable
 from exporter.platforms.make.mapping.workflows import Scenario
@@ -125,8 +127,8 @@ class Replayed:
                 continue
             if said.repeats is not None:
                 found += self._repeated(run, said, said.repeats)
-            elif said.replayable:
-                self._note(run)
+            elif said.replayable is not False:
+                self._note(run, sure=said.replayable is True)
         cursors = self._cursors()
         if not found and not cursors:
             return page
@@ -136,15 +138,15 @@ class Replayed:
 
     # What rows say
 
-    def _note(self, run: Run) -> None:
-        """Note a failed run that can be replayed, to find out whether it was stored."""
+    def _note(self, run: Run, *, sure: bool) -> None:
+        """Note a failed run that can be replayed, or may be (not ``sure``), to find out whether it was stored."""
         known = run.id in self._unstored or run.id in self._known.dead_letters or self._replays.is_done(run.id)
         counts = run.finished_at is not None and run.finished_at >= self._counted_from
         if not self._replays.on or known or not counts or run.result not in FAILED or self._is_done(run.id):
             return
         if len(self._unstored) < UNSTORED_MAX:
             cause = None if run.error is None else msgspec.to_builtins(run.error)
-            self._unstored[run.id] = [run.workflow_id, run.started_at, run.finished_at, self._now, cause]
+            self._unstored[run.id] = [run.workflow_id, run.started_at, run.finished_at, self._now, cause, sure]
             self._changed.add(UNSTORED)
 
     def _repeated(self, run: Run, said: Repeatable, repeats: str) -> list[Observation]:
@@ -163,10 +165,10 @@ class Replayed:
             at = run.finished_at or self._now
             return [letters.resolve(letter, at=at, by=ResolvedBy.MANUAL) for letter in opened]
         if not opened and not family & self._unstored.keys() and before is None and said.replayable:
-            self._note(run)
+            self._note(run, sure=True)
         failed = sum(1 for run_id in family if run_id in self._repeats and not self._repeats[run_id][1])
         tried = [letter for letter in opened if letter.id != run.id and letter.tries < failed]
-        return [msgspec.structs.replace(letter, tries=failed) for letter in tried]
+        return [replace(letter, tries=failed) for letter in tried]
 
     def _open(self) -> list[DeadLetter]:
         return [letter for letter in self._known.dead_letters.values() if letter.reruns]
@@ -193,11 +195,16 @@ class Replayed:
         """
         losses = Losses()
         for run_id in list(self._unstored)[:SETTLED_PER_SWEEP_MAX]:
-            workflow_id, started_at, ended_at, noted_at, told = self._unstored[run_id]
+            workflow_id, started_at, ended_at, noted_at, told, sure = self._unstored[run_id]
             run = Run(workflow_id=workflow_id, id=run_id, started_at=started_at, ended_at=ended_at)
             error = None if told is None else msgspec.convert(told, Error)
             found, faults = list[Observation](), list[Fault]()
             try:
+                if not sure:
+                    found += await self._find_out(run)
+                    if run_id not in self._unstored:
+                        yield Page(observations=found, cursors=self._cursors())
+                        continue
                 stored = None if unexplained(run_id) else await self._is_stored(run, error)
                 if stored is False:
                     error = error or await cause(run) or Error()
@@ -218,6 +225,27 @@ class Replayed:
                 self._put_back(run_id)
             if found or faults or self._changed:
                 yield Page(observations=found, cursors=self._cursors(), faults=faults)
+
+    async def _find_out(self, run: Run) -> list[Observation]:
+        """Read a failed run's own row where the feed does not say whether it can be replayed. Drops it if it cannot."""
+        ids = {"id": run.workflow_id, "executionId": run.id}
+        answer = await get(self._replays.api, "/scenarios/{id}/logs/{executionId}", lane=Lane.SWEEPS, ids=ids)
+        body = as_object(answer.data, "the answer")
+        found = replays.repeatable(body.get("scenarioLog", body.get("scenarioLogs")))
+        said = Repeatable(replayable=None, repeats=None) if found is None else found[1]
+        entry = self._unstored[run.id]
+        if said.repeats is None and said.replayable:
+            entry[5] = True
+            self._changed.add(UNSTORED)
+            return []
+        self._unstored.pop(run.id)
+        self._changed.add(UNSTORED)
+        told = list[Observation]()
+        if said.repeats is not None:
+            told = self._repeated(replace(run, state=State.FINISHED, result=Result.FAILURE), said, said.repeats)
+        if run.id not in self._unstored:
+            self._replays.done(run.id)
+        return told
 
     async def _is_stored(self, run: Run, error: Error | None) -> bool | None:
         """Whether a failed run was stored as an incomplete execution; None while nobody can tell."""
