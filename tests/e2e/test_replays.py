@@ -149,15 +149,30 @@ async def test_a_refused_replay_counts_and_says_why(tmp_path: Path) -> None:
         assert "404" in made.service.book.everything()[0].detail
 
 
+async def test_what_may_not_run_again_keeps_nothing_waiting_in_a_scenario_that_runs_in_order(tmp_path: Path) -> None:
+    async with replaying(tmp_path, rerun="refuse") as (made, make, workflow):
+        scenario = make.world.scenarios[int(workflow)]
+        scenario.sequential = True
+        lost = fails(made, make, workflow)
+        await made.live(120, step=30, retry=True)
+        scenario.store = True
+        make.edit_workflow(workflow)
+        await made.live(30, step=30)
+        make.plan_retries("success")
+        stored = make.add_dead_letter(workflow, error="DataError")
+        await made.live(300, step=30, retry=True)
+        assert made.service.world.sources["make"].workflows[workflow].ordered
+        assert dict(make.retry_executions) == {stored: 1}
+        assert set(made.service.world.sources["make"].dead_letters) == {lost}
+
+
 async def test_several_of_one_scenario_are_called_one_by_one(tmp_path: Path) -> None:
     async with replaying(tmp_path) as (made, make, workflow):
         make.plan_retries("success", "success", "success")
-        runs = [fails(made, make, workflow) for _ in range(1)]
-        now = made.clock.now()
-        runs += [
-            make.add_run(workflow, started_at=now + n, ended_at=now + 9, result="failure", error="DataError")
-            for n in (2, 3)
-        ]
+        runs = [fails(made, make, workflow)]
+        for _ in range(2):
+            await made.clock.advance(1)
+            runs.append(fails(made, make, workflow))
         await made.live(900, step=15, retry=True)
         assert dict(make.retry_executions) == dict.fromkeys(runs, 1)
         assert await resolved(made) == {"retry": 3}
