@@ -430,7 +430,8 @@ async def test_what_only_a_rerun_can_save_expires_also_where_the_platform_holds_
     assert (await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)).expired == 1
     resolved = await totals(ledger, "automation_dead_letters_resolved_total")
     assert resolved == {("held", "w", "expired"): 1.0}
-    await ledger.maintain(now=NOW + 62 * DAY, retention=30 * DAY)
+    await read_up_to(ledger, NOW + 62 * DAY)
+    assert (await ledger.maintain(now=NOW + 62 * DAY, retention=30 * DAY)).pruned_dead_letters == 1
     assert (await ledger.ingest(batch(anew, now=NOW + 62 * DAY))).news == 0, "read once more, it does not open again"
 
 
