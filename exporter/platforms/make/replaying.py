@@ -5,7 +5,7 @@ A replay starts the scenario as it is today, from its trigger, with what trigger
 repeats, so what became of a call is read from the scenario's log: the one repetition begun since, by us or by nobody
 named, is ours. A repetition that failed leaves the dead letter where it was: its work is still that of the first run.
 
-Of a log only so much is read before a call (``PAGES_MAX``): what is older, the sweeps have read, and they close the
+Of a log only so much is read (``PAGES_MAX`` from each end): what is older, the sweeps have read, and they close the
 dead letter where somebody's repetition did the work. A run that is still going on is in no log yet.
 """
 
@@ -19,6 +19,7 @@ from exporter.platform.retrying import Accepted, Look, Standing, Target
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import as_object, replays, runs, workflows
 from exporter.platforms.make.mapping import dead_letters as letters
+from exporter.platforms.make.mapping.dead_letters import SKEW_SECONDS
 from exporter.platforms.make.reading.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.reading.scenarios import vanished
 from exporter.wire.api import Api
@@ -47,7 +48,7 @@ class MakeReplays:
         """Read the run's own row, what repeated it, and before a call also its scenario."""
         letter = target.letter
         row = await self._row(letter)
-        log = await self._log(letter, since=self._since(target))
+        log = await self._repetitions(target)
         found = replays.efforts([*log, row], letter.id)
         new = found
         if target.mark is not None:
@@ -95,38 +96,43 @@ class MakeReplays:
             raise bad_payload(ROW, "the answer is about another run, or does not say which", answer.status)
         return row
 
-    def _since(self, target: Target) -> float:
-        """From when on what repeats a run may have begun and is not known to the sweeps."""
-        opened_at = target.letter.opened_at
-        return opened_at if target.sent_at is None else max(opened_at, target.sent_at - REACH_SECONDS)
+    async def _repetitions(self, target: Target) -> list[object]:
+        """The rows that may repeat the run: since the call, or before one since the run failed.
 
-    async def _log(self, letter: DeadLetter, *, since: float) -> list[object]:
-        """The scenario's log since then, from its newest rows back. A scenario that is gone has none."""
-        found, start = list[object](), round(since * 1000)
-        until: int | None = None
+        After a call from there on, since ours began soon; and in either case from the newest row back.
+        """
+        letter, found = target.letter, list[object]()
+        since = letter.opened_at
+        if target.sent_at is not None:
+            since = max(since, target.sent_at - REACH_SECONDS)
+            found, whole = await self._log(letter, max(since, target.sent_at - SKEW_SECONDS), newest=False)
+            if whole and since >= target.sent_at - SKEW_SECONDS:
+                return found
+        newest, _ = await self._log(letter, since, newest=True)
+        return found + newest
+
+    async def _log(self, letter: DeadLetter, since: float, *, newest: bool) -> tuple[list[object], bool]:
+        """The scenario's log since then, from one end, and whether that is all. A scenario that is gone has none."""
+        found, ids = list[object](), {"id": letter.workflow_id}
+        start, until = round(since * 1000), None
         for _ in range(PAGES_MAX):
-            query: list[tuple[str, str | int]] = [("from", start), ("pg[sortDir]", "desc")]
+            query: list[tuple[str, str | int]] = [("from", start), ("pg[sortDir]", "desc" if newest else "asc")]
             query += [] if until is None else [("to", until)]
             try:
-                page = await rows(
-                    self._api,
-                    LOG,
-                    "scenarioLogs",
-                    lane=LANE,
-                    limit=ROWS_PER_PAGE,
-                    query=query,
-                    ids={"id": letter.workflow_id},
-                )
+                page = await rows(self._api, LOG, "scenarioLogs", lane=LANE, limit=ROWS_PER_PAGE, query=query, ids=ids)
             except ApiError as error:
                 if error.kind is not ErrorKind.NOT_FOUND:
                     raise
-                return found
+                return found, True
             found += page.rows
-            oldest = min((at for row in page.rows if (at := runs.stamp(row)) is not None), default=None)
-            if not page.full or oldest is None:
-                return found
-            until = oldest if until is None or oldest < until else oldest - 1
-        return found
+            stamps = [at for row in page.rows if (at := runs.stamp(row)) is not None]
+            if not page.full or not stamps:
+                return found, True
+            if newest:
+                until = min(stamps) if until is None or min(stamps) < until else until - 1
+            else:
+                start = max(max(stamps), start + 1)
+        return found, False
 
     async def _user_of(self, log: Sequence[object], letter: DeadLetter) -> str | None:
         """Whose credential this is, asked once and only where repetitions name their authors."""

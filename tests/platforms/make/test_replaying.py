@@ -159,6 +159,16 @@ async def test_a_busy_scenario_does_not_hide_a_replay_behind_pages_of_runs() -> 
         assert (await it.look()).standing is Standing.RESOLVED
 
 
+async def test_the_effect_of_a_call_is_found_however_many_runs_came_after_it() -> None:
+    async with replaying() as it:
+        it.made.sim.plan_retries("failure")
+        target = await it.send()
+        for number in range(900):
+            it.made.add_run(it.letter.workflow_id, ended=60 + number)
+        await it.later(HOUR)
+        assert [(e.result, e.ours) for e in (await it.look(target)).efforts] == [(Result.FAILURE, True)]
+
+
 async def test_it_needs_the_scenario_switched_on_and_the_run_replayable() -> None:
     async with replaying() as it:
         it.made.sim.edit_workflow(it.letter.workflow_id)
