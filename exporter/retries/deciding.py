@@ -138,10 +138,15 @@ class Decider:
 
     def _head(self, workflow: Workflow | None, letter: DeadLetter) -> str | None:
         """The dead letter that comes before it in its ordered workflow."""
-        if workflow is None or not workflow.ordered:
+        if workflow is None or not workflow.ordered or letter.reruns:
             return None
-        first = min(self._source.known.dead_letters_of(workflow.id), key=lambda one: (one.opened_at, one.id))
-        return None if first.id == letter.id else first.id
+        first = self._first(workflow.id)
+        return None if first == letter.id else first
+
+    def _first(self, workflow_id: str) -> str | None:
+        """The dead letter that comes first in a workflow: what only a rerun can save stops nothing."""
+        letters = [one for one in self._source.known.dead_letters_of(workflow_id) if not one.reruns]
+        return min(letters, key=lambda one: (one.opened_at, one.id)).id if letters else None
 
     # All
 
@@ -198,7 +203,7 @@ class Decider:
             history, overrides = book.history(name, root), book.root_overrides(name, root)
             neighbour, refused = by_workflow.get(letter.workflow_id), book.refused(name, letter.id)
             head = heads.get(letter.workflow_id)
-            ahead = None if head is None or head == letter.id else head
+            ahead = None if head is None or head == letter.id or letter.reruns else head
             had = self._standing.get(letter.id)
             if (
                 had is not None
@@ -262,12 +267,7 @@ class Decider:
         """The first dead letter of each ordered workflow."""
         known = self._source.known
         ordered = [workflow.id for workflow in known.workflows.values() if workflow.ordered]
-        found: dict[str, str] = {}
-        for workflow_id in ordered:
-            letters = known.dead_letters_of(workflow_id)
-            if letters:
-                found[workflow_id] = min(letters, key=lambda one: (one.opened_at, one.id)).id
-        return found
+        return {workflow_id: first for workflow_id in ordered if (first := self._first(workflow_id)) is not None}
 
     def _tell(self, waits: Mapping[GroupKey, Decision], turn: Turn) -> Generator[None, None, None]:
         """Decide of each that may be retried whether it is its turn."""

@@ -266,7 +266,8 @@ class Retrier:
         first = gathered[0]
         young = self._clock.now() - first.retry.claimed_at < GATHERING
         fits = len(gathered) < self._traits.bulk_max and first.letter.workflow_id == letter.workflow_id
-        return young and fits and not self._traits.serial
+        alone = self._traits.serial or letter.reruns or first.letter.reruns  # what begins anew is named one by one
+        return young and fits and not alone
 
     async def _try(self, letter: DeadLetter, report: TurnReport) -> _Intent | None:
         """Read the dead letter once more, decide once more on what is known now, and reserve it."""

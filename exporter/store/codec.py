@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from exporter.model import State
+from exporter.model import DeadLetter, State
 from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.store.script import Row
 
@@ -19,6 +19,8 @@ RUN_COLUMNS = "source, run_id, workflow_id, state, result, finished_at, counted_
 DEAD_LETTER_COLUMNS = "source, dead_letter_id, workflow_id, run_id, opened_at, resolved_at, data"
 TRACE_COLUMNS = "source, run_id, attempt, counted_at, settled, data"
 WORKFLOW_COLUMNS = "source, workflow_id, gone_at, data"
+#: Of a row of dead letters: whether a retry of it begins anew. Rows of older releases lack the field.
+RERUNS = f"json_extract(data, '$[0][{DeadLetter.__struct_fields__.index('reruns')}]') = 1"
 
 _encode = msgspec.json.Encoder().encode
 _run = msgspec.json.Decoder(RunEntry).decode

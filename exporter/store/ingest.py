@@ -194,7 +194,8 @@ class _Ingest:
                 case Run():
                     self._fold_run(outcome, item, baseline, rule)
                 case DeadLetter():
-                    if rule.holds_dead_letters or item.opened_at >= baseline.horizon:
+                    held = rule.holds_dead_letters and not item.reruns
+                    if held or item.opened_at >= baseline.horizon:
                         self._fold_dead_letter(outcome, item, baseline)
                 case Workflow():
                     self._fold_workflow(outcome, item)

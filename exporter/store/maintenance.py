@@ -98,14 +98,19 @@ def reach(*, now: float, retention: float, clocks: Mapping[str, float | None]) -
 
 
 def prune(horizons: Mapping[str, float], *, retention: float, expiring: Collection[str]) -> Script[Pruned]:
-    """Expire what nobody resolved before its source's horizon in ``expiring`` sources, forget what finished before."""
+    """Expire what nobody resolved before its source's horizon, forget what finished before.
+
+    In ``expiring`` sources everything expires; elsewhere only runs that would be run again, which no platform holds as
+    dead letters.
+    """
     runs = letters = 0
     expired: dict[Key, DeadLetterEntry] = {}
     tallies: Tallies = {}
     for source, horizon in horizons.items():
-        if source in expiring:
-            room = PRUNED_ROWS_MAX - len(expired)
-            expired |= yield from _expire(source, horizon, at=horizon + retention, limit=room, into=tallies)
+        room, everything = PRUNED_ROWS_MAX - len(expired), source in expiring
+        expired |= yield from _expire(
+            source, horizon, at=horizon + retention, everything=everything, limit=room, into=tallies
+        )
         gone = yield (
             f"""DELETE FROM runs WHERE (source, run_id) IN (SELECT source, run_id FROM runs
                 WHERE source = $1 AND state = 'finished' AND finished_at < $2 LIMIT {PRUNED_ROWS_MAX - runs})
@@ -125,12 +130,15 @@ def prune(horizons: Mapping[str, float], *, retention: float, expiring: Collecti
     return Pruned(pruned_runs=runs, pruned_dead_letters=letters, dead_letters=expired, tallies=tallies)
 
 
-def _expire(source: str, horizon: float, *, at: float, limit: int, into: Tallies) -> Script[dict[Key, DeadLetterEntry]]:
-    """Close the dead letters that opened before the horizon, and count that."""
+def _expire(
+    source: str, horizon: float, *, at: float, everything: bool, limit: int, into: Tallies
+) -> Script[dict[Key, DeadLetterEntry]]:
+    """Close the dead letters that opened before the horizon, all or those that begin anew, and count that."""
     expired: dict[Key, DeadLetterEntry] = {}
+    which = "" if everything else f"AND {codec.RERUNS}"
     rows = yield (
         f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
-            WHERE resolved_at IS NULL AND source = $1 AND opened_at < $2 LIMIT {int(limit)}""",
+            WHERE resolved_at IS NULL AND source = $1 AND opened_at < $2 {which} LIMIT {int(limit)}""",
         (source, horizon),
     )
     for row in rows:

@@ -132,3 +132,20 @@ def test_json_says_the_same(say: Say) -> None:
 )
 def test_what_is_not_there_is_one_line(say: Say, words: list[str], line: str) -> None:
     assert say(*words) == (1, [f"automation-exporter: {line}"])
+
+
+def test_a_rerun_that_no_policy_allows_says_so_and_the_way_out(say: Say, tmp_path: Path) -> None:
+    async def lost() -> None:
+        now = SystemClock().now()
+        ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/x.db"), {"eu": FoldRules(), "us": FoldRules()})
+        await ledger.load()
+        error = Error(error_class=ErrorClass.NETWORK, type="Broken")
+        letter = DeadLetter(id="9", workflow_id="w1", run_id="9", opened_at=now - 7200, error=error, reruns=True)
+        await ledger.ingest(Batch(source="eu", observations=[letter], via=Via.POLL, now=now, started_at=now - 9000))
+        await ledger.close()
+
+    asyncio.run(lost())
+    code, lines = say("eu/9")
+    assert code == 0
+    told = [line for line in lines if "not_eligible" in line]
+    assert any("a retry would run it again from its trigger" in line and "rerun: allow" in line for line in told)

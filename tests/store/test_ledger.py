@@ -420,6 +420,21 @@ async def test_old_dead_letters_of_one_source_do_not_keep_those_of_another_from_
     assert done.expired == 1
 
 
+async def test_what_only_a_rerun_can_save_expires_also_where_the_platform_holds_dead_letters(ledger: Ledger) -> None:
+    opened = DeadLetter(id="k", workflow_id="w", opened_at=NOW - 50, error=Error())
+    held = [replace(opened, id=f"k{i}") for i in range(PRUNED_ROWS_MAX)]
+    anew = replace(opened, id="r", run_id="r", reruns=True)
+    await ledger.ingest(batch(*held, anew))
+    await read_up_to(ledger, NOW + 31 * DAY)
+    assert (await ledger.maintain(now=NOW + 29 * DAY, retention=30 * DAY)).expired == 0
+    assert (await ledger.maintain(now=NOW + 31 * DAY, retention=30 * DAY)).expired == 1
+    resolved = await totals(ledger, "automation_dead_letters_resolved_total")
+    assert resolved == {("held", "w", "expired"): 1.0}
+    await read_up_to(ledger, NOW + 62 * DAY)
+    assert (await ledger.maintain(now=NOW + 62 * DAY, retention=30 * DAY)).pruned_dead_letters == 1
+    assert (await ledger.ingest(batch(anew, now=NOW + 62 * DAY))).news == 0, "read once more, it does not open again"
+
+
 async def test_however_much_is_past_the_retention_one_round_prunes_it_all(ledger: Ledger) -> None:
     runs = PRUNED_ROWS_MAX + 1
     await ledger.ingest(batch(*(run(f"r{i}", Result.SUCCESS, NOW - 50) for i in range(runs))))

@@ -23,6 +23,8 @@ RIGHTS = {
 }
 #: What only retrying needs, and that is optional.
 RETRY_RIGHT = "dlqs:write"
+#: The same of runs that can only be replayed.
+REPLAY_RIGHT = "scenarios:run"
 
 
 async def check(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
@@ -34,6 +36,8 @@ async def check(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
     for right in sorted(missing):
         yield f"problem: right {right} is missing; {needed[right]}"
     yield _retries(rights)
+    if config.replay:
+        yield _replays(rights)
     if not missing & {"organizations:read", "teams:read"}:
         async for line in _organization(config, api):
             yield line
@@ -78,6 +82,15 @@ def _retries(rights: set[str] | None) -> str:
     if RETRY_RIGHT not in rights:
         return f"note: right {RETRY_RIGHT} is missing; dead letters of this source cannot be retried"
     return "ok: dead letters may be retried"
+
+
+def _replays(rights: set[str] | None) -> str:
+    """Whether the token may replay runs, which nobody tries out either."""
+    if rights is None:
+        return f"note: replay is on; that needs {REPLAY_RIGHT}, and the rights of the token are not told"
+    if REPLAY_RIGHT not in rights:
+        return f"note: right {REPLAY_RIGHT} is missing; replay is on, and no run of this source can be replayed"
+    return "ok: runs may be replayed"
 
 
 async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:

@@ -29,6 +29,10 @@ class MakeConfig(SourceConfig):
         description="runs whose modules are read, a call each, where the zone tells them; problems: failed or warned",
     )
 
+    replay: bool = Field(
+        default=False, description="failed runs that were not stored, but can be replayed, are dead letters too"
+    )
+
     @model_validator(mode="after")
     def _one_scope(self) -> "MakeConfig":
         if (self.organization_id is None) == (not self.team_ids):

@@ -5,6 +5,8 @@ only puts it in a queue, so an answer proves nothing: what a retry did is read f
 an attempt with an execution id of its own. One that breaks at a later module resolves the dead letter and stores
 another, whose run is that execution.
 
+A run that was not stored can only be replayed, which is another call (``replaying``).
+
 The API does not tell that a retry is queued or running: until its row shows, a dead letter looks as it did before.
 """
 
@@ -21,8 +23,10 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import as_object, workflows
 from exporter.platforms.make.mapping import dead_letters as letters
 from exporter.platforms.make.mapping.dead_letters import named
+from exporter.platforms.make.mapping.replays import is_replay
 from exporter.platforms.make.reading.calls import ROOT, bad_payload, get, rows
 from exporter.platforms.make.reading.scenarios import Blueprints, vanished
+from exporter.platforms.make.replaying import MakeReplays
 from exporter.wire.api import Answer, Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
@@ -50,11 +54,14 @@ class MakeRetries:
     def __init__(self, config: MakeConfig, api: Api) -> None:
         self._api = api
         self._blueprints = Blueprints(api)
+        self._replays = MakeReplays(config, api)
         self._user: str | None = None
 
     async def look(self, target: Target) -> Look:
         """Read the dead letter and its log; before a call also its scenario; and its cause where nobody knows it."""
         letter = target.letter
+        if is_replay(letter):
+            return await self._replays.look(target)
         try:
             answer = await get(self._api, ITEM, lane=LANE, ids={"id": letter.id})
         except ApiError as error:
@@ -92,7 +99,10 @@ class MakeRetries:
         return replace(look, observations=[seen])
 
     async def send(self, letters: Sequence[DeadLetter], *, send_by: float) -> Accepted:
-        """Have these put in the queue, each named by its id."""
+        """Have these put in the queue, each named by its id; a run that can only be replayed comes alone."""
+        if any(is_replay(letter) for letter in letters):
+            [letter] = letters
+            return await self._replays.send(letter, send_by=send_by)
         ids = [letter.id for letter in letters]
         if len(ids) == 1:
             answer = await self._post("/dlqs/{id}/retry", {}, send_by=send_by, ids={"id": ids[0]})

@@ -246,6 +246,15 @@ class MakeSimulator:
         retry = Resolve(item, "manual", author_id=author_id, outcome=outcome)
         self.world.queue_retries([retry], self.clock.now(), delay=self.options.retry_delay)
 
+    def replay_by_person(
+        self, run_id: str, *, outcome: Literal["success", "failure"] = "success", author_id: int | None = None
+    ) -> str:
+        """Somebody replays a run on the platform's own pages, now; the new run, which names ``author_id``, if any."""
+        self.advance(self.clock.now())
+        original = self.world.executions[run_id]
+        status = STATUSES[outcome]
+        return self.world.replay(original, self.clock.now(), outcome=status, author_id=author_id).id
+
     def retry_natively(self, dead_letter_id: str, *, outcome: Outcome = "success") -> None:
         """Make's own retry of a stored dead letter is due now."""
         self.advance(self.clock.now())

@@ -325,7 +325,10 @@ class MakeApi:
         status = {"success": 1, "failure": 3}.get(plan.outcome or "")
         if plan.fate != "lost":
             self.world.retry_executions[original.id] += plan.fate != "beaten"
-            start = partial(self.world.replay, original, outcome=status)
+
+            def start(now: float) -> None:
+                self.world.replay(original, now, outcome=status)
+
             self.world.at(self.world.now + self.options.retry_delay + plan.delay, start)
         if plan.fate == "error":
             return self.gate.engine.error(500, "Internal error.")

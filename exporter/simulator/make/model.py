@@ -71,6 +71,7 @@ class MakeOptions:
     feed: bool = True  # /scenarios/logs exists in this zone
     feed_refusal: int = 404  # what a zone without it answers: 404, or 400, having taken "logs" for a scenario's number
     feed_order: Literal["end", "start", "newest"] = "end"  # of its rows; no document says
+    feed_brief: bool = False  # its rows do not say what is replayable, what they replay and why they failed
     feed_ends: bool = False  # its rows are dated by the end and carry no endedAt
     module_events: int = 200  # the answer of /logs/{executionId}/p, or how a zone without it refuses: 404, 403
     detail_delay: float = 3.0  # after its end the details of an execution are 404 for so long
@@ -188,6 +189,7 @@ class Execution:
     callback: bool = False  # started through the API with a callbackUrl
     parent: "tuple[int, str] | None" = None  # the scenario and the execution that called it
     replay_of: "Execution | None" = None
+    author_id: int | None = None  # who started it by hand; None: whose token it is
 
     def ended(self, now: float) -> bool:
         return self.ended_at is not None and self.ended_at <= now

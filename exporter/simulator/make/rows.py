@@ -158,7 +158,7 @@ def execution_row(e: Execution, now: float, *, imt: str, options: MakeOptions) -
         "replayOfExecutionName": None,
         "organizationId": options.organization_id,
         "id": e.id,
-        "authorId": USER["id"] if by_hand else None,
+        "authorId": None if not by_hand else USER["id"] if e.author_id is None else e.author_id,
         "replayOfExecutionTimestamp": None if original is None else iso(original.started_at),
         "endedAt": iso(e.ended_at or 0.0),
         "timestamp": iso(e.started_at),
@@ -182,6 +182,9 @@ def took(e: Execution, now: float) -> int:
 def feed_row(e: Execution, now: float, *, imt: str, options: MakeOptions) -> Row:
     """A row of the feed across scenarios: that of a log, or one dated by its end."""
     row = execution_row(e, now, imt=imt, options=options)
+    if options.feed_brief:
+        for key in ("isReplayable", "replayOfExecutionId", "replayOfExecutionTimestamp", "error"):
+            row.pop(key, None)
     if options.feed_ends:
         row["timestamp"] = row.pop("endedAt")
         row["duration"] = ms(e.ended_at or 0.0) - ms(e.started_at)

@@ -165,9 +165,13 @@ class MakeWorld:
             scenario.queue -= 1
             self._start(scenario, now)
 
-    def replay(self, original: Execution, now: float, *, outcome: int | None = None) -> None:
+    def replay(
+        self, original: Execution, now: float, *, outcome: int | None = None, author_id: int | None = None
+    ) -> Execution:
         """Run a scenario as it is now with what triggered an earlier execution of it; ``outcome`` is its status."""
-        self._start(original.scenario, now, replay_of=original, outcome=outcome)
+        execution = self._start(original.scenario, now, replay_of=original, outcome=outcome)
+        execution.author_id = author_id
+        return execution
 
     def _rerun(self, scenario: Scenario, now: float) -> None:
         if scenario.waiting_until == now and self._ready(scenario, now):
@@ -177,7 +181,7 @@ class MakeWorld:
 
     def _start(
         self, scenario: Scenario, now: float, *, replay_of: Execution | None = None, outcome: int | None = None
-    ) -> None:
+    ) -> Execution:
         rng = scenario.rng
         ended_at = round(now + scenario.duration * rng.lognormvariate(0.0, 0.5) + 0.05, 3)
         failing = scenario.failing if now >= scenario.incident_until else max(scenario.failing, 0.85)
@@ -205,6 +209,7 @@ class MakeWorld:
         self.executions[execution.id] = execution
         scenario.running += 1
         self.at(ended_at, partial(self._finish, execution))
+        return execution
 
     def _draw_error(self, scenario: Scenario, rng: random.Random, now: float) -> MakeError:
         name = scenario.errors[int(rng.random() * len(scenario.errors))]

@@ -109,7 +109,7 @@ def test_nothing_is_resolved_before_it_opened() -> None:
 
 def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_handlers() -> None:
     found = workflows.blueprint(load("blueprint"))
-    assert found.ordered
+    assert (found.ordered, found.stores) == (True, True)
     assert found.modules == {
         "1": "gateway:CustomWebHook",
         "2": "builtin:BasicRouter",
@@ -118,7 +118,7 @@ def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_hand
         "5": "builtin:Break",
     }
     bare = workflows.blueprint(load("blueprint_bare"))
-    assert not bare.ordered
+    assert (bare.ordered, bare.stores) == (False, None)
     assert bare.modules == found.modules
 
 
@@ -127,7 +127,15 @@ def test_a_blueprint_tells_the_order_and_the_names_of_modules_in_routes_and_hand
 )
 def test_a_blueprint_of_another_shape_says_nothing(data: Any) -> None:
     found = workflows.blueprint(data)
-    assert (found.ordered, found.modules) == (False, {})
+    assert (found.ordered, found.stores, found.modules) == (False, None, {})
+
+
+@pytest.mark.parametrize(
+    ("written", "stores"), [(True, True), (False, False), (None, None), ("false", None), (0, None)]
+)
+def test_whether_a_scenario_stores_what_fails_is_known_only_where_it_is_said(written: Any, stores: bool | None) -> None:
+    data = {"blueprint": {"flow": [], "metadata": {"scenario": {"dlq": written}}}}
+    assert workflows.blueprint(data).stores is stores
 
 
 # Before and after a retry of ours

@@ -293,6 +293,17 @@ async def test_a_right_that_only_retries_need_is_no_problem_and_nobody_tries_it_
         assert not [endpoint for endpoint in made.asked() if endpoint.startswith("POST")]
 
 
+async def test_the_right_to_replay_is_named_where_replay_is_on() -> None:
+    async with source(workflows=1, config={"replay": True}, scopes=rights_without("scenarios:run")) as made:
+        lines = await checked(made)
+        assert "note: right scenarios:run is missing; replay is on, and no run of this source can be replayed" in lines
+        assert not [endpoint for endpoint in made.asked() if endpoint.startswith("POST")]
+    async with source(workflows=1, config={"replay": True}) as made:
+        assert "ok: runs may be replayed" in await checked(made)
+    async with source(workflows=1, scopes=rights_without("scenarios:run")) as made:
+        assert not [line for line in await checked(made) if "replay" in line]
+
+
 @pytest.mark.parametrize(
     ("options", "config", "problem"),
     [

@@ -73,6 +73,11 @@ def cause(data: object) -> Error | None:
     return None if fields.get("status") == "RUNNING" else read_error(fields.get("error"))
 
 
+def row_error(row: object) -> Error | None:
+    """Why a run failed, by its log row; None where that does not say."""
+    return read_error(row.get("error")) if isinstance(row, Mapping) else None
+
+
 def _key_stamp(row: Mapping[str, Any]) -> int | None:
     """The first part of an imtId: when a run began, in milliseconds."""
     digits = str(row.get("imtId")).partition("_")[0]

@@ -208,6 +208,7 @@ class Blueprint:
     """What of a scenario's blueprint matters here."""
 
     ordered: bool = False  # "sequential": nothing new runs while a dead letter is open
+    stores: bool | None = None  # "dlq": failed runs are kept as incomplete executions; None: it does not say
     modules: Mapping[str, str]  # id -> "http:MakeRequest"
 
 
@@ -217,8 +218,13 @@ def blueprint(data: object) -> Blueprint:
     fields: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     metadata = fields.get("metadata")
     settings = metadata.get("scenario") if isinstance(metadata, Mapping) else None
-    ordered = isinstance(settings, Mapping) and settings.get("sequential") is True
-    return Blueprint(ordered=ordered, modules=_modules(fields.get("flow")))
+    said: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+    stores = said.get("dlq")
+    return Blueprint(
+        ordered=said.get("sequential") is True,
+        stores=stores if isinstance(stores, bool) else None,
+        modules=_modules(fields.get("flow")),
+    )
 
 
 def _modules(flow: object) -> dict[str, str]:

@@ -5,7 +5,7 @@
 | quota | the organization, for its limit of requests, its usage and its teams' names; consumptions, for credits |
 | workflows | all scenarios; the webhooks of some teams, for their queues; blueprints where there are dead letters |
 | runs | the feed across scenarios, else consumptions and the logs of what ran; then, one call each, why failed runs |
-| | failed, and the modules of those whose steps are wanted |
+| | failed, and the modules of those whose steps are wanted; blueprints of what failed and can be replayed |
 | dead_letters | numbers of dead letters of all scenarios, lists where they changed, two calls for each new one |
 
 All that has to outlive the process is in the ledger; what is kept here only saves calls.
@@ -27,6 +27,7 @@ from exporter.platforms.make.reading.dead_letters import DeadLetters
 from exporter.platforms.make.reading.details import Causes, Details, Steps
 from exporter.platforms.make.reading.feed import Feed, NoFeed
 from exporter.platforms.make.reading.logs import Logs, notice_of
+from exporter.platforms.make.reading.replays import Replays
 from exporter.platforms.make.reading.scenarios import (
     Blueprints,
     Watch,
@@ -60,7 +61,8 @@ class MakeClient:
         self._steps = Steps(config, api)
         self._feed = Feed(config, api, self._watch)
         self._logs = Logs(config, api, self._watch)
-        self._dead_letters = DeadLetters(config, api, self._watch, self._blueprints)
+        self._replays = Replays(config, api, self._blueprints)
+        self._dead_letters = DeadLetters(config, api, self._watch, self._blueprints, self._replays)
         self._hooks_refused_until = 0.0
 
     def sweep(self, stream: str, known: Known, now: float) -> AsyncIterator[Page]:
@@ -139,6 +141,7 @@ class MakeClient:
             yield Page(observations=watched, faults=faults, items=len(page.rows))
         mine = {key: item for key, item in found.items() if self._watch.watches(key, known)}
         if complete:
+            self._replays.note_listing(found)
             self._watch.names = {key: item.workflow.name for key, item in found.items()}
             yield Page(observations=[Listing(at=at, workflow_ids=frozenset(mine))])
         losses = Losses()
@@ -199,16 +202,16 @@ class MakeClient:
 
     async def _runs(self, known: Known, now: float) -> AsyncIterator[Page]:
         counted_from = self._watch.counted_from(known, now)
-        details = Details(self._causes, self._steps, known, counted_from=counted_from, now=now)
+        details = Details(self._causes, self._steps, self._replays, known, counted_from=counted_from, now=now)
         try:
             async for page in self._feed.read(known, now, details):
-                yield page
+                yield details.with_letters(page)
             others = self._logs.introduce(known, now, details)
         except NoFeed:
             others = self._logs.read(known, now, details)
         try:
             async for page in others:
-                yield page
+                yield details.with_letters(page)
         except ApiError as error:
             if error.kind is ErrorKind.AUTH:
                 self._feed.try_again()

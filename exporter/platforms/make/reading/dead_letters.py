@@ -6,6 +6,9 @@ because one that closes and one that opens leave the number as it is. A long lis
 grows with every sweep. A list tells neither the error's type nor the execution; these take two calls for each new item,
 once.
 
+Runs that can only be replayed are no incomplete executions and in no list: the sweeps of runs open and close them
+(``replays``). Here they expire, with the log that holds them.
+
 Missing from a list is not closed: what is missing is read directly. What is listed as resolved and was never known open
 is told if it opened after the list was last read.
 
@@ -26,7 +29,15 @@ from exporter.platforms.make.mapping import dead_letters as letters
 from exporter.platforms.make.mapping.dead_letters import Listed
 from exporter.platforms.make.mapping.workflows import Scenario, scenario
 from exporter.platforms.make.reading.calls import Losses, Rows, get, pages
-from exporter.platforms.make.reading.scenarios import Blueprints, Watch, all_scenarios, learn_retention, vanished
+from exporter.platforms.make.reading.replays import Replays
+from exporter.platforms.make.reading.scenarios import (
+    Blueprints,
+    Watch,
+    all_scenarios,
+    learn_retention,
+    outlived,
+    vanished,
+)
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
@@ -115,11 +126,12 @@ def _risen(before: int | None, now: int | None) -> int:
 class DeadLetters:
     """The dead letters of one source."""
 
-    def __init__(self, config: MakeConfig, api: Api, watch: Watch, blueprints: Blueprints) -> None:
+    def __init__(self, config: MakeConfig, api: Api, watch: Watch, blueprints: Blueprints, replays_: Replays) -> None:
         self._config = config
         self._api = api
         self._watch = watch
         self._blueprints = blueprints
+        self._replays = replays_
         self._tried: dict[str, int] = {}
 
     async def sweep(self, known: Known, now: float) -> AsyncIterator[Page]:
@@ -137,6 +149,8 @@ class DeadLetters:
                 sweep.losses.passed()
             except ApiError as error:
                 yield Page(faults=[sweep.losses.fault(error, task.workflow_id)])
+        async for page in self._replayable(sweep, listed if complete else None):
+            yield page
         if sweep.left_over or len(due) > SCENARIOS_PER_SWEEP_MAX:
             detail = "not all dead letters could be asked about; the rest is left for the next sweep"
             yield Page(faults=[Fault(kind="truncated", detail=detail)])
@@ -162,6 +176,8 @@ class DeadLetters:
         """Lists to be read now; those whose turn has come, the longest unread first; cursors no longer needed."""
         known, opened = sweep.known, dict[str, dict[str, DeadLetter]]()
         for letter in known.dead_letters.values():
+            if letter.reruns:
+                continue
             opened.setdefault(letter.workflow_id, {})[letter.id] = letter
         due, resting, forgotten = list[_Task](), list[tuple[float, _Task]](), list[str]()
         for workflow_id in [*listed, *(i for i in opened if complete and i not in listed)]:
@@ -272,7 +288,33 @@ class DeadLetters:
             except ApiError as error:
                 yield self._lost(sweep, task, error, complete=False)
                 continue
-            yield Page(observations=[letter])
+            yield Page(observations=[letter, *self._twins(sweep, letter)])
+
+    def _twins(self, sweep: _Sweep, letter: DeadLetter) -> list[DeadLetter]:
+        """The same failure, taken for one that was not stored: closed, so that it is one."""
+        self._replays.stored(letter.id, letter.run_id)
+        twin = sweep.known.dead_letters.get(letter.run_id or "")
+        if twin is None or not twin.reruns:
+            return []
+        return [letters.resolve(twin, at=letter.opened_at, by=ResolvedBy.SUPERSEDED)]
+
+    # Runs that can only be replayed
+
+    async def _replayable(self, sweep: _Sweep, listed: Mapping[str, Scenario] | None) -> AsyncIterator[Page]:
+        """Close those that are too old to be in their log, or have gone with it. ``listed``: None if not complete."""
+        at = self._api.platform_now()
+        for letter in [letter for letter in sweep.known.dead_letters.values() if letter.reruns]:
+            gone = outlived(self._api, letter, at)
+            if not gone and listed is not None and letter.workflow_id not in listed and sweep.may_ask():
+                ids = {"id": letter.workflow_id, "executionId": letter.id}
+                try:
+                    await get(self._api, "/scenarios/{id}/logs/{executionId}", lane=LANE, ids=ids)
+                except ApiError as error:
+                    gone = error.kind is ErrorKind.NOT_FOUND
+                    if not gone:
+                        yield Page(faults=[sweep.losses.fault(error, letter.workflow_id, of_item=True)])
+            if gone:
+                yield Page(observations=[letters.resolve(letter, at=at, by=vanished(self._api, letter, at))])
 
     async def _described(self, item: Listed, edited: str | None) -> tuple[DeadLetter, ApiError | None]:
         """The letter with its run and its cause, and why its module has no name. Raises ``ApiError`` if it is worth

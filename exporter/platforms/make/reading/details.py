@@ -17,7 +17,7 @@ was ever heard to answer. Refused, it is left alone for a day. That costs the so
 what is missing of them is no fault of a sweep.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import steps
 from exporter.platforms.make.mapping.runs import cause
 from exporter.platforms.make.reading.calls import Losses, bad_payload, get
+from exporter.platforms.make.reading.replays import Replayed, Replays
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
@@ -171,6 +172,17 @@ class Causes:
         left = f"the causes of {noted.untried} failed runs are left for the next sweep"
         yield Page(cursors=noted.cursor(), faults=[Fault(kind="truncated", detail=left)] if noted.untried else [])
 
+    async def known(self, run: Run) -> Error | None:
+        """The cause of one run that sweeps no longer ask about; None if it is not to be had. Raises ``ApiError``."""
+        if run.id in self._found:
+            return self._found[run.id]
+        try:
+            return await self.of(run)
+        except ApiError as error:
+            if error.kind in (ErrorKind.NOT_FOUND, ErrorKind.BAD_PAYLOAD, ErrorKind.REQUEST):
+                return None
+            raise
+
     async def of(self, run: Run) -> Error | None:
         """Ask for the cause of one run; None if the platform does not say, or not yet. Raises ``ApiError``."""
         answer = await get(
@@ -277,13 +289,24 @@ def steps_later(config: MakeConfig) -> frozenset[Result]:
 class Details:
     """What earlier sweeps left to be asked, and what this one adds."""
 
-    def __init__(self, causes_: Causes, steps_: Steps, known: Known, *, counted_from: float, now: float) -> None:
+    def __init__(
+        self, causes_: Causes, steps_: Steps, replays_: Replays, known: Known, *, counted_from: float, now: float
+    ) -> None:
         self._causes = causes_
         self._steps = steps_
+        self._replayed = Replayed(replays_, known, counted_from=counted_from, now=now)
         self._unexplained = Noted(CAUSES, known.cursor("runs", CAUSES), runs_max=CAUSES_NOTED_MAX)
         self._stepless = Noted(STEPS, known.cursor("runs", STEPS), runs_max=STEPS_NOTED_MAX)
         self._counted_from = counted_from
         self._now = now
+
+    def see(self, rows: Sequence[object]) -> None:
+        """What rows say besides, before their runs are passed to ``note``."""
+        self._replayed.see(rows)
+
+    def with_letters(self, page: Page) -> Page:
+        """A page of runs with the dead letters that these open or close."""
+        return self._replayed.with_letters(page)
 
     def note(self, run: Run) -> Run:
         """The run as far as it is known by now; what is missing is noted, if the run counts."""
@@ -299,6 +322,8 @@ class Details:
     async def ask(self) -> AsyncIterator[Page]:
         """Ask for what is noted: causes first."""
         async for page in self._causes.ask(self._unexplained, self._now):
+            yield page
+        async for page in self._replayed.ask(self._causes.known, self._unexplained.__contains__):
             yield page
         async for page in self._steps.ask(self._stepless, self._now):
             yield page

@@ -101,6 +101,7 @@ class Feed:
                     yield older
                 return
             runs, faults = await self._runs(page.rows, known)
+            details.see(page.rows)
             observations = [details.note(run) for run in runs]
             on = _next(page, since) if page.full else windows[-1] if windows else None
             if page.full and on is None:
@@ -133,6 +134,7 @@ class Feed:
         settled, until = page.at - SETTLED_SECONDS, covered_until(known, self._api.platform_now())
         for _ in range(PAGES_PER_SWEEP_MAX):
             runs, faults = await self._runs(page.rows, known)
+            details.see(page.rows)
             done = {} if page.full else {CURSOR: {"until": settled if until is None else max(until, settled)}}
             observations = [details.note(run) for run in runs]
             cursors = done | details.cursor()

@@ -242,6 +242,7 @@ class Logs:
         oldest = min(_stamps(page), default=0)
         newest_first = not _rises(page)  # the oldest first, in spite of what was asked, says nothing of the newest
         covered = not page.full or (newest_first and oldest < (sweep.base - sweep.overlap) * 1000)
+        sweep.details.see(page.rows)
         observations = [sweep.details.note(run) for run in kept]
         cursors = sweep.details.cursor() | self._notices(sweep, workflow_id, page)
         return covered, Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))
@@ -265,6 +266,7 @@ class Logs:
             elif on is None:
                 done = self._read_to_the_end(sweep, workflow_id, mark, clear=told and not vague)
                 cursors[workflow_id] = done.dump()
+            sweep.details.see(page.rows)
             observations = [sweep.details.note(run) for run in fresh]
             cursors |= sweep.details.cursor() | self._notices(sweep, workflow_id, page)
             yield Page(observations=observations, cursors=cursors, faults=faults, items=len(page.rows))

@@ -118,6 +118,12 @@ def learn_retention(api: Api, seconds: float | None) -> None:
         _KEPT[api] = seconds
 
 
+def outlived(api: Api, letter: DeadLetter, at: float) -> bool:
+    """Whether a dead letter is older than anything the account keeps."""
+    kept = _KEPT.get(api)
+    return kept is not None and at - letter.opened_at >= kept
+
+
 def vanished(api: Api, letter: DeadLetter, at: float) -> ResolvedBy:
     """What became of a dead letter that is no longer there at ``at``: lost with its age, or nobody can tell.
 
