@@ -212,13 +212,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _grants_fit(self) -> "Config":
-        problems = of_no_repair(self.sources)
-        if problems:
-            raise wording.found(problems)
-        return self
-
-    @model_validator(mode="after")
     def _policies_fit(self) -> "Config":
         _, problems = compile_rules(self.retries, self._platforms())
         if problems:
@@ -233,6 +226,13 @@ class Config(Section):
         if problems:
             raise wording.found(problems)
         return self.model_copy(update={"slo": slo})
+
+    @model_validator(mode="after")
+    def _grants_fit(self) -> "Config":
+        problems = of_no_repair(self.sources)
+        if problems:
+            raise wording.found(problems)
+        return self
 
     def rules(self) -> Rules:
         """What is written about retrying, compiled."""

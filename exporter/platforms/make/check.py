@@ -35,11 +35,11 @@ async def check(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
     for right in sorted(missing):
         yield f"problem: right {right} is missing; {needed[right]}"
     yield _retries(rights)
-    for granted in _grants(config, rights):
-        yield granted
     if not missing & {"organizations:read", "teams:read"}:
         async for line in _organization(config, api):
             yield line
+    for granted in _grants(config, rights):
+        yield granted
     if "scenarios:read" in missing:
         return
     try:
@@ -83,20 +83,6 @@ def _retries(rights: set[str] | None) -> str:
     return "ok: dead letters may be retried"
 
 
-def _grants(config: MakeConfig, rights: set[str] | None) -> Iterator[str]:
-    """Whether the token may do the repairs that are granted, which nobody tries out."""
-    if rights is None:
-        yield from REPAIRING.untold(config.grant)
-        return
-    for offer in REPAIRING.offers:
-        if offer.action not in config.grant:
-            continue
-        if offer.needs not in rights:
-            yield f"problem: right {offer.needs} is missing; {offer.action} is granted and cannot be done"
-        else:
-            yield f"ok: {offer.action} may be done ({offer.needs})"
-
-
 async def _organization(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
     """Its limit, and what of it is watched: an organization is one of its zone."""
     try:
@@ -138,3 +124,17 @@ async def _tried(api: Api, scenario: Scenario) -> AsyncIterator[str]:
             await get(api, endpoint, lane=LANE, query=[query, ("pg[limit]", 1)])
         except ApiError as error:
             yield f"problem: {error}; {RIGHTS[right]}"
+
+
+def _grants(config: MakeConfig, rights: set[str] | None) -> Iterator[str]:
+    """Whether the token may do the repairs that are granted, which nobody tries out."""
+    if rights is None:
+        yield from REPAIRING.untold(config.grant)
+        return
+    for offer in REPAIRING.offers:
+        if offer.action not in config.grant:
+            continue
+        if offer.needs not in rights:
+            yield f"problem: right {offer.needs} is missing; {offer.action} is granted and cannot be done"
+        else:
+            yield f"ok: {offer.action} may be done ({offer.needs})"
