@@ -148,6 +148,21 @@ def of_no_label(slo: SloConfig) -> list[str]:
     ]
 
 
+def of_no_repair(sources: Mapping[str, SourceConfig]) -> list[str]:
+    """Grants of repairs that the platform of their source cannot do."""
+    problems = []
+    for name, section in sources.items():
+        platform = PLATFORMS[section.platform]
+        can = () if platform.repairing is None else platform.repairing.actions
+        words = f"it can {', '.join(can)}" if can else "there is nothing to grant here, remove it"
+        problems += [
+            f"sources.{name}.grant[{at}]: {platform.title} cannot {action}; {words}"
+            for at, action in enumerate(section.grant)
+            if action not in can
+        ]
+    return problems
+
+
 class Config(Section):
     """The whole config."""
 
@@ -207,6 +222,13 @@ class Config(Section):
         if problems:
             raise wording.found(problems)
         return self.model_copy(update={"slo": slo})
+
+    @model_validator(mode="after")
+    def _grants_fit(self) -> "Config":
+        problems = of_no_repair(self.sources)
+        if problems:
+            raise wording.found(problems)
+        return self
 
     def rules(self) -> Rules:
         """What is written about retrying, compiled."""

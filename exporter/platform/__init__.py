@@ -3,7 +3,8 @@
 A platform is one folder: its declaration (``PLATFORM`` in ``__init__.py``), its ``client`` (I/O: which calls, in which
 order) and its ``mapping`` (pure: payloads to observations). It imports the model and the shared HTTP wrapper, never
 another platform, never the store. The core knows platforms through the types of this package only: ``streams``,
-``webhooks`` (a request and what it said), ``retrying``; ``credentials``, ``errors``, ``events`` are for platforms.
+``webhooks`` (a request and what it said), ``retrying``, ``repairing``; ``credentials``, ``errors``, ``events`` are for
+platforms.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from exporter.model import DeadLetter, ErrorClass, Observation, ResolvedBy, Result, Run, State, Workflow
 from exporter.platform.events import receive_documented
+from exporter.platform.repairing import Repairing
 from exporter.platform.retrying import Retrying
 from exporter.platform.section import SourceConfig
 from exporter.platform.streams import Stream, StreamName
@@ -188,6 +190,7 @@ class Platform:
     #: config -> the results of runs whose steps are asked for once they ended: their traces wait for that
     steps_later: Callable[[Any], frozenset[Result]] = lambda config: frozenset()
     retrying: Retrying | None = None  # how its dead letters are retried; None: they cannot be
+    repairing: Repairing | None = None  # what else it can be asked for; None: nothing
 
     def __post_init__(self) -> None:
         names = [stream.name for stream in self.streams]

@@ -61,6 +61,7 @@ class Target:
     mark: Mark = None  # taken right before the call
     sent_at: float | None = None  # when the call was made, on the platform's clock
     handle: str | None = None  # what the platform answered to recognise the effect by
+    fixed: Mark = None  # of the fix that was verified before it, where there was one: what it mended forbids no retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

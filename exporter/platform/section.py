@@ -16,6 +16,7 @@ from pydantic import (
 
 from exporter.model.durations import parse_duration
 from exporter.model.labels import Labels
+from exporter.model.repairs import RepairAction
 from exporter.platform.fields import Duration, Id, Name, Secret, Section, Url, secrets_in
 from exporter.platform.labels import LabelSet, WorkflowLabels, labels_of
 from exporter.platform.webhook_section import WebhookConfig
@@ -102,6 +103,9 @@ class SourceConfig(Section):
     labels: LabelSet = Field(default={}, description="words of yours for retry policies, metrics and alerts")
     workflow_labels: list[WorkflowLabels] = Field(
         default=[], description="the same for some workflows; for each label the first entry that matches decides"
+    )
+    grant: list[RepairAction] = Field(
+        default=[], description="repairs beside a retry that people may ask for; none by default, and never by a policy"
     )
     tls_ca_file: str | None = None
     proxy: Url | None = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -246,6 +246,31 @@ class Api:
             )
         )
 
+    async def change(
+        self,
+        method: Literal["PATCH", "DELETE"],
+        endpoint: str,
+        *,
+        lane: Lane,
+        json: object,
+        params: Params = (),
+        ids: Ids | None = None,
+        send_by: float,
+    ) -> Answer:
+        """Change or delete something: sent once whatever comes of it, and not at all after ``send_by`` (our clock)."""
+        return await self._send(
+            _Call(
+                method=method,
+                endpoint=f"{method} {endpoint}",
+                url=self._url(method, endpoint, params, ids or {}),
+                lane=lane,
+                repeatable=False,
+                body=orjson.dumps(json),
+                once=True,
+                send_by=send_by,
+            )
+        )
+
     async def get_url(self, url: str, *, endpoint: str, lane: Lane) -> Answer:
         """Follow a link the platform gave, as it is, if it stays with the platform. ``endpoint`` is its template."""
         name = f"GET {endpoint}"
@@ -387,7 +412,7 @@ class Api:
     async def _decoded(self, call: _Call, reply: _Reply) -> Any:
         if reply.cut:
             detail = f"more than {self._body_bytes_max} bytes"
-        elif not reply.body and (reply.status in (202, 204, 205) or call.method == "POST"):
+        elif not reply.body and (reply.status in (202, 204, 205) or call.method != "GET"):
             return None  # accepted without a word
         else:
             try:

@@ -62,3 +62,14 @@ class ApiError(Exception):
         self.retry_after = retry_after
         answer = f"{kind}" if status is None else f"{status} {kind}"
         super().__init__(f"{endpoint}: {answer}: {self.detail}" if self.detail else f"{endpoint}: {answer}")
+
+    def unsent(self) -> "ApiError":
+        """The same of a read right before a call, which was therefore never made."""
+        return ApiError(
+            self.kind,
+            endpoint=self.endpoint,
+            detail=self.detail,
+            status=self.status,
+            sent=False,
+            retry_after=self.retry_after,
+        )

@@ -13,6 +13,8 @@ from exporter.config import ConfigError, load, parse
 from exporter.config.cautions import cautions
 
 SOURCE = "sources:\n  q:\n    platform: qlik\n    url: https://q.example\n    token: t-o-k-e-n\n"
+ETLWORKS = "sources:\n  e:\n    platform: etlworks\n    url: https://e.example\n    token: t-o-k-e-n\n"
+COGNAIZE = "sources:\n  c:\n    platform: cognaize\n    url: https://c.example\n    token: t-o-k-e-n\n"
 MAKE = "sources:\n  m:\n    platform: make\n    url: https://eu1.make.com\n    token: t-o-k-e-n\n"
 
 
@@ -88,6 +90,35 @@ WHOLE = [
     (
         SOURCE.replace("t-o-k-e-n", "${TOKEN"),
         "sources.q.token: a variable is written as ${NAME}, with letters, digits and _; a dollar sign as $$",
+    ),
+    (
+        SOURCE + "    grant: [stop, discard]\n",
+        "sources.q.grant[1]: Qlik Automate cannot discard; it can stop",
+    ),
+    (
+        MAKE + "    organization_id: 9\n    grant: [stop]\n",
+        "sources.m.grant[0]: Make cannot stop; it can discard, reactivate, fix-and-retry",
+    ),
+    (
+        COGNAIZE + "    grant: [discard]\n",
+        "sources.c.grant[0]: Cognaize cannot discard; there is nothing to grant here, remove it",
+    ),
+    (
+        SOURCE + "    grant: [stopp]\n",
+        "sources.q.grant[0]: must be one of discard, reactivate, stop, fix-and-retry, rerun; did you mean stop?",
+    ),
+    (SOURCE + "    grant: stop\n", "sources.q.grant: must be a list: one entry a line, each after a dash"),
+    (
+        ETLWORKS + "    grant: [rerun]\n",
+        "sources.e: grant has rerun, but rerun_parameters names no flow: write the parameters of each there",
+    ),
+    (
+        ETLWORKS + "    rerun_parameters: {1234: [{name: day}]}\n",
+        "sources.e.rerun_parameters.1234[0]: give either value or secret",
+    ),
+    (
+        ETLWORKS + "    rerun_parameters: {1234: [{name: day, value: a}, {name: day, value: b}]}\n",
+        "sources.e: a parameter of flow 1234 is named twice in rerun_parameters",
     ),
     (SOURCE + "server: {listen: 10870}\n", "server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870"),
     (SOURCE + "server: {listen: [a]}\n", "server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870"),

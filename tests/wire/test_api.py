@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from exporter.clock import ManualClock
 from exporter.model import times
 from exporter.model.redact import redact
-from exporter.wire.api import Api, Params
+from exporter.wire.api import Answer, Api, Params
 from exporter.wire.budget import Budget, Lane
 from exporter.wire.errors import ApiError, ErrorKind, kind_of
 from tests.servers import HANG_SECONDS
@@ -670,6 +670,28 @@ async def test_a_post_with_a_time_to_be_sent_by_is_sent_once_whatever_comes_of_i
         api.budget.learn_limit(6000)
         await clock.advance(60)
     assert len(platform.seen) == 3
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_a_change_is_sent_once_with_its_body_whatever_comes_of_it(
+    method: Literal["PATCH", "DELETE"], platform: Platform, api: Api, clock: WatchedClock
+) -> None:
+    def change(send_by: float) -> Awaitable[Answer]:
+        query = {"scenarioId": 1}
+        return api.change(method, "/dlqs", lane=Lane.RETRIES, params=query, json={"ids": ["a"]}, send_by=send_by)
+
+    platform.then_empty(200)
+    assert (await change(clock.now() + 10)).data is None
+    [seen] = platform.seen
+    assert (seen.method, seen.path, seen.body) == (method, "/dlqs?scenarioId=1", b'{"ids":["a"]}')
+    for status in (401, 503):
+        platform.then(status)
+        error = await failing(change(clock.now() + 10))
+        assert (error.status, error.sent, error.endpoint) == (status, True, f"{method} /dlqs")
+    platform.then_hang_up()
+    assert (await failing(change(clock.now() + 10))).sent
+    assert not (await failing(change(clock.now() - 1))).sent
+    assert len(platform.seen) == 4
 
 
 async def test_a_post_whose_time_passed_while_it_waited_for_the_budget_is_never_written(

@@ -76,14 +76,7 @@ class CognaizeRetries:
         try:
             _, found = await self._read(letter, sent_at=None, accepted=False)
         except ApiError as error:
-            raise ApiError(
-                error.kind,
-                endpoint=error.endpoint,
-                detail=error.detail,
-                status=error.status,
-                sent=False,
-                retry_after=error.retry_after,
-            ) from None
+            raise error.unsent() from None
         if found.standing is not Standing.DEAD:
             detail = "the step is no longer FAILED as it was"
             raise ApiError(ErrorKind.CONFLICT, endpoint=f"GET {PROCESS}", detail=detail, sent=False)

@@ -6,6 +6,7 @@ from exporter.platforms.etlworks.auth import make_auth
 from exporter.platforms.etlworks.client import EtlworksClient
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.mapping import error_detail
+from exporter.platforms.etlworks.repairing import REPAIRING
 from exporter.platforms.etlworks.retrying import RETRYING
 from exporter.platforms.etlworks.webhooks import receive
 from exporter.wire.budget import Lane
@@ -33,4 +34,5 @@ PLATFORM = Platform(
     superseded_by_success=True,
     receive=receive,
     retrying=RETRYING,
+    repairing=REPAIRING,
 )

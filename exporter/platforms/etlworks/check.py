@@ -7,6 +7,7 @@ from exporter.platforms.etlworks import mapping
 from exporter.platforms.etlworks.config import EtlworksConfig
 from exporter.platforms.etlworks.executions import Executions
 from exporter.platforms.etlworks.listing import flow_parts, not_there, schedules_of_flows, watched_flow
+from exporter.platforms.etlworks.repairing import REPAIRING
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError
@@ -49,3 +50,5 @@ async def check(api: Api, config: EtlworksConfig) -> AsyncIterator[str]:
         yield f"ok: the node is {status}" if status == "UP" else "problem: the node does not say that it is UP"
     except ApiError as error:
         yield f"ok: the health of the node is not shown ({error.kind})"
+    for line in REPAIRING.untold(config.grant):
+        yield line

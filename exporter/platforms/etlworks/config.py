@@ -4,9 +4,28 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints, model_validator
 
-from exporter.platform.section import HeaderSecret, Id, Secret, SourceConfig
+from exporter.model.repairs import RepairAction
+from exporter.platform.section import HeaderSecret, Id, Name, Secret, Section, SourceConfig
 
 FlowId = Annotated[Id, StringConstraints(pattern=r"^\d{1,19}$")]
+
+
+class Parameter(Section):
+    """One parameter of a flow: its value in the open, or a secret."""
+
+    name: Name
+    value: str | None = None
+    secret: Secret | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Parameter":
+        if (self.value is None) == (self.secret is None):
+            raise ValueError("give either value or secret")
+        return self
+
+    @property
+    def text(self) -> str:
+        return self.value if self.value is not None else self.secret.get_secret_value() if self.secret else ""
 
 
 class EtlworksConfig(SourceConfig):
@@ -22,6 +41,19 @@ class EtlworksConfig(SourceConfig):
     login: str | None = Field(default=None, min_length=1)
     password: Secret | None = None
     flows: list[FlowId] = Field(default=[], description="ids of the flows to watch; empty: all that are listed")
+
+    rerun_parameters: dict[FlowId, list[Parameter]] = Field(
+        default={}, description="by flow, the parameters that a granted rerun starts it with"
+    )
+
+    @model_validator(mode="after")
+    def _rerun_with_parameters(self) -> "EtlworksConfig":
+        if RepairAction.RERUN in self.grant and not self.rerun_parameters:
+            raise ValueError("grant has rerun, but rerun_parameters names no flow: write the parameters of each there")
+        for flow, parameters in self.rerun_parameters.items():
+            if len({parameter.name for parameter in parameters}) < len(parameters):
+                raise ValueError(f"a parameter of flow {flow} is named twice in rerun_parameters")
+        return self
 
     @model_validator(mode="after")
     def _one_credential(self) -> "EtlworksConfig":

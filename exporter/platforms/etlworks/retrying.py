@@ -11,7 +11,7 @@ flow status API", "Schedules API" (native repetitions), "Stop flow" (a stopped r
 first).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exporter.model import DeadLetter, Observation, Result
@@ -75,13 +75,20 @@ class EtlworksRetries:
     async def send(self, letters: Sequence[DeadLetter], *, send_by: float) -> Accepted:
         """Run the flow. An answer that names nothing new is in doubt, unless it says that nothing was executed."""
         [letter] = letters
+        audit_id = await self.start(letter, {}, send_by=send_by)
+        return Accepted(handles={} if audit_id is None else {letter.id: audit_id})
+
+    async def start(self, letter: DeadLetter, parameters: Mapping[str, str], *, send_by: float) -> str | None:
+        """Run the flow with these parameters: the execution that the answer names, if it is a new one."""
         mark = max(self._greatest.get(letter.workflow_id, 0), int(mapping.identity(letter.run_id) or 0))
-        answer = await self._api.post(RUN, lane=LANE, json={}, ids={"flow_id": letter.workflow_id}, send_by=send_by)
+        answer = await self._api.post(
+            RUN, lane=LANE, json=dict(parameters), ids={"flow_id": letter.workflow_id}, send_by=send_by
+        )
         audit_id, refused = mapping.started(answer.data, mark=mark)
         if refused:
             detail = "the flow was not executed: it is running already"
             raise ApiError(ErrorKind.CONFLICT, endpoint=f"POST {RUN}", detail=detail, status=409)
-        return Accepted(handles={} if audit_id is None else {letter.id: audit_id})
+        return audit_id
 
     async def _newest(self, flow_id: str) -> Execution | None:
         try:

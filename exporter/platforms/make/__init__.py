@@ -7,6 +7,7 @@ from exporter.platforms.make.config import MakeConfig, token_header
 from exporter.platforms.make.reading import MakeClient
 from exporter.platforms.make.reading.calls import error_detail
 from exporter.platforms.make.reading.details import steps_later
+from exporter.platforms.make.repairing import REPAIRING
 from exporter.platforms.make.retrying import RETRYING
 from exporter.platforms.make.webhooks import receive
 from exporter.wire.budget import Lane
@@ -47,4 +48,5 @@ PLATFORM = Platform(
     run_url=_run_url,
     steps_later=steps_later,
     retrying=RETRYING,
+    repairing=REPAIRING,
 )

@@ -1,6 +1,6 @@
 """Trying a Make source before it runs: the token, its rights, the limit, what there is to watch."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from exporter.platform import BadItem, Watches, selected
@@ -9,6 +9,7 @@ from exporter.platforms.make.mapping import workflows
 from exporter.platforms.make.mapping.workflows import Scenario
 from exporter.platforms.make.reading.calls import get
 from exporter.platforms.make.reading.scenarios import all_scenarios, find_organization
+from exporter.platforms.make.repairing import REPAIRING
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
@@ -41,6 +42,8 @@ async def check(config: MakeConfig, api: Api) -> AsyncIterator[str | Watches]:
     if not missing & {"organizations:read", "teams:read"}:
         async for line in _organization(config, api):
             yield line
+    for granted in _grants(config, rights):
+        yield granted
     if "scenarios:read" in missing:
         return
     try:
@@ -134,3 +137,17 @@ async def _tried(api: Api, scenario: Scenario) -> AsyncIterator[str]:
             await get(api, endpoint, lane=LANE, query=[query, ("pg[limit]", 1)])
         except ApiError as error:
             yield f"problem: {error}; {RIGHTS[right]}"
+
+
+def _grants(config: MakeConfig, rights: set[str] | None) -> Iterator[str]:
+    """Whether the token may do the repairs that are granted, which nobody tries out."""
+    if rights is None:
+        yield from REPAIRING.untold(config.grant)
+        return
+    for offer in REPAIRING.offers:
+        if offer.action not in config.grant:
+            continue
+        if offer.needs not in rights:
+            yield f"problem: right {offer.needs} is missing; {offer.action} is granted and cannot be done"
+        else:
+            yield f"ok: {offer.action} may be done ({offer.needs})"

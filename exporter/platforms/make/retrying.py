@@ -89,7 +89,8 @@ class MakeRetries:
             return replace(look, observations=[letters.resolve(found.letter, at=answer.at, by=ResolvedBy.MANUAL)])
         seen, edited = found.letter, None
         if look.standing is Standing.DEAD and target.sent_at is None:
-            edited, refusal = await self._scenario(letter)
+            fixed = target.fixed.get("edited") if isinstance(target.fixed, Mapping) else None
+            edited, refusal = await self._scenario(letter, fixed)
             look = replace(look, refusal=refusal)
         if seen.error is None:
             seen = structs.replace(seen, error=await self._cause(seen, edited))
@@ -144,7 +145,7 @@ class MakeRetries:
                     raise
         return self._user
 
-    async def _scenario(self, letter: DeadLetter) -> tuple[str | None, str | None]:
+    async def _scenario(self, letter: DeadLetter, fixed: str | None) -> tuple[str | None, str | None]:
         """When the scenario was last edited, and why that or something else about it forbids a retry."""
         try:
             answer = await get(self._api, SCENARIO, lane=LANE, ids={"id": letter.workflow_id})
@@ -157,7 +158,7 @@ class MakeRetries:
             scenario = workflows.scenario(row, at=answer.at, teams={})
         except BadItem as bad:
             raise bad_payload(SCENARIO, str(bad), answer.status) from None
-        return scenario.edited, letters.refusal(scenario, letter)
+        return scenario.edited, letters.refusal(scenario, letter, fixed=fixed)
 
     async def _cause(self, letter: DeadLetter, edited: str | None) -> Error | None:
         """Why it failed, None where the platform does not say: the sweep, which knows its reason, may say more."""

@@ -8,6 +8,7 @@ from exporter.platforms.qlik.auth import auth
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, error_detail
 from exporter.platforms.qlik.config import QlikConfig
 from exporter.platforms.qlik.reading import QlikClient
+from exporter.platforms.qlik.repairing import REPAIRING
 from exporter.platforms.qlik.retrying import RETRYING
 from exporter.platforms.qlik.webhooks import receive
 from exporter.wire.budget import Lane
@@ -39,4 +40,5 @@ PLATFORM = Platform(
     receive=receive,
     run_url=run_url,
     retrying=RETRYING,
+    repairing=REPAIRING,
 )

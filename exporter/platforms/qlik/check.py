@@ -7,6 +7,7 @@ from exporter.platform import BadItem, selected
 from exporter.platforms.qlik import mapping
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, Calls, stops_sweep
 from exporter.platforms.qlik.config import QlikConfig
+from exporter.platforms.qlik.repairing import REPAIRING
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError
 
@@ -47,6 +48,8 @@ class Check:
             yield await self._try_list(sample[0])
             yield await self._try_run(*sample)
         yield await self._try_usage()
+        for line in REPAIRING.untold(self._config.grant):
+            yield line
 
     async def _try_list(self, workflow_id: str) -> str:
         try:

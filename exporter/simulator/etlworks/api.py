@@ -327,6 +327,7 @@ class Api:
         parameters = await _json_object(request)
         if not all(isinstance(value, str) for value in parameters.values()):
             raise Refused(400, "Parameters must be a flat map of strings")
+        self._world.parameters.append(parameters)
         return self._start(request, self._found(request))
 
     async def _run_by_name(self, request: web.Request) -> web.Response:

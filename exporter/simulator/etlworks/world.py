@@ -127,6 +127,7 @@ class World:
         self.planned_retries: deque[RetryPlan] = deque()
         self.retry_calls: Counter[str] = Counter()  # by dead letter
         self.retry_executions: Counter[str] = Counter()
+        self.parameters: deque[dict[str, object]] = deque(maxlen=EXECUTED_MAX)  # of the starts by id that arrived
         self._open: dict[int, list[int]] = {}  # workflow -> its open dead letters
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()

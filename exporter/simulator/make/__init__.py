@@ -22,7 +22,7 @@ from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, TrueDeadLetter, Truth
 from exporter.simulator.make.api import OUTCOMES, MakeApi
 from exporter.simulator.make.edits import freeze
-from exporter.simulator.make.gate import Gate, error_body
+from exporter.simulator.make.gate import Gate, Refused, error_body
 from exporter.simulator.make.model import (
     DAY,
     ERRORS,
@@ -37,6 +37,7 @@ from exporter.simulator.make.model import (
 )
 from exporter.simulator.make.rows import hook_id, iso
 from exporter.simulator.make.world import MakeWorld
+from exporter.simulator.repairs import RepairPlan, RepairPlans
 from exporter.simulator.retries import RetryPlan, planned
 
 FIRST_ID = 5001
@@ -86,6 +87,7 @@ class MakeSimulator:
         #: Dead letter -> executions that these calls led to; those of other people and of Make itself do not count.
         self.retry_executions = self.world.retry_executions
         self._plans: deque[RetryPlan] = deque()
+        self._repairs = RepairPlans(Refused)
         self._api = MakeApi(
             gate=gate,
             world=self.world,
@@ -94,6 +96,7 @@ class MakeSimulator:
             truth=self.truth,
             retry_calls=self.retry_calls,
             plans=self._plans,
+            repairs=self._repairs,
         )
         for number in range(workflows):
             self._generate(FIRST_ID + number, number, start)
@@ -236,6 +239,10 @@ class MakeSimulator:
             if plan.outcome is not None and plan.outcome not in OUTCOMES:
                 raise ValueError(f"a retry ends as one of {', '.join(OUTCOMES)}, not {plan.outcome}")
         self._plans.extend(found)
+
+    def plan_repairs(self, *plans: RepairPlan) -> None:
+        """What becomes of the coming calls that discard or fix dead letters or switch a scenario on, in order."""
+        self._repairs.add(*plans)
 
     def retry_by_person(
         self, dead_letter_id: str, *, outcome: Outcome = "success", author_id: int | None = None

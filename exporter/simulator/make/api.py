@@ -29,6 +29,7 @@ from exporter.simulator.make.model import (
 )
 from exporter.simulator.make.rows import Row, ms
 from exporter.simulator.make.world import MakeWorld
+from exporter.simulator.repairs import RepairPlans, fate
 from exporter.simulator.retries import RetryPlan, cut
 
 RowHandler = Callable[[web.Request], Awaitable[Row | web.Response]]
@@ -45,6 +46,7 @@ class MakeApi:
     truth: Callable[[], Truth]
     retry_calls: Counter[str]  # dead letter, or execution to be replayed -> calls that named it
     plans: deque[RetryPlan]  # of the coming retry calls
+    repairs: RepairPlans
 
     def app(self) -> web.Application:
         app = self.gate.application()
@@ -57,7 +59,8 @@ class MakeApi:
 
     def _routes(self) -> list[tuple[str, str, str | None, RowHandler]]:
         scenario, execution = r"/scenarios/{id:\d+}", r"/scenarios/{id:\d+}/logs/{executionId}"
-        edits = Edits(self.gate, self.world, self._scenario, self._item, self._scenario_row)
+        edits = Edits(self.gate, self.world, self._scenario, self._item, self._scenario_row, self.repairs)
+        start = self.repairs.around(partial(self._switch, active=True))
         return [
             ("GET", "/organizations", "organizations:read", self._organizations),
             ("GET", r"/organizations/{id:\d+}", "organizations:read", self._organization),
@@ -77,12 +80,12 @@ class MakeApi:
             ("GET", f"{scenario}/blueprint", "scenarios:read", self._blueprint),
             ("GET", f"{scenario}/usage", "scenarios:read", self._usage),
             ("POST", f"{scenario}/replay", "scenarios:run", self._replay),
-            ("POST", f"{scenario}/start", "scenarios:write", partial(self._switch, active=True)),
+            ("POST", f"{scenario}/start", "scenarios:write", start),
             ("POST", f"{scenario}/stop", "scenarios:write", partial(self._switch, active=False)),
             ("GET", "/hooks", "hooks:read", self._hooks),
             ("GET", r"/hooks/{id:\d+}/incomings/stats", "hooks:read", self._hook_stats),
             ("GET", "/dlqs", "dlqs:read", self._dead_letters),
-            ("DELETE", "/dlqs", "dlqs:write", self._delete),
+            ("DELETE", "/dlqs", "dlqs:write", self.repairs.around(self._delete)),
             ("POST", "/dlqs/retry", "dlqs:write", self._retry_many),
             ("GET", "/dlqs/{id}", "dlqs:read", self._dead_letter_detail),
             ("GET", "/dlqs/{id}/bundle", "dlqs:read", self._bundle),
@@ -206,6 +209,8 @@ class MakeApi:
 
     async def _switch(self, request: web.Request, *, active: bool) -> Row:
         scenario = self._scenario(request.match_info["id"])
+        if fate(request) == "lost":
+            return {"scenario": {"id": scenario.id, "isActive": active, "islinked": active}}
         self.world.set_active(scenario, active, self.world.now, author="API")
         return {"scenario": {"id": scenario.id, "isActive": scenario.active, "islinked": scenario.active}}
 
@@ -450,8 +455,9 @@ class MakeApi:
         if everything and request.query.get("confirmed") != "true":
             raise Refused(406, "Confirmation required. Use the parameter confirmed=true.")
         busy = [item for item in items if item.state == "running"]
+        spared = {"some": items[1:], "lost": items}.get(fate(request), [])
         for item in items:
-            if item.resolved_at is None and item not in busy:
+            if item.resolved_at is None and item not in busy and item not in spared:
                 self.world.close(item, self.world.now, "deleted")
         answer: Row = {"dlqs": [item.id for item in items]}  # those in process too, as in the documented example
         if busy:

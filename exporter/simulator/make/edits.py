@@ -19,6 +19,7 @@ from exporter.simulator.make.gate import Gate, Refused, json_object
 from exporter.simulator.make.model import DeadLetter, Execution, Module, Scenario
 from exporter.simulator.make.rows import Row
 from exporter.simulator.make.world import MakeWorld
+from exporter.simulator.repairs import RepairPlans, fate
 
 BUSY = "The incomplete execution is resolved or being processed."
 SETTINGS = {"dlq": "store", "sequential": "sequential", "dataloss": "dataloss", "confidential": "confidential"}
@@ -38,6 +39,7 @@ class Edits:
     find: Callable[[str], Scenario]
     item: Callable[[web.Request], DeadLetter]
     scenario_row: Callable[[Scenario], Row]
+    repairs: RepairPlans
 
     def routes(self) -> list[tuple[str, str, str, Callable[[web.Request], Awaitable[Row | web.Response]]]]:
         scenario = r"/scenarios/{id:\d+}"
@@ -46,7 +48,7 @@ class Edits:
             ("DELETE", scenario, "scenarios:write", self._delete_scenario),
             ("POST", f"{scenario}/run", "scenarios:run", self._run),
             ("GET", f"{scenario}/blueprints", "scenarios:read", self._versions),
-            ("PATCH", "/dlqs/{id}", "dlqs:write", self._update_item),
+            ("PATCH", "/dlqs/{id}", "dlqs:write", self.repairs.around(self._update_item)),
             ("DELETE", "/dlqs/{id}", "dlqs:write", self._delete_item),
         ]
 
@@ -109,7 +111,8 @@ class Edits:
         failed = next((module for module in _modules(frozen) if module.id == failer), None)
         if failed is None or type(failer) is not int:
             raise Refused(400, f"There is no module {failer} in the blueprint.")
-        item.frozen, item.error = frozen, replace(item.error, module=failed)
+        if fate(request) != "lost":
+            item.frozen, item.error = frozen, replace(item.error, module=failed)
         return {"dlq": {"failer": failed.id, "blueprint": frozen}}
 
     async def _delete_item(self, request: web.Request) -> Row:

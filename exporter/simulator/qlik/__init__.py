@@ -16,10 +16,11 @@ from exporter.clock import Clock
 from exporter.simulator.core import Delivery, Engine, Faults, Truth
 from exporter.simulator.qlik.api import Api
 from exporter.simulator.qlik.failures import ERROR_CLASSES
-from exporter.simulator.qlik.requests import Access, Caller
+from exporter.simulator.qlik.requests import Access, Caller, Refused
 from exporter.simulator.qlik.webhooks import Webhooks
 from exporter.simulator.qlik.wire import Json
 from exporter.simulator.qlik.world import STATUS, Workflow, World
+from exporter.simulator.repairs import RepairPlan, RepairPlans
 from exporter.simulator.retries import RetryPlan, planned
 
 OWNER = "usr-demo"
@@ -86,6 +87,7 @@ class QlikSimulator:
             envelope=envelope, secret=secret, failures_max=webhook_failures_max, owner_id=OWNER, now=clock.now()
         )
         self._null_links = null_links
+        self._repairs = RepairPlans(Refused)
         self.add_api_key(token, user_id=OWNER, admin=True)
 
     @property
@@ -127,6 +129,10 @@ class QlikSimulator:
             if plan.outcome is not None:
                 _check_result(plan.outcome)
         self.world.planned_retries.extend(found)
+
+    def plan_repairs(self, *plans: RepairPlan) -> None:
+        """What becomes of the coming calls that stop a run, in order."""
+        self._repairs.add(*plans)
 
     @property
     def retry_calls(self) -> Counter[str]:
@@ -221,6 +227,7 @@ class QlikSimulator:
             access=self._access,
             webhooks=self._webhooks,
             null_links=self._null_links,
+            repairs=self._repairs,
         ).app()
 
     def _error_body(self, status: int, text: str) -> tuple[bytes, str]:

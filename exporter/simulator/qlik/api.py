@@ -46,6 +46,7 @@ from exporter.simulator.qlik.wire import (
     stamp_date,
 )
 from exporter.simulator.qlik.world import DAY, Run, Workflow, World
+from exporter.simulator.repairs import RepairPlans, fate
 from exporter.simulator.retries import RetryPlan, cut
 
 T = TypeVar("T")
@@ -79,11 +80,21 @@ USAGE_NAMES = {  # as asked for -> as answered: the reference differs from itsel
 class Api:
     """The routes and their answers. Everything it knows it asks the world for."""
 
-    def __init__(self, *, engine: Engine, world: World, access: Access, webhooks: Webhooks, null_links: bool) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        world: World,
+        access: Access,
+        webhooks: Webhooks,
+        null_links: bool,
+        repairs: RepairPlans,
+    ) -> None:
         self._engine = engine
         self._world = world
         self._access = access
         self._webhooks = webhooks
+        self._repairs = repairs
         self._null_links = null_links
         self._damage = Damage(engine)
 
@@ -99,7 +110,7 @@ class Api:
             app.router.add_get(f"{prefix}/{{id}}/runs", one(self._list_runs))
             app.router.add_get(f"{prefix}/{{id}}/runs/{{runId}}", one(self._run))
             app.router.add_post(f"{prefix}/{{id}}/runs/{{runId}}/actions/retry", two(self._retry))
-            app.router.add_post(f"{prefix}/{{id}}/runs/{{runId}}/actions/stop", two(self._stop))
+            app.router.add_post(f"{prefix}/{{id}}/runs/{{runId}}/actions/stop", two(self._repairs.around(self._stop)))
             for method, path, tier, answer in edits:
                 app.router.add_route(method, f"{prefix}{path}", self._guard(tier)(answer))
         hooks = "/api/v1/webhooks"
@@ -213,7 +224,7 @@ class Api:
         run = self._find_run(request, caller)
         if run.ended_at is not None:
             raise Refused(400, "the run has ended")
-        if not run.stopping:
+        if not run.stopping and fate(request) != "lost":
             self._world.stop(run)
         return web.Response(status=204)
 

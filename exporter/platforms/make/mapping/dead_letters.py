@@ -178,8 +178,8 @@ def looked(data: object, *, known: DeadLetter, at: float) -> Looked:
     )
 
 
-def refusal(scenario: Scenario, letter: DeadLetter) -> str | None:
-    """Why a dead letter of this scenario must not be retried as things are.
+def refusal(scenario: Scenario, letter: DeadLetter, *, fixed: str | None = None) -> str | None:
+    """Why a dead letter of this scenario must not be retried as things are; ``fixed``: it was brought to this edit.
 
     A retry resumes the blueprint frozen at the failure, so one edited since would not be what runs. Make documents no
     need for the scenario to be switched on; but one that somebody switched off is meant to do nothing. One that Make
@@ -189,7 +189,7 @@ def refusal(scenario: Scenario, letter: DeadLetter) -> str | None:
     edited = milliseconds(scenario.edited)
     if edited is None:
         return "the scenario does not say when it was last edited"
-    if edited > round(letter.opened_at * 1000):
+    if edited > round(letter.opened_at * 1000) and scenario.edited != fixed:
         return "the scenario was edited after the failure; a retry would run the old blueprint"
     if scenario.workflow.blocked is Blocked.PAUSED:
         return "the scenario is paused with its organization; a retry would run at some later time"
