@@ -174,8 +174,8 @@ def test_all_mistakes_are_told_in_one_go_whatever_else_is_wrong() -> None:
 
 CLASSES = "error.class with every class it may have, for example [unknown, network]"
 LITTLE = (
-    "nothing is asked of the error or its workflow, so every error is retried, also those that no retry can save: write "
-    "for example {error.class: [network, timeout, throttled]}"
+    "nothing is asked of the error or its workflow, so every error is retried, also those that no retry can save: "
+    "write for example {error.class: [network, timeout, throttled]}"
 )
 WARNINGS: list[tuple[dict[str, Any], str | None]] = [
     ({"match": {}}, f"{P}.match: {LITTLE}"),
