@@ -42,7 +42,8 @@ async def backtested(outline: Outline, since: float, now: float, *, say: Say, as
         say(as_text({**head, "policies": [asdict(one) for one in accounts], "errors": [asdict(one) for one in worths]}))
         return 0
     since = max(since, min((letter.opened_at for _, letter in history.dead_letters), default=since))
-    say(f"{len(subjects)} dead letters since {moment(since)}, {len(rules.policies)} policies")
+    policies = "1 policy" if len(rules.policies) == 1 else f"{len(rules.policies)} policies"
+    say(f"{_letters(len(subjects))} since {moment(since)}, {policies}")
     if made:
         say(f"left out: {made} that retries made, or whose source is not in the config")
     say("as in shadow: backoff, hours and ages count; pace, gates, budgets, storms and people do not")
@@ -81,17 +82,21 @@ def _subjects(
 
 def _say_account(one: Account, say: Say) -> None:
     if not one.policy:
-        say(f"no policy: {one.owned} dead letters")
+        say(f"no policy: {_letters(one.owned)}")
         return
-    say(f"{one.policy} ({one.action}): {one.owned} dead letters")
+    say(f"{one.policy} ({one.action}): {_letters(one.owned)}")
     if one.action != "retry" or not one.owned:
         return
     say(f"    would have retried {one.retried}, with at most {one.calls} calls")
     if one.ends:
-        ends = ", ".join(f"{number} {end}" for end, number in one.ends.most_common())
+        ends = ", ".join(f"{number} {end}" for end, number in sorted(one.ends.items(), key=lambda end: -end[1]))
         say(f"    what became of these: {ends}")
     if one.in_time:
-        say(f"    {one.in_time} were resolved before the first retry was due")
+        say(f"    resolved before the first retry was due: {one.in_time}")
+
+
+def _letters(number: int) -> str:
+    return f"{number} dead letter{'s' * (number != 1)}"
 
 
 def _line(one: Worth) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from exporter.cli import audit
 from exporter.cli.ledger import Say, as_text, dead_letter, moment, offline
 from exporter.clock import SystemClock
-from exporter.config import ConfigError, file_text
+from exporter.config import ConfigError
 from exporter.config.outline import Outline, outline
 from exporter.model.decision import Rung
 from exporter.model.policy import Rules
@@ -28,10 +28,14 @@ def test(options: argparse.Namespace) -> int:
     read, file = outline(options.config), options.file
     rules, labels = read.rules(), read.labels()
     try:
-        cases = parse_cases(file_text(file))
+        cases = parse_cases(file.read_text(encoding="utf-8"))
         verdicts = judge(cases, rules, platforms=read.platforms, labels=labels, now=SystemClock().now())
     except ConfigError as exc:
         raise ConfigError(exc.problems, file=file) from None
+    except OSError as exc:
+        raise ConfigError([exc.strerror or "cannot be read"], file=file) from None
+    except UnicodeDecodeError:
+        raise ConfigError(["not UTF-8 text: save it as UTF-8"], file=file) from None
     failed = [one for one in verdicts if one.differences]
     for one in failed:
         print(f"{file}: {one.place}: {one.name}")

@@ -1,12 +1,15 @@
 """What is allowed and probably not meant: warnings of a config, one line each."""
 
 import ipaddress
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from exporter.config import Config
 from exporter.config.mistakes import doubts
 from exporter.config.shown import masked_places
 from exporter.config.twins import twins
+from exporter.model.matchers import braces
+from exporter.platform.section import SourceConfig
 
 #: Names that lead to no public place: those of one machine, of a cluster, of a house.
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc", ".test", ".example", ".invalid")
@@ -19,12 +22,25 @@ def cautions(config: Config, now: float) -> list[str]:
         for key, url in (("url", section.url), ("token_url", getattr(section, "token_url", None))):
             if url is not None and _is_public_and_plain(url):
                 found.append(f"sources.{source}.{key}: the credential is sent unencrypted: write https://")
+        found += [
+            f"{place}: braces are no alternatives in a pattern: write one entry for each: {spread}"
+            for place, pattern in _patterns(f"sources.{source}", section)
+            if (spread := braces(pattern))
+        ]
     endpoint = config.traces.endpoint
     if config.traces.headers and endpoint is not None and _is_public_and_plain(endpoint):
         found.append("traces.endpoint: the headers are sent unencrypted: write https://")
     for place in masked_places(config):
         found.append(f"{place}: a secret that `config show` made up: put the true one in its place")
     return found
+
+
+def _patterns(place: str, section: SourceConfig) -> Iterator[tuple[str, str]]:
+    for key in ("include", "exclude"):
+        for index, pattern in enumerate(getattr(section, key)):
+            yield f"{place}.{key}[{index}]", pattern
+    for index, entry in enumerate(section.workflow_labels):
+        yield f"{place}.workflow_labels[{index}].match", entry.match
 
 
 def _is_public_and_plain(url: str) -> bool:

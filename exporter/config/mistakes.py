@@ -23,6 +23,8 @@ from exporter.model.windows import LOOK_AHEAD_DAYS, Dates
 #: What makes no sense without a retry.
 _ABOUT_RETRIES = ("approve", "exhausted", "gate", "retry", "verify", "when")
 _MATCHING = frozenset({"match", "any", "none"})
+#: Fields that tell nothing of an error or the workflow it is in.
+_SAY_LITTLE = frozenset({"platform", "source", "age", "retries"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +193,11 @@ def _without_class(one: _Written) -> Iterator[str]:
     policy, matcher = one.policy, one.policy.matcher
     if policy.action is not Action.RETRY or policy.mode is Mode.OFF:
         return
-    if not matcher.match and not matcher.any:
+    ways = [(*matcher.match, *way) for way in matcher.any] or [matcher.match]
+    if any(all(condition.field in _SAY_LITTLE for condition in way) for way in ways):
         yield (
-            f"{one.place}.match: nothing is asked, so every error is retried, also those that no retry can save: "
-            "write for example {error.class: [network, timeout, throttled]}"
+            f"{one.place}.match: nothing is asked of the error or its workflow, so every error is retried, also those "
+            "that no retry can save: write for example {error.class: [network, timeout, throttled]}"
         )
     for place, conditions in _parts(one):
         if ".none[" in place or any(c.field == "error.class" for c in (*matcher.match, *conditions)):
@@ -256,19 +259,26 @@ def _wildcards(one: _Written) -> Iterator[str]:
 
 def _half_labelled(items: Sequence[_Written], places: Sequence[Place]) -> Iterator[str]:
     """Where a source has no value of a label for some workflows, their dead letters are undetermined."""
-    asked: dict[str, str] = {}
+    told: set[str] = set()
     for one in items:
-        for place, conditions in _parts(one):
+        for at, conditions in _parts(one):
             for condition in conditions:
-                if condition.field.startswith("labels."):
-                    asked.setdefault(condition.field.removeprefix("labels."), f"{place}.{condition.field}")
-    for name, at in asked.items():
-        without = [place.name for place in places if not _labels_all(place, name)]
-        if without:
-            yield (
-                f"{at}: not every workflow of {', '.join(without)} has the label {name}, and what is not known is held "
-                f"as undetermined: give a default in sources.{without[0]}.labels"
-            )
+                name = condition.field.removeprefix("labels.")
+                if name == condition.field or name in told:
+                    continue
+                asked = (*one.policy.matcher.match, *conditions)
+                without = [p.name for p in places if _may_be_of(p, asked) and not _labels_all(p, name)]
+                if without:
+                    told.add(name)
+                    yield (
+                        f"{at}.{condition.field}: not every workflow of {', '.join(without)} has the label {name}, and "
+                        f"what is not known is held as undetermined: give a default in sources.{without[0]}.labels"
+                    )
+
+
+def _may_be_of(place: Place, conditions: Conjunction) -> bool:
+    facts = {"source": place.name, "platform": place.platform}
+    return all(condition.holds(facts) is not False for condition in conditions)
 
 
 def _labels_all(place: Place, name: str) -> bool:

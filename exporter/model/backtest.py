@@ -6,7 +6,6 @@ holds) does not, and every retry is taken to have failed, because nobody knows w
 counted are the most there could have been.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -45,7 +44,7 @@ class Account:
     retried: int = 0
     calls: int = 0
     in_time: int = 0  # resolved before the first retry was due
-    ends: Counter[str] = field(default_factory=Counter)  # of those retried: what really became of them
+    ends: dict[str, int] = field(default_factory=dict)  # of those retried: what really became of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +138,8 @@ def account(subjects: Iterable[Subject], rules: Rules, retries: Sequence[Retry],
         one.calls += lived.calls
         if lived.first_at is not None:
             one.retried += 1
-            one.ends[_end(letter, fixed.get((subject.source, letter.id)))] += 1
+            end = _end(letter, fixed.get((subject.source, letter.id)))
+            one.ends[end] = one.ends.get(end, 0) + 1
         elif letter.resolved_at is not None and one.action == "retry":
             one.in_time += 1
     return list(accounts.values())

@@ -108,6 +108,10 @@ class _Rule:
     any: tuple[tuple[_Test, ...], ...] | None
     none: tuple[tuple[_Test, ...], ...]
 
+    @property
+    def size(self) -> int:
+        return len(self.all) + sum(len(way) for way in (*(self.any or ()), *self.none))
+
     def matches(self, state: "_State") -> _Verdict:
         verdict = _and(state.of(test) for test in self.all)
         if verdict is False:
@@ -190,28 +194,34 @@ class _Search:
     steps: int = STEPS_MAX
     takers: set[str] = field(default_factory=set)  # earlier policies at which a branch ended
 
-    def finds(self, state: _State, earlier: Sequence[_Rule]) -> bool:
+    def finds(self, state: _State, earlier: Sequence[_Rule], *, at: int | None = None) -> bool:
+        """``at``: the earlier ones before it do not match; None: nobody knows, so all are asked."""
         self.steps -= 1
         if self.steps < 0:
             return True
         owned = self.later.matches(state)
         if owned is False:
             return False
-        left: list[_Rule] = []
-        split: _Atom | None = None
-        for rule in earlier:
-            taken = rule.matches(state)
-            if taken is True:
-                self.takers.add(rule.name)
+        if at is None:
+            verdicts = [(rule, rule.matches(state)) for rule in earlier]
+            taken = next((rule for rule, verdict in verdicts if verdict is True), None)
+            if taken is not None:
+                self.takers.add(taken.name)
                 return False
-            if taken is not False:
-                left.append(rule)
-                split = split or taken
+            # the plain ones first: they end most branches
+            earlier, at = sorted((r for r, verdict in verdicts if verdict is not False), key=lambda r: r.size), 0
         if owned is not True:
-            return any(self.finds(state.assuming(owned, holds), left) for holds in (True, False))
-        if split is None:
-            return True
-        return any(self.finds(state.assuming(split, holds), left) for holds in (False, True))
+            return any(self.finds(state.assuming(owned, holds), earlier) for holds in (True, False))
+        for index in range(at, len(earlier)):
+            verdict = earlier[index].matches(state)
+            if verdict is True:
+                self.takers.add(earlier[index].name)
+                return False
+            if verdict is not False:
+                # what is decided of a text concerns few others: they are asked in their turn
+                turn = index if isinstance(verdict.value, str) else None
+                return any(self.finds(state.assuming(verdict, h), earlier, at=turn) for h in (False, True))
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,17 +295,17 @@ def _ended(policy: Policy, earlier: Sequence[Policy], place: Place) -> set[str] 
 
 def _kinds(places: Sequence[Place], policies: Sequence[Policy]) -> Iterator[Place]:
     """One source of each kind that these policies can tell apart."""
-    named = {
-        str(value)
+    conditions = [
+        condition
         for policy in policies
         for way in (policy.matcher.match, *policy.matcher.any, *policy.matcher.none)
         for condition in way
-        if condition.field == "source"
-        for value in condition.values
-    }
+    ]
+    named = {str(value) for condition in conditions if condition.field == "source" for value in condition.values}
+    asked = {condition.field.removeprefix("labels.") for condition in conditions}
     seen = set[object]()
     for place in places:
-        labels = tuple(sorted((name, tuple(sorted(values))) for name, values in _values(place.labels).items()))
+        labels = frozenset((name, values) for name, values in _values(place.labels).items() if name in asked)
         kind = (place.name if place.name in named else "", place.platform, labels)
         if kind not in seen:
             seen.add(kind)

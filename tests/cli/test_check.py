@@ -50,6 +50,29 @@ async def test_the_verdict_comes_first_and_always(tmp_path: Path) -> None:
     assert said[1:] == ["log.level: must be one of debug, info, warning, error", "nonsense: unknown key"]
 
 
+async def test_how_many_retries_a_day_each_source_can_have_at_most(tmp_path: Path) -> None:
+    policies = [{"name": "p", "match": {"error.class": "network"}, "action": "retry"}]
+    for mode, pace, said in (
+        ("enforce", {}, "q: its pace allows at most 8640 retries a day, 3 at once"),
+        ("approve", {"rate": "1/7d", "burst": 1}, "q: its pace allows at most 1 retries a day, 1 at once"),
+        ("enforce", {"rate": "100/1h"}, "q: its pace allows at most 2400 retries a day, 3 at once"),
+        (
+            "shadow",
+            {},
+            "q: its pace allows at most 8640 retries a day, 3 at once; none is sent while the mode is shadow",
+        ),
+    ):
+        retries = {"mode": mode, "policies": policies, "sources": {"q": {"pace": pace}}}
+        assert (await checked(tmp_path, {"retries": retries}))[1][2:] == [said]
+
+
+async def test_policies_that_hardly_anybody_means_are_warnings(tmp_path: Path) -> None:
+    policies = [{"name": "p", "match": {}, "action": "retry"}]
+    code, said = await checked(tmp_path, {"retries": {"policies": policies}})
+    assert (code, said[0]) == (0, "fine, 1 warning")
+    assert said[1].startswith("warning: retries.policies[0].match: nothing is asked of the error or its workflow, ")
+
+
 async def test_the_folder_of_the_database_is_tried(tmp_path: Path) -> None:
     for url, line in (
         (

@@ -173,9 +173,16 @@ def test_all_mistakes_are_told_in_one_go_whatever_else_is_wrong() -> None:
 
 
 CLASSES = "error.class with every class it may have, for example [unknown, network]"
+LITTLE = (
+    "nothing is asked of the error or its workflow, so every error is retried, also those that no retry can save: "
+    "write for example {error.class: [network, timeout, throttled]}"
+)
 WARNINGS: list[tuple[dict[str, Any], str | None]] = [
-    ({"match": {}}, f"{P}.match: nothing is asked, so every error is retried, also those that no retry can save: write "
-        "for example {error.class: [network, timeout, throttled]}"),
+    ({"match": {}}, f"{P}.match: {LITTLE}"),
+    ({"match": {"platform": "make", "age": {"gte": "20m"}}}, f"{P}.match: {LITTLE}"),
+    ({"match": {}, "any": [{"error.class": "network"}, {"source": "us"}]}, f"{P}.match: {LITTLE}"),
+    ({"match": {"labels.tier": "gold", "source": "eu"}}, None),
+    ({"match": {"opened_at": {"gte": "2026-11-28"}}}, None),
     ({"match": {}, "action": "hold"}, None),
     ({"match": {}, "any": [{"error.class": "network"}]}, None),
     ({"match": {"error.type": "X"}}, f"{P}.match: error.type without error.class never matches an error whose class is "
@@ -221,3 +228,13 @@ def test_dates_that_yaml_reads_as_such_are_dates() -> None:
     )
     [policy] = parse(written, {}).rules().policies
     assert [condition.values[0] for condition in policy.matcher.match[1:]] == [NOW - 86400, NOW - 3 * 3600]
+
+
+def test_braces_in_other_patterns_are_warnings() -> None:
+    written = SOURCES.replace('match: "*payment*"', 'match: "*{pay,bill}*"')
+    written = written.replace("token: t-o-k-e-n}", "token: t-o-k-e-n, exclude: ['{a,b}']}")
+    assert cautions(parse(written, {}), NOW) == [
+        "sources.eu.workflow_labels[0].match: braces are no alternatives in a pattern: write one entry for each: "
+        '["*pay*", "*bill*"]',
+        'sources.us.exclude[0]: braces are no alternatives in a pattern: write one entry for each: ["a", "b"]',
+    ]

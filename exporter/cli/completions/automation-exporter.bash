@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/automation-exporter
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_automation_exporter_policies_subparsers=(explain)
+_shtab_automation_exporter_policies_subparsers=(explain test backtest)
 _shtab_automation_exporter_retries_subparsers=(list show audit pause resume approve hold quarantine release)
 _shtab_automation_exporter_config_subparsers=(schema show)
 _shtab_automation_exporter_subparsers=(run demo check rules simulate policies retries config completion)
@@ -16,6 +16,8 @@ _shtab_automation_exporter_check_option_strings=(-h --help --config --online)
 _shtab_automation_exporter_rules_option_strings=(-h --help --config)
 _shtab_automation_exporter_simulate_option_strings=(-h --help --platform --port --seed --workflows --fault --webhooks)
 _shtab_automation_exporter_policies_explain_option_strings=(-h --help --config --all --json)
+_shtab_automation_exporter_policies_test_option_strings=(-h --help --config)
+_shtab_automation_exporter_policies_backtest_option_strings=(-h --help --config --since --json)
 _shtab_automation_exporter_policies_option_strings=(-h --help)
 _shtab_automation_exporter_retries_list_option_strings=(-h --help --store --config --limit --json)
 _shtab_automation_exporter_retries_show_option_strings=(-h --help --config --json)
@@ -37,6 +39,9 @@ _shtab_automation_exporter_run___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_check___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_rules___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_policies_explain___config_COMPGEN=_shtab_compgen_files
+_shtab_automation_exporter_policies_test_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_automation_exporter_policies_test___config_COMPGEN=_shtab_compgen_files
+_shtab_automation_exporter_policies_backtest___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_retries_list___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_retries_show___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_retries_audit___config_COMPGEN=_shtab_compgen_files
@@ -48,7 +53,7 @@ _shtab_automation_exporter_retries_quarantine___config_COMPGEN=_shtab_compgen_fi
 _shtab_automation_exporter_retries_release___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_config_show___config_COMPGEN=_shtab_compgen_files
 
-_shtab_automation_exporter_policies_pos_0_choices=(explain)
+_shtab_automation_exporter_policies_pos_0_choices=(explain test backtest)
 _shtab_automation_exporter_retries_pos_0_choices=(list show audit pause resume approve hold quarantine release)
 _shtab_automation_exporter_config_pos_0_choices=(schema show)
 _shtab_automation_exporter_completion_pos_0_choices=(bash zsh fish)
@@ -71,6 +76,11 @@ _shtab_automation_exporter_policies_explain__h_nargs=0
 _shtab_automation_exporter_policies_explain___help_nargs=0
 _shtab_automation_exporter_policies_explain___all_nargs=0
 _shtab_automation_exporter_policies_explain___json_nargs=0
+_shtab_automation_exporter_policies_test__h_nargs=0
+_shtab_automation_exporter_policies_test___help_nargs=0
+_shtab_automation_exporter_policies_backtest__h_nargs=0
+_shtab_automation_exporter_policies_backtest___help_nargs=0
+_shtab_automation_exporter_policies_backtest___json_nargs=0
 _shtab_automation_exporter_policies_pos_0_nargs=A...
 _shtab_automation_exporter_policies__h_nargs=0
 _shtab_automation_exporter_policies___help_nargs=0

@@ -50,7 +50,7 @@ function _shtab_automation_exporter_using
   test "$_shtab_automation_exporter_cmdpath" = "$argv"
 end
 
-set -g _shtab_automation_exporter_commands run demo check rules simulate policies 'policies explain' retries 'retries list' 'retries show' 'retries audit' 'retries pause' 'retries resume' 'retries approve' 'retries hold' 'retries quarantine' 'retries release' config 'config schema' 'config show' completion
+set -g _shtab_automation_exporter_commands run demo check rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries pause' 'retries resume' 'retries approve' 'retries hold' 'retries quarantine' 'retries release' config 'config schema' 'config show' completion
 set -g _shtab_automation_exporter_opts_with_value --config --fault --for --limit --platform --policy --port --seed --since --source --store --webhooks --why --workflows
 
 complete -c automation-exporter -e
@@ -88,6 +88,15 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using policies ex
 complete -c automation-exporter -n '_shtab_automation_exporter_using policies explain' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
 complete -c automation-exporter -n '_shtab_automation_exporter_using policies explain' -l all -d 'every check of every open dead letter'
 complete -c automation-exporter -n '_shtab_automation_exporter_using policies explain' -l json -d 'as one JSON object'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies; and test $_shtab_automation_exporter_npos -eq 0' -a test -d 'Cases, each a dead letter and what should be decided of it, against the policies.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies test' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies test' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies test; and test $_shtab_automation_exporter_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the cases, as YAML'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies; and test $_shtab_automation_exporter_npos -eq 0' -a backtest -d 'What these policies would have retried of the recorded dead letters, and what became of those.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies backtest' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies backtest' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies backtest' -l since -x -d 'a time (UTC unless it says otherwise), or how long ago (default: 14d)'
+complete -c automation-exporter -n '_shtab_automation_exporter_using policies backtest' -l json -d 'as one JSON object'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a retries -d 'The ledger of retries, and control over them.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a list -d 'The newest retries.'

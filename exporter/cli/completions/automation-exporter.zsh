@@ -33,7 +33,9 @@ _shtab_automation_exporter_config_commands() {
 
 _shtab_automation_exporter_policies_commands() {
   local _commands=(
+    backtest:'What these policies would have retried of the recorded dead letters, and what became of those.'
     explain:'What is decided of the open dead letters, and why; changes nothing.'
+    test:'Cases, each a dead letter and what should be decided of it, against the policies.'
   )
   _describe 'automation-exporter policies commands' _commands
 }
@@ -117,6 +119,16 @@ _shtab_automation_exporter_policies_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_policies_defaults_added=0
 
+_shtab_automation_exporter_policies_backtest_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--since[a time (UTC unless it says otherwise), or how long ago (default\: 14d)]:T:"
+  "--json[as one JSON object]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_policies_backtest_defaults_added=0
+
 _shtab_automation_exporter_policies_explain_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
@@ -127,6 +139,15 @@ _shtab_automation_exporter_policies_explain_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_policies_explain_defaults_added=0
+
+_shtab_automation_exporter_policies_test_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  ":the cases, as YAML:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_policies_test_defaults_added=0
 
 _shtab_automation_exporter_retries_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -332,7 +353,9 @@ _shtab_automation_exporter_policies() {
       (( CURRENT += 1 ))
       curcontext="${curcontext%:*:*}:_shtab_automation_exporter_policies-$line[1]:"
       case $line[1] in
+        backtest) _arguments -C -s $_shtab_automation_exporter_policies_backtest_options ;;
         explain) _arguments -C -s $_shtab_automation_exporter_policies_explain_options ;;
+        test) _arguments -C -s $_shtab_automation_exporter_policies_test_options ;;
       esac
   esac
 }
