@@ -67,8 +67,9 @@ def live(subject: Subject, rules: Rules, *, until: float) -> Lived:
     edges = sorted(letter.opened_at + age for age in _ages(rules.policies))
     now, first_at, owner, last = letter.opened_at, None, "", Verb.HOLD
     history: list[Retry] = []
+    waited = 0.0
     for _ in range(STEPS_MAX):
-        ladder = climb(replace(subject, letter=letter, history=tuple(history)), rules, now)
+        ladder = climb(replace(subject, letter=letter, history=tuple(history), waited=waited), rules, now)
         decision, last = ladder.decision, ladder.decision.verb
         if decision.verb is Verb.RETRY:
             first_at = now if first_at is None else first_at
@@ -82,6 +83,7 @@ def live(subject: Subject, rules: Rules, *, until: float) -> Lived:
             continue
         if not later or min(later) >= until:
             break
+        waited += 0.0 if decision.ages else min(later) - now
         now = min(later)
     return Lived(policy=owner, first_at=first_at, calls=len(history), last=last)
 

@@ -50,6 +50,13 @@ def test_hours_are_waited_for() -> None:
     assert lived.first_at % DAY == 3 * HOUR
 
 
+def test_time_outside_the_hours_does_not_age() -> None:
+    window = parse_window("UTC", ["03:00-04:00"], [])
+    short = policy(window=window, give_up_after=2 * HOUR)
+    lived = live(opened(), rules(short, **SHADOW), until=NOW)
+    assert (lived.first_at is not None, lived.calls) == (True, 2)
+
+
 def test_who_owned_what_and_what_became_of_it() -> None:
     def one(id: str, **changes: Any) -> Any:
         return subject(letter=letter(id=id, opened_at=OPENED, **changes), root=id)
