@@ -42,7 +42,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cooling:
-    """Seconds a gate stays shut after it was tripped for the k-th time in a row: ``first`` times ``factor`` to the k-1."""
+    """Seconds a gate stays shut after the k-th trip in a row: ``first``, then ``factor`` times as long, up to ``cap``."""
 
     first: float = 1800.0
     factor: float = 2.0
@@ -59,7 +59,7 @@ class GateRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How many failed retries a source can afford: ``earn`` tokens for each successful run of its own, ``floor`` a second.
+    """How many failed retries a source can afford: ``earn`` tokens for each successful run, ``floor`` tokens a second.
 
     A retry takes one and gives it back if it succeeds. It starts empty and holds at most ``cap``.
     """
@@ -71,7 +71,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storm:
-    """When a source as a whole is unwell: the part ``failing`` of at least ``of`` runs that ended ``within`` seconds."""
+    """When a source as a whole is unwell: a part ``failing`` of at least ``of`` runs that ended ``within`` seconds."""
 
     failing: float = 0.4
     of: int = 20

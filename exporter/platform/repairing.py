@@ -126,7 +126,7 @@ class Repairing:
         return next((offer for offer in self.offers if offer.action is action), None)
 
     def untold(self, grant: Sequence[RepairAction]) -> list[str]:
-        """What a check says of the rights that granted repairs take, where nothing tells whether a credential has them."""
+        """What a check says of the rights that granted repairs take, where nothing tells what a credential may."""
         return [
             f"note: {offer.action} is granted and takes {offer.needs}; nothing tells whether the credential has that"
             for offer in self.offers

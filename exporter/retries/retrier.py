@@ -440,7 +440,7 @@ class Retrier:
                     await self._book.set_back(name, "", retry_after=None, now=now)
 
     async def _lower(self, why: str) -> None:
-        """Nothing more is sent that a person does not approve, until a call of ours is accepted, or a person says so."""
+        """Send nothing more that a person does not approve, until a call of ours is accepted or a person says so."""
         name, now = self.source.name, self._clock.now()
         await self._book.set_back(name, DENIED, retry_after=None, now=now)
         word = self._word(Scope.SOURCE, OverrideAction.LOWER, until=now + LOWERED_FOR, why=why)
@@ -449,7 +449,7 @@ class Retrier:
         log.warning("retries wait for approval", source=name, why=why)
 
     async def _lift(self) -> None:
-        """See whether a source whose credential was refused is well again: where looks are refused too, a look tells."""
+        """See whether a refused credential is good again: where looks were refused as well, a look tells."""
         name, now, letters = self.source.name, self._clock.now(), self._known.dead_letters
         lowering = [override for override in self._lowering() if override.holds(now)]
         if not lowering or not letters or now < self._book.set_back_until(name, DENIED, now):

@@ -245,7 +245,7 @@ def _other(retry: Retry | None, root: str) -> Retry | None:
 class Evidence:
     """What the verdict of a retry is weighed by."""
 
-    gate: GateRules = GateRules()  # of its policy
+    gate: GateRules = field(default_factory=GateRules)  # of its policy
     storm: bool = False
     well_at: float | None = None  # when a run of its workflow last succeeded by itself, on our clock
     failed_at: float = 0.0  # when the run that failed did, on our clock

@@ -17,7 +17,11 @@ import pytest
 from exporter import app
 from exporter.clock import SystemClock
 from exporter.config import Config
+from exporter.model.operations import OperationAction
+from exporter.model.retries import Reason
 from exporter.retries import protocol, retrier
+from exporter.retries.control import ControlError
+from exporter.retries.operations import Selection
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.simulator.retries import RetryPlan
 from tests.servers import eventually, forked
@@ -31,6 +35,7 @@ RETRIES = {
             "action": "retry",
             "match": {"error.class": ["network", "timeout"]},
             "retry": {"retries": 3, "backoff": {"first": "10ms", "cap": "50ms"}, "give_up_after": "30d"},
+            "gate": {"ramp": [1000], "cool": {"first": "10ms", "factor": 1, "cap": "20ms"}},
         }
     ],
 }
@@ -86,7 +91,9 @@ async def all_read(make: Any, folder: Path, calls: float) -> bool:
 
 
 @pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
-async def test_a_process_killed_at_any_moment_neither_repeats_nor_loses_a_retry(tmp_path: Path, kills: int) -> None:
+async def test_a_process_killed_at_any_moment_neither_repeats_nor_loses_a_retry(
+    tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = random.Random(kills)
     async with world(tmp_path) as (make, config):
         workflows = [make.add_workflow(name=f"w{number}") for number in range(4)]
@@ -126,3 +133,36 @@ async def test_a_process_killed_at_any_moment_neither_repeats_nor_loses_a_retry(
             }
         still = {item.id for item in make.world.dead_letters.values() if item.resolved_at is None}
         assert still <= opened
+        await all_recovered(make, config, monkeypatch)
+
+
+async def all_recovered(make: Any, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the platform well, and a person who settles what nobody can know, every letter is recovered in the end."""
+    for module, name, seconds in (
+        (retrier, "INTERVAL", 0.05),
+        (protocol, "LOOK_FIRST", 0.1),
+        (protocol, "LOOK_MOST", 0.5),
+        (protocol, "LOOK_HELD", 0.5),
+        (protocol, "HORIZON", 1.0),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    make.forget_plans()
+
+    async def settled() -> bool:
+        stuck = [
+            (one.subject.source, one.subject.letter.id)
+            for one in running.control.everything()
+            if one.ladder.decision.reason in (Reason.HELD, Reason.EXHAUSTED)
+        ]
+        for key in stuck:
+            with contextlib.suppress(ControlError):
+                await running.operations.begin(OperationAction.RELEASE, Selection(ids=[key]), who="ann")
+        return all(item.resolved_at is not None for item in make.world.dead_letters.values())
+
+    async with app.service(config) as running:
+        await eventually(settled, every=0.5)
+        assert running.control.everything() == [] or await eventually(lambda: nothing_open(running), every=0.1)
+
+
+async def nothing_open(running: app.Service) -> bool:
+    return not running.control.everything()
