@@ -35,6 +35,7 @@ RETRIES = {
             "action": "retry",
             "match": {"error.class": ["network", "timeout"]},
             "retry": {"retries": 3, "backoff": {"first": "10ms", "cap": "50ms"}, "give_up_after": "30d"},
+            "verify": {"deadline": "20s"},
             "gate": {"ramp": [1000], "cool": {"first": "10ms", "factor": 1, "cap": "20ms"}},
         }
     ],
