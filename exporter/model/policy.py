@@ -42,7 +42,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cooling:
-    """Seconds a gate stays shut after the k-th trip in a row: ``first``, then ``factor`` times as long, up to ``cap``."""
+    """Seconds a gate stays shut after the k-th trip in a row: ``first``, then ``factor`` times that, up to ``cap``."""
 
     first: float = 1800.0
     factor: float = 2.0
