@@ -10,7 +10,7 @@ import re
 
 from msgspec.structs import replace
 
-from exporter.model import FAILED, Result, Run
+from exporter.model import FAILED, ErrorClass, Result, Run
 from exporter.platform import MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platform.events import receive_generic
 from exporter.platforms.n8n.errors import of_event
@@ -22,10 +22,16 @@ def receive(request: WebhookRequest) -> WebhookEvents:
     """Read documented events, with the words that n8n has for errors."""
     events = receive_generic(request, classify=of_event, run_id=_run_id)
     runs = [observation for observation in events.observations if isinstance(observation, Run)]
-    told = [run for run in runs if run.result is not Result.CANCELLED]
+    told = [_without_riddle(run) for run in runs if run.result is not Result.CANCELLED]
     ended_badly = [run for run in runs if run.result is Result.CANCELLED or run.result in FAILED]
     named = [RunKey(run_id=run.id, workflow_id=run.workflow_id) for run in ended_badly]
     return replace(events, observations=told, wake=tuple(dict.fromkeys([*named, *events.wake])))
+
+
+def _without_riddle(run: Run) -> Run:
+    """A cause of which nothing is known would be counted as such before the run is read."""
+    riddle = run.error is not None and run.error.error_class is ErrorClass.UNKNOWN
+    return replace(run, error=None) if riddle else run
 
 
 def _run_id(text: str) -> str:

@@ -179,8 +179,12 @@ def report(execution: Execution, now: int) -> Json:
         "run_id": str(execution.id),
         "result": "cancelled" if cancelled else "failure",
         "ended_at": stamp(now),
-        "error": None if failure is None else {"type": failure.name, "message": failure.message},
+        "error": None if failure is None else {"type": failure.name, "message": _with_code(failure)},
     }
+
+
+def _with_code(failure: Failure) -> str:
+    return failure.message if failure.http_code is None else f"[{failure.http_code}] {failure.message}"
 
 
 def node(shown: Node) -> Json:

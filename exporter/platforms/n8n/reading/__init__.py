@@ -7,12 +7,15 @@ Workflows are listed rarely: a page carries every node of each, twice. What of t
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
-from exporter.model import Listing, Observation
+from msgspec.structs import replace
+
+from exporter.model import Listing, Observation, Workflow
 from exporter.platform import BadItem, Fault, Known, Page, RunKey, selected
 from exporter.platforms.n8n import mapping
 from exporter.platforms.n8n.calls import Calls
 from exporter.platforms.n8n.check import Check
 from exporter.platforms.n8n.config import N8nConfig
+from exporter.platforms.n8n.mapping import Habits
 from exporter.platforms.n8n.reading.habits import Customs
 from exporter.platforms.n8n.reading.runs import RunReader
 from exporter.wire.api import Api
@@ -50,8 +53,8 @@ class N8nClient:
         """List the workflows. Cursors: what is to be known of each."""
         self._customs.recall(known)
         before = dict(known.cursors("workflows"))
-        await self._customs.probe(known)
         saving = self._customs.saving
+        held: list[tuple[Workflow, Habits]] = []  # of those that leave to the instance what nobody knows of it
         listed: set[str] = set()
         began: float | None = None
         whole = True
@@ -72,9 +75,16 @@ class N8nClient:
                     self._customs.learn(workflow.id, habits)
                     if habits.dump() != before.get(workflow.id):
                         cursors[workflow.id] = habits.dump()
-                    if selected(self._config, workflow.id, workflow.name):
+                    if not selected(self._config, workflow.id, workflow.name):
+                        continue
+                    if saving.successes is None and habits.saves_successes is None:
+                        held.append((workflow, habits))
+                    else:
                         told.append(workflow)
                 yield Page(observations=told, faults=faults, cursors=cursors, items=len(page.items))
+        if held:
+            saving = await self._customs.probed()
+            yield Page(observations=[replace(w, uncounted=saving.uncounted(habits)) for w, habits in held])
         if began is None or not whole:  # a workflow that could not be read would look as if it were gone
             return
         watched = frozenset(key for key in listed if selected(self._config, key, self._customs.of(key).name))

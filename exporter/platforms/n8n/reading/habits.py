@@ -7,6 +7,7 @@ says how it is now. Until either was seen nobody knows, and what nobody knows is
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from exporter.platform import BadItem, Known
 from exporter.platforms.n8n import mapping
@@ -80,21 +81,18 @@ class Customs:
         if self._undecided(workflow_id) and self.of(workflow_id).saves_errors is not False:
             self._vanished = max(self._vanished, number)
 
-    async def probe(self, known: Known) -> None:
-        """Look once at the newest successes while nothing has shown whether they are saved."""
-        if self.saving.successes is not None:
-            return
+    async def probed(self) -> Saving:
+        """What the instance saves, after a look at its newest successes: nothing has shown it so far."""
         try:
             page = await self._calls.executions(lane=Lane.SWEEPS, status="success")
         except ApiError as error:
             if stops_sweep(error):
                 raise
-            return
+            return self.saving
         for item in page.items:
-            try:
+            with suppress(BadItem):
                 self.met(mapping.row(item, numbering=Numbering()))
-            except BadItem:
-                continue
+        return self.saving
 
     def restarted(self) -> None:
         """The database is another: what was seen of the old one says nothing."""

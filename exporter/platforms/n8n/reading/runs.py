@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from exporter.log import get_logger
-from exporter.model import Observation, Result, Run, State
+from exporter.model import Error, Observation, Result, Run, State
 from exporter.platform import BadItem, Fault, Known, Page, RunKey, in_turns, selected
 from exporter.platforms.n8n import mapping
 from exporter.platforms.n8n.calls import Calls, stops_sweep
@@ -359,6 +359,11 @@ class RunReader:
         detail = "another database: an execution was given a number that was there before; dead letters of old are gone"
         return Page(faults=[Fault(kind=ErrorKind.CONFLICT, detail=detail)])
 
+    def _unsaved(self, run_id: str, workflow_id: str) -> Run:
+        """What is left to say of a run that an event named and that is not there: why it failed nobody will know."""
+        gone = Run(workflow_id=workflow_id, id=run_id, state=State.FINISHED, result=Result.UNKNOWN)
+        return replace(gone, ended_at=self._calls.now(), error=Error(), steps=())
+
     async def complete(self, keys: Sequence[RunKey], known: Known, now: float) -> AsyncGenerator[Page, None]:
         """Read the runs that events named. One that is not there was not saved: what the event said is all there is."""
         self._customs.recall(known)
@@ -375,8 +380,7 @@ class RunReader:
                     told = await self._claims(row, sweep)
                     yield Page(observations=told)
                 elif key.workflow_id is not None and key.run_id == str(number):
-                    gone = Run(workflow_id=key.workflow_id, id=key.run_id, state=State.FINISHED, result=Result.UNKNOWN)
-                    yield Page(observations=[replace(gone, ended_at=self._calls.now())])
+                    yield Page(observations=[self._unsaved(key.run_id, key.workflow_id)])
             except ApiError as error:
                 if stops_sweep(error):
                     raise
