@@ -35,11 +35,11 @@ def assert_letters(made: Source) -> None:
 # Counting
 
 
-@pytest.mark.parametrize(("seed", "gap"), [(1, 60.0), (2, 60.0), (3, 20 * MINUTE), (4, 7.0)])
+@pytest.mark.parametrize(("seed", "gap"), [(1, 60.0), (2, 60.0), (3, 20 * MINUTE), (4, 17.0)])
 async def test_every_run_is_counted_once_whatever_the_rhythm_of_sweeps(seed: int, gap: float) -> None:
     async with instance(seed=seed, workflows=8) as made:
         await made.sweep()
-        for _ in range(int(min(4 * HOUR, 100 * gap) / gap)):
+        for _ in range(int(min(4 * HOUR, 40 * gap) / gap)):
             await made.pass_time(gap)
             await made.sweep()
         for _ in range(6):
@@ -77,7 +77,7 @@ async def test_in_trouble_time_is_lost_and_no_count(seed: int) -> None:
         rate_limited=0.05, unavailable=0.05, server_error_html=0.05, truncated=0.05, duplicates=0.1, shifting_pages=0.1
     )
     async with instance(seed=seed, workflows=8, faults=trouble) as made:
-        for _ in range(60):
+        for _ in range(30):
             await made.pass_time(MINUTE)
             for stream in ("workflows", "runs"):
                 try:
