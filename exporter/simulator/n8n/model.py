@@ -49,32 +49,48 @@ class Failure:
     node_type: str | None = "n8n-nodes-base.httpRequest"  # None: no node is named
 
 
-def _api(error_class: str, http_code: str, message: str, description: str | None = None) -> Failure:
-    return Failure(
-        error_class=error_class, name="NodeApiError", message=message, http_code=http_code, description=description
+def _call(error_class: str, http_code: str, message: str) -> tuple[str, Failure]:
+    """The error of an HTTP node; ``http_code`` is also where n8n puts what broke a connection."""
+    text = f'{http_code} - "{{\\"ok\\":false}}"' if http_code.isdecimal() else None
+    return http_code, Failure(
+        error_class=error_class, name="NodeApiError", message=message, http_code=http_code, description=text
     )
 
 
-#: Error class -> the error that n8n shows for it.
+#: What a node makes of the answer it gets, or of none.
+CALLS: dict[str, Failure] = dict(
+    (
+        _call("network", "ECONNREFUSED", "The service refused the connection - perhaps it is offline"),
+        _call(
+            "timeout",
+            "ETIMEDOUT",
+            "The connection timed out, consider setting the 'Retry on Fail' option in the node settings",
+        ),
+        _call("validation", "400", "Bad request - please check your parameters"),
+        _call("auth", "401", "Authorization failed - please check your credentials"),
+        _call("permission", "403", "Forbidden - perhaps check your credentials?"),
+        _call("not_found", "404", "The resource you are requesting could not be found"),
+        _call("timeout", "408", "x"),
+        _call("conflict", "409", "x"),
+        _call("validation", "422", "x"),
+        _call("throttled", "429", "The service is receiving too many requests from you"),
+        _call("platform", "500", "The service was not able to process your request"),
+        _call("platform", "502", "x"),
+        _call("platform", "503", "x"),
+        _call("platform", "504", "x"),
+    )
+)
+#: Error class -> an error that n8n shows for it.
 ERRORS: dict[str, Failure] = {
-    "network": _api("network", "ECONNREFUSED", "The service refused the connection - perhaps it is offline"),
-    "timeout": _api(
-        "timeout",
-        "ETIMEDOUT",
-        "The connection timed out, consider setting the 'Retry on Fail' option in the node settings",
-    ),
-    "throttled": _api(
-        "throttled",
-        "429",
-        "The service is receiving too many requests from you",
-        '429 - "{\\"error\\":\\"slow down\\"}"',
-    ),
-    "platform": _api("platform", "500", "The service was not able to process your request", '500 - "{\\"ok\\":false}"'),
-    "conflict": _api("conflict", "409", "The resource already exists", '409 - "{\\"error\\":\\"exists\\"}"'),
-    "not_found": _api("not_found", "404", "The resource you are requesting could not be found"),
-    "validation": _api("validation", "400", "Bad request - please check your parameters"),
-    "auth": _api("auth", "401", "Authorization failed - please check your credentials"),
-    "permission": _api("permission", "403", "Forbidden - perhaps check your credentials?"),
+    "network": CALLS["ECONNREFUSED"],
+    "timeout": CALLS["ETIMEDOUT"],
+    "throttled": CALLS["429"],
+    "platform": CALLS["500"],
+    "conflict": CALLS["409"],
+    "not_found": CALLS["404"],
+    "validation": CALLS["400"],
+    "auth": CALLS["401"],
+    "permission": CALLS["403"],
     "unknown": Failure(
         error_class="unknown",
         name="WrappedExecutionError",
