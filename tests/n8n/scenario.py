@@ -11,10 +11,13 @@ from typing import Any, Protocol
 
 Json = dict[str, Any]
 TIMES = ("createdAt", "startedAt", "stoppedAt", "waitTill", "deletedAt")
+#: What a row says, and the detail again.
+ROW = ("id", "finished", "mode", "retryOf", "retrySuccessId", "status", "startedAt", "stoppedAt", "workflowId",
+       "waitTill")  # fmt: skip
 #: How long nothing may have happened before all is taken to be at rest (seconds): the error workflow starts late.
 QUIET_SECONDS = 0.7
 #: Longer than n8n keeps an execution in memory; it is put away, waiting.
-LONG_WAIT, SHORT_WAIT = 66, 5
+LONG_WAIT, SHORT_WAIT, HELD = 66, 5, 15
 
 
 class Stand(Protocol):
@@ -68,8 +71,7 @@ def node(name: str, kind: str, version: float, parameters: Json | None = None, *
 
 def chain(name: str, *nodes: Json, **settings: Any) -> Json:
     links = {
-        a["name"]: {"main": [[{"node": b["name"], "type": "main", "index": 0}]]}
-        for a, b in itertools.pairwise(nodes)
+        a["name"]: {"main": [[{"node": b["name"], "type": "main", "index": 0}]]} for a, b in itertools.pairwise(nodes)
     }
     return {"name": name, "nodes": list(nodes), "connections": links,
             "settings": {"executionOrder": "v1", **settings}}  # fmt: skip
@@ -97,7 +99,8 @@ def error_handler(sink: str) -> Json:
     """Posts the event of the documents: it knows no start, and takes now for the end."""
     event = (
         "={{ JSON.stringify({event: 'run.finished', workflow_id: $json.workflow.id, run_id: $json.execution?.id,"
-        " error: {type: $json.execution?.error?.name, message: $json.execution?.error?.message},"
+        " error: {type: $json.execution?.error?.name, message: ($json.execution?.error?.httpCode ?"
+        " '[' + $json.execution.error.httpCode + '] ' : '') + $json.execution?.error?.message},"
         " ended_at: $now.toUTC().toISO(),"
         " result: ($json.execution?.error?.name ?? '').includes('Cancelled') ? 'cancelled' : 'failure'}) }}"
     )
@@ -174,15 +177,15 @@ class Story:
         found = {row["id"]: row for row in (*await self.rows(), *await self.rows(status="running"))}
         entry: Json = {"step": step, "rows": []}
         for execution_id in sorted(found, key=int):
-            row = {**found[execution_id], **dict.fromkeys(blur, "?")}
+            row = found[execution_id]
             if self._rows.get(execution_id) != row:
-                entry["rows"].append(self._row(row))
+                entry["rows"].append(self._row({**row, **dict.fromkeys(blur, "?")}))
                 if details and row["status"] not in ("success", "new"):
                     entry.setdefault("details", []).append(await self._detail(execution_id))
         gone = sorted(set(self._rows) - set(found), key=int)
         if gone:
             entry["gone"] = gone
-        self._rows = {i: {**row, **dict.fromkeys(blur, "?")} for i, row in found.items()}
+        self._rows = found
         reports = self.stand.reports()
         if reports:
             entry["reports"] = sorted((self._report(report) for report in reports), key=lambda r: int(r["run_id"]))
@@ -193,7 +196,7 @@ class Story:
         status, answer = await self.stand.call(method, path, body)
         shown = answer
         if isinstance(answer, dict):
-            shown = {key: self._plain(key, value) for key, value in answer.items() if key != "data"}
+            shown = {key: self._plain(key, value) for key, value in answer.items()}
         self.record.append({"step": step, "asked": f"{method} {self._hide(path)}", "status": status, "answer": shown})
         return answer
 
@@ -209,7 +212,7 @@ class Story:
             return "time"
         if key == "workflowId":
             return self._names.get(value, value)
-        return value
+        return "there" if key in ("data", "workflowData", "jsonSizeBytes") and value else value
 
     def _hide(self, path: str) -> str:
         for workflow_id, name in self._names.items():
@@ -225,8 +228,7 @@ class Story:
         assert status == 200, whole
         data = whole.pop("data")
         result: Json = {}
-        whole = {key: self._plain(key, value) for key, value in whole.items() if key != "workflowData"}
-        whole["jsonSizeBytes"] = whole["jsonSizeBytes"] > 0
+        whole = {key: self._plain(key, value) for key, value in whole.items() if key == "id" or key not in ROW}
         whole["workflowVersionId"] = whole["workflowVersionId"] and "id"
         told = data["resultData"]
         error = told.get("error")
@@ -285,6 +287,7 @@ async def _build(story: Story) -> None:
     await story.build(chain("flaky", hook("flaky"), FLAKY, NOTHING, **told))
     await story.build(chain("call", hook("call"), CALL, NOTHING, **told))
     await story.build(chain("slow", hook("slow"), wait(SHORT_WAIT), NOTHING, **told))
+    await story.build(chain("held", hook("held"), wait(HELD), NOTHING, **told))
     await story.build(chain("wait", hook("wait"), wait(LONG_WAIT), NOTHING, **told))
     await story.build(chain("timeout", hook("timeout"), wait(30), NOTHING, executionTimeout=3, **told))
     called = node("Called", "executeWorkflowTrigger", 1.1, {"inputSource": "passthrough"})
@@ -304,7 +307,7 @@ async def _build(story: Story) -> None:
         published = row["activeVersion"]
         listed.append({
             "keys": sorted(row), "name": row["name"], "active": row["active"], "isArchived": row["isArchived"],
-            "triggerCount": row["triggerCount"], "tags": row["tags"], "nodes": [n["type"] for n in row["nodes"]],
+            "tags": row["tags"], "nodes": [n["type"] for n in row["nodes"]],
             "settings": {k: "id" if k == "errorWorkflow" else v for k, v in sorted(row["settings"].items())},
             "shared": sorted(row["shared"][0]), "published": sorted(published) if published else None,
             "version": row["versionId"] == row["activeVersionId"],
@@ -354,7 +357,7 @@ async def _slow_and_waiting(story: Story) -> None:
     await story.look("it has run, and waits nevertheless")
     await story.fire("wait")
     second = await story.newest("wait", status="waiting")
-    await story.ask("what waits is stopped", "POST", f"/api/v1/executions/{second}/stop")
+    await story.ask("what waits is stopped", "POST", f"/api/v1/executions/{second}/stop", {})
     await story.look("stopped while waiting")
 
     async def resumed() -> bool:
@@ -370,9 +373,9 @@ async def _cancelled(story: Story) -> None:
     await story.look("timed out")
     await story.fire("slow")
     stopped = await story.newest("slow", status="running")
-    await story.ask("what runs is stopped", "POST", f"/api/v1/executions/{stopped}/stop")
+    await story.ask("what runs is stopped", "POST", f"/api/v1/executions/{stopped}/stop", {})
     await story.look("stopped")
-    await story.ask("stopped again", "POST", f"/api/v1/executions/{stopped}/stop")
+    await story.ask("stopped again", "POST", f"/api/v1/executions/{stopped}/stop", {})
     answer = await story.retry("a cancelled one is retried", stopped)
     await story.look("finished, and an error")
     await story.retry("and no more", answer["id"])
@@ -410,7 +413,7 @@ async def _healed(story: Story) -> None:
     again = await story.retry("and once more", root)
     await story.look("the last one counts")
     await story.retry("a success is not retried", again["id"])
-    await story.ask("published no more", "POST", f"/api/v1/workflows/{story.ids['call']}/deactivate")
+    await stand.call("POST", f"/api/v1/workflows/{story.ids['call']}/deactivate", {})
     await story.retry("and retried all the same", root)
     await story.look("it ran")
     await stand.call("POST", f"/api/v1/workflows/{story.ids['call']}/activate", {})
@@ -424,9 +427,10 @@ async def _refused(story: Story) -> None:
         "executions?startedAfter=2026-01-01", "executions?startedAfter=1", "workflows?cursor=abc", "workflows/nope",
         "nothing", "projects", "tags",
     ):  # fmt: skip
-        await story.ask("refused", "GET", f"/api/v1/{path}")
-    await story.ask("refused", "POST", "/api/v1/executions/999999/retry")
-    await story.ask("refused", "POST", "/api/v1/executions/999999/stop")
+        await story.ask(f"refused: {path}", "GET", f"/api/v1/{path}")
+    await story.ask("refused: no JSON", "POST", "/api/v1/executions/999999/retry")
+    await story.ask("refused", "POST", "/api/v1/executions/999999/retry", {})
+    await story.ask("refused", "POST", "/api/v1/executions/999999/stop", {})
     await story.ask("refused", "POST", "/api/v1/executions/stop", {})
     await story.ask("refused", "PATCH", "/api/v1/executions")
     status, answer = await story.stand.call_without_key("GET", "/api/v1/executions")
@@ -462,13 +466,13 @@ async def _queued(story: Story) -> None:
     await stand.set_up(concurrency=2)
     held = []
     for count in range(1, 5):
-        held.append(asyncio.create_task(story.fire("slow")))
+        held.append(asyncio.create_task(story.fire("held")))
         wanted = "running" if count < 3 else "new"
         await story.until(lambda s=wanted, n=count if count < 3 else count - 2: _have(story, s, n))  # type: ignore[misc]
     await story.look("two run, two are queued", settle=False)
     first, second = sorted((row["id"] for row in await story.rows(status="new")), key=int)
     await story.retry("a queued one is not retried", first)
-    await story.ask("but stopped", "POST", f"/api/v1/executions/{second}/stop")
+    await story.ask("but stopped", "POST", f"/api/v1/executions/{second}/stop", {})
     await story.retry("and not retried then either", second)
     await story.look("the other one ran when there was a place")
     for task in held:
@@ -492,6 +496,7 @@ async def _crashed(story: Story) -> None:
     await story.fire("slow")
     crashed = await story.newest("slow", status="running")
     await story.look("running when it dies", settle=False)
+    await stand.passes(1)
     await stand.kill()
     await stand.start()
 

@@ -103,7 +103,7 @@ class RealStand:
         return app
 
     async def _answer(self, request: web.Request) -> web.Response:
-        return web.json_response({"ok": False}, status=int(request.match_info["status"]))
+        return web.json_response(text='{"ok":false}', status=int(request.match_info["status"]))
 
     async def _take(self, request: web.Request) -> web.Response:
         self._reports.append(await request.json())

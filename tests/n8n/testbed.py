@@ -32,6 +32,7 @@ NODE = "24.21.0"
 SCOPES = (
     "workflow:create", "workflow:read", "workflow:update", "workflow:delete", "workflow:list", "workflow:activate",
     "workflow:deactivate", "execution:read", "execution:list", "execution:retry", "execution:stop", "execution:delete",
+    "insights:read", "tag:list", "project:list",
 )  # fmt: skip
 #: What n8n would otherwise do besides its work: phone home, look for news, fetch templates.
 QUIET = {
@@ -240,6 +241,7 @@ class N8n:
         if status != 200:
             raise RuntimeError(f"n8n gave no API key: {status} {answer}")
         self.key = answer["data"]["rawApiKey"]
+        self.session.cookie_jar.clear()  # the owner's cookie opens the API as well
 
 
 @contextlib.asynccontextmanager

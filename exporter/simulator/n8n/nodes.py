@@ -54,7 +54,7 @@ def _failure(kind: str, parameters: dict[str, Any], body: Any, reach: Reach) -> 
                 error_class="unknown",
                 name="WrappedExecutionError",
                 message=f"{throws['text']} [line 1]",
-                description=throws["type"],
+                description=None if throws["type"] == "Error" else throws["type"],
                 node_type="n8n-nodes-base.code",
             )
     if kind == "httpRequest":

@@ -20,6 +20,7 @@ from exporter.simulator.n8n.model import (
     ERRORS,
     QUEUED,
     SECOND,
+    TIMED_OUT,
     WAIT_MIN,
     Execution,
     Failure,
@@ -140,12 +141,11 @@ class World:
         """Run it once more from where it ended, whatever it is doing now: nothing guards this."""
         at = self.now if at is None else at
         root = self.root(origin)
-        ended = origin.last
-        if origin.status == "canceled":
-            ended = visits(origin, origin.stopped or at)[-1].index
-        elif origin.status == "waiting":
-            ended = origin.workflow.find("wait") or 0
-        first = 0 if origin.status in ("running", "crashed") else ended
+        first = origin.last
+        if origin.status == "waiting" or (origin.status == "canceled" and not origin.forgotten):
+            first = visits(origin, origin.stopped or at)[-1].index
+        elif origin.status in ("running", "crashed", "canceled"):
+            first = 0
         if plan is None:
             plan = self._plan(origin.workflow, root.body, at, first=first, after=origin)
         if origin.status == "waiting":
@@ -167,7 +167,11 @@ class World:
         return self._enter(retry, at)
 
     def stop(self, execution: Execution) -> None:
-        self._end(self.now, execution, "canceled", CANCELLED)
+        """What is queued has no error then; what ran tells nothing of its nodes; of what waits, nothing is reported."""
+        was = execution.status
+        execution.forgotten = was != "waiting"
+        failure = None if was == "new" else CANCELLED
+        self._end(self.now, execution, "canceled", failure, reported=was == "running")
 
     def end_now(self, execution: Execution, *, failure: Failure | None = None) -> None:
         """For tests: an execution that was to go on until told ends at this moment."""
@@ -308,7 +312,7 @@ class World:
 
     def _time_out(self, when: int, execution: Execution) -> None:
         execution.timed_out = True
-        self._end(when, execution, "canceled", CANCELLED)
+        self._end(when, execution, "canceled", TIMED_OUT)
 
     def _put_away(self, when: int, execution: Execution) -> None:
         execution.status, execution.stopped = "waiting", when
@@ -337,7 +341,9 @@ class World:
             return
         if failure is not None:
             index = execution.workflow.find("executeWorkflow")
-            execution.plan = replace(execution.plan, failure=failure, fails_at=index)
+            # The caller's own error has neither a name nor a node.
+            told = replace(failure, name=None, description=None, http_code=None, node_type=None)
+            execution.plan = replace(execution.plan, failure=told, fails_at=index)
             self._later(when, execution, self._finish)
         else:
             self._later(when + execution.plan.rest, execution, self._finish)
@@ -347,15 +353,22 @@ class World:
         self._end(when, execution, "success" if failure is None else "error", failure)
 
     def _end(
-        self, when: int, execution: Execution, status: str, failure: Failure | None, *, at: int | None = None
+        self,
+        when: int,
+        execution: Execution,
+        status: str,
+        failure: Failure | None,
+        *,
+        at: int | None = None,
+        reported: bool = True,
     ) -> None:
         """``when``: what its row will say; ``at``: when that happens, if it is told later."""
         at = when if at is None else at
         self._void(execution)
         origin = self.rows.get(execution.retry_of) if execution.retry_of is not None else None
         execution.finished = status == "success"
-        if origin is not None and origin.status == "canceled" and status == "success":
-            status, failure = "error", CANCELLED  # n8n takes the old error along
+        if origin is not None and origin.status == "canceled" and status == "success" and origin.failure is not None:
+            status, failure = "error", origin.failure  # n8n takes the old error along
         execution.status, execution.stopped, execution.failure = status, when, failure
         execution.wait_till = None
         if execution.child is not None and not execution.child.over:
@@ -366,7 +379,7 @@ class World:
         self._book.ended(execution, self.root(execution), at, saved=saved)
         if not saved:
             self._drop(execution, at)
-        if failure is not None:
+        if failure is not None and reported:
             self._call_error_workflow(execution, at)
         if execution.parent is not None:
             self._called(at, execution.parent, failure)
@@ -447,7 +460,8 @@ class World:
 
     def _stop_by_person(self, when: int, execution: Execution) -> None:
         if not execution.over and not self.down:
-            self._end(when, execution, "canceled", CANCELLED)
+            self.now = max(self.now, when)
+            self.stop(execution)
 
     def _retry_by_person(self, when: int, execution: Execution) -> None:
         if not execution.gone and not self.down and not self._book.healed(self.root(execution)):
