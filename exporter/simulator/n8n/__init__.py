@@ -63,7 +63,7 @@ class N8nSimulator:
         )
         self.faults: Faults = self._engine.faults
         self.requests: Counter[str] = self._engine.requests
-        #: URL -> the error class with which nodes that call it end; what is not here works.
+        #: URL -> what nodes that call it get, a key of ``CALLS``; what is not here works.
         self.unreachable: dict[str, str] = {}
         self._deliveries: deque[Delivery] = deque(maxlen=10_000)
         self._plans: deque[RetryPlan] = deque()
@@ -251,6 +251,11 @@ class N8nSimulator:
     def set_enabled(self, workflow_id: str, enabled: bool) -> None:
         workflow = self._workflow(workflow_id)
         workflow.active, workflow.updated = enabled, self.world.now
+
+    def set_up(self, instance: Instance) -> None:
+        """Stop it, and start it with other settings; nothing must be running."""
+        self.advance(self._clock.now())
+        self.world.set_up(instance)
 
     def kill(self) -> None:
         """kill -9: nobody answers, and what was running stays so until ``restart`` tells of it."""

@@ -95,6 +95,7 @@ class Api:
             add("GET", "/api/v1/discover", self._scoped(None, self._discover))
         add("GET", "/api/v1/workflows", self._scoped("workflow:list", self._workflows))
         add("GET", "/api/v1/insights/summary", self._scoped("insights:read", self._insights))
+        add("GET", "/api/v1/tags", self._scoped("tag:list", self._tags))
         add("GET", "/api/v1/projects", self._scoped("project:list", self._projects))
         for method, path, scope, handler in edit_routes(self._world, self._engine.stream("edits")):
             add(method, path, self._scoped(scope, handler))
@@ -164,6 +165,9 @@ class Api:
             f"Your license does not allow for {what}. To enable {what}, please upgrade to a license that supports this "
             "feature.",
         )
+
+    async def _tags(self, _request: web.Request) -> web.Response:
+        return json_response({"data": [], "nextCursor": None})
 
     async def _webhook(self, request: web.Request) -> web.Response:
         """What calls a workflow from outside. Its answer is held back while the execution has no place."""
@@ -257,7 +261,8 @@ class Api:
             and set(filter(None, query.get("tags", "").split(","))) <= set(w.tags)
         ]
         start = max(0, offset - self._shifted)
-        rows = [self._damaged_workflow(wire.workflow(w)) for w in found[start : start + limit]]
+        pinned = query.get("excludePinnedData") != "true"
+        rows = [self._damaged_workflow(wire.workflow(w, pinned=pinned)) for w in found[start : start + limit]]
         more = start + limit < len(found)
         return json_response(
             {"data": rows, "nextCursor": _encode({"limit": limit, "offset": offset + limit}) if more else None}
@@ -330,8 +335,6 @@ class Api:
             raise Refusal(409, "Execution is queued to run (not yet started) so it cannot be retried")
         if execution.finished:
             raise Refusal(409, "The execution succeeded, so it cannot be retried.")
-        if execution.status == "canceled" and execution.started is None:
-            raise Refusal(409, "The execution was aborted before starting, so it cannot be retried")
         plan = self._plans.popleft() if self._plans else RetryPlan()
         if plan.fate == "lost":
             return cut(request)
@@ -370,7 +373,7 @@ class Api:
     def _find(self, request: web.Request, text: str) -> Execution:
         asked = request.match_info["id"]
         if not asked.isdecimal():
-            raise Refusal(400, "request/params/id must be number")
+            raise Refusal(400, "request/params/executionId must be a positive integer")
         execution = self._world.rows.get(int(asked))
         if execution is None:
             raise Refusal(404, text.replace("{id}", asked))
@@ -391,10 +394,10 @@ class Api:
         if not asked:
             return None
         known = [s for s in STATUSES if self._version.new_statuses or s not in NEW_STATUSES]
+        choices = " | ".join(f"'{status}'" for status in known)
         if len(asked) > 1:
-            raise Refusal(400, "request/query/status Expected string, received array")
+            raise Refusal(400, f"request/query/status Expected {choices}, received array")
         if asked[0] not in known:
-            choices = " | ".join(f"'{status}'" for status in known)
             raise Refusal(400, f"request/query/status Invalid enum value. Expected {choices}, received '{asked[0]}'")
         return asked[0]
 
@@ -414,22 +417,16 @@ class Api:
 def _limit(query: Json) -> int:
     text = query.get("limit", str(LIMIT))
     if not text.isdecimal():
-        raise Refusal(
-            400, "request/query/limit must be integer" if not _is_number(text) else "request/query/limit must be >= 0"
-        )
-    limit = int(text)
-    return min(limit, LIMIT_MAX) or LIMIT_MAX
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+        what = "a non-negative" if text.removeprefix("-").isdecimal() else "a valid"
+        raise Refusal(400, f"request/query/limit Param `limit` must be {what} integer")
+    return min(int(text), LIMIT_MAX) or LIMIT_MAX
 
 
 def _flag(query: Json, name: str) -> bool:
     value = query.get(name)
     if value not in (None, "true", "false"):
-        raise Refusal(400, f"request/query/{name} must be boolean")
-    return value == "true"
+        raise Refusal(400, f"request/query/{name} Invalid enum value. Expected 'true' | 'false', received '{value}'")
+    return bool(value == "true")
 
 
 def _encode(cursor: Json) -> str:
@@ -453,6 +450,8 @@ def _cursor(query: Json) -> Json | None:
 async def _body(request: web.Request) -> Json:
     """Empty where there is none; malformed JSON is a page of HTML."""
     raw = await request.read()
+    if request.headers.get("Content-Type") is not None and request.content_type != "application/json":
+        raise Refusal(415, f"unsupported media type {request.content_type}")
     try:
         body = orjson.loads(raw) if raw else {}
     except orjson.JSONDecodeError:

@@ -42,39 +42,62 @@ class Failure:
     """The error of a node, as n8n tells it, and the class a reader should make of it."""
 
     error_class: str | None  # None: n8n cancelled it
-    name: str
+    name: str | None  # None: of a caller whose sub-workflow failed
     message: str
     http_code: str | None = None
     description: str | None = None
-    node_type: str | None = "n8n-nodes-base.httpRequest"  # None: no node is named
+    node_type: str | None = "n8n-nodes-base.httpRequest"  # None: it is of no node
+
+    @property
+    def names_node(self) -> bool:
+        return self.name in ("NodeApiError", "NodeOperationError")
 
 
-def _api(error_class: str, http_code: str, message: str, description: str | None = None) -> Failure:
-    return Failure(
-        error_class=error_class, name="NodeApiError", message=message, http_code=http_code, description=description
+def _call(error_class: str, http_code: str, message: str) -> tuple[str, Failure]:
+    """The error of an HTTP node; ``http_code`` is also where n8n puts what broke a connection."""
+    text = f'{http_code} - "{{\\"ok\\":false}}"' if http_code.isdecimal() else None
+    text = BATCHING if http_code == "429" else text
+    return http_code, Failure(
+        error_class=error_class, name="NodeApiError", message=message, http_code=http_code, description=text
     )
 
 
-#: Error class -> the error that n8n shows for it.
+INVALID = "Your request is invalid or could not be processed by the service"
+UNAVAILABLE = (
+    "Service unavailable - try again later or consider setting this node to retry automatically (in the node settings)"
+)
+SLOW = "The connection timed out, consider setting the 'Retry on Fail' option in the node settings"
+BATCHING = "Try spacing your requests out using the batching settings under 'Options'"
+#: What a node makes of the answer it gets, or of none.
+CALLS: dict[str, Failure] = dict(
+    (
+        _call("network", "ECONNREFUSED", "The service refused the connection - perhaps it is offline"),
+        _call("timeout", "ETIMEDOUT", SLOW),
+        _call("validation", "400", "Bad request - please check your parameters"),
+        _call("auth", "401", "Authorization failed - please check your credentials"),
+        _call("permission", "403", "Forbidden - perhaps check your credentials?"),
+        _call("not_found", "404", "The resource you are requesting could not be found"),
+        _call("timeout", "408", INVALID),
+        _call("conflict", "409", INVALID),
+        _call("validation", "422", INVALID),
+        _call("throttled", "429", "The service is receiving too many requests from you"),
+        _call("platform", "500", "The service was not able to process your request"),
+        _call("platform", "502", "Bad gateway - the service failed to handle your request"),
+        _call("platform", "503", UNAVAILABLE),
+        _call("platform", "504", "Gateway timed out - perhaps try again later?"),
+    )
+)
+#: Error class -> an error that n8n shows for it.
 ERRORS: dict[str, Failure] = {
-    "network": _api("network", "ECONNREFUSED", "The service refused the connection - perhaps it is offline"),
-    "timeout": _api(
-        "timeout",
-        "ETIMEDOUT",
-        "The connection timed out, consider setting the 'Retry on Fail' option in the node settings",
-    ),
-    "throttled": _api(
-        "throttled",
-        "429",
-        "The service is receiving too many requests from you",
-        '429 - "{\\"error\\":\\"slow down\\"}"',
-    ),
-    "platform": _api("platform", "500", "The service was not able to process your request", '500 - "{\\"ok\\":false}"'),
-    "conflict": _api("conflict", "409", "The resource already exists", '409 - "{\\"error\\":\\"exists\\"}"'),
-    "not_found": _api("not_found", "404", "The resource you are requesting could not be found"),
-    "validation": _api("validation", "400", "Bad request - please check your parameters"),
-    "auth": _api("auth", "401", "Authorization failed - please check your credentials"),
-    "permission": _api("permission", "403", "Forbidden - perhaps check your credentials?"),
+    "network": CALLS["ECONNREFUSED"],
+    "timeout": CALLS["ETIMEDOUT"],
+    "throttled": CALLS["429"],
+    "platform": CALLS["500"],
+    "conflict": CALLS["409"],
+    "not_found": CALLS["404"],
+    "validation": CALLS["400"],
+    "auth": CALLS["401"],
+    "permission": CALLS["403"],
     "unknown": Failure(
         error_class="unknown",
         name="WrappedExecutionError",
@@ -89,11 +112,16 @@ ERRORS: dict[str, Failure] = {
         node_type=None,
     ),
 }
-#: By hand, and by a timeout inside a Wait node: n8n tells them alike.
 CANCELLED = Failure(
     error_class=None,
     name="ManualExecutionCancelledError",
     message="The execution was cancelled manually",
+    node_type=None,
+)
+TIMED_OUT = Failure(
+    error_class=None,
+    name="TimeoutExecutionCancelledError",
+    message="The execution was cancelled because it timed out",
     node_type=None,
 )
 
@@ -174,6 +202,7 @@ class Execution:
     child: "Execution | None" = None
     failure: Failure | None = None
     timed_out: bool = False
+    forgotten: bool = False  # its data says nothing of its nodes
     version: int = 0  # of what is scheduled; an event of an older one is void
     due: int | None = None  # when its next event is; None: nobody knows
     resumed: int | None = None  # when its last leg began, after a pause

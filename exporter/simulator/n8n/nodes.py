@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from exporter.simulator.n8n.model import ERRORS, SECOND, Failure, Plan, Workflow
+from exporter.simulator.n8n.model import CALLS, SECOND, Failure, Plan, Workflow
 
-#: A URL -> the error class with which a call of it ends; None: it works.
+#: A URL -> what a call of it ends with, a key of ``CALLS``; None: it works.
 Reach = Callable[[str], str | None]
 
 UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400}
@@ -54,13 +54,13 @@ def _failure(kind: str, parameters: dict[str, Any], body: Any, reach: Reach) -> 
                 error_class="unknown",
                 name="WrappedExecutionError",
                 message=f"{throws['text']} [line 1]",
-                description=throws["type"],
+                description=None if throws["type"] == "Error" else throws["type"],
                 node_type="n8n-nodes-base.code",
             )
     if kind == "httpRequest":
         url = str(parameters.get("url", ""))
         if url == "={{ $json.body.url }}":
             url = str(given.get("url", ""))
-        error_class = reach(url)
-        return None if error_class is None else ERRORS[error_class]
+        answer = reach(url)
+        return None if answer is None else CALLS[answer]
     return None

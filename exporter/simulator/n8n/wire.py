@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from exporter.simulator.n8n.model import SECOND, Execution, Failure, Json, Node, Visit, Workflow, visits
+from exporter.simulator.n8n.model import SECOND, WAIT_MIN, Execution, Failure, Json, Node, Visit, Workflow, visits
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Bytes that n8n's own bookkeeping takes of an execution's stored data, and each node of it.
@@ -66,34 +66,37 @@ def size(execution: Execution) -> int:
 
 def with_data(execution: Execution, now: int, origin: Execution | None) -> Json:
     """``origin``: the execution this one retries; what it did before it failed is copied."""
-    workflow = execution.workflow
     return {
         **detail(execution),
         "data": data(execution, now, origin),
         "customData": {},
-        "workflowData": {
-            "id": workflow.id,
-            "name": workflow.name,
-            "nodes": [node(n) for n in workflow.nodes],
-            "connections": connections(workflow),
-            "settings": workflow.settings,
-            "nodeGroups": [],
-        },
+        "workflowData": as_run(execution.workflow),
+    }
+
+
+def as_run(workflow: Workflow) -> Json:
+    return {
+        "id": workflow.id,
+        "name": workflow.name,
+        "nodes": [node(n) for n in workflow.nodes],
+        "connections": connections(workflow),
+        "settings": workflow.settings,
+        "nodeGroups": [],
     }
 
 
 def data(execution: Execution, now: int, origin: Execution | None) -> Json:
     result: Json = {"runData": {}}
     ran = visits(execution, execution.stopped if execution.over and execution.stopped is not None else now)
-    if execution.over or execution.status == "waiting":
+    if (execution.over or execution.status == "waiting") and not execution.forgotten:
         copied = visits(origin, origin.stopped or now) if origin is not None else []
         for visit in (*(v for v in copied if v.index < execution.resumes_at), *ran):
             name = execution.workflow.nodes[visit.index].name
             result["runData"][name] = [_node_run(execution, visit, is_last=visit is ran[-1])]
         if ran:
             result["lastNodeExecuted"] = execution.workflow.nodes[ran[-1].index].name
-        if execution.failure is not None:
-            result["error"] = error(execution.failure, execution)
+    if execution.failure is not None:
+        result["error"] = error(execution.failure, execution)
     shown: Json = {
         "version": 1,
         "startData": {},
@@ -109,7 +112,7 @@ def data(execution: Execution, now: int, origin: Execution | None) -> Json:
 
 
 def _node_run(execution: Execution, visit: Visit, *, is_last: bool) -> Json:
-    failed = is_last and execution.failure is not None
+    failed = is_last and execution.failure is not None and execution.failure.error_class is not None
     item: Json = {
         "json": {**PAYLOAD, "filler": "x" * (execution.plan.payload if is_last else 0)},
         "pairedItem": {"item": 0},
@@ -135,31 +138,46 @@ def _node_run(execution: Execution, visit: Visit, *, is_last: bool) -> Json:
         "source": [] if visit.index == 0 else [{"previousNode": execution.workflow.nodes[visit.index - 1].name}],
         "hints": [],
         "executionTime": visit.ended - visit.began,
-        "executionStatus": "waiting" if execution.status == "waiting" and is_last else "error" if failed else "success",
+        "executionStatus": _node_status(execution, visit, failed=failed),
     }
     if failed and execution.failure is not None:
         shown["error"] = error(execution.failure, execution)
     else:
         shown["data"] = {"main": [[item]]}
-    if execution.child is not None and execution.workflow.nodes[visit.index].type.endswith(".executeWorkflow"):
+    if (
+        not failed
+        and execution.child is not None
+        and execution.workflow.nodes[visit.index].type.endswith(".executeWorkflow")
+    ):
         callee = execution.child
         shown["metadata"] = {"subExecution": {"executionId": str(callee.id), "workflowId": callee.workflow.id}}
     return shown
 
 
+def _node_status(execution: Execution, visit: Visit, *, failed: bool) -> str:
+    """A Wait node that was never left says so, also of an execution that was stopped meanwhile."""
+    waits = execution.plan.pause >= WAIT_MIN and execution.resumed is None
+    if waits and execution.workflow.nodes[visit.index].type.endswith(".wait"):
+        return "waiting"
+    return "error" if failed else "success"
+
+
 def error(failure: Failure, execution: Execution) -> Json:
     """An error as n8n keeps it, with the request and the stack that nobody should pass on."""
-    shown: Json = {"message": failure.message, "timestamp": execution.stopped, "name": failure.name, "context": {}}
+    shown: Json = {"message": failure.message, "timestamp": execution.stopped, "context": {}}
+    if failure.name is not None:
+        shown["name"] = failure.name
     if failure.name == "WorkflowCrashedError":
         return shown
     shown |= {"level": "warning", "shouldReport": True, "tags": {}, "functionality": "regular"}
     if failure.description is not None:
         shown["description"] = failure.description
-    if failure.node_type is not None:
+    if failure.names_node:
         shown["node"] = node(execution.workflow.nodes[execution.last])
         shown["messages"] = []
-    else:
-        shown |= {"reason": "manual", "extra": {"executionId": str(execution.id)}}
+    if failure.error_class is None:
+        reason = "timeout" if failure.name == "TimeoutExecutionCancelledError" else "manual"
+        shown |= {"reason": reason, "extra": {"executionId": str(execution.id)}}
     if failure.http_code is not None:
         shown["httpCode"] = failure.http_code
         shown["messages"] = [failure.description or failure.message]
@@ -172,14 +190,17 @@ def error(failure: Failure, execution: Execution) -> Json:
 def report(execution: Execution, now: int) -> Json:
     """The event that the error workflow of this project's documents posts; it knows no start and no end."""
     failure = execution.failure
-    cancelled = failure is not None and "Cancelled" in failure.name
+    cancelled = failure is not None and "Cancelled" in (failure.name or "")
+    error = {} if failure is None else {"message": _with_code(failure)}
+    if failure is not None and failure.name is not None:
+        error["type"] = failure.name
     return {
         "event": "run.finished",
         "workflow_id": execution.workflow.id,
         "run_id": str(execution.id),
         "result": "cancelled" if cancelled else "failure",
         "ended_at": stamp(now),
-        "error": None if failure is None else {"type": failure.name, "message": _with_code(failure)},
+        "error": error,
     }
 
 
@@ -206,7 +227,7 @@ def connections(workflow: Workflow) -> Json:
     }
 
 
-def workflow(shown: Workflow) -> Json:
+def workflow(shown: Workflow, *, pinned: bool = True) -> Json:
     """A workflow as it is listed: its nodes twice, since the published version repeats them."""
     nodes, links = [node(n) for n in shown.nodes], connections(shown)
     created, updated = stamp(shown.created), stamp(shown.updated)
@@ -239,7 +260,7 @@ def workflow(shown: Workflow) -> Json:
         "nodeGroups": [],
         "settings": shown.settings,
         "staticData": None,
-        "pinData": None,
+        **({"pinData": None} if pinned else {}),
         "meta": None,
         "tags": [{"id": tag, "name": tag, "createdAt": created, "updatedAt": created} for tag in shown.tags],
         "shared": [{**share, "createdAt": created, "updatedAt": updated}],
@@ -269,6 +290,7 @@ def retried(execution: Execution, now: int, origin: Execution | None) -> Json:
         "retryOf": _text(execution.retry_of),
         "status": execution.status,
         "data": data(execution, now, origin),
+        "workflowData": as_run(execution.workflow),
         "customData": {},
         "storedAt": "db",
     }

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from exporter.simulator.core import TrueDeadLetter, TrueRun, Truth
+from exporter.simulator.core import Truth
+from exporter.simulator.n8n.book import Book
 from exporter.simulator.n8n.habits import Generator, draw
 from exporter.simulator.n8n.model import (
     CANCELLED,
     ERRORS,
-    NO_RUNS,
     QUEUED,
     SECOND,
+    TIMED_OUT,
     WAIT_MIN,
     Execution,
     Failure,
@@ -33,7 +34,6 @@ from exporter.simulator.n8n.nodes import Reach, interpret
 REPORT_AFTER, REPORT_TAKES = 20, 200
 #: n8n waits before it starts again after a crash, so that a loop of crashes is no storm.
 RESTART_SECONDS = 18.0
-RESULTS = {"success": "success", "error": "failure", "crashed": "failure", "canceled": "cancelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +87,16 @@ class World:
         self._order = itertools.count()
         self._line: deque[Execution] = deque()  # waits for a free place
         self._busy = 0  # places taken
-        self._runs: list[TrueRun] = []
+        self._book = Book()
         self._killed = begins_at
-        self._letters: dict[int, TrueDeadLetter] = {}  # by the root of the chain
         self.project_id = self.new_id()
         for workflow in Generator(stream=stream, now=begins_at, project_id=self.project_id).workflows(
             workflows, unsaved
         ):
             self.workflows[workflow.id] = workflow
             self.schedule_starts(workflow)
-        self._schedule(begins_at + instance.prune_every, self._prune)
+        self._pruning = 0
+        self.set_up(instance)
         self.advance(born_at)
 
     def new_id(self) -> str:
@@ -104,10 +104,7 @@ class World:
         return "".join(self._ids.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", k=16))
 
     def truth(self) -> Truth:
-        return Truth(
-            runs=sorted(self._runs, key=lambda run: (run.ended_at, int(run.run_id))),
-            dead_letters=sorted(self._letters.values(), key=lambda held: (held.opened_at, int(held.dead_letter_id))),
-        )
+        return self._book.truth()
 
     # What people, callers and the API do.
 
@@ -144,12 +141,11 @@ class World:
         """Run it once more from where it ended, whatever it is doing now: nothing guards this."""
         at = self.now if at is None else at
         root = self.root(origin)
-        ended = origin.last
-        if origin.status == "canceled":
-            ended = visits(origin, origin.stopped or at)[-1].index
-        elif origin.status == "waiting":
-            ended = origin.workflow.find("wait") or 0
-        first = 0 if origin.status in ("running", "crashed") else ended
+        first = origin.last
+        if origin.status == "waiting" or (origin.status == "canceled" and not origin.forgotten):
+            first = visits(origin, origin.stopped or at)[-1].index
+        elif origin.status in ("running", "crashed", "canceled"):
+            first = 0
         if plan is None:
             plan = self._plan(origin.workflow, root.body, at, first=first, after=origin)
         if origin.status == "waiting":
@@ -171,7 +167,11 @@ class World:
         return self._enter(retry, at)
 
     def stop(self, execution: Execution) -> None:
-        self._end(self.now, execution, "canceled", CANCELLED)
+        """What is queued has no error then; what ran tells nothing of its nodes; of what waits, nothing is reported."""
+        was = execution.status
+        execution.forgotten = was != "waiting"
+        failure = None if was == "new" else CANCELLED
+        self._end(self.now, execution, "canceled", failure, reported=was == "running")
 
     def end_now(self, execution: Execution, *, failure: Failure | None = None) -> None:
         """For tests: an execution that was to go on until told ends at this moment."""
@@ -200,6 +200,12 @@ class World:
             if not execution.over:
                 self._void(execution)
             self._drop(execution, self.now)
+
+    def set_up(self, instance: Instance) -> None:
+        """Start again with other settings, when nothing runs."""
+        self.instance = instance
+        self._pruning += 1
+        self._schedule(self.now + instance.prune_every, self._prune, self._pruning)
 
     def kill(self) -> None:
         """The process dies. What was running stays as it is until the next start."""
@@ -306,7 +312,7 @@ class World:
 
     def _time_out(self, when: int, execution: Execution) -> None:
         execution.timed_out = True
-        self._end(when, execution, "canceled", CANCELLED)
+        self._end(when, execution, "canceled", TIMED_OUT)
 
     def _put_away(self, when: int, execution: Execution) -> None:
         execution.status, execution.stopped = "waiting", when
@@ -335,7 +341,9 @@ class World:
             return
         if failure is not None:
             index = execution.workflow.find("executeWorkflow")
-            execution.plan = replace(execution.plan, failure=failure, fails_at=index)
+            # The caller's own error has neither a name nor a node.
+            told = replace(failure, name=None, description=None, http_code=None, node_type=None)
+            execution.plan = replace(execution.plan, failure=told, fails_at=index)
             self._later(when, execution, self._finish)
         else:
             self._later(when + execution.plan.rest, execution, self._finish)
@@ -345,15 +353,22 @@ class World:
         self._end(when, execution, "success" if failure is None else "error", failure)
 
     def _end(
-        self, when: int, execution: Execution, status: str, failure: Failure | None, *, at: int | None = None
+        self,
+        when: int,
+        execution: Execution,
+        status: str,
+        failure: Failure | None,
+        *,
+        at: int | None = None,
+        reported: bool = True,
     ) -> None:
         """``when``: what its row will say; ``at``: when that happens, if it is told later."""
         at = when if at is None else at
         self._void(execution)
         origin = self.rows.get(execution.retry_of) if execution.retry_of is not None else None
         execution.finished = status == "success"
-        if origin is not None and origin.status == "canceled" and status == "success":
-            status, failure = "error", CANCELLED  # n8n takes the old error along
+        if origin is not None and origin.status == "canceled" and status == "success" and origin.failure is not None:
+            status, failure = "error", origin.failure  # n8n takes the old error along
         execution.status, execution.stopped, execution.failure = status, when, failure
         execution.wait_till = None
         if execution.child is not None and not execution.child.over:
@@ -361,11 +376,10 @@ class World:
         saved = self._saves(execution)
         if execution.finished and saved and origin is not None:
             origin.retry_success = execution.id
-        self._remember(execution, when)
-        self._notice(execution, at)
+        self._book.ended(execution, self.root(execution), at, saved=saved)
         if not saved:
             self._drop(execution, at)
-        if failure is not None:
+        if failure is not None and reported:
             self._call_error_workflow(execution, at)
         if execution.parent is not None:
             self._called(at, execution.parent, failure)
@@ -446,20 +460,18 @@ class World:
 
     def _stop_by_person(self, when: int, execution: Execution) -> None:
         if not execution.over and not self.down:
-            self._end(when, execution, "canceled", CANCELLED)
+            self.now = max(self.now, when)
+            self.stop(execution)
 
     def _retry_by_person(self, when: int, execution: Execution) -> None:
-        if not execution.gone and not self.down and not self.healed(execution):
+        if not execution.gone and not self.down and not self._book.healed(self.root(execution)):
             self.retry(execution, at=when, by_api=False)
 
-    def healed(self, execution: Execution) -> bool:
-        """Whether this, or the chain it belongs to, was retried with success."""
-        held = self._letters.get(self.root(execution).id)
-        return held is None or held.resolved_at is not None
-
-    def _prune(self, when: int) -> None:
+    def _prune(self, when: int, pruning: int) -> None:
+        if pruning != self._pruning:
+            return
         instance = self.instance
-        self._schedule(when + instance.prune_every, self._prune)
+        self._schedule(when + instance.prune_every, self._prune, pruning)
         if self.down:
             return
         ids = list(self.rows)
@@ -471,59 +483,8 @@ class World:
                 self._drop(execution, when)
 
     def _drop(self, execution: Execution, at: int) -> None:
-        """The row is gone, and with the root of a chain its dead letter; a failed retry that stays is the next root."""
+        """The row is gone."""
         self.rows.pop(execution.id, None)
         self.open.pop(execution.id, None)
         execution.gone = True
-        held = self._letters.get(execution.id)
-        if held is None or held.resolved_at is not None:
-            return
-        self._letters[execution.id] = replace(held, resolved_at=at / SECOND)
-        for left in self.rows.values():
-            if left.retry_of == execution.id and left.status in ("error", "crashed") and left.stopped is not None:
-                self._letters[left.id] = replace(
-                    held, dead_letter_id=str(left.id), opened_at=left.stopped / SECOND, resolved_at=None
-                )
-                break
-
-    # The truth.
-
-    def _remember(self, execution: Execution, when: int) -> None:
-        if execution.mode in NO_RUNS:
-            return
-        result = "timeout" if execution.timed_out else RESULTS[execution.status]
-        failure = execution.failure
-        error_class = None
-        if result == "failure":
-            error_class = (failure and failure.error_class) or "unknown"
-        self._runs.append(
-            TrueRun(
-                workflow_id=execution.workflow.id,
-                run_id=str(execution.id),
-                attempt=1,
-                result=result,
-                started_at=(execution.started if execution.started is not None else when) / SECOND,
-                ended_at=when / SECOND,
-                error_class=error_class,
-            )
-        )
-
-    def _notice(self, execution: Execution, at: int) -> None:
-        """What this end means for the dead letter of its chain: one for each piece of work that is still undone."""
-        root = self.root(execution)
-        held = self._letters.get(root.id)
-        if execution.retry_of is not None and execution.status == "success":
-            if held is not None and held.resolved_at is None:
-                self._letters[root.id] = replace(held, resolved_at=at / SECOND)
-        elif execution.status in ("error", "crashed") and held is None and not self._is_no_letter(root, execution):
-            self._letters[root.id] = TrueDeadLetter(
-                workflow_id=execution.workflow.id,
-                dead_letter_id=str(root.id),
-                opened_at=(execution.stopped or at) / SECOND,
-                error_class=(execution.failure and execution.failure.error_class) or "unknown",
-            )
-
-    def _is_no_letter(self, root: Execution, execution: Execution) -> bool:
-        if root.mode in NO_RUNS or root.mode == "integrated" or not self._saves(execution):
-            return True
-        return root.status not in ("error", "crashed") or execution.finished
+        self._book.lost(execution, self.rows.values(), at)
