@@ -26,7 +26,9 @@ from tests.webhooks.service import receiving
 from tests.webhooks.test_receiver import event, post
 
 NOW = 1_772_440_000.0
-FIXED = dict.fromkeys(("qlik", "etlworks", "cognaize", "n8n"), "token_file") | {"make": "organization_id: 9, token_file"}
+FIXED = dict.fromkeys(("qlik", "etlworks", "cognaize", "n8n"), "token_file") | {
+    "make": "organization_id: 9, token_file"
+}
 LOGINS = {
     "qlik": "oauth: {client_id: me, client_secret_file: FILE}",
     "etlworks": "login: me, password_file: FILE",
