@@ -1,4 +1,4 @@
-"""What the four simulators share: a seeded world that moves with a clock, faults on demand, and the truth.
+"""What the five simulators share: a seeded world that moves with a clock, faults on demand, and the truth.
 
 A simulator stands in for one platform. It keeps a *world* (workflows, runs, dead letters) that ``advance`` moves up to
 a given moment, a deterministic function of its seed and of what was asked of it; it serves that world through the
