@@ -134,11 +134,14 @@ class Story:
         return str(made["id"])
 
     async def fire(self, path: str, body: Json | None = None) -> None:
-        """Call a workflow's webhook, which answers at once."""
-        status, answer = await self.stand.call_without_key("POST", f"/webhook/{path}") if body is None else (
-            await self.stand.call("POST", f"/webhook/{path}", body)
-        )  # fmt: skip
-        assert status == 200, answer
+        """Call a workflow's webhook, which answers at once; it is registered a moment after its activation."""
+
+        async def call() -> bool:
+            status, answer = await self.stand.call("POST", f"/webhook/{path}", body or {})
+            assert status in (200, 404), answer
+            return status == 200
+
+        await self.until(call)
 
     async def rows(self, **filters: str) -> list[Json]:
         query = "&".join(f"{name}={value}" for name, value in {"limit": "250", **filters}.items())
@@ -508,6 +511,10 @@ async def _crashed(story: Story) -> None:
     await story.look("crashed, and the other one still waits")
     await story.retry("a crashed one is retried", crashed)
     await story.look("it ran from its start")
+    for step in ("started again", "and once more"):
+        await stand.set_up()
+        await stand.passes(3)
+        await story.look(step)
 
 
 async def _pruned(story: Story) -> None:

@@ -8,7 +8,7 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -24,28 +24,18 @@ from exporter.simulator.n8n.model import (
     WAIT_MIN,
     Execution,
     Failure,
+    Instance,
     Plan,
     Workflow,
     visits,
 )
 from exporter.simulator.n8n.nodes import Reach, interpret
+from exporter.simulator.n8n.people import People
 
 #: From the end of an execution until its error workflow starts, and how long that takes (milliseconds).
 REPORT_AFTER, REPORT_TAKES = 20, 200
 #: n8n waits before it starts again after a crash, so that a loop of crashes is no storm.
 RESTART_SECONDS = 18.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """How the instance is set up. Nothing of this is visible through its API."""
-
-    concurrency: int | None = None  # executions of webhooks and triggers at once
-    save_success: bool = True
-    save_error: bool = True
-    prune_max_count: int = 10_000  # of the whole instance; 0: no limit
-    prune_max_age: int = 336 * 3600 * SECOND
-    prune_every: int = 3600 * SECOND
 
 
 class World:
@@ -81,7 +71,6 @@ class World:
         self._ids = stream("ids")
         self._reach = reach
         self._report = report
-        self._tried = tried
         self._next_id = 1
         self._queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
@@ -89,12 +78,13 @@ class World:
         self._busy = 0  # places taken
         self._book = Book()
         self._killed = begins_at
+        self.people = People(self, tried=tried)
         self.project_id = self.new_id()
         for workflow in Generator(stream=stream, now=begins_at, project_id=self.project_id).workflows(
             workflows, unsaved
         ):
             self.workflows[workflow.id] = workflow
-            self.schedule_starts(workflow)
+            self.people.schedule_starts(workflow)
         self._pruning = 0
         self.set_up(instance)
         self.advance(born_at)
@@ -177,6 +167,10 @@ class World:
         """For tests: an execution that was to go on until told ends at this moment."""
         self._end(self.now, execution, "success" if failure is None else "error", failure)
 
+    def healed(self, execution: Execution) -> bool:
+        """Whether there is nothing of its chain to retry, or no more."""
+        return self._book.healed(self.root(execution))
+
     def root(self, execution: Execution) -> Execution:
         """What the chain of retries began with, as far as its rows are there."""
         while execution.retry_of is not None and execution.retry_of in self.rows:
@@ -247,7 +241,6 @@ class World:
     def schedule(self, when: int, event: Callable[..., None], *arguments: object) -> None:
         """Have something happen at a moment, past or future; it is called with that moment."""
         self._schedule(when, event, *arguments)
-        self.advance(self.now)
 
     def _later(self, when: int, execution: Execution, event: Callable[[int, Execution], None]) -> None:
         """The next thing that happens to an execution, unless something else does before."""
@@ -372,7 +365,7 @@ class World:
         execution.status, execution.stopped, execution.failure = status, when, failure
         execution.wait_till = None
         if execution.child is not None and not execution.child.over:
-            self._end(at, execution.child, status, failure)
+            self._end(when, execution.child, status, failure, at=at)
         saved = self._saves(execution)
         if execution.finished and saved and origin is not None:
             origin.retry_success = execution.id
@@ -383,10 +376,7 @@ class World:
             self._call_error_workflow(execution, at)
         if execution.parent is not None:
             self._called(at, execution.parent, failure)
-        if execution.workflow.rng.random() < execution.workflow.retry_rate and status == "error" and not execution.gone:
-            self._schedule(
-                at + round(execution.workflow.rng.uniform(60, 1200) * SECOND), self._retry_by_person, execution
-            )
+        self.people.saw_end_of(execution, at)
 
     def _void(self, execution: Execution) -> None:
         """Nothing that was going to happen to it does."""
@@ -434,38 +424,7 @@ class World:
         failure = None if delivered else ERRORS["network"]
         self.start(handler, "error", at=when, plan=Plan(works=REPORT_TAKES, failure=failure))
 
-    # Starts, people, pruning.
-
-    def schedule_starts(self, workflow: Workflow) -> None:
-        if workflow.interval is not None:
-            first = self.now + round(
-                workflow.interval * (1 if workflow.interpreted else workflow.rng.random()) * SECOND
-            )
-            self._schedule(first, self._start_by_itself, workflow)
-
-    def _start_by_itself(self, when: int, workflow: Workflow) -> None:
-        if workflow.deleted or workflow.interval is None:
-            return
-        jitter = 1.0 if workflow.interpreted else 0.7 + 0.6 * workflow.rng.random()
-        pause = round(workflow.interval * jitter * SECOND)
-        self._schedule(when + pause, self._start_by_itself, workflow)
-        if not workflow.active or workflow.archived or self.down:
-            return
-        planned_for = when // SECOND * SECOND if workflow.mode == "trigger" else None
-        execution = self.start(workflow, workflow.mode, at=when, planned_for=planned_for)
-        if workflow.rng.random() < workflow.cancel_rate and execution.plan.works:
-            self._schedule(when + execution.plan.works // 2, self._stop_by_person, execution)
-        if workflow.rng.random() < self._tried:
-            self.start(workflow, "manual", at=when)
-
-    def _stop_by_person(self, when: int, execution: Execution) -> None:
-        if not execution.over and not self.down:
-            self.now = max(self.now, when)
-            self.stop(execution)
-
-    def _retry_by_person(self, when: int, execution: Execution) -> None:
-        if not execution.gone and not self.down and not self._book.healed(self.root(execution)):
-            self.retry(execution, at=when, by_api=False)
+    # Pruning.
 
     def _prune(self, when: int, pruning: int) -> None:
         if pruning != self._pruning:
