@@ -133,7 +133,7 @@ class SimulatedStand:
         while not task.done():
             await asyncio.wait({task}, timeout=0.01)
             if not task.done() and path.endswith("/retry"):
-                await self.clock.advance(0.1)
+                await self.clock.advance(0.5)
         return task.result()
 
     async def passes(self, seconds: float) -> None:

@@ -58,6 +58,8 @@ def edit_routes(world: World, rng: Random) -> Iterator[Route]:
 
     async def delete(request: web.Request) -> web.Response:
         workflow = find(request)
+        if workflow.active:
+            raise Refusal(409, "Cannot delete a published workflow. Unpublish it before deleting.")
         world.delete_workflow(workflow)
         return json_response(wire.workflow(workflow))
 

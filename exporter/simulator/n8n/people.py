@@ -1,19 +1,25 @@
-"""What starts workflows by itself, and what people do with them: stopping, trying in the editor, retrying failures."""
+"""What starts workflows: schedules, callers, failures of others, and people who try, stop and retry them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from exporter.simulator.n8n.model import SECOND, Execution, Workflow
+from exporter.simulator.n8n.model import ERRORS, SECOND, Execution, Plan, Workflow
 
 if TYPE_CHECKING:
     from exporter.simulator.n8n.world import World
+
+#: From the end of an execution until its error workflow starts, and how long that takes (milliseconds).
+REPORT_AFTER, REPORT_TAKES = 20, 200
 
 
 class People:
     """Schedules, callers and the people around them."""
 
-    def __init__(self, world: "World", *, tried: float) -> None:
+    def __init__(self, world: "World", *, tried: float, told: Callable[[Execution, int], bool]) -> None:
+        """``told`` learns of each failure whose error workflow runs, and says whether its message gets through."""
         self._world = world
         self._tried = tried
+        self._told = told
 
     def schedule_starts(self, workflow: Workflow) -> None:
         """One that was built through the API keeps its interval to the second."""
@@ -27,6 +33,21 @@ class People:
         rng, rate = execution.workflow.rng, execution.workflow.retry_rate
         if rng.random() < rate and execution.status == "error" and not execution.gone:
             self._world.schedule(at + round(rng.uniform(60, 1200) * SECOND), self._retry, execution)
+
+    def report(self, execution: Execution, at: int) -> None:
+        """Run its error workflow, if there is a published one."""
+        handler = self._world.workflows.get(execution.workflow.settings.get("errorWorkflow", ""))
+        if handler is None or not handler.active or execution.mode == "manual":
+            return
+        if execution.mode != "error" or handler is not execution.workflow:
+            self._world.schedule(at + REPORT_AFTER, self._report, handler, execution)
+
+    def _report(self, when: int, handler: Workflow, execution: Execution) -> None:
+        if self._world.down or handler.deleted:
+            return
+        delivered = when < self._world.born or self._told(execution, when + REPORT_TAKES)
+        failure = None if delivered else ERRORS["network"]
+        self._world.start(handler, "error", at=when, plan=Plan(works=REPORT_TAKES, failure=failure))
 
     def _start(self, when: int, workflow: Workflow) -> None:
         if workflow.deleted or workflow.interval is None:

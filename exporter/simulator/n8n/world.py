@@ -32,8 +32,6 @@ from exporter.simulator.n8n.model import (
 from exporter.simulator.n8n.nodes import Reach, interpret
 from exporter.simulator.n8n.people import People
 
-#: From the end of an execution until its error workflow starts, and how long that takes (milliseconds).
-REPORT_AFTER, REPORT_TAKES = 20, 200
 #: n8n waits before it starts again after a crash, so that a loop of crashes is no storm.
 RESTART_SECONDS = 18.0
 
@@ -70,7 +68,6 @@ class World:
         self._stream = stream
         self._ids = stream("ids")
         self._reach = reach
-        self._report = report
         self._next_id = 1
         self._queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
@@ -78,7 +75,8 @@ class World:
         self._busy = 0  # places taken
         self._book = Book()
         self._killed = begins_at
-        self.people = People(self, tried=tried)
+        self._crashed: list[Execution] = []  # as told by the last start
+        self.people = People(self, tried=tried, told=report)
         self.project_id = self.new_id()
         for workflow in Generator(stream=stream, now=begins_at, project_id=self.project_id).workflows(
             workflows, unsaved
@@ -198,8 +196,17 @@ class World:
     def set_up(self, instance: Instance) -> None:
         """Start again with other settings, when nothing runs."""
         self.instance = instance
+        self._tell_again()
         self._pruning += 1
         self._schedule(self.now + instance.prune_every, self._prune, self._pruning)
+
+    def _tell_again(self) -> None:
+        """What the last start told as crashed, this one tells once more: its journal has not forgotten it yet."""
+        for execution in self._crashed:
+            if not execution.gone and execution.stopped is not None:
+                execution.stopped += 1
+                self.people.report(execution, self.now)
+        self._crashed = []
 
     def kill(self) -> None:
         """The process dies. What was running stays as it is until the next start."""
@@ -214,9 +221,11 @@ class World:
     def restart(self) -> None:
         """It starts again, and tells what it finds running as crashed, since the last node that had begun."""
         self.down = False
+        self._tell_again()
         for execution in list(self.open.values()):
             if execution.status == "running":
                 self.crash(self._killed, execution)
+                self._crashed.append(execution)
             elif execution.status == "waiting" and execution.stopped is not None and execution.wait_till is not None:
                 execution.stopped += 3
                 if execution.wait_till < self.now:
@@ -305,7 +314,9 @@ class World:
 
     def _time_out(self, when: int, execution: Execution) -> None:
         execution.timed_out = True
-        self._end(when, execution, "canceled", TIMED_OUT)
+        # Servers were seen to tell it as what it is, and, of a Wait node, as if a person had stopped it.
+        plain = execution.workflow.interpreted or execution.id % 2 == 0
+        self._end(when, execution, "canceled", TIMED_OUT if plain else CANCELLED)
 
     def _put_away(self, when: int, execution: Execution) -> None:
         execution.status, execution.stopped = "waiting", when
@@ -373,7 +384,7 @@ class World:
         if not saved:
             self._drop(execution, at)
         if failure is not None and reported:
-            self._call_error_workflow(execution, at)
+            self.people.report(execution, at)
         if execution.parent is not None:
             self._called(at, execution.parent, failure)
         self.people.saw_end_of(execution, at)
@@ -403,26 +414,6 @@ class World:
         if execution.status == "success":
             return bool(settings.get("saveDataSuccessExecution", "all" if instance.save_success else "none") == "all")
         return bool(settings.get("saveDataErrorExecution", "all" if instance.save_error else "none") == "all")
-
-    # Error workflows.
-
-    def _call_error_workflow(self, execution: Execution, at: int) -> None:
-        handler = self.workflows.get(execution.workflow.settings.get("errorWorkflow", ""))
-        if (
-            handler is None
-            or execution.mode == "manual"
-            or (execution.mode == "error" and handler is execution.workflow)
-        ):
-            return
-        if handler.active:
-            self._schedule(at + REPORT_AFTER, self._handle_error, handler, execution)
-
-    def _handle_error(self, when: int, handler: Workflow, execution: Execution) -> None:
-        if self.down or handler.deleted:
-            return
-        delivered = when < self.born or self._report(execution, when + REPORT_TAKES)
-        failure = None if delivered else ERRORS["network"]
-        self.start(handler, "error", at=when, plan=Plan(works=REPORT_TAKES, failure=failure))
 
     # Pruning.
 
