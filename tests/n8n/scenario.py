@@ -134,11 +134,14 @@ class Story:
         return str(made["id"])
 
     async def fire(self, path: str, body: Json | None = None) -> None:
-        """Call a workflow's webhook, which answers at once."""
-        status, answer = await self.stand.call_without_key("POST", f"/webhook/{path}") if body is None else (
-            await self.stand.call("POST", f"/webhook/{path}", body)
-        )  # fmt: skip
-        assert status == 200, answer
+        """Call a workflow's webhook, which answers at once; it is registered a moment after its activation."""
+
+        async def call() -> bool:
+            status, answer = await self.stand.call("POST", f"/webhook/{path}", body or {})
+            assert status in (200, 404), answer
+            return status == 200
+
+        await self.until(call)
 
     async def rows(self, **filters: str) -> list[Json]:
         query = "&".join(f"{name}={value}" for name, value in {"limit": "250", **filters}.items())
@@ -167,8 +170,8 @@ class Story:
         still = 0.0
         while still < QUIET_SECONDS:
             busy = await self.rows(status="running") + await self.rows(status="new")
-            still = 0.0 if busy else still + 0.1
-            await self.stand.passes(0.1)
+            still = 0.0 if busy else still + QUIET_SECONDS / 2
+            await self.stand.passes(QUIET_SECONDS / 2)
 
     async def look(self, step: str, *, details: bool = True, blur: Iterable[str] = (), settle: bool = True) -> None:
         """Record every row that is new, changed or gone since the last look, and what was reported."""
@@ -491,7 +494,7 @@ async def _crashed(story: Story) -> None:
     await story.look("an instance that saves no successes")
     await stand.set_up()
     await story.fire("wait")
-    await story.newest("wait", status="waiting")
+    waiting = await story.newest("wait", status="waiting")
     await story.look("waiting when it dies")
     await story.fire("slow")
     crashed = await story.newest("slow", status="running")
@@ -509,6 +512,17 @@ async def _crashed(story: Story) -> None:
     await story.retry("a crashed one is retried", crashed)
     await story.look("it ran from its start")
 
+    async def resumed() -> bool:
+        status, row = await stand.call("GET", f"/api/v1/executions/{waiting}")
+        return status == 200 and row["status"] == "success"
+
+    await story.until(resumed)
+    await story.look("and the other one went on")
+    for step in ("started again", "and once more"):
+        await stand.set_up()
+        await stand.passes(3)
+        await story.look(step)
+
 
 async def _pruned(story: Story) -> None:
     stand = story.stand
@@ -522,6 +536,12 @@ async def _pruned(story: Story) -> None:
     kept = [row["id"] for row in await story.rows(workflowId=story.ids["slow"])]
     await story.ask("one is deleted", "DELETE", f"/api/v1/executions/{kept[0]}")
     await story.look("it is gone", details=False)
-    status, _ = await stand.call("DELETE", f"/api/v1/workflows/{story.ids['slow']}")
-    assert status == 200
+    await stand.call("POST", f"/api/v1/workflows/{story.ids['slow']}/deactivate", {})
+    await stand.call("POST", f"/api/v1/workflows/{story.ids['slow']}/archive", {})
+
+    async def deleted() -> bool:
+        status, _ = await stand.call("DELETE", f"/api/v1/workflows/{story.ids['slow']}")
+        return status in (200, 404)
+
+    await story.until(deleted)
     await story.look("a workflow is deleted, with its executions", details=False)

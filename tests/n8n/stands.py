@@ -12,8 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from exporter.clock import ManualClock
 from exporter.simulator.n8n import N8nSimulator
-from exporter.simulator.n8n.model import CALLS, SECOND
-from exporter.simulator.n8n.world import Instance
+from exporter.simulator.n8n.model import CALLS, SECOND, Instance
 from tests.n8n.scenario import Json
 from tests.n8n.testbed import N8n, n8n
 from tests.servers import free_port
@@ -134,7 +133,7 @@ class SimulatedStand:
         while not task.done():
             await asyncio.wait({task}, timeout=0.01)
             if not task.done() and path.endswith("/retry"):
-                await self.clock.advance(0.1)
+                await self.clock.advance(0.5)
         return task.result()
 
     async def passes(self, seconds: float) -> None:

@@ -40,5 +40,6 @@ async def test_the_real_server_still_tells_it_so(tmp_path: Path, request: pytest
     async with real_stand(tmp_path / "n8n") as stand:
         record = await tell(stand)
     if request.config.getoption("--update"):
-        RECORDED.write_text(json.dumps(record, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(entry) for entry in record)
+        RECORDED.write_text(f"[\n{lines}\n]\n")
     assert as_text(record).splitlines() == recorded().splitlines()

@@ -16,8 +16,7 @@ from exporter.clock import ManualClock
 from exporter.simulator.core import Faults, Truth
 from exporter.simulator.n8n import N8nSimulator
 from exporter.simulator.n8n.api import Version
-from exporter.simulator.n8n.model import SECOND
-from exporter.simulator.n8n.world import Instance
+from exporter.simulator.n8n.model import SECOND, Instance
 from exporter.simulator.retries import RetryPlan
 
 START = 1_768_456_800.0
@@ -43,7 +42,8 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 async def ask(client: Client, path: str, *, status: int = 200, method: str = "GET", headers: Any = KEY) -> Any:
-    async with client.request(method, f"/api/v1/{path}", headers=headers) as answer:
+    body: Any = {} if method == "POST" else None
+    async with client.request(method, f"/api/v1/{path}", json=body, headers=headers) as answer:
         body = await answer.json()
         assert answer.status == status, body
         return body

@@ -17,8 +17,8 @@ from exporter.simulator.core import Delivery, Engine, Faults, Truth, json_respon
 from exporter.simulator.n8n import wire
 from exporter.simulator.n8n.api import SCOPES, Api, Version
 from exporter.simulator.n8n.habits import CALL, CALLED, CODE, call_workflow, draw, every, hook, wait
-from exporter.simulator.n8n.model import CANCELLED, ERRORS, SECOND, Execution, Failure, Node, Plan, Workflow
-from exporter.simulator.n8n.world import RESTART_SECONDS, Instance, World
+from exporter.simulator.n8n.model import CANCELLED, ERRORS, SECOND, Execution, Failure, Instance, Node, Plan, Workflow
+from exporter.simulator.n8n.world import RESTART_SECONDS, World
 from exporter.simulator.retries import RetryPlan, planned
 
 RESULTS = ("success", "failure", "cancelled", "timeout", "killed")

@@ -4,8 +4,6 @@ Everything as observed on a server of version 2.41.1. What other versions do dif
 """
 
 import asyncio
-import base64
-import binascii
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,8 +15,9 @@ from aiohttp import web
 
 from exporter.simulator.core import Engine, Handler, json_response
 from exporter.simulator.n8n import wire
-from exporter.simulator.n8n.changes import Refusal, edit_routes
+from exporter.simulator.n8n.changes import edit_routes
 from exporter.simulator.n8n.model import SECOND, Execution, Json, Plan
+from exporter.simulator.n8n.requests import Refusal, body_of, cursor_of, encode, flag, limit_of
 from exporter.simulator.n8n.world import World
 from exporter.simulator.retries import RetryPlan, cut
 
@@ -29,7 +28,6 @@ FILTERS = (
     "status", "workflowId", "projectId", "startedAfter", "startedBefore", "includeData", "ignoreDataSizeLimit",
     "redactExecutionData",
 )  # fmt: skip
-LIMIT, LIMIT_MAX = 100, 250
 OPTIONAL = ("retryOf", "retrySuccessId", "waitTill", "startedAt")
 SCOPES = (
     "workflow:list", "workflow:read", "workflow:create", "workflow:update", "workflow:delete", "workflow:activate",
@@ -191,9 +189,9 @@ class Api:
 
     async def _list(self, request: web.Request) -> web.Response:
         query = self._query(request, *FILTERS)
-        status, limit, below = self._status(request), _limit(query), math.inf
+        status, limit, below = self._status(request), limit_of(query), math.inf
         after, before = self._moment(query, "startedAfter"), self._moment(query, "startedBefore")
-        cursor = _cursor(query)
+        cursor = cursor_of(query)
         if cursor is not None:
             if not str(cursor.get("lastId", "")).isdecimal():
                 raise Refusal(400, "An invalid cursor was provided")
@@ -217,12 +215,12 @@ class Api:
                 more = True
                 break
             found.append(execution)
-        whole = _flag(query, "includeData")
+        whole = flag(query, "includeData")
         rows: list[Json] = []
         for execution in found:
             shown = self._damaged(self._whole(execution) if whole else wire.row(execution))
             rows.extend([shown, shown] if self._engine.strikes(self._engine.faults.duplicates) else [shown])
-        following = _encode({"lastId": str(found[-1].id), "limit": limit}) if more else None
+        following = encode({"lastId": str(found[-1].id), "limit": limit}) if more else None
         return json_response({"data": rows, "nextCursor": following})
 
     def _candidates(self, status: str | None) -> Iterable[Execution]:
@@ -233,7 +231,7 @@ class Api:
     async def _get(self, request: web.Request) -> web.Response:
         query = self._query(request, "includeData", "redactExecutionData", "ignoreDataSizeLimit")
         execution = self._find(request, "Not Found")
-        shown = self._whole(execution) if _flag(query, "includeData") else wire.detail(execution)
+        shown = self._whole(execution) if flag(query, "includeData") else wire.detail(execution)
         return json_response(self._damaged(shown))
 
     def _whole(self, execution: Execution) -> Json:
@@ -242,8 +240,8 @@ class Api:
 
     async def _workflows(self, request: web.Request) -> web.Response:
         query = self._query(request, "active", "name", "tags", "projectId", "excludePinnedData")
-        limit, offset = _limit(query), 0
-        cursor = _cursor(query)
+        limit, offset = limit_of(query), 0
+        cursor = cursor_of(query)
         if cursor is not None:
             if not isinstance(cursor.get("offset"), int):
                 raise Refusal(400, "An invalid cursor was provided")
@@ -265,7 +263,7 @@ class Api:
         rows = [self._damaged_workflow(wire.workflow(w, pinned=pinned)) for w in found[start : start + limit]]
         more = start + limit < len(found)
         return json_response(
-            {"data": rows, "nextCursor": _encode({"limit": limit, "offset": offset + limit}) if more else None}
+            {"data": rows, "nextCursor": encode({"limit": limit, "offset": offset + limit}) if more else None}
         )
 
     def _damaged(self, item: Json) -> Json:
@@ -307,7 +305,7 @@ class Api:
         return json_response(wire.summary(execution))
 
     async def _stop_many(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        body = await body_of(request)
         statuses = body.get("status")
         if not isinstance(statuses, list) or not statuses:
             raise Refusal(400, "request/body must have required property 'status'")
@@ -327,7 +325,7 @@ class Api:
 
     async def _retry(self, request: web.Request) -> web.Response:
         """Answers when the new execution has ended or begun to wait. Nothing guards it."""
-        await _body(request)
+        await body_of(request)
         execution, world = self._find(request, 'The execution with the ID "{id}" does not exist.'), self._world
         root = world.root(execution)
         world.retry_calls[root.id] += 1
@@ -412,48 +410,3 @@ class Api:
         if moment is None or moment.tzinfo is None or "T" not in str(text):
             raise Refusal(400, f"request/query/{name} Invalid datetime")
         return round(moment.timestamp() * SECOND)
-
-
-def _limit(query: Json) -> int:
-    text = query.get("limit", str(LIMIT))
-    if not text.isdecimal():
-        what = "a non-negative" if text.removeprefix("-").isdecimal() else "a valid"
-        raise Refusal(400, f"request/query/limit Param `limit` must be {what} integer")
-    return min(int(text), LIMIT_MAX) or LIMIT_MAX
-
-
-def _flag(query: Json, name: str) -> bool:
-    value = query.get(name)
-    if value not in (None, "true", "false"):
-        raise Refusal(400, f"request/query/{name} Invalid enum value. Expected 'true' | 'false', received '{value}'")
-    return bool(value == "true")
-
-
-def _encode(cursor: Json) -> str:
-    return base64.b64encode(orjson.dumps(cursor)).decode()
-
-
-def _cursor(query: Json) -> Json | None:
-    """What a cursor says; it is neither signed nor bound to the filters, and its limit counts."""
-    text = query.get("cursor")
-    if not text:
-        return None
-    try:
-        cursor = orjson.loads(base64.b64decode(text, validate=False))
-    except (binascii.Error, ValueError):
-        cursor = None
-    if not isinstance(cursor, dict) or not isinstance(cursor.get("limit"), int):
-        raise Refusal(400, "An invalid cursor was provided")
-    return cursor
-
-
-async def _body(request: web.Request) -> Json:
-    """Empty where there is none; malformed JSON is a page of HTML."""
-    raw = await request.read()
-    if request.headers.get("Content-Type") is not None and request.content_type != "application/json":
-        raise Refusal(415, f"unsupported media type {request.content_type}")
-    try:
-        body = orjson.loads(raw) if raw else {}
-    except orjson.JSONDecodeError:
-        raise Refusal(500, "") from None
-    return body if isinstance(body, dict) else {}

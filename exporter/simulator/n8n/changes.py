@@ -1,4 +1,4 @@
-"""Building workflows through the API, and refusing what cannot be done."""
+"""Building workflows through the API."""
 
 from collections.abc import Iterator
 from random import Random
@@ -11,17 +11,10 @@ from exporter.simulator.core import Handler, json_response
 from exporter.simulator.n8n import wire
 from exporter.simulator.n8n.habits import version_id
 from exporter.simulator.n8n.model import Json, Node, Workflow
+from exporter.simulator.n8n.requests import Refusal
 from exporter.simulator.n8n.world import World
 
 Route = tuple[str, str, str, Handler]
-
-
-class Refusal(Exception):
-    """An answer that is no success: a status, and a message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def edit_routes(world: World, rng: Random) -> Iterator[Route]:
@@ -65,6 +58,8 @@ def edit_routes(world: World, rng: Random) -> Iterator[Route]:
 
     async def delete(request: web.Request) -> web.Response:
         workflow = find(request)
+        if workflow.active:
+            raise Refusal(409, "Cannot delete a published workflow. Unpublish it before deleting.")
         world.delete_workflow(workflow)
         return json_response(wire.workflow(workflow))
 
@@ -98,7 +93,7 @@ def _settle(world: World, workflow: Workflow) -> None:
     if workflow.interval is None and workflow.mode == "trigger":
         intervals: list[Json] = dict(workflow.trigger.parameters.get("rule", {})).get("interval", [])
         workflow.interval = float(intervals[0].get("secondsInterval", 60)) if intervals else 60.0
-        world.schedule_starts(workflow)
+        world.people.schedule_starts(workflow)
 
 
 async def _object(request: web.Request) -> Json:

@@ -227,6 +227,18 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """How the instance is set up. Nothing of this is visible through its API."""
+
+    concurrency: int | None = None  # executions of webhooks and triggers at once
+    save_success: bool = True
+    save_error: bool = True
+    prune_max_count: int = 10_000  # of the whole instance; 0: no limit
+    prune_max_age: int = 336 * 3600 * SECOND
+    prune_every: int = 3600 * SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
     """One node's part of an execution."""
 

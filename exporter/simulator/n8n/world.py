@@ -8,7 +8,7 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -24,28 +24,16 @@ from exporter.simulator.n8n.model import (
     WAIT_MIN,
     Execution,
     Failure,
+    Instance,
     Plan,
     Workflow,
     visits,
 )
 from exporter.simulator.n8n.nodes import Reach, interpret
+from exporter.simulator.n8n.people import People
 
-#: From the end of an execution until its error workflow starts, and how long that takes (milliseconds).
-REPORT_AFTER, REPORT_TAKES = 20, 200
 #: n8n waits before it starts again after a crash, so that a loop of crashes is no storm.
 RESTART_SECONDS = 18.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """How the instance is set up. Nothing of this is visible through its API."""
-
-    concurrency: int | None = None  # executions of webhooks and triggers at once
-    save_success: bool = True
-    save_error: bool = True
-    prune_max_count: int = 10_000  # of the whole instance; 0: no limit
-    prune_max_age: int = 336 * 3600 * SECOND
-    prune_every: int = 3600 * SECOND
 
 
 class World:
@@ -80,8 +68,6 @@ class World:
         self._stream = stream
         self._ids = stream("ids")
         self._reach = reach
-        self._report = report
-        self._tried = tried
         self._next_id = 1
         self._queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
@@ -89,12 +75,14 @@ class World:
         self._busy = 0  # places taken
         self._book = Book()
         self._killed = begins_at
+        self._crashed: list[Execution] = []  # as told by the last start
+        self.people = People(self, tried=tried, told=report)
         self.project_id = self.new_id()
         for workflow in Generator(stream=stream, now=begins_at, project_id=self.project_id).workflows(
             workflows, unsaved
         ):
             self.workflows[workflow.id] = workflow
-            self.schedule_starts(workflow)
+            self.people.schedule_starts(workflow)
         self._pruning = 0
         self.set_up(instance)
         self.advance(born_at)
@@ -177,6 +165,10 @@ class World:
         """For tests: an execution that was to go on until told ends at this moment."""
         self._end(self.now, execution, "success" if failure is None else "error", failure)
 
+    def healed(self, execution: Execution) -> bool:
+        """Whether there is nothing of its chain to retry, or no more."""
+        return self._book.healed(self.root(execution))
+
     def root(self, execution: Execution) -> Execution:
         """What the chain of retries began with, as far as its rows are there."""
         while execution.retry_of is not None and execution.retry_of in self.rows:
@@ -204,8 +196,17 @@ class World:
     def set_up(self, instance: Instance) -> None:
         """Start again with other settings, when nothing runs."""
         self.instance = instance
+        self._tell_again()
         self._pruning += 1
         self._schedule(self.now + instance.prune_every, self._prune, self._pruning)
+
+    def _tell_again(self) -> None:
+        """What the last start told as crashed, this one tells once more: its journal has not forgotten it yet."""
+        for execution in self._crashed:
+            if not execution.gone and execution.stopped is not None:
+                execution.stopped += 1
+                self.people.report(execution, self.now)
+        self._crashed = []
 
     def kill(self) -> None:
         """The process dies. What was running stays as it is until the next start."""
@@ -220,9 +221,11 @@ class World:
     def restart(self) -> None:
         """It starts again, and tells what it finds running as crashed, since the last node that had begun."""
         self.down = False
+        self._tell_again()
         for execution in list(self.open.values()):
             if execution.status == "running":
                 self.crash(self._killed, execution)
+                self._crashed.append(execution)
             elif execution.status == "waiting" and execution.stopped is not None and execution.wait_till is not None:
                 execution.stopped += 3
                 if execution.wait_till < self.now:
@@ -247,7 +250,6 @@ class World:
     def schedule(self, when: int, event: Callable[..., None], *arguments: object) -> None:
         """Have something happen at a moment, past or future; it is called with that moment."""
         self._schedule(when, event, *arguments)
-        self.advance(self.now)
 
     def _later(self, when: int, execution: Execution, event: Callable[[int, Execution], None]) -> None:
         """The next thing that happens to an execution, unless something else does before."""
@@ -312,7 +314,9 @@ class World:
 
     def _time_out(self, when: int, execution: Execution) -> None:
         execution.timed_out = True
-        self._end(when, execution, "canceled", TIMED_OUT)
+        # Servers were seen to tell it as what it is, and, of a Wait node, as if a person had stopped it.
+        plain = execution.workflow.interpreted or execution.id % 2 == 0
+        self._end(when, execution, "canceled", TIMED_OUT if plain else CANCELLED)
 
     def _put_away(self, when: int, execution: Execution) -> None:
         execution.status, execution.stopped = "waiting", when
@@ -372,7 +376,7 @@ class World:
         execution.status, execution.stopped, execution.failure = status, when, failure
         execution.wait_till = None
         if execution.child is not None and not execution.child.over:
-            self._end(at, execution.child, status, failure)
+            self._end(when, execution.child, status, failure, at=at)
         saved = self._saves(execution)
         if execution.finished and saved and origin is not None:
             origin.retry_success = execution.id
@@ -380,13 +384,10 @@ class World:
         if not saved:
             self._drop(execution, at)
         if failure is not None and reported:
-            self._call_error_workflow(execution, at)
+            self.people.report(execution, at)
         if execution.parent is not None:
             self._called(at, execution.parent, failure)
-        if execution.workflow.rng.random() < execution.workflow.retry_rate and status == "error" and not execution.gone:
-            self._schedule(
-                at + round(execution.workflow.rng.uniform(60, 1200) * SECOND), self._retry_by_person, execution
-            )
+        self.people.saw_end_of(execution, at)
 
     def _void(self, execution: Execution) -> None:
         """Nothing that was going to happen to it does."""
@@ -414,58 +415,7 @@ class World:
             return bool(settings.get("saveDataSuccessExecution", "all" if instance.save_success else "none") == "all")
         return bool(settings.get("saveDataErrorExecution", "all" if instance.save_error else "none") == "all")
 
-    # Error workflows.
-
-    def _call_error_workflow(self, execution: Execution, at: int) -> None:
-        handler = self.workflows.get(execution.workflow.settings.get("errorWorkflow", ""))
-        if (
-            handler is None
-            or execution.mode == "manual"
-            or (execution.mode == "error" and handler is execution.workflow)
-        ):
-            return
-        if handler.active:
-            self._schedule(at + REPORT_AFTER, self._handle_error, handler, execution)
-
-    def _handle_error(self, when: int, handler: Workflow, execution: Execution) -> None:
-        if self.down or handler.deleted:
-            return
-        delivered = when < self.born or self._report(execution, when + REPORT_TAKES)
-        failure = None if delivered else ERRORS["network"]
-        self.start(handler, "error", at=when, plan=Plan(works=REPORT_TAKES, failure=failure))
-
-    # Starts, people, pruning.
-
-    def schedule_starts(self, workflow: Workflow) -> None:
-        if workflow.interval is not None:
-            first = self.now + round(
-                workflow.interval * (1 if workflow.interpreted else workflow.rng.random()) * SECOND
-            )
-            self._schedule(first, self._start_by_itself, workflow)
-
-    def _start_by_itself(self, when: int, workflow: Workflow) -> None:
-        if workflow.deleted or workflow.interval is None:
-            return
-        jitter = 1.0 if workflow.interpreted else 0.7 + 0.6 * workflow.rng.random()
-        pause = round(workflow.interval * jitter * SECOND)
-        self._schedule(when + pause, self._start_by_itself, workflow)
-        if not workflow.active or workflow.archived or self.down:
-            return
-        planned_for = when // SECOND * SECOND if workflow.mode == "trigger" else None
-        execution = self.start(workflow, workflow.mode, at=when, planned_for=planned_for)
-        if workflow.rng.random() < workflow.cancel_rate and execution.plan.works:
-            self._schedule(when + execution.plan.works // 2, self._stop_by_person, execution)
-        if workflow.rng.random() < self._tried:
-            self.start(workflow, "manual", at=when)
-
-    def _stop_by_person(self, when: int, execution: Execution) -> None:
-        if not execution.over and not self.down:
-            self.now = max(self.now, when)
-            self.stop(execution)
-
-    def _retry_by_person(self, when: int, execution: Execution) -> None:
-        if not execution.gone and not self.down and not self._book.healed(self.root(execution)):
-            self.retry(execution, at=when, by_api=False)
+    # Pruning.
 
     def _prune(self, when: int, pruning: int) -> None:
         if pruning != self._pruning:
