@@ -136,7 +136,7 @@ async def test_a_first_start_is_a_baseline_and_a_backfill_reaches_back(tmp_path:
 
 
 async def test_backfill_counts_the_runs_before_the_first_sweep(tmp_path: Path) -> None:
-    async with deployment(tmp_path, platforms=["make", "qlik", "cognaize", "n8n"], options=ROOMY) as made:
+    async with deployment(tmp_path, platforms=["make", "qlik", "cognaize"], options=ROOMY) as made:
         await made.stop()
         for source, section in made.config.sources.items():
             changed = section.model_copy(update={"backfill": 3600.0})

@@ -47,6 +47,25 @@ NAMES = {
 }
 #: Errors whose text is n8n's own, or of a node that called something: its words may be believed.
 _OF_CALLS = frozenset({"NodeApiError", "NodeSslError", "AxiosError"})
+#: n8n's own words for the answers and codes above. A caller of a sub-workflow that failed has its message and no more.
+PHRASES = {
+    "The service refused the connection": ErrorClass.NETWORK,
+    "The connection to the server was closed unexpectedly": ErrorClass.NETWORK,
+    "The connection cannot be established": ErrorClass.NETWORK,
+    "The connection was aborted": ErrorClass.TIMEOUT,
+    "The connection timed out": ErrorClass.TIMEOUT,
+    "Bad request - please check your parameters": ErrorClass.VALIDATION,
+    "Authorization failed - please check your credentials": ErrorClass.AUTH,
+    "Payment required": ErrorClass.QUOTA,
+    "Forbidden - perhaps check your credentials": ErrorClass.PERMISSION,
+    "The resource you are requesting could not be found": ErrorClass.NOT_FOUND,
+    "The service is receiving too many requests from you": ErrorClass.THROTTLED,
+    "The service was not able to process your request": ErrorClass.PLATFORM,
+    "Bad gateway - the service failed to handle your request": ErrorClass.PLATFORM,
+    "Service unavailable": ErrorClass.PLATFORM,
+    "Gateway timed out": ErrorClass.TIMEOUT,
+    "Workflow did not finish, possible out-of-memory issue": ErrorClass.KILLED,
+}
 _CODE = re.compile(r"\b(" + "|".join(CODES) + r")\b")
 _STATUS = re.compile(r"^([1-5]\d\d)\b|\bstatus(?: code)?:? ?([45]\d\d)\b", re.I)
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,99}")
@@ -80,6 +99,8 @@ def classify(name: str | None, message: str | None, *, code: object = None, furt
     found = _CODE.search(f"{message or ''} {further}")
     if found:
         return CODES[found[1]]
+    if name is None:  # of a sub-workflow
+        return next((known for words, known in PHRASES.items() if (message or "").startswith(words)), told)
     if name in _OF_CALLS:
         told = errors.by_written_status(further, _STATUS)
         return told if told is not ErrorClass.UNKNOWN else errors.plain(None, message)

@@ -40,6 +40,9 @@ PROMPT_SECONDS = 15.0
 SAME_END_SECONDS = 2.0
 #: Pages of a workflow's executions that are read for a chain.
 PAGES_MAX = 4
+#: How often (seconds) it is asked what the instance saves, and of how many workflows with successes at most.
+DEFAULT_SECONDS = 600.0
+WORKFLOWS_ASKED_MAX = 5
 _UNSAVED = "its workflow does not save {}: whether a retry worked could not be told"
 
 
@@ -50,6 +53,8 @@ class N8nRetries:
         self._config = config
         self._api = api
         self._calls = Calls(api)
+        self._saved: bool | None = None  # whether the instance saves successes, as far as is known
+        self._asked_at = float("-inf")
 
     async def look(self, target: Target) -> Look:
         """Read the execution that failed, and all that descends from it; before a call also what its workflow saves."""
@@ -153,30 +158,52 @@ class N8nRetries:
 
     async def _unsaved(self, workflow_id: str) -> str | None:
         """Why a retry of this workflow could not be told from none, if so."""
+        habits = await self._habits(workflow_id)
+        if habits is None:
+            return "its workflow is gone"
+        default = self._config.save_successes
+        successes = default == "all" if default != "auto" else None
+        if habits.saves_successes is None and successes is None:
+            successes = await self._saves_by_default()
+        if successes is None and habits.saves_successes is None:
+            return (
+                "whether its workflow saves successes is not known, nor could be whether a retry worked: "
+                "save_successes can say it"
+            )
+        saving = Saving(successes=successes, errors=self._config.save_errors == "all")
+        saved, errors = saving.of(habits)
+        return None if saved and errors else _UNSAVED.format("failures" if saved else "successes")
+
+    async def _saves_by_default(self) -> bool | None:
+        """Whether a success is to be seen of any workflow that leaves it to the instance; asked now and then."""
+        now = self._api.platform_now()
+        if 0 <= now - self._asked_at < DEFAULT_SECONDS:
+            return self._saved
+        page = await self._calls.executions(lane=Lane.RETRIES, status="success")
+        ids = dict[str, None]()
+        for item in page.items:
+            with suppress(BadItem):
+                row = mapping.row(item, numbering=Numbering())
+                if row.status == "success" and row.mode != "manual":
+                    ids[row.workflow_id] = None
+        self._saved = None
+        for workflow_id in list(ids)[:WORKFLOWS_ASKED_MAX]:
+            habits = await self._habits(workflow_id)
+            if habits is not None and habits.saves_successes is None:
+                self._saved = True
+                break
+        self._asked_at = now
+        return self._saved
+
+    async def _habits(self, workflow_id: str) -> Habits | None:
+        """How a workflow is set; None where there is none."""
         try:
             answer = await self._calls.workflow(workflow_id, lane=Lane.RETRIES)
         except ApiError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
-            return "its workflow is gone"
-        habits = mapping.habits(answer.data) if isinstance(answer.data, dict) else Habits()
-        default = self._config.save_successes
-        successes = default == "all" if default != "auto" else None
-        if habits.saves_successes is None and successes is None:
-            successes = await self._saves_by_default(workflow_id)
-        saving = Saving(successes=successes, errors=self._config.save_errors == "all")
-        saved, errors = saving.of(habits)
-        return None if saved and errors else _UNSAVED.format("failures" if saved else "successes")
-
-    async def _saves_by_default(self, workflow_id: str) -> bool | None:
-        """Whether a success of this workflow, which leaves it to the instance, is to be seen."""
-        page = await self._calls.executions(lane=Lane.RETRIES, status="success", workflow_id=workflow_id, limit=10)
-        for item in page.items:
-            with suppress(BadItem):
-                row = mapping.row(item, numbering=Numbering())
-                if row.workflow_id == workflow_id and row.status == "success" and row.mode != "manual":
-                    return True
-        return None
+            return None
+        return mapping.habits(answer.data) if isinstance(answer.data, dict) else Habits()
 
 
 def _standing(root: Row, rows: Sequence[Row]) -> Standing:

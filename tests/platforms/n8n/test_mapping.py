@@ -146,6 +146,10 @@ def test_what_is_not_saved_is_not_countable(
         ({"name": "WrappedExecutionError", "message": "timeout is not a function [line 1]"}, "unknown"),
         ({"name": "ExpressionError", "message": "access denied"}, "unknown"),
         ({"message": "no name at all"}, "unknown"),
+        ({"message": "The service refused the connection - perhaps it is offline"}, "network"),
+        ({"message": "The service is receiving too many requests from you"}, "throttled"),
+        ({"message": "Gateway timed out - perhaps try again later?"}, "timeout"),
+        ({"message": "order refused: timeout"}, "unknown"),
         ({"name": "x" * 500, "httpCode": True}, "unknown"),
     ],
 )

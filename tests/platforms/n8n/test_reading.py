@@ -7,7 +7,7 @@ import pytest
 from exporter.model import ResolvedBy, Result, State
 from exporter.platform import RunKey
 from exporter.simulator.core import Faults
-from exporter.simulator.n8n.world import Instance
+from exporter.simulator.n8n.model import Instance
 from exporter.wire.errors import ApiError
 from tests.platforms.n8n.instance import LIST, ONE, START, Source, counting, instance
 
@@ -279,7 +279,7 @@ async def test_many_failures_at_once_are_counted_at_once_and_explained_bit_by_bi
         await made.sweep("runs")
         assert made.known.counts() == {(one, "failure"): 60}
         assert len(made.known.dead_letters) == 60
-        for _ in range(4):
+        for _ in range(6):
             made.restart()
             await made.pass_time(MINUTE)
             await made.sweep("runs")

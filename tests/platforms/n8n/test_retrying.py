@@ -12,8 +12,7 @@ from exporter.model import DeadLetter, ResolvedBy, Result
 from exporter.platform.retrying import Look, Standing, Target
 from exporter.platforms.n8n import PLATFORM
 from exporter.platforms.n8n.retrying import N8nRetries
-from exporter.simulator.n8n.model import Plan
-from exporter.simulator.n8n.world import Instance
+from exporter.simulator.n8n.model import Instance, Plan
 from exporter.simulator.retries import RetryPlan
 from exporter.wire.api import Api
 from exporter.wire.budget import Budget
@@ -195,6 +194,23 @@ async def test_where_the_instance_saves_no_successes_nothing_is_retried_until_th
         made.config = made.config.model_copy(update={"save_successes": "all"})
         assert (await N8nRetries(made.config, made.api).look(Target(letter=letter))).refusal is None
         assert adapter is not None
+
+
+@pytest.mark.parametrize(("setting", "refused"), [(None, False), ("all", True)])
+async def test_what_the_instance_saves_shows_in_any_workflow_that_leaves_it_to_it(
+    made: Source, setting: str | None, refused: bool
+) -> None:
+    at = made.clock.now()
+    other = made.simulator.add_workflow(settings={} if setting is None else {"saveDataSuccessExecution": setting})
+    made.simulator.add_run(other, started_at=at - 9, ended_at=at - 5)
+    never = made.simulator.add_workflow()
+    await made.sweep()
+    made.simulator.add_run(never, started_at=at + 1, ended_at=at + 2, result="failure", error="network")
+    await made.pass_time(60)
+    await made.sweep()
+    [letter] = made.known.dead_letters.values()
+    look = await N8nRetries(made.config, made.api).look(Target(letter=letter))
+    assert (look.refusal is not None) is refused
 
 
 async def test_an_execution_that_is_gone_or_anothers_by_now_is_gone(made: Source) -> None:

@@ -23,7 +23,7 @@ from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
 
 #: Executions read alone in one sweep.
-ASKED_MAX = 15
+ASKED_MAX = 10
 #: Larger data are not asked for: the server has to put them together, beside its own work.
 DATA_BYTES_MAX = 2 * 1024 * 1024
 #: For so long (seconds) an execution is asked for while the instance is in trouble.
