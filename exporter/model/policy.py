@@ -40,6 +40,44 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cooling:
+    """Seconds a gate stays shut after it was tripped for the k-th time in a row: ``first`` times ``factor`` to the k-1."""
+
+    first: float = 1800.0
+    factor: float = 2.0
+    cap: float = 14400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRules:
+    """How many retries of one group may be unverified at once: it rises along ``ramp`` as successes are verified."""
+
+    ramp: tuple[int, ...] = (1, 2, 5, 10, 25)
+    cool: Cooling = Cooling()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How many failed retries a source can afford: ``earn`` tokens for each successful run of its own, ``floor`` a second.
+
+    A retry takes one and gives it back if it succeeds. It starts empty and holds at most ``cap``.
+    """
+
+    cap: float = 20.0
+    earn: float = 0.1
+    floor: float = 2 / 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storm:
+    """When a source as a whole is unwell: the part ``failing`` of at least ``of`` runs that ended ``within`` seconds."""
+
+    failing: float = 0.4
+    of: int = 20
+    within: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One rule, as compiled from the config."""
 
@@ -58,6 +96,7 @@ class Policy:
     settle: float = 600.0
     warnings_fail: bool = True
     exhausted: Literal[Action.QUARANTINE, Action.ESCALATE] = Action.QUARANTINE
+    gate: GateRules = GateRules()
 
     def owns(self, facts: Facts) -> bool | None:
         """Whether it matches; an error that is unknown or was a kill only where a retry policy names its class.
@@ -102,6 +141,8 @@ class SourceRules:
     mode: Mode = Mode.ENFORCE
     pace: Pace = Pace()
     yields: bool = True  # to the platform's own retries
+    budget: Budget | None = None  # None: no limit
+    storm: Storm | None = None  # None: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
