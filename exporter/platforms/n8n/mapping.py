@@ -24,7 +24,6 @@ Ids of runs are numbers of one sequence, written as text. Where the database was
 whose number was there before is called ``17~1`` (see ``Numbering``).
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +33,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.model import TEST, DeadLetter, Error, ErrorClass, Result, Run, State, Step, Workflow, times
+from exporter.model import TEST, DeadLetter, Error, ErrorClass, Result, Run, State, Workflow, times
 from exporter.platform import BadItem
 from exporter.platforms.n8n import errors
+from exporter.platforms.n8n.steps import quantity, read_steps
 from exporter.wire.decode import DAMAGED
 
 ID_CHARS_MAX = 200
@@ -81,12 +81,6 @@ _TRIGGER_NODES = {
 }
 #: A canceled run that took this close (seconds) to what its workflow may was ended by that.
 TIMEOUT_SECONDS = 2.0
-#: Below it, a time of a step is in seconds: how n8n writes those it makes up after a crash.
-_SECONDS_BELOW = 1e11
-#: Steps kept of one run, and characters of a node's name.
-STEPS_MAX = 100
-STEP_CHARS_MAX = 80
-_NODE_TYPE = re.compile(r"[@\w./-]{1,120}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 #: What of a run's results is lost where failed executions are not saved.
@@ -253,7 +247,7 @@ def detail(item: object, *, numbering: Numbering, latest: float = times.MOMENT_M
         results = data.get("resultData")
         results = results if isinstance(results, Mapping) else {}
         error = errors.read(results.get("error"))
-        steps = _steps(results.get("runData"), fields.get("workflowData"), found.run)
+        steps = read_steps(results.get("runData"), fields.get("workflowData"), found.run)
         timed_out = _says_timeout(results.get("error"))
         run = replace(run, parent_id=run.parent_id or _parent(data, numbering, found.run.started_at))
     if found.failed:
@@ -263,7 +257,7 @@ def detail(item: object, *, numbering: Numbering, latest: float = times.MOMENT_M
     plausible = steps is None or times.implausible(replace(run, steps=steps), latest) is None
     return Detail(
         row=changed(found, run=replace(run, steps=steps if plausible else ())),
-        bytes=_number(fields.get("jsonSizeBytes")),
+        bytes=quantity(fields.get("jsonSizeBytes")),
         traced=(match is not None) if "tracingContext" in fields else None,
         timed_out=timed_out,
     )
@@ -320,7 +314,7 @@ def habits(fields: Mapping[str, Any]) -> Habits:
     """What of a workflow's definition decides how its executions are read."""
     settings = fields.get("settings")
     settings = settings if isinstance(settings, Mapping) else {}
-    timeout = _number(settings.get("executionTimeout"))
+    timeout = quantity(settings.get("executionTimeout"))
     kinds = _trigger_kinds(fields.get("nodes"))
     return Habits(
         name=_text(fields.get("name")),
@@ -362,58 +356,6 @@ def _parent(data: Mapping[str, Any], numbering: Numbering, started_at: float | N
     return None if number is None else numbering.name(number, started_at)
 
 
-def _steps(data: object, definition: object, run: Run) -> tuple[Step, ...]:
-    """The nodes that this run executed; those it copied from the run it retries are older than it."""
-    if not isinstance(data, Mapping):
-        return ()
-    # What n8n makes up after a crash is in whole seconds.
-    since = 0.0 if run.started_at is None else math.floor(run.started_at)
-    types = _node_types(definition)
-    found: dict[str, Step] = {}
-    for name, executions in data.items():
-        for index, execution in enumerate(executions if isinstance(executions, list) else ()):
-            began = _epoch(execution.get("startTime")) if isinstance(execution, Mapping) else None
-            if began is None or began < since or len(found) >= STEPS_MAX:
-                continue
-            step_id = str(name)[:STEP_CHARS_MAX] + (f":{index}" if index else "")
-            result = _step_result(execution.get("executionStatus"))
-            seconds = (_number(execution.get("executionTime")) or 0.0) / 1000.0
-            ended = None if result is None else began + seconds
-            found[step_id] = Step(
-                id=step_id, type=types.get(name, "node"), started_at=began, ended_at=ended, result=result
-            )
-    return tuple(found[key] for key in sorted(found))
-
-
-def _node_types(definition: object) -> dict[str, str]:
-    """The type of each node, by its name."""
-    nodes = definition.get("nodes") if isinstance(definition, Mapping) else None
-    found = dict[str, str]()
-    for node in nodes if isinstance(nodes, list) else ():
-        name, kind = (node.get("name"), node.get("type")) if isinstance(node, Mapping) else (None, None)
-        if isinstance(name, str) and isinstance(kind, str) and _NODE_TYPE.fullmatch(kind):
-            found[name] = kind
-    return found
-
-
-def _step_result(status: object) -> Result | None:
-    match status:
-        case "success":
-            return Result.SUCCESS
-        case "error" | "crashed":
-            return Result.FAILURE
-        case "canceled":
-            return Result.CANCELLED
-    return None
-
-
-def _epoch(value: object) -> float | None:
-    number = _number(value)
-    if number is None:
-        return None
-    return number if number < _SECONDS_BELOW else number / 1000.0
-
-
 def _trigger_kinds(nodes: object) -> list[str]:
     """What starts a workflow, each kind once. A trigger of another kind (of a mail box, a queue) is an ``event``."""
     kinds = set[str]()
@@ -453,12 +395,6 @@ def _number_text(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
         return value
     return int(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        return None
-    return float(value)
 
 
 def chain(rows: Sequence[Row], root: int) -> list[Row]:

@@ -7,6 +7,7 @@ import pytest
 from exporter.model import ResolvedBy, Result, State
 from exporter.platform import RunKey
 from exporter.simulator.core import Faults
+from exporter.simulator.n8n.api import Version
 from exporter.simulator.n8n.model import Instance
 from exporter.wire.errors import ApiError
 from tests.platforms.n8n.instance import LIST, ONE, START, Source, counting, instance
@@ -583,3 +584,30 @@ async def test_check_names_missing_scopes() -> None:
         lines = await made.check()
         assert any(line.startswith("problem: the key has no workflow:read, execution:read") for line in lines)
         assert any("execution:retry" in line and line.startswith("note") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (Version(started_after=False), "note: this version has no startedAfter"),
+        (Version(started_after=False, ignores_unknown=False), "note: this version has no startedAfter"),
+        (Version(new_statuses=False), "problem: this version cannot list executions that are running"),
+        (Version(discover=False), "note: this version does not say which scopes a key has"),
+    ],
+)
+async def test_check_finds_out_what_an_older_version_cannot_do(version: Version, expected: str) -> None:
+    async with instance(workflows=2, version=version) as made:
+        lines = await made.check()
+        assert [line for line in lines if line.startswith(expected)], lines
+
+
+async def test_a_version_that_cannot_list_what_runs_says_so_and_counts_what_ends() -> None:
+    async with instance(workflows=0, version=Version(new_statuses=False)) as made:
+        one = made.simulator.add_workflow()
+        await made.sweep()
+        made.new_faults()
+        made.simulator.add_run(one, started_at=START + 1, ended_at=START + 2)
+        await made.pass_time(MINUTE)
+        await made.sweep("runs")
+        assert {fault.kind for fault in made.new_faults()} == {"request"}
+        assert made.known.counts() == {(one, "success"): 1}

@@ -89,7 +89,7 @@ class RunReader:
             sweep.since = sweep.baseline - LONG_RUN_SECONDS
         floor = -1
         for status in ("running",) if position.floor >= 0 else ("running", "waiting", "new"):
-            async with aclosing(self._open(status, sweep)) as pages:
+            async with aclosing(self._of_status(status, sweep)) as pages:
                 async for page in pages:
                     yield page
             floor = max(floor, position.top if status == "running" else -1)
@@ -110,10 +110,12 @@ class RunReader:
         first = now if known.first_sweep_at is None else known.first_sweep_at
         return first - self._config.backfill_seconds
 
-    async def _open(self, status: str, sweep: _Sweep) -> AsyncGenerator[Page, None]:
+    async def _of_status(
+        self, status: str, sweep: _Sweep, *, pages_max: int = OPEN_PAGES_MAX
+    ) -> AsyncGenerator[Page, None]:
         """List the executions of one status. A version that does not know the filter shows others, or refuses."""
         cursor: str | None = None
-        for _ in range(OPEN_PAGES_MAX):
+        for _ in range(pages_max):
             try:
                 page = await self._calls.executions(lane=Lane.RUNNING, status=status, cursor=cursor)
             except ApiError as error:
@@ -173,7 +175,7 @@ class RunReader:
         if missing := self._missing(sweep):
             for status, state in (("waiting", State.RUNNING), ("new", State.PENDING)):
                 if any(run.state is state for run in missing):
-                    async with aclosing(self._open(status, sweep)) as pages:
+                    async with aclosing(self._of_status(status, sweep)) as pages:
                         async for page in pages:
                             yield page
         missing = self._missing(sweep)
@@ -306,8 +308,7 @@ class RunReader:
         faults: list[Fault] = []
         if now - position.crashes_at >= CRASHES_SECONDS or now < position.crashes_at:
             position.crashes_at = now
-            page = await self._calls.executions(lane=Lane.SWEEPS, status="crashed", limit=50)
-            async with aclosing(self._told(page.items, sweep)) as pages:
+            async with aclosing(self._of_status("crashed", sweep, pages_max=1)) as pages:
                 async for one in pages:
                     told += one.observations
         if now - position.letters_at >= LOOK_SECONDS or now < position.letters_at:
