@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev real-components demo test test-slow lint dashboards completions pictures bench clean
+.PHONY: help install install-dev real-components demo test test-slow test-n8n lint dashboards completions pictures bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,10 +67,14 @@ real-components:
 
 # Four at once, on two cores too: most of their time they wait for servers.
 test: install-dev real-components ## the tests (ARGS="-k name"), against real servers (REAL=no: installs none)
-	@$(BIN)/pytest -m "not slow and not bench" -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -m "not slow and not bench and not n8n" -n 4 --dist worksteal $(ARGS)
 
 test-slow: install-dev real-components ## the slow tests
-	@$(BIN)/pytest -m "slow and not bench" -n 2 $(ARGS)
+	@$(BIN)/pytest -m "slow and not bench and not n8n" -n 2 $(ARGS)
+
+test-n8n: install-dev ## the tests against a real n8n, which is installed once (N8N_DIR, 2.3 GB, some minutes)
+	@$(BIN)/python -m tests.n8n.testbed install
+	@$(BIN)/pytest -m "n8n and not bench" $(ARGS)
 
 lint: install-dev ## ruff check, ruff format --check, mypy --strict, import-linter
 	@$(BIN)/ruff check .

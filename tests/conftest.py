@@ -5,6 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.n8n import testbed
 from tests.servers import PATIENCE_SECONDS, missing_component
 
 # A shared machine stalls now and then; a slow example is no wrong example, and slowly made examples are no bad ones.
@@ -21,5 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("real"):
         reason = missing_component(*mark.args)
+        if reason is not None:
+            pytest.skip(reason)
+    if item.get_closest_marker("n8n") is not None:
+        reason = testbed.missing()
         if reason is not None:
             pytest.skip(reason)

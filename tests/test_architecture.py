@@ -17,7 +17,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PLATFORMS_FOLDER = ROOT / "exporter" / "platforms"
 # The four there must be, and whichever folder comes next.
-PLATFORMS = sorted({"make", "qlik", "etlworks", "cognaize"} | {p.parent.name for p in PLATFORMS_FOLDER.glob("*/*.py")})
+PLATFORMS = sorted(
+    {"make", "qlik", "etlworks", "cognaize", "n8n"} | {p.parent.name for p in PLATFORMS_FOLDER.glob("*/*.py")}
+)
 
 #: A module is pure if a sentence of its docstring begins with this word. The model and its laws have to.
 PURE = re.compile(r"(?:\A|[.!?]\s+)Pure\b")

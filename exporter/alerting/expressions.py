@@ -27,6 +27,7 @@ from exporter.alerting.recording import (
     USUAL,
     Burn,
     enough,
+    half_counted,
     over,
 )
 from exporter.config.objectives import SloConfig
@@ -153,6 +154,7 @@ def workflow_is_silent(slo: SloConfig) -> str:
     return named(
         f"{_grouped(by_objective(slo, 'silent_factor', silent))}\n"
         f"unless on ({WORKFLOW}) ({planned} - time() > on ({WORKFLOW}) group_left () {usual})\n"
+        f"unless on ({WORKFLOW}) {half_counted(slo)}\n"
         f"{_could_run(slo)}",
         slo,
         of=last,

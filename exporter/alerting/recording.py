@@ -8,7 +8,7 @@ weigh by events, and an event is in five overlapping rates, so that none is lost
 
 from dataclasses import dataclass
 
-from exporter.alerting.promql import quoted, select
+from exporter.alerting.promql import WORKFLOW, quoted, select
 from exporter.config.objectives import SloConfig
 from exporter.model import FAILED, SUCCEEDED, Result, catalogue
 
@@ -147,7 +147,17 @@ def _total(slo: SloConfig) -> str:
 def _rate(slo: SloConfig, *results: Result) -> str:
     """Ends of runs per second. Who cancelled a run decided so, and an unknown end says nothing: neither is counted."""
     these = f"result=~{quoted('|'.join(r for r in Result if r in results))}"
-    return f"sum without (instance, pod, result) (\n  rate({select(catalogue.RUNS.name, slo, these)}[5m])\n) > 0"
+    rate = f"sum without (instance, pod, result) (\n  rate({select(catalogue.RUNS.name, slo, these)}[5m])\n) > 0"
+    return f"{rate}\nunless on ({WORKFLOW}) {half_counted(slo)}"
+
+
+def half_counted(slo: SloConfig) -> str:
+    """Workflows whose platform keeps nothing of their successes: of their failures no share can be said, and that they
+    did not run nobody knows.
+    """
+    success = f"result={quoted(Result.SUCCESS)}"
+    runs, successes = (select(catalogue.RUNS.name, slo, *more) for more in ((), (success,)))
+    return f"(\n  {runs}\n  unless on ({WORKFLOW}) {successes}\n)"
 
 
 def _ratio(slo: SloConfig, window: str) -> str:

@@ -146,6 +146,9 @@ class Run(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     parent_id: str | None = None  # the run this one descends from
     steps: tuple[Step, ...] | None = None  # ordered by id; None: not known, or not yet
     previous: tuple[int, float] | None = None  # attempt and end of the newest ended attempt below this one
+    #: Where the platform sends a trace of the run itself: its id and that of its span, in hex, with a hyphen between;
+    #: "" where only that it does is known.
+    trace: str | None = None
 
     @property
     def is_test(self) -> bool:
@@ -223,6 +226,7 @@ class Workflow(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     blocked: Blocked | None = None
     next_run_at: float | None = None
     ordered: bool = False  # the platform runs nothing new while a dead letter is open
+    uncounted: tuple[Result, ...] = ()  # the platform keeps nothing of runs that end so: nobody can count them
 
 
 class Listing(Struct, frozen=True, kw_only=True, gc=False):

@@ -155,6 +155,7 @@ def join_run(a: Run, b: Run) -> Run:
         parent_id=_highest(a.parent_id, b.parent_id),
         steps=_join_steps(a.steps, b.steps),
         previous=previous if previous > (0, 0.0) else None,
+        trace=_highest(a.trace, b.trace),
     )
 
 

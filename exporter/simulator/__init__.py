@@ -1,4 +1,4 @@
-"""Stand-ins for the four platforms: the demo and the tests use the same ones.
+"""Stand-ins for the platforms: the demo and the tests use the same ones.
 
 ``SIMULATORS`` is the one table that lists them: how a simulator is made, and the section of a config that reads it.
 """
@@ -11,6 +11,7 @@ from exporter.simulator.cognaize import CognaizeSimulator
 from exporter.simulator.core import Simulator
 from exporter.simulator.etlworks import EtlworksSimulator
 from exporter.simulator.make import MakeSimulator
+from exporter.simulator.n8n import N8nSimulator
 from exporter.simulator.qlik import QlikSimulator
 
 #: Demo credentials; open on purpose.
@@ -63,6 +64,15 @@ SIMULATORS: dict[str, Stand] = {
             "platform": "cognaize",
             "token": "demo-token",
             "webhook": {"scheme": "bearer", "token": HOOK_SECRET},
+        },
+    ),
+    "n8n": Stand(
+        make=N8nSimulator,
+        options={"webhook_secret": HOOK_SECRET},
+        section={
+            "platform": "n8n",
+            "token": "demo-token",
+            "webhook": {"scheme": "header", "header": "X-Webhook-Token", "secret": HOOK_SECRET},
         },
     ),
 }

@@ -1,4 +1,4 @@
-"""What the four simulators share: a seeded world that moves with a clock, faults on demand, and the truth.
+"""What the five simulators share: a seeded world that moves with a clock, faults on demand, and the truth.
 
 A simulator stands in for one platform. It keeps a *world* (workflows, runs, dead letters) that ``advance`` moves up to
 a given moment, a deterministic function of its seed and of what was asked of it; it serves that world through the
@@ -222,11 +222,11 @@ class Engine:
         body, content_type = self._error_body(status, text)
         return web.Response(status=status, body=body, content_type=content_type, headers=headers)
 
-    def disturb(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Lose, double and swap webhooks as the faults say."""
+    def disturb(self, deliveries: list[Delivery], *, lose: bool = True) -> list[Delivery]:
+        """Lose, double and swap webhooks as the faults say. ``lose`` False: those that get lost are gone already."""
         out: list[Delivery] = []
         for delivery in deliveries:
-            if self.strikes(self.faults.webhook_lost):
+            if lose and self.strikes(self.faults.webhook_lost):
                 continue
             out.append(delivery)
             if self.strikes(self.faults.webhook_duplicated):

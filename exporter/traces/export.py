@@ -211,12 +211,16 @@ class TraceExporter:
         kept: dict[Key, _Trace] = {}
         sampled_out: list[_Trace] = []
         invalid: list[_Trace] = []
+        elsewhere: list[PendingTrace] = []
         spans, backlog = 0, len(taken) >= limit
         for number, pending in enumerate(taken):
             if pending.key in waiting:
                 continue
             if number % TRACES_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if isinstance(pending.of, Run) and pending.of.trace is not None:
+                elsewhere.append(pending)
+                continue
             trace = self._trace(pending)
             if not trace.spans:
                 invalid.append(trace)
@@ -228,6 +232,7 @@ class TraceExporter:
             else:
                 kept[pending.key] = trace
                 spans += len(trace.spans)
+        await self._leave(elsewhere)
         await self._mark(sampled_out, Outcome.SAMPLED_OUT)
         await self._mark(invalid, Outcome.INVALID)
         done = await self._send(kept, now) if kept else Round()
@@ -321,6 +326,25 @@ class TraceExporter:
         if answer.reason and self._is_due("remark"):
             log.warning("the collector takes traces, with a warning", reason=answer.reason)
         self._on_exported([trace.exported for trace in traces])
+
+    async def _leave(self, pending: list[PendingTrace]) -> None:
+        """Runs that their platform traces itself are not sent a second time; exemplars point to its trace."""
+        if not pending:
+            return
+        await self._outbox.mark_traced([each.key for each in pending])
+        named = [(each, each.of.trace.split("-")) for each in pending if isinstance(each.of, Run) and each.of.trace]
+        self._on_exported(
+            [
+                Exported(
+                    source=each.source,
+                    of=each.of,
+                    dead_letter=each.dead_letter_id is not None,
+                    trace_id=ids[0],
+                    span_id=ids[-1],
+                )
+                for each, ids in named
+            ]
+        )
 
     def _is_due(self, what: str) -> bool:
         """Whether what a collector says again and again is to be logged once more."""

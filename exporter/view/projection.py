@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from msgspec import structs
 
-from exporter.model import ErrorClass, Result, Workflow, catalogue
+from exporter.model import FAILED, ErrorClass, Result, Workflow, catalogue
 from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
 from exporter.model.labels import NO_LABELS, Labels, exposed, exposed_names
@@ -88,6 +88,7 @@ class Projection:
         self.registry = Registry(list(self._families.values()))
         self._totals: Tallies = {}
         self._shown: dict[Key, str] = {}  # workflow -> its id, or OTHER
+        self._uncounted: dict[Key, tuple[Result, ...]] = {}  # of each shown workflow, as its counters show it
         self._gauges: dict[Key, dict[tuple[str, LabelValues], float]] = {}  # what each workflow's gauges say now
         self._retries: dict[str, set[LabelValues]] = {}  # policies and states each source has shown open retries in
 
@@ -209,10 +210,9 @@ class Projection:
 
     def _show(self, key: Key, world: SourceWorld) -> None:
         """Decide under which id a workflow is shown, and give it its counters at 0."""
-        platform = self._platforms[key[0]]
-        births = _births(platform)
+        platform, entry = self._platforms[key[0]], world.entries[key[1]]
+        births = _births(platform, entry.workflow)
         if key not in self._shown:
-            entry = world.entries[key[1]]
             # Whoever is called so by the platform is among the others from the beginning.
             gauges = sum(
                 1 for _ in readings(entry, world, listed=platform.lists_active, labels=self._given(entry, key[0]))
@@ -224,6 +224,21 @@ class Projection:
                 self._on_folded(key)
         for metric, labels in births:
             self._touch(metric, (platform.name, key[0], self._shown[key], *labels))
+        self._uncounted[key] = entry.workflow.uncounted
+
+    def _follow_uncounted(self, key: Key, workflow: Workflow) -> None:
+        """Bring a workflow's counters to what can be counted now: of what cannot there is none, unless it counted."""
+        if workflow.uncounted == self._uncounted.get(key, ()):
+            return
+        self._uncounted[key] = workflow.uncounted
+        platform = self._platforms[key[0]]
+        births = set(_births(platform, workflow))
+        for metric, labels in _births(platform):
+            full, family = (platform.name, *key, *labels), self._counter(metric)
+            if (metric, labels) in births:
+                self._touch(metric, full)
+            elif not family.get(full) and family.remove(full):
+                self._room.give_back(1, aside=False)
 
     def _add(self, tallies: Tallies) -> None:
         """Add tallies of shown workflows, and of sources, to their series.
@@ -309,8 +324,8 @@ class Projection:
             self.registry.remove_matching(source=key[0], workflow_id=key[1])
             self._room.give_back(before_it - self.registry.series())
             self._room.forget(key)
-            self._shown.pop(key, None)
-            self._gauges.pop(key, None)
+            for kept in (self._shown, self._gauges, self._uncounted):
+                kept.pop(key, None)
             return
         listed = self._platforms[key[0]].lists_active
         given = self._given(entry, key[0])
@@ -322,6 +337,7 @@ class Projection:
             self._refresh_other(key, before, now)
             self._gauges[key] = now
             return
+        self._follow_uncounted(key, entry.workflow)
         prefix = (self._platforms[key[0]].name, key[0], key[1])
         for name, labels in before.keys() - now.keys():
             self._unset(name, (*prefix, *labels))
@@ -358,12 +374,14 @@ class Projection:
         return cast(Counter, self._families[metric.name])
 
 
-def _births(platform: Platform) -> list[tuple[Metric, LabelValues]]:
-    """The counters a workflow has from the beginning: whatever can happen to it on this platform."""
+def _births(platform: Platform, workflow: Workflow | None = None) -> list[tuple[Metric, LabelValues]]:
+    """The counters a workflow has from the beginning: whatever can happen to it on this platform, and be counted."""
+    results = [result for result in platform.results if workflow is None or result not in workflow.uncounted]
+    error_classes = platform.error_classes if FAILED.intersection(results) else ()
     births: list[tuple[Metric, LabelValues]] = [
-        *((catalogue.RUNS, (result,)) for result in platform.results),
-        *((catalogue.RUN_ERRORS, (error_class,)) for error_class in platform.error_classes),
-        *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in platform.error_classes),
+        *((catalogue.RUNS, (result,)) for result in results),
+        *((catalogue.RUN_ERRORS, (error_class,)) for error_class in error_classes),
+        *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in error_classes),
         *((catalogue.DEAD_LETTERS_RESOLVED, (by,)) for by in platform.resolved_by),
     ]
     if "operations" in platform.measures:

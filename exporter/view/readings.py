@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
-from exporter.model import ErrorClass, State, catalogue
+from exporter.model import SUCCEEDED, ErrorClass, Result, State, catalogue
 from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
 from exporter.view.known import SourceWorld
@@ -31,7 +31,8 @@ def readings(
         yield catalogue.WORKFLOW_NEXT_RUN, (), w.next_run_at
     for result, ended_at in entry.last_ended:
         yield catalogue.WORKFLOW_LAST_RUN, (result,), ended_at
-    yield catalogue.WORKFLOW_FAILURES, (), float(entry.failures)
+    if Result.SUCCESS not in w.uncounted or entry.last(SUCCEEDED) is not None:  # else nothing could end a streak
+        yield catalogue.WORKFLOW_FAILURES, (), float(entry.failures)
     yield from _open_runs(world, w.id, listed)
     yield from _open_dead_letters(world, w.id)
     queue = world.queues.get(w.id)

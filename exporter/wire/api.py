@@ -79,6 +79,7 @@ class _Call:
     content_type: str = "application/json"
     once: bool = False  # never a second request, not even after a 401
     send_by: float | None = None  # our clock: not written after it
+    timeout: float | None = None  # seconds for the answer, where it takes longer than others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,10 @@ class _Reply:
 
 def _uncounted(endpoint: str, code: str) -> None:
     """Where nobody counts requests."""
+
+
+def _limits(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS_MAX))
 
 
 #: Raised before the first byte of a request is written.
@@ -174,7 +179,6 @@ class Api:
             cookie_jar=aiohttp.DummyCookieJar(),
             middlewares=(_tell_lost_connections,),
             headers={"Accept": "application/json", "User-Agent": user_agent},
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, CONNECT_SECONDS_MAX)),
         )
 
     async def close(self) -> None:
@@ -222,13 +226,14 @@ class Api:
         counted: bool = True,
         anonymous: bool = False,
         send_by: float | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """Post ``json``, a ``form`` or nothing. One that only reads (``idempotent``) is repeated like a get, others
         after a 401.
 
         ``anonymous`` sends no credential: for the calls that fetch one. ``send_by``, on our clock, makes it a call that
         must not happen twice: it is sent once whatever comes of it, and not at all after that moment (then ``sent`` of
-        the error is False).
+        the error is False). ``timeout`` is for a call whose answer takes longer than others.
         """
         return await self._send(
             _Call(
@@ -243,6 +248,7 @@ class Api:
                 content_type="application/json" if form is None else "application/x-www-form-urlencoded",
                 once=send_by is not None,
                 send_by=send_by,
+                timeout=timeout,
             )
         )
 
@@ -359,7 +365,8 @@ class Api:
             reply = await self._exchange(call, headers)
         except TimeoutError as error:
             self._on_request(call.endpoint, "timeout")
-            detail, sent = f"no answer within {self._timeout:g} s", not isinstance(error, _NEVER_SENT)
+            seconds = self._timeout if call.timeout is None else call.timeout
+            detail, sent = f"no answer within {seconds:g} s", not isinstance(error, _NEVER_SENT)
             raise ApiError(ErrorKind.TIMEOUT, endpoint=call.endpoint, detail=detail, sent=sent) from None
         except (aiohttp.ClientError, OSError) as error:
             self._on_request(call.endpoint, "error")
@@ -389,8 +396,15 @@ class Api:
             return await self._request(call, headers)
 
     async def _request(self, call: _Call, headers: dict[str, str]) -> _Reply:
+        limits = _limits(self._timeout if call.timeout is None else call.timeout)
         async with self._session.request(
-            call.method, call.url, data=call.body, headers=headers, allow_redirects=False, proxy=self._proxy
+            call.method,
+            call.url,
+            data=call.body,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+            timeout=limits,
         ) as response:
             bytes_max = self._body_bytes_max if response.status < 300 else ERROR_BODY_BYTES_MAX
             body, cut = bytearray(), False

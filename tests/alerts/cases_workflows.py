@@ -26,6 +26,7 @@ from tests.alerts.world import (
 
 #: When a run last ended, at midnight of each of ten days, and of the twelfth.
 NIGHTS = " ".join(f"{night * 86400}x1439" for night in range(10))
+LAST_FAILURE = metric("automation_workflow_last_run_timestamp_seconds", result="failure")
 NIGHT_12 = f"{12 * 86400}x1439"
 
 
@@ -53,6 +54,11 @@ WORKFLOWS: dict[str, Cases] = {
             Case(
                 why="ten runs an hour are too few to speak of a ratio",
                 series=series((runs("success"), "0+0.03x120"), (runs("failure"), "0+0.03x120")),
+                at="90m",
+            ),
+            Case(
+                why="successes are not counted here, so of the failures no share is known",
+                series=series((runs("failure"), "0+1x120"), (runs("unknown"), "0+1x120")),
                 at="90m",
             ),
             Case(
@@ -194,6 +200,11 @@ WORKFLOWS: dict[str, Cases] = {
                 why="one night was left out", series=weeks((LAST_RUN, f"{NIGHTS} 864000x2879 {NIGHT_12}")), at="12d6h"
             ),
             Case(why="nobody knows what is usual", series=weeks((LAST_RUN, "0x20000")), at="12d6h"),
+            Case(
+                why="its successes are not counted, so it may well have run",
+                series=weeks((LAST_FAILURE, f"{NIGHTS} 864000x5000"), (runs("failure"), "1+0x20000")),
+                at="12d6h",
+            ),
         ],
         every="30m",
     ),

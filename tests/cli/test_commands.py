@@ -239,12 +239,12 @@ async def test_check_says_its_verdict_first_and_tries_the_source(tmp_path: Path)
         (["simulate", "--fault", "slow=often"], "config: --fault slow=often: write NAME=VALUE with a number"),
         (
             ["simulate", "--port", "70000"],
-            "automation-exporter: --port 70000: must be 0 to 65532; 0: any that is free",
+            "automation-exporter: --port 70000: must be 0 to 65531; 0: any that is free",
         ),
         (["demo", "--port", "-1"], "automation-exporter: --port -1: must be 0 to 65535; 0: any that is free"),
         (
             ["simulate", "--platform", "qlick"],
-            "automation-exporter: --platform qlick: unknown; one of cognaize, etlworks, make, qlik",
+            "automation-exporter: --platform qlick: unknown; one of cognaize, etlworks, make, n8n, qlik",
         ),
     ],
 )

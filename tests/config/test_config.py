@@ -95,8 +95,8 @@ sources.qlik.url=tenant.eu.qlikcloud.com | sources.qlik.url: must be a URL: writ
 sources.qlik.url=https://[tenant          | sources.qlik.url: must be a URL such as https://example.com
 sources.qlik.url=https://tenant:99999     | sources.qlik.url: must be a URL such as https://example.com
 sources.etl.poll.requests_per_minute=.inf | sources.etl.poll.requests_per_minute: Input should be a finite number
-sources.qlik.platform=zapier              | sources.qlik.platform: unknown; one of make, qlik, etlworks, cognaize
-sources.qlik.platform=                    | sources.qlik.platform: missing; one of make, qlik, etlworks, cognaize
+sources.qlik.platform=zapier              | sources.qlik.platform: unknown; one of make, qlik, etlworks, cognaize, n8n
+sources.qlik.platform=                    | sources.qlik.platform: missing; one of make, qlik, etlworks, cognaize, n8n
 sources.a b.platform=make                 | sources.a b: a source name has letters, digits, dot, dash and underscore only
 sources.make-eu.poll.interval=60          | sources.make-eu.poll.interval: write a duration with its unit, for example 30s, 5m, 2h or 14d
 sources.make-eu.poll.interval=5 parsecs   | sources.make-eu.poll.interval: not a duration; write for example 30s, 5m, 2h or 14d
@@ -229,7 +229,7 @@ def test_the_schema_for_editors_knows_every_platform_and_the_files_of_secrets() 
     made = schema()
     variants = made["properties"]["sources"]["additionalProperties"]["oneOf"]
     names = {made["$defs"][v["$ref"].rsplit("/", 1)[1]]["properties"]["platform"]["const"] for v in variants}
-    assert names == {"make", "qlik", "etlworks", "cognaize"}
+    assert names == {"make", "qlik", "etlworks", "cognaize", "n8n"}
     assert "admin_token_file" in made["$defs"]["ServerConfig"]["properties"]
 
 

@@ -60,7 +60,7 @@ WHOLE = [
     ),
     (
         SOURCE.replace("qlik", "qlick"),
-        "sources.q.platform: unknown; one of make, qlik, etlworks, cognaize; did you mean qlik?",
+        "sources.q.platform: unknown; one of make, qlik, etlworks, cognaize, n8n; did you mean qlik?",
     ),
     (SOURCE.replace("https://q.example", "q.example"), "sources.q.url: must be a URL: write https://q.example"),
     (

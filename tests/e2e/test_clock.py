@@ -60,7 +60,8 @@ async def letters(made: Deployment, source: str) -> set[str]:
 
 async def assert_nothing_refused(made: Deployment, source: str) -> None:
     told = await made.samples("automation_exporter_webhook_events_total")
-    assert sum(value for key, value in told.items() if key[0] == source) > 0
+    rare = source == "n8n"  # which sends nothing but failures
+    assert rare or sum(value for key, value in told.items() if key[0] == source) > 0
     assert not {key: value for key, value in told.items() if value and key[1] not in ("accepted", "duplicate")}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.deployment import Deployment, deployment
 
-PLATFORMS = ["make", "qlik", "etlworks", "cognaize"]
+PLATFORMS = ["make", "qlik", "etlworks", "cognaize", "n8n"]
 #: Limits of the platforms are not what these tests are about.
 ROOMY: Mapping[str, Mapping[str, Any]] = {"make": {"api_limit": 100_000, "enforce_limit": False}}
 
@@ -36,7 +36,8 @@ async def test_webhooks_lost_doubled_and_shuffled_with_polls_between_give_the_po
     platform: str, tmp_path: Path
 ) -> None:
     disturbed = {"webhook_lost": 0.3, "webhook_duplicated": 0.2, "webhook_shuffled": 1.0}
-    async with deployment(tmp_path, platforms=[platform], options=ROOMY, faults=disturbed) as made:
+    workflows = 12 if platform == "n8n" else 4  # where only failures are sent, some have to be
+    async with deployment(tmp_path, platforms=[platform], options=ROOMY, faults=disturbed, workflows=workflows) as made:
         await made.sweep()
         for _ in range(60):
             await made.clock.advance(15)
@@ -107,13 +108,13 @@ async def test_restarts_in_the_middle_of_sweeps_change_no_count(tmp_path: Path) 
 
 
 async def test_after_a_downtime_what_was_missed_is_counted_once(tmp_path: Path) -> None:
-    async with deployment(tmp_path, platforms=["make", "qlik", "cognaize"], options=ROOMY) as made:
+    async with deployment(tmp_path, platforms=["make", "qlik", "cognaize", "n8n"], options=ROOMY) as made:
         await made.sweep()
         await made.live(300, step=15)
         await made.stop()
         await made.clock.advance(6 * 3600)
         await made.start()
-        await assert_true(made, "make", "qlik")
+        await assert_true(made, "make", "qlik", "n8n")
         # A process restarted in place shows only how its last attempt went.
         runs = made.fleet.simulators["cognaize"].truth().runs
         last = {run.run_id: run for run in sorted(runs, key=lambda run: run.ended_at)}

@@ -26,7 +26,9 @@ from tests.webhooks.service import receiving
 from tests.webhooks.test_receiver import event, post
 
 NOW = 1_772_440_000.0
-FIXED = dict.fromkeys(("qlik", "etlworks", "cognaize"), "token_file") | {"make": "organization_id: 9, token_file"}
+FIXED = dict.fromkeys(("qlik", "etlworks", "cognaize", "n8n"), "token_file") | {
+    "make": "organization_id: 9, token_file"
+}
 LOGINS = {
     "qlik": "oauth: {client_id: me, client_secret_file: FILE}",
     "etlworks": "login: me, password_file: FILE",
@@ -71,7 +73,7 @@ class Strict:
                 return web.json_response({"message": "wrong"}, status=401)
             token = f"bought-{self.token}"
             return web.json_response({"token": token, "access_token": token})
-        word = request.headers.get("Authorization", "").partition(" ")[2]
+        word = request.headers.get("X-N8N-API-KEY") or request.headers.get("Authorization", "").partition(" ")[2]
         if word not in (self.secret, f"bought-{self.token}"):
             self.refused += 1
             return web.json_response({"message": "no"}, status=401)

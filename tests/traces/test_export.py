@@ -68,6 +68,19 @@ async def test_a_finished_run_is_sent_once_and_then_known_as_exported(world: Wor
     assert world.own.registry.get_sample_value("automation_exporter_traces_pending") == 0
 
 
+async def test_a_run_that_its_platform_traces_is_not_sent_a_second_time_and_exemplars_point_to_its_trace(
+    world: World,
+) -> None:
+    theirs = f"{'a' * 32}-{'b' * 16}"
+    await world.observe(a_run("r1", Result.FAILURE, trace=theirs), a_run("r2", trace=""), a_run("r3"))
+    assert await world.once() == ExportReport(exported=1)
+    assert [span.attributes["cicd.pipeline.run.id"] for span in world.receiver.spans] == ["r3"]
+    assert {(e.of.id, e.trace_id) for e in world.told if e.of.id != "r3"} == {("r1", "a" * 32)}
+    assert {e.span_id for e in world.told if e.of.id == "r1"} == {"b" * 16}
+    assert await world.once() == ExportReport()
+    assert world.spans_total("exported") == 1
+
+
 async def test_without_anything_to_send_nothing_is_sent(world: World) -> None:
     assert await world.once() == ExportReport()
     assert world.receiver.requests == 0

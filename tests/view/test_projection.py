@@ -178,6 +178,44 @@ async def test_what_is_unknown_is_absent_and_what_is_known_is_shown(service: Ser
     assert "automation_workflow_blocked" not in service.samples()
 
 
+def run_counters(service: Service) -> dict[str, float]:
+    return {
+        dict(labels)["result"]: value for labels, value in service.samples().get("automation_runs_total", {}).items()
+    }
+
+
+async def test_what_nobody_can_count_has_no_counter_and_no_streak_unless_somebody_counted_it(service: Service) -> None:
+    await service.tell(workflow(uncounted=(Result.SUCCESS,)), failed("r", NOW - 5))
+    assert run_counters(service) == {"failure": 1.0}
+    assert "automation_workflow_consecutive_failures" not in service.samples()
+    success = Run(workflow_id="w", id="s", state=State.FINISHED, result=Result.SUCCESS, ended_at=NOW - 3)
+    await service.tell(success, via=Via.WEBHOOK)  # a last node reports it
+    assert run_counters(service) == {"failure": 1.0, "success": 1.0}
+    assert service.value("automation_workflow_consecutive_failures", workflow_id="w") == 0.0
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_counters_follow_what_can_be_counted(service: Service, restart: bool) -> None:
+    both = (Result.SUCCESS, Result.FAILURE)
+    lines: list[int] = []
+    for at, uncounted, expected in (
+        (1, (), {"success": 0.0, "failure": 0.0}),
+        (2, (Result.SUCCESS,), {"failure": 0.0}),
+        (3, both, {}),
+        (4, (), {"success": 0.0, "failure": 0.0}),
+        (5, both, {}),
+    ):
+        await service.tell(Workflow(id="w", at=NOW + at, name="Orders", uncounted=uncounted))
+        if restart:
+            await service.ledger.close()
+            await service.open()
+        assert run_counters(service) == expected
+        assert ("automation_run_errors_total" in service.samples()) == (uncounted != both)
+        lines.append(service.projection.registry.series())
+    assert lines[0] == lines[3]
+    assert lines[2] == lines[4]
+
+
 async def test_runs_and_dead_letters_show_while_they_are_open(service: Service) -> None:
     running = Run(workflow_id="w", id="a", state=State.RUNNING, started_at=NOW - 30)
     waiting = Run(workflow_id="w", id="b", queued_at=NOW - 9)
