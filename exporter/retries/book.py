@@ -33,6 +33,8 @@ RECENT_MAX = 200
 SETTLING_SLACK = 900.0
 #: A retry may have been claimed so long (seconds) before it closed.
 GROUP_SLACK = 7 * 86400.0
+#: It is noted every so often (seconds) that a source is decided about; after a longer break nothing could be tried.
+BEAT, SLEPT_MIN = 300.0, 600.0
 #: An approval of a group ends after so long (seconds).
 GROUP_APPROVAL_SECONDS = 7 * 86400.0
 
@@ -72,6 +74,7 @@ class RetryBook:
         self._earned: dict[str, int] = {}  # successful runs that the budget of a source does not hold yet
         self._ended: dict[str, deque[tuple[float, bool]]] = {}  # runs that ended lately: when, and whether they failed
         self._rails: dict[str, Rails] = {}
+        self._beats: dict[str, float] = {}
         self.operations: dict[str, OperationState] = {}
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in sources}
         self._decided: dict[Key, Decided] = {}
@@ -117,7 +120,12 @@ class RetryBook:
             self._setbacks.setdefault(source, {})[key] = setback
         self._purses, self._refused = found.purses, found.refused
         for source in self._sources:
-            rules = self.rules.source(source)
+            rules, last = self.rules.source(source), found.turns.get(source)
+            if last is not None and now - last > SLEPT_MIN:
+                await self._ledger.transact("load_retries", kept.slept(source, now - last, now))
+                for letter, decided in self._decided.items():
+                    if letter[0] == source and decided.waits_since is None:
+                        self._decided[letter] = replace(decided, waited=decided.waited + now - last)
             if rules.budget is not None and source not in self._purses:
                 self._purses[source] = Purse(at=now)
                 await self._ledger.transact("load_retries", kept.put_purse(source, self._purses[source]))
@@ -384,6 +392,12 @@ class RetryBook:
             del self._decided[key]
         return counted
 
+    async def beat(self, source: str, *, now: float) -> None:
+        """Note now and then that the dead letters of a source are decided about."""
+        if not 0 <= now - self._beats.get(source, 0.0) < BEAT:
+            await self._ledger.transact("decide", kept.beat(source, now))
+            self._beats[source] = now
+
     async def put(self, overrides: Sequence[Override], *, now: float) -> None:
         await self._ledger.transact("override", script.put_overrides(overrides, now=now))
 
@@ -417,6 +431,11 @@ class RetryBook:
         """Forget what is past retention, in the ledger (what ended ``before``) and in memory (what holds no more)."""
         keep = self._roots_by(self._lineage)
         await self._ledger.transact("prune", script.prune(before=before, keep=keep))
+        for source, gates in self._gates.items():
+            old = [key for key, gate in gates.items() if gate.served_at < before]
+            await self._ledger.transact("prune", kept.prune(source, old))
+            for key in old:
+                del gates[key]
         recent = {(retry.source, retry.root) for retry in self.everything()[:RECENT_MAX]}
         opened = {(r.source, r.root) for retries in self._open.values() for r in retries.values()}
         self._by_root = {key: found for key, found in self._by_root.items() if key in keep | recent | opened}

@@ -200,6 +200,7 @@ class Retrier:
             await self._book.trace(name, now=now, theirs=self.source.api.platform_now())
         turn = await self.decider.turn(now)
         report.changed += await self._book.decide(name, turn.changed, turn.gone, now=now)
+        await self._book.beat(name, now=now)
         self._fetched.difference_update(turn.gone)
         await self._note_recurrences(now)
         return turn

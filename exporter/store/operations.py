@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from exporter.model.ledger import Committed
-from exporter.model.operations import UNDER_WAY, Item, ItemState, Operation, OperationState
+from exporter.model.operations import Item, ItemState, Operation, OperationState
 from exporter.model.retries import Override, Retry
 from exporter.store import codec
 from exporter.store.audit import add_records
@@ -123,8 +123,13 @@ def _publish(identities: Iterable[str], committed: Committed) -> Script[None]:
             committed.operations[identity] = state
 
 
-def is_under_way(item: Item) -> bool:
-    return item.state in UNDER_WAY
+def prune(before: float) -> Script[None]:
+    """Forget operations that ended before a moment."""
+    yield (
+        """DELETE FROM operation_items WHERE operation_id IN (SELECT id FROM operations WHERE ended_at < $1)""",
+        (before,),
+    )
+    yield "DELETE FROM operations WHERE ended_at < $1", (before,)
 
 
 def _record(kind: str, operation: Operation, **more: object) -> dict[str, object]:

@@ -118,6 +118,30 @@ def put_purse(source: str, state: Purse) -> Script[Committed]:
     return Committed(purses={source: state})
 
 
+def beat(source: str, now: float) -> Script[None]:
+    """Note that the dead letters of a source are being decided about."""
+    yield from put(source, TURN, {"": now})
+
+
+def slept(source: str, seconds: float, now: float) -> Script[None]:
+    """Nobody decided for so long: what could have been tried otherwise could not, and did not age."""
+    yield (
+        "UPDATE decisions SET waited = waited + $2 WHERE source = $1 AND waits_since IS NULL",
+        (source, seconds),
+    )
+    yield from beat(source, now)
+
+
+def prune(source: str, gates: Iterable[tuple[str, str]]) -> Script[None]:
+    """Forget these gates, and why looks at dead letters refused that are no longer open."""
+    yield from put(source, GATE, {f"{policy}\0{group}": None for policy, group in gates})
+    yield (
+        """DELETE FROM retry_state WHERE source = $1 AND kind = $2 AND NOT EXISTS (SELECT 1 FROM dead_letters d
+            WHERE d.source = retry_state.source AND d.dead_letter_id = retry_state.key AND d.resolved_at IS NULL)""",
+        (source, REFUSED),
+    )
+
+
 def put_refused(source: str, states: Mapping[str, Refused | None]) -> Script[Committed]:
     """Remember why the last look at dead letters (by id) refused, and until when that holds; None: it does not."""
     yield from put(source, REFUSED, states)

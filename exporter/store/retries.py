@@ -505,6 +505,7 @@ def prune(*, before: float, keep: Collection[Key]) -> Script[None]:
     )
     yield "DELETE FROM overrides WHERE ended_at < $1 OR until < $1", (before,)
     yield "DELETE FROM audit WHERE at < $1", (before,)
+    yield from operations.prune(before)
 
 
 def recent(limit: int = RECENT_MAX) -> Script[list[Retry]]:

@@ -106,6 +106,20 @@ async def test_time_behind_anothers_open_retry_does_not_age(engine_of: EngineOf)
     await engine.until(lambda: "d2" in engine.recovered(), within=6 * HOUR, step=600)
 
 
+async def test_time_in_which_nobody_decided_does_not_age(engine_of: EngineOf) -> None:
+    """The service was down for four days, and what waited for its backoff is tried when it is back."""
+    slow = Backoff(first=HOUR, factor=1.0, cap=HOUR, jitter=0.0)
+    engine = await engine_of(quick(give_up_after=3 * DAY, backoff=slow))
+    engine.platform.well = Result.SUCCESS
+    engine.platform.add()
+    await engine.sweep()
+    await engine.turn()
+    await engine.clock.advance(4 * DAY)
+    await engine.restart()
+    await engine.sweep()
+    await engine.until(lambda: engine.recovered() == {"d1"}, within=6 * HOUR, step=600)
+
+
 async def test_time_behind_a_gate_does_not_age(engine_of: EngineOf) -> None:
     engine = await engine_of(quick(give_up_after=3 * DAY, gate=LONG_GATE))
     engine.platform.results = [Result.FAILURE]
