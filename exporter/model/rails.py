@@ -11,12 +11,13 @@ Times are seconds since the epoch on our own clock.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from exporter.model.policy import Budget, GateRules, Pace, Policy, Storm
 from exporter.model.retries import Reason
 
 #: Failures in a row that shut a gate which has let successes through; one that has not is shut by the first.
-FAILURES_IN_A_ROW = 4
+FAILURES_IN_A_ROW = 6
 #: A refused source or workflow is left alone for so long (seconds) at first, then twice as long each time, at most …
 SETBACK_FIRST, SETBACK_MOST = 60.0, 900.0
 #: … unless the platform says how long, which holds up to a day.
@@ -200,7 +201,8 @@ class Rails:
     gates: Mapping[tuple[str, str], Gate] = field(default_factory=dict)  # by policy and group; "" is the whole policy
     unverified: Mapping[tuple[str, str], int] = field(default_factory=dict)  # open and not in doubt, by the same
     approved_groups: frozenset[tuple[str, str]] = frozenset()  # where an approval holds for the rest
-    well: Mapping[str, float] = field(default_factory=dict)  # when runs of workflows last succeeded by themselves
+    #: When runs of workflows last succeeded by themselves, as far as that matters to a gate that is shut; "" is any.
+    well: Mapping[str, float] = field(default_factory=dict)
     ill: Mapping[str, float] = field(default_factory=dict)  # when they last failed
 
     def gate(self, policy: str, group: str) -> Gate:
@@ -218,11 +220,12 @@ FREE = Rails()
 
 
 def gates_of(owner: Policy, group: str) -> Iterator[tuple[tuple[str, str], GateRules, str]]:
-    """The gates in the way of a group under its policy: its own, and that of the whole policy, wider from the start."""
-    yield (owner.name, group), owner.gate, "group"
+    """The gates in the way of a group under its policy: that of the whole policy, wider from the start, and its own."""
     yield (owner.name, ""), policy_gate(owner.gate), "policy"
+    yield (owner.name, group), owner.gate, "group"
 
 
+@lru_cache(maxsize=256)
 def policy_gate(rules: GateRules) -> GateRules:
     """The rules of the gate of a whole policy: never narrower than those of its groups begin."""
     return GateRules(ramp=tuple(max(width, rules.ramp[0]) for width in POLICY_RAMP), cool=rules.cool)
@@ -247,6 +250,7 @@ class Check:
     refuses: bool
     detail: str = ""
     next_at: float | None = None
+    whole: bool = False  # it says the same to all of a policy
 
 
 def checks(
@@ -263,17 +267,18 @@ def checks(
 
 
 def _gates(rails: Rails, passenger: Passenger, now: float, taken: Mapping[tuple[str, str], int]) -> Check:
-    well_at = rails.well.get(passenger.workflow_id)
     for key, rules, whose in gates_of(passenger.owner, passenger.group):
         gate = rails.gates.get(key, NEW_GATE)
+        well_at = rails.well.get("" if whose == "policy" else passenger.workflow_id)
         opens_at = gate.opens_at(rules, now, well_at=well_at)
         if now < opens_at:
             times = "once" if gate.trips == 1 else f"{gate.trips} times in a row"
             detail = f"its {whose} cools off: retrying failed {times}"
-            return Check(reason=Reason.GATE, refuses=True, detail=detail, next_at=opens_at)
+            return Check(reason=Reason.GATE, refuses=True, detail=detail, next_at=opens_at, whole=whose == "policy")
         passing = rails.unverified.get(key, 0) + taken.get(key, 0)
         if passing >= gate.width(rules, now, well_at=well_at):
-            return Check(reason=Reason.GATE, refuses=True, detail=f"others of its {whose} are not verified yet")
+            detail = f"others of its {whose} are not verified yet"
+            return Check(reason=Reason.GATE, refuses=True, detail=detail, whole=whose == "policy")
     return Check(reason=Reason.GATE, refuses=False)
 
 

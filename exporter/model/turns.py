@@ -45,6 +45,11 @@ class _Given:
         said = checks(self.rails, candidate.passenger, self.now, taken=self.taken)
         return next((check for check in said if check.refuses), None)
 
+    def is_policy_shut(self, candidate: Candidate) -> bool:
+        """Whether what keeps it back keeps back all of its policy."""
+        why = self.refusal(candidate)
+        return why is not None and (why.reason is Reason.STORM or why.whole)
+
     def give(self, candidate: Candidate) -> None:
         passenger = candidate.passenger
         self.ids.append(candidate.id)
@@ -77,16 +82,23 @@ def take_turns(
     """
     given = _Given(rails=rails, room=rails.room(now), now=now)
     begun: set[str] = set()
-    order = sorted(queues, key=lambda key: (rails.gate(*key).served_at, key))
+    order = sorted(queues, key=lambda key: (not queues[key][0].passenger.at_once, rails.gate(*key).served_at, key))
     waiting = bool(order)
     while waiting and given.room > 0:
         waiting = False
+        shut: set[str] = set()  # policies that let nothing more pass
         for key in order:
-            candidate = given.next_of(queues[key], begun) if given.room > 0 else None
+            if given.room <= 0:
+                break
+            if key[0] in shut:
+                continue
+            candidate = given.next_of(queues[key], begun)
             if candidate is not None:
                 given.give(candidate)
                 begun.add(candidate.id)
                 waiting = True
+            elif given.is_policy_shut(queues[key][0]):
+                shut.add(key[0])
     return given.ids, {key: _decision(queue, given) for key, queue in queues.items() if queue}
 
 

@@ -35,6 +35,8 @@ SETTLING_SLACK = 900.0
 GROUP_SLACK = 7 * 86400.0
 #: It is noted every so often (seconds) that a source is decided about; after a longer break nothing could be tried.
 BEAT, SLEPT_MIN = 300.0, 600.0
+#: Decisions looked through before others get a chance to run.
+DECIDED_AT_ONCE = 500
 #: An approval of a group ends after so long (seconds).
 GROUP_APPROVAL_SECONDS = 7 * 86400.0
 
@@ -179,6 +181,8 @@ class RetryBook:
             tokens, token_at = purse.now(rules.budget, now, earned=earned), None
             if tokens < 1.0:
                 token_at = purse.next_at(rules.budget, now, earned=earned)
+            # Whole tokens, and whole seconds: what differs less changes nothing.
+            tokens, token_at = float(int(tokens)), None if token_at is None else float(round(token_at))
         opened = self._open[source].values()
         return Rails(
             pace=pace,
@@ -191,8 +195,8 @@ class RetryBook:
             gates=dict(gates),
             unverified=script.unverified(opened),
             approved_groups=self.approved_groups(source, now),
-            well=self._ended_last(source, SUCCEEDED) if any(gate.is_shut for gate in gates.values()) else {},
-            ill=self._ended_last(source, FAILED) if any(gate.is_shut for gate in gates.values()) else {},
+            well=self._ended_last(source, SUCCEEDED),
+            ill=self._ended_last(source, FAILED),
         )
 
     def _storm(self, source: str, now: float) -> str:
@@ -204,11 +208,19 @@ class RetryBook:
         return storm(len(ended), sum(failed for _, failed in ended), rules)
 
     def _ended_last(self, source: str, results: frozenset[Result]) -> dict[str, float]:
-        """When runs of the workflows with dead letters last ended so."""
-        one = self._sources[source]
-        workflows = {letter.workflow_id for letter in one.known.dead_letters.values()}
-        found = {workflow_id: one.last_ended(workflow_id, results) for workflow_id in workflows}
-        return {workflow_id: at for workflow_id, at in found.items() if at is not None}
+        """When runs of the workflows with dead letters last ended so; "" is the source as a whole.
+
+        Only where a gate is shut, and no later than just after the last was: what was when after that changes nothing.
+        """
+        shut = [gate.tripped_at for gate in self._gates[source].values() if gate.tripped_at is not None]
+        if not shut:
+            return {}
+        one, latest = self._sources[source], max(shut) + 1.0
+        ends = {workflow_id: one.last_ended(workflow_id, results) for workflow_id in one.known.entries}
+        found = {workflow_id: min(at, latest) for workflow_id, at in ends.items() if at is not None}
+        with_letters = {letter.workflow_id for letter in one.known.dead_letters.values()}
+        whole = {"": max(found.values())} if found else {}
+        return {workflow_id: at for workflow_id, at in found.items() if workflow_id in with_letters} | whole
 
     def open_of(self, source: str) -> list[Retry]:
         """The open retries of a source, oldest first."""
@@ -265,10 +277,10 @@ class RetryBook:
 
     # What it writes
 
-    async def reserve(self, wanted: Reservation, *, now: float) -> Refusal | None:
-        """Make a retry an intent; why not, if the ledger forbids it by now."""
+    async def reserve(self, wanted: Reservation, *, now: float) -> Retry | Refusal:
+        """Make a retry an intent, and return it as it is written; why not, if the ledger forbids it by now."""
         result = await self._ledger.transact("claim_retry", script.reserve(wanted, now=now))
-        return result if isinstance(result, Refusal) else None
+        return result if isinstance(result, Refusal) else result.retries[0]
 
     async def save(self, retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> None:
         """Write what became of these; nothing is done for none."""
@@ -367,7 +379,9 @@ class RetryBook:
         for letter_id in gone:
             self.decisions.pop((source, letter_id), None)
         said: dict[Key, tuple[Decision, Decided]] = {}
-        for letter_id, decision in changed.items():
+        for number, (letter_id, decision) in enumerate(changed.items(), start=1):
+            if number % DECIDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             before = self._decided.get((source, letter_id))
             waits_since = None if decision.ages else now
             if before is not None:
@@ -487,7 +501,10 @@ class RetryBook:
         for (source, key), setback in committed.setbacks.items():
             self._setbacks.setdefault(source, {})[key] = setback
         for source, purse in committed.purses.items():
-            self._purses[source], self._earned[source] = purse, 0
+            before = self._purses.get(source)
+            if before is None or purse.at > before.at:  # it holds by now what was earned
+                self._earned[source] = 0
+            self._purses[source] = purse
         for letter, refused in committed.refused.items():
             if refused is None:
                 self._refused.pop(letter, None)

@@ -20,7 +20,7 @@ from exporter.retries.book import RetryBook
 from exporter.source import Source
 
 #: Dead letters looked through, and decided about, before others get a chance to run.
-CHECKED_AT_ONCE, DECIDED_AT_ONCE = 2000, 100
+CHECKED_AT_ONCE, DECIDED_AT_ONCE = 2000, 25
 
 
 @dataclass(slots=True, kw_only=True)
@@ -208,7 +208,7 @@ class Decider:
             if (
                 had is not None
                 and had.letter is letter
-                and had.workflow is workflow
+                and (had.workflow is workflow or had.workflow == workflow)
                 and had.root == root
                 and had.history is history
                 and had.overrides is overrides

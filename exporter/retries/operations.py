@@ -5,6 +5,7 @@ void for those that change. What lets dead letters pass takes effect a little la
 it had never been said.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ from exporter.store.ledger import Ledger
 
 #: What lets dead letters pass takes effect so much later (seconds), unless it is to be at once.
 UNDO_SECONDS = 10.0
+#: Dead letters of an operation looked at before others get a chance to run.
+AT_ONCE = 20
 #: An approval ends by itself after so long (seconds).
 APPROVAL_SECONDS = 86400.0
 #: Refusals of the ladder that no time and no approval ends.
@@ -143,12 +146,7 @@ class Operations:
         Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
         none, that is a ``ControlError``.
         """
-        if action is OperationAction.RELEASE and len(selection.ids) == len(tuple(selection.ids)) and selection.ids:
-            found = [self._maybe(key) for key in dict.fromkeys(selection.ids)]
-            keys = list(dict.fromkeys(selection.ids))
-        else:
-            chosen = self.selected(selection)
-            found, keys = list(chosen), [(one.subject.source, one.subject.letter.id) for one in chosen]
+        keys, found = await self._chosen(action, selection)
         if action is OperationAction.APPROVE and not selection.ids:
             waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
             if not waiting:
@@ -228,6 +226,24 @@ class Operations:
 
     # How
 
+    async def _chosen(
+        self, action: OperationAction, selection: Selection
+    ) -> tuple[list[tuple[str, str]], list[Found | None]]:
+        """What is meant, by its keys. A release may name retries as well, and what is no longer open."""
+        found: list[Found | None] = []
+        if not selection.ids:
+            found += self.selected(selection)
+            return [(one.subject.source, one.subject.letter.id) for one in found if one is not None], found
+        keys = list(dict.fromkeys(selection.ids))
+        for number, key in enumerate(keys, start=1):
+            one = self._maybe(key) if action is OperationAction.RELEASE else self._control.one(*key)
+            if one is not None and not selection.fits(one):
+                raise ControlError(f"{one.key} does not fit {_words(selection)}", status=404)
+            found.append(one)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return keys, found
+
     def _void(self, operation: Operation, waiting: Sequence[Item], now: float) -> list[Item]:
         """Those that changed before their turn came, or whose time is up."""
         holding = {
@@ -287,21 +303,23 @@ class Operations:
 
     async def _say(self, operation: Operation, found: Sequence[Found], *, until: float | None) -> None:
         action, now = _OVERRIDES[operation.action], self._clock.now()
-        lets_pass = action in LETS_PASS
-        words = [
-            self._control.word(
-                action,
-                source=one.subject.source,
-                key=one.subject.root,
-                until=until,
-                who=operation.who,
-                why=operation.why,
-                starts_at=operation.starts_at if lets_pass else 0.0,
-                snapshot=snapshot_of(one.subject, one.ladder.owner, action) if lets_pass else None,
-                operation=operation.id,
+        lets_pass, words = action in LETS_PASS, list[Override]()
+        for number, one in enumerate(found, start=1):
+            words.append(
+                self._control.word(
+                    action,
+                    source=one.subject.source,
+                    key=one.subject.root,
+                    until=until,
+                    who=operation.who,
+                    why=operation.why,
+                    starts_at=operation.starts_at if lets_pass else 0.0,
+                    snapshot=snapshot_of(one.subject, one.ladder.owner, action) if lets_pass else None,
+                    operation=operation.id,
+                )
             )
-            for one in found
-        ]
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
         if lets_pass:  # said twice, it still is one retry
             before: list[Override] = []
             for word in words:

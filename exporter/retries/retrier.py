@@ -23,7 +23,7 @@ from exporter.retries.book import RetryBook, new_id
 from exporter.retries.deciding import Decider, Turn
 from exporter.source import Source
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Reservation, ordinal
+from exporter.store.retries import Refusal, Reservation, ordinal
 from exporter.store.script import StoreError
 from exporter.wire.errors import ApiError
 
@@ -282,12 +282,13 @@ class Retrier:
         if ladder.decision.verb is not Verb.RETRY or ladder.owner is None:
             return None
         wanted = self._wanted(subject, ladder, look, now)
-        if await self._book.reserve(wanted, now=now) is not None:
+        reserved = await self._book.reserve(wanted, now=now)
+        if isinstance(reserved, Refusal):
             return None
-        if wanted.retry.shadow:
+        if reserved.shadow:
             report.shadowed += 1
             return None
-        return _Intent(retry=wanted.retry, letter=known)
+        return _Intent(retry=reserved, letter=known)
 
     async def _preflight(self, letter: DeadLetter) -> Look | None:
         """Read how it stands right before the call; None, remembered with its reason, if that forbids it.
