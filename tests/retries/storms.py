@@ -101,9 +101,7 @@ class Storm:
             message = "connect ETIMEDOUT" if self.errors != "each its own" else f"cannot post {_word(number)}"
             poison = rng.random() < self.poison
             found.append(
-                Lost(
-                    id=f"d{number}", workflow_id=f"w{workflow}", opened_at=opened_at, message=message, poison=poison
-                )
+                Lost(id=f"d{number}", workflow_id=f"w{workflow}", opened_at=opened_at, message=message, poison=poison)
             )
         return sorted(found, key=lambda one: one.opened_at)
 
