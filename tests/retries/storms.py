@@ -1,7 +1,7 @@
 """Storms: an outage or bad letters, hundreds of dead letters, two days in a minute. Ours beside what people do without.
 
-A ``Storm`` says what the world is like; what becomes of the n-th try of a letter depends on the seed, the letter, n and
-the hour alone, so that every way of retrying meets the same luck. ``by_cron`` and ``by_backoff`` are what a script does.
+A ``Storm`` says what the world is like. What becomes of the n-th try of a letter depends on the seed, the letter, n and
+the hour alone: every way of retrying meets the same luck. ``by_cron`` and ``by_backoff`` are what a script does.
 ``by_engine`` is the real retrier on a real ledger in virtual time, against a platform that accepts every call.
 """
 
@@ -57,6 +57,8 @@ RUN_EVERY, RUN_SECONDS = 180.0, 20.0
 VERDICT = (150.0, 450.0)
 #: Seconds between two sweeps of the engine's source.
 SWEEP = 60.0
+#: Where the ledgers are: how fast a disk is, is not what is asked here.
+MEMORY = Path("/dev/shm")
 #: A turn comes at least so many seconds after the last, and at most: the service takes one every 5.
 TURN = (10.0, 60.0)
 
@@ -192,9 +194,9 @@ def by_cron(storm: Storm, *, every: float = 600.0, tries: int = 5) -> Told:
     return told
 
 
-def by_backoff(storm: Storm, *, backoff: Backoff = Backoff(), tries: int = 3) -> Told:
+def by_backoff(storm: Storm, *, tries: int = 3) -> Told:
     """Every letter by itself: three times, each later than the one before; no pace, no look at the neighbours."""
-    lost = storm.lost()
+    lost, backoff = storm.lost(), Backoff()
     told = _nothing_yet(storm, lost)
     for one in lost:
         at = one.opened_at
@@ -426,7 +428,7 @@ async def service(
     storm: Storm, *, rules: Rules = RULES, traits: Traits = RESUMES, start: float = START - BEFORE
 ) -> AsyncIterator[Service]:
     """What retries, an hour before the storm."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         engine = await open_engine(f"sqlite:///{Path(folder) / 'storm.db'}")
         ledger = Ledger(engine, {SOURCE: FoldRules(holds_dead_letters=True)})
         try:
