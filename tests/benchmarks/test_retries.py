@@ -52,7 +52,7 @@ async def test_what_ten_thousand_open_ones_cost() -> None:
         show_cost("a turn in which nothing changed", max(turns, key=lambda cost: cost.cpu))
         show_cost("explaining one", await measured(explained(made, "d7")))
         keys = made.control.awaiting("owner")[:1000]
-        show_cost("approving 1,000", await measured(made.control.approve(keys, who="ann")))
+        show_cost("approving 1,000", await measured(made.approve(keys)))
         show_cost("the turn after that", await measured(idle(made, 1)))
     async with many(100) as made:
         await idle(made, 2)

@@ -1,4 +1,4 @@
-"""What retrying costs while thousands of dead letters are open: seconds for people to read, work for tests to compare."""
+"""What retrying costs while thousands of dead letters are open: seconds for people, work for tests to compare."""
 
 import asyncio
 import sys

@@ -6,6 +6,7 @@ the hour alone: every way of retrying meets the same luck. ``by_cron`` and ``by_
 """
 
 import asyncio
+import heapq
 import random
 import tempfile
 import time
@@ -33,6 +34,7 @@ from exporter.model import (
 )
 from exporter.model.ledger import Batch, Committed, FoldRules
 from exporter.model.matchers import Matcher, read
+from exporter.model.operations import OperationAction
 from exporter.model.policy import Backoff, Budget, Policy, Rules, SourceRules
 from exporter.model.policy import Storm as StormGuard
 from exporter.model.retries import Action, Mode, Reason, Traits, Verb
@@ -40,6 +42,8 @@ from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standin
 from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
+from exporter.retries.deciding import Decider
+from exporter.retries.operations import Operations, Selection
 from exporter.retries.retrier import Retrier
 from exporter.store.ledger import Ledger, open_engine
 from exporter.view.known import World
@@ -231,8 +235,6 @@ class Held:
     id: str
     opened_at: float
     executions: list[Execution] = field(default_factory=list)
-    told: bool = False  # to a sweep: that it is there; then: that it is resolved
-    closed: bool = False
 
     def letter(self, now: float) -> DeadLetter:
         resolved = [e.ended_at for e in self.executions if e.result is Result.SUCCESS and e.ended_at <= now]
@@ -252,18 +254,15 @@ class StormPlatform:
 
     def __init__(self, storm: Storm, clock: ManualClock, traits: Traits) -> None:
         self.clock, self.storm, self.traits = clock, storm, traits
-        self.coming = storm.lost()
-        self.told = _nothing_yet(storm, self.coming)
-        self.coming.reverse()
         self.letters: dict[str, Held] = {}
-        self.open: dict[str, Held] = {}  # those of which a sweep has something to tell yet
+        self.left = 0  # dead letters that are open, or are still to come
+        self._news: list[tuple[float, str]] = []  # when a sweep has something to say of a dead letter
         self._tries: Counter[str] = Counter()
         self._swept_at = clock.now()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all came, and nothing is open."""
-        return not self.coming and not self.open
+        lost = storm.lost()
+        self.told = _nothing_yet(storm, lost)
+        for one in lost:
+            self._hold(Held(lost=one, id=one.id, opened_at=one.opened_at))
 
     # The adapter
 
@@ -307,33 +306,29 @@ class StormPlatform:
             result = Result.SUCCESS if well else Result.FAILURE
             execution = Execution(id=f"{lost.id}.{number}", began_at=now, ended_at=ended_at, result=result)
             held.executions.append(execution)
-            if not well and self.traits.effect != "resume":  # it is a run of its own, and a dead letter when it ends
+            if well:
+                heapq.heappush(self._news, (ended_at, held.id))
+            elif self.traits.effect != "resume":  # it is a run of its own, and a dead letter when it ends
+                self.left -= 1
                 self._hold(Held(lost=lost, id=execution.id, opened_at=ended_at))
             handles[letter.id] = f"run-{execution.id}" if self.traits.handle == "returned" else None
         return Accepted(handles=handles)
 
     def _hold(self, held: Held) -> None:
-        self.letters[held.id] = self.open[held.id] = held
+        self.letters[held.id] = held
+        self.left += 1
+        heapq.heappush(self._news, (held.opened_at, held.id))
 
     # What a sweep says: nothing twice
 
     def sweep(self) -> list[Observation]:
         now = self.clock.now()
-        while self.coming and self.coming[-1].opened_at <= now:
-            lost = self.coming.pop()
-            self._hold(Held(lost=lost, id=lost.id, opened_at=lost.opened_at))
         found: list[Observation] = [*self._runs(self._swept_at, now)]
         self._swept_at = now
-        for held in [*self.open.values()]:
-            if held.opened_at > now:
-                continue
-            letter = held.letter(now)
-            if not held.told or not letter.is_open:
-                found.append(letter)
-                held.told = True
-            superseded = self.traits.effect != "resume" and any(e.ended_at <= now for e in held.executions)
-            if not letter.is_open or superseded:
-                del self.open[held.id]
+        while self._news and self._news[0][0] <= now:
+            letter = self.letters[heapq.heappop(self._news)[1]].letter(now)
+            self.left -= not letter.is_open
+            found.append(letter)
         return found
 
     def workflows(self) -> list[Observation]:
@@ -385,8 +380,10 @@ class Service:
         source = connected(SOURCE, declared, self.world.sources[SOURCE], self.clock, adapter=platform)
         self.book = RetryBook(ledger, {SOURCE: source}, rules)
         ledger.on_commit = self._follow
-        self.retrier = Retrier(source, ledger, self.clock, book=self.book)
-        self.control = Control(self.book, {SOURCE: source}, self.clock)
+        decider = Decider(self.book, source)
+        self.retrier = Retrier(source, ledger, self.clock, book=self.book, decider=decider)
+        self.control = Control(self.book, {SOURCE: source}, self.clock, deciders={SOURCE: decider})
+        self.operations = Operations(self.book, self.control, ledger, self.clock)
 
     def _follow(self, committed: Committed) -> None:
         self.world.apply(committed)
@@ -400,11 +397,14 @@ class Service:
             )
         )
 
+    async def approve(self, keys: Sequence[tuple[str, str]]) -> None:
+        await self.operations.begin(OperationAction.APPROVE, Selection(ids=keys), who="ann", at_once=True)
+
     async def live(self, seconds: float) -> None:
         """Let so much time pass, or as much as it takes until nothing is left to do."""
         until = self.clock.now() + seconds
         swept_at = -inf
-        while self.clock.now() < until and not (self.clock.now() > START and self.platform.is_over):
+        while self.clock.now() < until and self.platform.left:
             if self.clock.now() >= swept_at + SWEEP:
                 swept_at = self.clock.now()
                 if found := self.platform.sweep():
