@@ -415,10 +415,12 @@ class Service:
 
     def _until_turn(self) -> float:
         """Seconds until something is due, as the decisions and the open retries say."""
-        now = self.clock.now()
-        moments = [decision.next_at for decision in self.book.decisions.values()]
+        now, (least, most) = self.clock.now(), TURN
+        decisions = self.book.decisions.values()
+        if any(decision.verb is Verb.RETRY or decision.reason is Reason.PACE for decision in decisions):
+            return least
+        moments = [decision.next_at for decision in decisions]
         moments += [retry.look_at for retry in self.book.open_of(SOURCE)]
-        least, most = TURN
         coming = min((moment for moment in moments if moment is not None and moment > now), default=inf)
         return min(most, max(least, coming - now))
 
@@ -441,11 +443,11 @@ async def service(
             await ledger.close()
 
 
-async def by_engine(storm: Storm, *, rules: Rules = RULES, traits: Traits = RESUMES) -> Told:
-    """The real retrier, for two days of virtual time."""
+async def by_engine(storm: Storm, *, rules: Rules = RULES, traits: Traits = RESUMES, lasts: float = LASTS) -> Told:
+    """The real retrier, for two days of virtual time, or as long as the storm ``lasts`` (seconds)."""
     began = time.process_time()
     async with service(storm, rules=rules, traits=traits) as made:
-        await made.live(BEFORE + LASTS)
+        await made.live(BEFORE + lasts)
         told = made.platform.told
         decisions = [found.ladder.decision for found in made.control.everything()]
     told.exhausted = sum(d.verb is Verb.QUARANTINE or d.reason is Reason.EXHAUSTED for d in decisions)
