@@ -1,4 +1,4 @@
-"""What a storm of dead letters may cost, and what has to be saved of it: small storms here, large ones by `make bench`."""
+"""What a storm of dead letters may cost, and what has to be saved of it: small storms; large ones are benchmarks."""
 
 from dataclasses import replace
 
