@@ -28,6 +28,7 @@ POLICY: Mapping[str, Any] = {
     "action": "retry",
 }
 STORM: Mapping[str, Any] = {"failing": 0.4, "of": 10, "within": "10m"}
+PACE: Mapping[str, Any] = {"rate": "10/1m", "burst": 3, "in_flight": 25}
 
 
 class Outage:
@@ -35,8 +36,8 @@ class Outage:
 
     def __init__(self, made: Deployment, platform: str) -> None:
         self.made, self.platform = made, platform
-        self.simulator: Any = made.fleet.simulators[platform]
-        add = self.simulator.add_workflow
+        simulator: Any = made.fleet.simulators[platform]
+        self.simulator, add = simulator, simulator.add_workflow
         self.busy: list[str] = [add(name=f"Busy {number}") for number in range(BUSY)]
         self.losing = self.busy
         if platform not in OF_THE_BUSY:
@@ -58,7 +59,7 @@ class Outage:
         for number, workflow in enumerate(self.busy):
             if (now + number * TURN) % RUN_EVERY < TURN:
                 self._run(workflow, "failure" if out else "success")
-        while out and self._lost < LETTERS * (now - self.begins) / (OUTAGE - MINUTE):
+        while out and self._lost < min(LETTERS, LETTERS * (now - self.begins) / (OUTAGE - MINUTE)):
             self._lose(self.losing[self._lost % len(self.losing)])
             self._lost += 1
 
@@ -87,7 +88,7 @@ class Outage:
 
 @pytest.mark.parametrize("platform", ["make", "qlik", "etlworks", "cognaize"])
 async def test_an_hour_after_an_outage_everything_is_saved(tmp_path: Path, platform: str) -> None:
-    retries = {"mode": "enforce", "policies": [POLICY], "sources": {platform: {"storm": STORM}}}
+    retries = {"mode": "enforce", "policies": [POLICY], "sources": {platform: {"storm": STORM, "pace": PACE}}}
     changes = {"retries": retries}
     options = {**ROOMY, "qlik": {"history_seconds": 0.0}}
     async with deployment(tmp_path, platforms=[platform], workflows=0, options=options, changes=changes) as made:
@@ -106,7 +107,7 @@ async def test_an_hour_after_an_outage_everything_is_saved(tmp_path: Path, platf
                 break
         outcomes = Counter(str(retry.outcome or retry.state) for retry in made.service.book.everything())
         calls = sum(outage.simulator.retry_calls.values())
-        waits = Counter(f"{d.verb}: {d.reason}" for d in made.service.book.decisions.values())
+        waits = Counter(f"{d.verb}: {d.reason}: {d.detail}" for d in made.service.book.decisions.values())
         took = "" if saved_at is None else f" within {(saved_at - outage.ends) / MINUTE:.0f} min of its end"
         left, lost = outage.left(), outage.lost()
         wasted = calls - outcomes["succeeded"]
