@@ -9,34 +9,40 @@ A call for each scenario would soon use up the limit, so a scenario's log is rea
 - it has an open run;
 - nothing of this, but its turn has come: a few scenarios a sweep, those not read for longest.
 
+A next run at another time alone is no reason where the run that was planned before has been read: that is why. Nor is it
+an urgent one: a run that used anything will show in the totals. Where there are more to read than calls (``turns``), they
+wait for the next sweep, which goes by new totals.
+
 A run shows in the log when it ends, at the place of its start. So a log is read from well before what was read last:
 as long as a run may take. Of what is met again, only what ended a short while ago is told again. A scenario that runs
 so often that this alone fills pages is asked in two steps: for long runs that began earlier, then for all later ones.
 
 The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
-``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often these
+``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``started``, when the newest
+of them began; ``misses``, how often these
 had changed and no run showed; and while a long reading is under way ``from``, where to go on, and ``began``. ``logs``
 holds ``until``: then every scenario that had anything to tell had been read. ``notices`` holds what timelines say that
 stops their scenarios, for the stream workflows.
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exporter.model import Blocked, Run, State, times
+from exporter.model import Blocked, Observation, Run, State, times
 from exporter.platform import BadItem, Fault, Known, Page
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import workflows
 from exporter.platforms.make.mapping.runs import run as read_run
 from exporter.platforms.make.mapping.runs import stamp
 from exporter.platforms.make.mapping.workflows import Notice, Used, notice
-from exporter.platforms.make.reading import feed
+from exporter.platforms.make.reading import feed, turns
 from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_payload, rows
 from exporter.platforms.make.reading.details import Details
-from exporter.platforms.make.reading.marks import Mark, Totals, ran, standing
+from exporter.platforms.make.reading.marks import Mark, Totals, is_explained, ran, standing
 from exporter.platforms.make.reading.scenarios import Watch
+from exporter.platforms.make.reading.turns import Turns
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
@@ -46,9 +52,6 @@ NOTICES_MAX = 1000
 ENDPOINT = "/scenarios/{id}/logs"
 ROWS_PER_PAGE = 100
 PAGES_PER_SCENARIO_MAX = 50
-SCENARIOS_PER_SWEEP_MAX = 200
-#: What a scenario met for the first time is asked for: enough to know when it last ran and what it is doing.
-NEWEST_ROWS = 20
 #: How long a run may take, where the license does not say (seconds).
 RUN_SECONDS_DEFAULT = 2700.0
 RUN_SECONDS_MARGIN = 60.0
@@ -61,6 +64,10 @@ NEWCOMER_SECONDS = 3600.0
 MISSES_MAX = 2
 #: An open run whose end nobody saw within so many seconds no longer has its log read.
 OPEN_RUN_SECONDS_MAX = 86_400.0
+#: Where all there is to say that a scenario ran is a next run at another time, it waits so many seconds longer.
+WEAK_SECONDS = 60.0
+#: Scenarios that may have run are said to be left behind when they have waited for so many seconds.
+LATE_SECONDS = 300.0
 #: Scenarios read in turn: at least so many a sweep, and one of so many.
 TURNS_MIN = 2
 TURN_SHARE = 500
@@ -97,16 +104,19 @@ class Logs:
         self._config = config
         self._api = api
         self._watch = watch
+        self._waiting: dict[str, float] = {}  # scenario -> since when there is something to read of it
+        self._met: dict[str, Used] = {}  # its totals when it was first listed, until its log is read
 
     async def read(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """The runs of all scenarios that ran since they were last read. Raises ``ApiError``."""
         sweep = self._begin(known, now, details, await self._totals())
-        due, idle, resting = self._sort(sweep)
+        due, strangers, idle, resting = self._sort(sweep)
         yield Page(cursors=idle | self._forgotten(known))
-        random.Random(now).shuffle(due)  # so that none is always behind those that fail or take long
-        left, due = due[SCENARIOS_PER_SWEEP_MAX:], due[:SCENARIOS_PER_SWEEP_MAX]
+        turn = self._choose(sweep, due, strangers)
+        spare = 1 if turn.left else max(TURNS_MIN, len(sweep.seen) // TURN_SHARE)
         losses, faults = Losses(), 0
-        for workflow_id in due + resting[: max(TURNS_MIN, len(sweep.seen) // TURN_SHARE)]:
+        for workflow_id in [*turn.now, *resting[:spare]]:
+            self._waiting.pop(workflow_id, None)
             try:
                 async for page in self._scenario(sweep, workflow_id):
                     faults += len(page.faults)
@@ -114,11 +124,27 @@ class Logs:
                 losses.passed()
             except ApiError as error:
                 yield Page(faults=[losses.fault(error, workflow_id)])
-        if left:
-            detail = f"{len(left)} scenarios that may have run are left for the next sweep"
+        late = sum(now - self._waiting[i] >= LATE_SECONDS or i in strangers for i in turn.left)
+        if late:
+            detail = f"{late} scenarios that may have run are left for the next sweep"
             yield Page(faults=[Fault(kind="truncated", detail=detail)])
+        if turn.left:
+            yield Page(more=True)
         elif not losses.count and not faults:
             yield Page(cursors={CURSOR: {"until": sweep.totals.at}})
+
+    def _choose(self, sweep: _Sweep, due: dict[str, float], strangers: list[str]) -> Turns:
+        """Whose turn it is in this sweep: ``due`` has how many seconds each stands back."""
+        self._waiting = {i: self._waiting.get(i, sweep.now) for i in (*due, *strangers)}
+        ids = list(due)
+        rng = random.Random(sweep.now)  # so that none is always behind those that fail or take long
+        rng.shuffle(ids)
+        rng.shuffle(strangers)
+        budget = self._api.budget
+        room = turns.room_for(
+            per_minute=budget.rate, interval=self._config.poll.interval, remaining=budget.remaining
+        )
+        return turns.choose({i: self._waiting[i] + due[i] for i in ids}, strangers, room=room)
 
     async def introduce(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
@@ -188,24 +214,37 @@ class Logs:
                 sweep.open_since[run.workflow_id] = min(began, sweep.open_since.get(run.workflow_id, began))
         return sweep
 
-    def _sort(self, sweep: _Sweep) -> tuple[list[str], dict[str, Any], list[str]]:
-        """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
-        due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
+    def _sort(self, sweep: _Sweep) -> tuple[dict[str, float], list[str], dict[str, Any], list[str]]:
+        """Scenarios to read now, and how many seconds each stands back; those that are only to be met; cursors of those
+        that need no reading; the others, the longest unread first.
+        """
+        due, strangers, idle, resting = dict[str, float](), list[str](), dict[str, Any](), list[tuple[float, str]]()
+        met = dict[str, Used]()
         for workflow_id, seen in sweep.seen.items():
             mark, used = Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
+            elif mark is None:
+                met[workflow_id] = self._met.get(workflow_id, used)
+                if met[workflow_id] == used and workflow_id not in sweep.open_since:
+                    strangers.append(workflow_id)
+                else:
+                    due[workflow_id] = 0.0
             elif (
-                mark is None
-                or mark.resume is not None
+                mark.resume is not None
                 or workflow_id in sweep.open_since
-                or mark.seen != seen
+                or mark.seen[:2] != seen[:2]
                 or ran(mark, sweep.totals, workflow_id)
             ):
-                due.append(workflow_id)
+                due[workflow_id] = 0.0
+            elif is_explained(mark, seen):
+                idle[workflow_id] = replace(mark, seen=seen).dump()
+            elif mark.seen != seen:
+                due[workflow_id] = WEAK_SECONDS
             else:
                 resting.append((mark.since, workflow_id))
-        return due, idle, [workflow_id for _, workflow_id in sorted(resting)]
+        self._met = met
+        return due, strangers, idle, [workflow_id for _, workflow_id in sorted(resting)]
 
     def _forgotten(self, known: Known) -> dict[str, None]:
         """Cursors of scenarios that are gone."""
@@ -222,7 +261,7 @@ class Logs:
         if mark is None and sweep.feed_until is None:
             covered, page = await self._introduce(sweep, workflow_id)
             if covered:
-                done = self._mark(sweep, workflow_id, sweep.totals.at)
+                done = replace(self._mark(sweep, workflow_id, sweep.totals.at), started=_newest_start(page.observations))
                 yield replace(page, cursors={**page.cursors, workflow_id: done.dump()})
                 return
             yield page
@@ -235,7 +274,7 @@ class Logs:
 
     async def _introduce(self, sweep: _Sweep, workflow_id: str) -> tuple[bool, Page]:
         """The newest runs of a scenario met for the first time, and whether they are all that has to be read."""
-        page = await self._rows(workflow_id, limit=NEWEST_ROWS, query=[("pg[sortDir]", "desc")])
+        page = await self._rows(workflow_id, limit=ROWS_PER_PAGE, query=[("pg[sortDir]", "desc")])
         runs, faults = _runs(page.rows, workflow_id, self._api.latest())
         # Runs from before it was watched would be counted as if they were new.
         kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
@@ -254,6 +293,7 @@ class Logs:
         async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
             runs, faults = _runs(page.rows, workflow_id, self._api.latest())
             bad, seen = bad + len(faults), seen + len(page.rows)
+            mark = replace(mark, started=_newest_start(runs, mark.started))
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
             over = [run for run in fresh if run.state is State.FINISHED]
             told = told or any((run.finished_at or 0.0) > mark.since for run in over)
@@ -296,6 +336,7 @@ class Logs:
         """The cursor after all pages. Where something had changed and what ran is not clear yet, it stays as it was."""
         totals = sweep.totals
         done = self._mark(sweep, workflow_id, totals.at if mark.began is None else mark.began)
+        done = replace(done, started=mark.started)
         if mark.used is None:
             return done
         changed = done.seen != mark.seen or ran(mark, totals, workflow_id)
@@ -376,6 +417,11 @@ def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[
         else:
             runs += [] if run is None else [run]
     return runs, faults
+
+
+def _newest_start(found: Iterable[Observation], before: float | None = None) -> float | None:
+    starts = [run.started_at for run in found if isinstance(run, Run) and run.started_at is not None]
+    return max(starts if before is None else [before, *starts], default=None)
 
 
 def _end(run: Run) -> float | None:
