@@ -20,6 +20,8 @@ from tests.e2e.deployment import Deployment, WatchedClock
 
 MINUTE = 60.0
 START = 1_700_000_000.0
+#: So long the scenarios have run before anybody looks (seconds).
+PAST = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ async def zone(
     folder: Path, kinds: Mapping[float, int], *, feed: bool, per_minute: int, seed: int = 1, **settings: Any
 ) -> AsyncIterator[Zone]:
     """``kinds``: how many scenarios run every so many minutes. A fifth of each are started by webhooks, by chance."""
-    clock, rng = WatchedClock(START), random.Random(seed)
+    clock, rng = WatchedClock(START - PAST), random.Random(seed)
     options = {"make": {"feed": feed, "enforce_limit": True, "api_limit": per_minute}}
     async with Fleet.open(clock=clock, seed=seed, platforms=["make"], workflows=0, options=options) as fleet:
         made = Deployment(clock=clock, fleet=fleet, folder=folder, changes={})
@@ -85,11 +87,17 @@ async def zone(
             for number in range(count):
                 instant = number % 5 == 0
                 workflow_id = simulator.add_workflow(
-                    interval=minutes * MINUTE, instant=instant, duration=rng.lognormvariate(2.0, 0.8), store=False,
-                    first_in=rng.uniform(0.0, minutes * MINUTE), **settings,
+                    interval=minutes * MINUTE,
+                    instant=instant,
+                    duration=rng.lognormvariate(2.0, 0.8),
+                    store=False,
+                    first_in=rng.uniform(0.0, minutes * MINUTE),
+                    **settings,
                 )
                 ids.append(workflow_id)
         rng.shuffle(ids)
+        await clock.advance(PAST)
+        simulator.advance(START)
         await made.start()
         found = Zone(made=made, ids=ids)
         publish = made.service.ledger.on_commit
@@ -98,7 +106,9 @@ async def zone(
             now = clock.now()
             found.delays += [
                 (c.run.finished_at or now, now - (c.run.finished_at or now))
-                for outcome in committed.outcomes for c in outcome.changes if isinstance(c, RunFinished)
+                for outcome in committed.outcomes
+                for c in outcome.changes
+                if isinstance(c, RunFinished)
             ]
             publish(committed)
 

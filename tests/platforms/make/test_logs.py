@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 
 from exporter.model import Result, Run, State, Via
 from exporter.platform import Page
-from exporter.platforms.make.reading import logs
+from exporter.platforms.make.reading import walk
 from tests.platforms.make.source import DAY, HOUR, LOG, MINUTE, T0, Source, source
 
 
@@ -146,7 +146,7 @@ async def test_totals_that_rise_for_other_reasons_are_taken_as_they_are_after_a_
 async def test_a_reading_too_long_for_one_sweep_says_so_and_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logs, "PAGES_PER_SCENARIO_MAX", 3)
+    monkeypatch.setattr(walk, "PAGES_PER_SCENARIO_MAX", 3)
     async with source(feed=False) as made:
         workflow = made.sim.add_workflow(instant=True)
         made.add_run(workflow, ended=-10)

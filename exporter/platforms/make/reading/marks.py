@@ -23,6 +23,7 @@ class Mark:
     resume: float | None = None
     began: float | None = None
     misses: int = 0
+    met: bool = True
 
     @classmethod
     def load(cls, cursor: Any, now: float) -> "Mark | None":
@@ -39,10 +40,18 @@ class Mark:
             resume=cursor.get("from"),
             began=cursor.get("began"),
             misses=cursor.get("misses", 0),
+            met=cursor.get("met", True),
         )
 
     def dump(self) -> dict[str, Any]:
-        told = {"reset": self.reset, "started": self.started, "from": self.resume, "began": self.began, "misses": self.misses or None}
+        told = {
+            "reset": self.reset,
+            "started": self.started,
+            "from": self.resume,
+            "began": self.began,
+            "misses": self.misses or None,
+            "met": None if self.met else False,
+        }
         kept = {key: value for key, value in told.items() if value is not None}
         return {"used": self.used, "seen": self.seen, "since": self.since, **kept}
 
@@ -73,7 +82,7 @@ def ran(mark: Mark, totals: Totals, workflow_id: str) -> bool:
 
 
 def is_explained(mark: Mark, seen: list[Any]) -> bool:
-    """Whether all that differs is when it runs next, and the run that was planned when its log was read has been read."""
+    """Whether all that differs is when it runs next, and the run that was planned before has been read."""
     planned = mark.seen[2]
     if mark.seen[:2] != seen[:2] or mark.seen == seen or planned is None or mark.started is None:
         return False

@@ -14,8 +14,8 @@ from math import ceil
 ROOM_SHARE = 0.8
 #: Beyond so many logs in one sweep the totals it goes by are old (where an interval gives more calls: beyond these).
 LOGS_PER_SWEEP_MAX = 200
-#: Where both wait, one of so many calls is for a scenario that is only to be met.
-MEETING_SHARE = 8
+#: Where both wait, one of so many calls is for a scenario that is only to be met: it has not run since it was found.
+MEETING_SHARE = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ def room_for(*, per_minute: float, interval: float, remaining: float) -> int:
 
 
 def choose(due: Mapping[str, float], strangers: Sequence[str], *, room: int) -> Turns:
-    """``due``: since when each has had something to read; ties stay in their order. ``strangers`` are only to be met."""
+    """``due``: since when each waits; ties stay in their order. ``strangers`` are only to be met."""
     urgent = sorted(due, key=due.__getitem__)
     first = urgent[: room - min(len(strangers), room // MEETING_SHARE)]
     met = strangers[: room - len(first)]
