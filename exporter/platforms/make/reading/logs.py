@@ -10,9 +10,9 @@ A call for each scenario would soon use up the limit, so a scenario's log is rea
 - nothing of this, but its turn has come: a few scenarios a sweep, those not read for longest.
 
 A next run at another time is no reason where the run that was planned before has been read: that is why. Nor is it
-urgent: a run that used anything shows in the totals. Where there are more to read than calls (``turns``), they wait for
-the next sweep, which goes by new totals. At a first start no log has been read: what runs from then on shows as with all
-others, and those that do not run are strangers, met one by one to learn when they last ran.
+urgent: a run that used anything shows in the totals. Where there are more to read than calls (``turns``), they wait
+for the next sweep, which goes by new totals. At a first start no log has been read: what runs from then on shows as
+with all others, and those that do not run are strangers, met one by one to learn when they last ran.
 
 A run shows in the log when it ends, at the place of its start. So a log is read from well before what was read last:
 as long as a run may take. Of what is met again, only what ended a short while ago is told again. A scenario that runs
@@ -20,9 +20,10 @@ so often that this alone fills pages is asked in two steps: for long runs that b
 
 The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
 ``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``started``, when the newest
-of them began; ``misses``, how often these had changed and no run showed; ``met`` if its log was never read; and while a
-long reading is under way ``from``, where to go on, and ``began``. ``logs`` holds ``until``: then every scenario that had
-anything to tell had been read. ``notices`` holds what timelines say that stops their scenarios, for the stream workflows.
+of them began; ``misses``, how often these had changed and no run showed; ``met``, if its log was never read; and while
+a long reading is under way ``from``, where to go on, and ``began``. ``logs`` holds ``until``: then every scenario that
+had anything to tell had been read. ``notices`` holds what timelines say that stops their scenarios, for the stream
+workflows.
 """
 
 import random
