@@ -6,7 +6,7 @@ from typing import Any
 from exporter.model import RunFinished
 from exporter.platforms.make.reading.marks import Mark, is_explained
 from exporter.platforms.make.reading.turns import choose, room_for
-from tests.platforms.make.source import LOG, MINUTE, Source, source
+from tests.platforms.make.source import DAY, LOG, MINUTE, Source, source
 
 PER_MINUTE = 12
 #: How many scenarios run every so many minutes.
@@ -94,11 +94,45 @@ async def test_runs_show_within_three_minutes_where_round_robin_takes_ten() -> N
         await made.clock.advance(1440 * MINUTE)  # they have all run
         await made.sweep("quota", "workflows")
         began = made.clock.now()
-        delays = await _live(made, 30)
-        until = began + 25 * MINUTE
+        delays = await _live(made, 24)
+        until = began + 20 * MINUTE
         ended = [run for run in made.sim.truth().runs if began <= run.ended_at < until]
         found = [delay for ended_at, delay in delays if began <= ended_at < until]
         assert len(found) == len(ended)
-        assert sum(made.asked().values()) <= 31 * PER_MINUTE
+        assert sum(made.asked().values()) <= 25 * PER_MINUTE
         assert _p95(found) < 3 * MINUTE
         assert 0.95 * sum(KINDS.values()) / PER_MINUTE > 9.0  # round robin
+
+
+async def test_what_ran_after_a_first_start_is_read_first_and_a_restart_in_between_forgets_none_of_it() -> None:
+    config: dict[str, Any] = {"poll": {"budget_share": 1.0, "requests_per_minute": 10}}
+    async with source(feed=False, config=config, api_limit=10) as made:
+        workflows = [made.sim.add_workflow() for _ in range(60)]
+        for workflow in workflows:
+            made.add_run(workflow, ended=-DAY)
+        await made.sweep()
+        assert made.asked()[LOG] <= 10
+        ran = workflows[-5:]
+        for workflow in ran:
+            made.add_run(workflow, ended=20)
+        await made.clock.advance(MINUTE)
+        made.restart()
+        await made.sweep("runs")
+        assert {workflow for workflow, _ in made.known.counts()} == set(ran)
+        for _ in range(8):
+            await made.sweep("runs")
+        assert made.known.counts() == made.true_counts()
+        assert all(made.known.entries[workflow].last_ended for workflow in workflows)
+
+
+async def test_a_run_that_used_nothing_is_found_by_its_next_start_after_one_that_explained_the_last() -> None:
+    async with source(feed=False) as made:
+        workflow = made.sim.add_workflow(interval=300.0, first_in=70.0, duration=1.0)
+        await made.sweep()
+        await made.clock.advance(2 * MINUTE)
+        await made.sweep("runs", "workflows", "runs")
+        made.sim.world.scenarios[int(workflow)].modules = ()  # whatever runs now uses nothing
+        made.sim.world._spend = lambda *_: None
+        await made.rounds(5)
+        await made.rounds(1)
+        assert made.known.counts() == {(workflow, "success"): 2}
