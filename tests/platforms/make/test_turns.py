@@ -132,7 +132,7 @@ async def test_a_run_that_used_nothing_is_found_by_its_next_start_after_one_that
         await made.clock.advance(2 * MINUTE)
         await made.sweep("runs", "workflows", "runs")
         made.sim.world.scenarios[int(workflow)].modules = ()  # whatever runs now uses nothing
-        made.sim.world._spend = lambda *_: None
+        made.sim.world._spend = lambda *_: None  # type: ignore[method-assign]
         await made.rounds(5)
         await made.rounds(1)
         assert made.known.counts() == {(workflow, "success"): 2}
