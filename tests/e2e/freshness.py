@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -41,6 +42,7 @@ class Polled:
         """Let the service poll for so long, as it does by itself."""
         until = self.made.clock.now() + minutes * MINUTE
         while self.made.clock.now() < until:
+            await asyncio.to_thread(int)  # big answers are decoded in the one thread there is: behind those
             if await self.made.is_at_rest():
                 await self.made.clock.advance(1.0)
 
@@ -112,6 +114,7 @@ async def polled(
     seed: int = 1,
 ) -> AsyncIterator[Polled]:
     """A first start with ``per_minute`` requests; ``options`` are the simulator's; it will live so many ``minutes``."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     clock, rng = WatchedClock(START - PAST if platform == "make" else START), random.Random(seed)
     async with Fleet.open(
         clock=clock, seed=seed, platforms=[platform], workflows=0, options={platform: options}
