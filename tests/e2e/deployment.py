@@ -68,7 +68,7 @@ class Deployment:
         """Await work that may wait for time to pass: whenever it does, and all else is at rest, a second passes."""
         task = asyncio.ensure_future(work)
         while not task.done():
-            if not await self.is_at_rest():
+            if not await self._at_rest():
                 continue
             if self.clock.waiting:
                 await self.clock.advance(1.0)
@@ -76,7 +76,7 @@ class Deployment:
                 await asyncio.wait({task}, timeout=0.01)
         return task.result()
 
-    async def is_at_rest(self) -> bool:
+    async def _at_rest(self) -> bool:
         """Whether no request was made or answered in a few turns of the loop, and the store's thread has nothing to do.
 
         Everything lives in this process, so that a turn takes whatever there is one step further, however slow it is.

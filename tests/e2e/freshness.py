@@ -8,8 +8,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -17,11 +16,14 @@ from typing import Any
 
 from exporter.model import RunFinished
 from exporter.model.ledger import Committed
+from exporter.polling.poller import SweepReport
 from exporter.simulator.fleet import Fleet, demo_config
 from tests.e2e.deployment import Deployment, WatchedClock
 
 MINUTE = 60.0
 START = 1_700_000_000.0
+#: A sweep that does nothing for so long in real time waits for something else, such as the end of a refusal.
+STUCK_SECONDS = 2.0
 #: So long the workflows have run before anybody looks (seconds).
 PAST = 86_400.0
 #: How many workflows run every so many minutes, of a thousand: 31 runs a minute.
@@ -36,15 +38,27 @@ class Polled:
     platform: str
     ids: Sequence[str]
     per_minute: float
+    sweeping: int = 0  # sweeps under way
     delays: list[tuple[float, float]] = field(default_factory=list)  # when a run ended, and how much later it counted
 
     async def live(self, minutes: float) -> None:
         """Let the service poll for so long, as it does by itself."""
         until = self.made.clock.now() + minutes * MINUTE
         while self.made.clock.now() < until:
-            await asyncio.to_thread(int)  # big answers are decoded in the one thread there is: behind those
-            if await self.made.is_at_rest():
-                await self.made.clock.advance(1.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await self._all_wait()
+            await self.made.clock.advance(1.0)
+
+    async def _all_wait(self) -> None:
+        """Return once every sweep under way waits for the budget: each makes one request after the other."""
+        queues = self.made.service.sources[self.platform].api.budget._queues
+        while True:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            if self.sweeping <= sum(map(len, queues.values())):
+                return
+            await asyncio.sleep(0.0005)
 
     def asked(self) -> Counter[str]:
         """Requests so far, by template."""
@@ -114,13 +128,15 @@ async def polled(
     seed: int = 1,
 ) -> AsyncIterator[Polled]:
     """A first start with ``per_minute`` requests; ``options`` are the simulator's; it will live so many ``minutes``."""
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     clock, rng = WatchedClock(START - PAST if platform == "make" else START), random.Random(seed)
     async with Fleet.open(
         clock=clock, seed=seed, platforms=[platform], workflows=0, options={platform: options}
     ) as fleet:
         made = Deployment(clock=clock, fleet=fleet, folder=folder, changes={})
-        made.config = demo_config(fleet, listen="127.0.0.1:0", database=folder / "fresh.db", interval="60s")
+        config = demo_config(fleet, listen="127.0.0.1:0", database=folder / "fresh.db", interval="60s")
+        section = config.sources[platform]
+        poll = section.poll.model_copy(update={"requests_per_minute": per_minute})
+        made.config = config.model_copy(update={"sources": {platform: section.model_copy(update={"poll": poll})}})
         simulator: Any = fleet.simulators[platform]
         if platform == "make":
             ids = make_scenarios(simulator, kinds, rng)
@@ -143,6 +159,16 @@ async def polled(
             publish(committed)
 
         made.service.ledger.on_commit = note
+        sweep_once = poller.sweep_once
+
+        async def counted(stream: str) -> SweepReport:
+            found.sweeping += 1
+            try:
+                return await sweep_once(stream)
+            finally:
+                found.sweeping -= 1
+
+        poller.sweep_once = counted  # type: ignore[method-assign]
         polling = asyncio.create_task(poller.run())
         try:
             yield found
