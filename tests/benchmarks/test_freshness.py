@@ -1,6 +1,6 @@
 """How long after its end a run of Make or Qlik is counted, beside round robin with the same requests: printed.
 
-A first start among workflows that have run for long: 31 runs a minute of a thousand, a few of them every minute, half
+A first start among workflows that have run before: 31 runs a minute of a thousand, a few of them every minute, half
 of them once a day. Etlworks has a table of its own (``test_etlworks_freshness``).
 """
 
