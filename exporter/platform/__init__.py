@@ -82,6 +82,7 @@ class Page:
     cursors: Mapping[str, Cursor | None] = field(default_factory=dict)
     faults: Sequence[Fault] = ()
     items: int = 0  # of the platform's, that this was made from; 0: as many as there are observations and bad items
+    more: bool = False  # there was more to read than the budget gives at once: the stream wants its next sweep soon
 
 
 #: Items of a listing that are looked at, and observations that are stored, before others have their turn.

@@ -108,6 +108,8 @@ class Poller:
         self._metrics.sweep_duration(stream).observe(max(0.0, steady(self._clock) - began))
         self._note(status, report, self._on_their_clock(began), self._clock.now())
         self._compare_clocks()
+        if report.reading.more and report.error is None:
+            self.source.stream_due[status.stream.name].set()
         return report
 
     async def _sweep(self, report: SweepReport, began: float, stream: StreamName) -> None:

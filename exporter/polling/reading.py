@@ -23,6 +23,7 @@ class Reading:
         self.count = 0
         self.kinds: dict[str, Fault] = {}  # the first fault of each kind
         self.last: Fault | None = None
+        self.more = False  # the budget did not reach for all there was to read
         self._items = self._bad_items = 0
         self._refused: dict[str, Fault] = {}
         self._touched: set[str] = set()
@@ -30,6 +31,7 @@ class Reading:
 
     def take(self, page: Page) -> set[str]:
         """Note a page; returns the kinds of its faults that are new in this sweep."""
+        self.more |= page.more
         new = {fault.kind for fault in page.faults} - self.kinds.keys()
         for fault in page.faults:
             self.kinds.setdefault(fault.kind, fault)

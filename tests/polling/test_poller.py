@@ -231,6 +231,20 @@ async def test_a_woken_stream_is_swept_soon_but_not_more_often_than_its_gap(setu
     await stop(task)
 
 
+async def test_a_stream_with_more_to_read_than_its_budget_gave_is_swept_soon_again_unless_it_failed(
+    setup: Setup,
+) -> None:
+    more = Page(more=True)
+    setup.client.scripts["runs"] = [[more], [page("r1"), more], [more, refused(ErrorKind.UNAVAILABLE)]]
+    task = asyncio.create_task(setup.poller.run())
+    await settle(setup)
+    for expected in (2, 3, 3, 3, 3):
+        await setup.clock.advance(WOKEN_GAP)
+        await settle(setup)
+        assert setup.client.swept.count("runs") == expected
+    await stop(task)
+
+
 async def test_a_dead_letter_that_a_webhook_reports_wakes_the_stream_that_brings_them_here(setup: Setup) -> None:
     task = asyncio.create_task(setup.poller.run())
     await settle(setup)

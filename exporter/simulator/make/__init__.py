@@ -136,11 +136,18 @@ class MakeSimulator:
     # What tests place by hand
 
     def add_workflow(
-        self, workflow_id: str | None = None, name: str | None = None, *, team_id: int | None = None, **settings: Any
+        self,
+        workflow_id: str | None = None,
+        name: str | None = None,
+        *,
+        team_id: int | None = None,
+        first_in: float | None = None,
+        **settings: Any,
     ) -> str:
         """Add a scenario. ``settings`` are fields of ``Scenario``: interval, instant, store, sequential, failing, ...
 
-        Without an ``interval`` it runs on demand: only what ``add_run`` places happens.
+        Without an ``interval`` it runs on demand: only what ``add_run`` places happens. ``first_in``: seconds to its
+        first run; otherwise it comes after one interval.
         """
         free = max(self.world.scenarios, default=FIRST_ID - 1) + 1
         scenario_id = int(workflow_id) if workflow_id is not None else free
@@ -158,7 +165,9 @@ class MakeSimulator:
             rng=self.engine.stream("workflow", scenario_id),
         )
         scenario = replace(scenario, **settings)
-        first_at = None if scenario.interval is None else round(now + scenario.interval, 3)
+        first_at = None
+        if scenario.interval is not None:
+            first_at = round(now + (scenario.interval if first_in is None else first_in), 3)
         self.world.add(scenario, first_at=first_at)
         return scenario.key
 

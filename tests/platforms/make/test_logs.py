@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 
 from exporter.model import Result, Run, State, Via
 from exporter.platform import Page
-from exporter.platforms.make.reading import logs
+from exporter.platforms.make.reading import walk
 from tests.platforms.make.source import DAY, HOUR, LOG, MINUTE, T0, Source, source
 
 
@@ -146,7 +146,7 @@ async def test_totals_that_rise_for_other_reasons_are_taken_as_they_are_after_a_
 async def test_a_reading_too_long_for_one_sweep_says_so_and_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logs, "PAGES_PER_SCENARIO_MAX", 3)
+    monkeypatch.setattr(walk, "PAGES_PER_SCENARIO_MAX", 3)
     async with source(feed=False) as made:
         workflow = made.sim.add_workflow(instant=True)
         made.add_run(workflow, ended=-10)
@@ -161,18 +161,20 @@ async def test_a_reading_too_long_for_one_sweep_says_so_and_goes_on_where_it_sto
         assert made.known.counts() == {(workflow, "success"): 719}
 
 
-async def test_scenarios_too_many_for_one_sweep_are_read_by_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "SCENARIOS_PER_SWEEP_MAX", 4)
-    async with source(feed=False) as made:
-        workflows = [made.sim.add_workflow() for _ in range(10)]
+async def test_scenarios_too_many_for_one_sweep_are_read_by_the_next_ones_and_said_to_be_late_where_they_are() -> None:
+    poll = {"budget_share": 1.0, "requests_per_minute": 4}
+    async with source(feed=False, config={"poll": poll}, api_limit=4) as made:
+        workflows = [made.sim.add_workflow() for _ in range(40)]
         await made.sweep()
         for workflow in workflows:
             made.add_run(workflow, ended=10)
-        faults = await made.rounds(1)
-        assert [(f.kind, f.detail) for f in faults] == [
-            ("truncated", "6 scenarios that may have run are left for the next sweep")
-        ]
-        await made.rounds(2)
+        await made.clock.advance(MINUTE)
+        assert await made.sweep("runs") == []
+        assert len(made.known.counts()) == 4
+        faults = [fault for _ in range(10) for fault in await made.sweep("runs")]
+        assert {f.kind for f in faults} == {"truncated"}
+        assert all("scenarios that may have run are left for the next sweep" in f.detail for f in faults)
+        assert await made.sweep("runs") == []
         assert made.known.counts() == made.true_counts()
 
 

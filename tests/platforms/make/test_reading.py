@@ -323,3 +323,29 @@ async def test_a_check_with_a_refused_token_fails() -> None:
         with pytest.raises(ApiError) as refused:
             await checked(made)
         assert refused.value.kind is ErrorKind.AUTH
+
+
+async def test_where_calls_are_dear_one_listing_serves_both_streams_that_need_it() -> None:
+    listing = "GET /scenarios"
+    async with source(config={"poll": {"budget_share": 1.0, "requests_per_minute": 30}}, api_limit=30) as made:
+        workflow = made.sim.add_workflow()
+        await made.sweep("workflows", "dead_letters")
+        assert made.asked()[listing] == 1
+        made.sim.add_dead_letter(workflow)
+        await made.clock.advance(20)
+        await made.sweep("dead_letters")  # the listing was used up
+        assert made.known.open_dead_letters() == {workflow: 1}
+        made.sim.rename_workflow(workflow, "renamed")
+        await made.sweep("dead_letters", "workflows")  # never one's own, and the other's only while it is new
+        assert made.asked()[listing] == 2
+        await made.clock.advance(31)
+        await made.sweep("workflows", "workflows")
+        assert made.asked()[listing] == 2
+        assert made.known.workflows[workflow].name == "renamed"
+
+
+async def test_where_calls_are_cheap_each_stream_lists_for_itself() -> None:
+    async with source(config={"poll": {"budget_share": 1.0, "requests_per_minute": 60}}, api_limit=60) as made:
+        made.sim.add_workflow()
+        await made.sweep("workflows", "dead_letters")
+        assert made.asked()["GET /scenarios"] == 2

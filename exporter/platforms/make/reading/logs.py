@@ -9,51 +9,58 @@ A call for each scenario would soon use up the limit, so a scenario's log is rea
 - it has an open run;
 - nothing of this, but its turn has come: a few scenarios a sweep, those not read for longest.
 
+A next run at another time is no reason where the run that was planned before has been read: that is why. Nor is it
+urgent: a run that used anything shows in the totals. Where there are more to read than calls (``turns``), they wait
+for the next sweep, which goes by new totals. At a first start no log has been read: what runs from then on shows as
+with all others, and those that do not run are strangers, met one by one to learn when they last ran.
+
 A run shows in the log when it ends, at the place of its start. So a log is read from well before what was read last:
 as long as a run may take. Of what is met again, only what ended a short while ago is told again. A scenario that runs
 so often that this alone fills pages is asked in two steps: for long runs that began earlier, then for all later ones.
 
 The cursor of a scenario holds: ``used`` and ``reset``, the totals and the time of the reset they are counted from;
-``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``misses``, how often these
-had changed and no run showed; and while a long reading is under way ``from``, where to go on, and ``began``. ``logs``
-holds ``until``: then every scenario that had anything to tell had been read. ``notices`` holds what timelines say that
-stops their scenarios, for the stream workflows.
+``seen``, how the scenario stood; ``since``, every run that ended up to then has been read; ``started``, when the newest
+of them began; ``misses``, how often these had changed and no run showed; ``met``, if its log was never read; and while
+a long reading is under way ``from``, where to go on, and ``began``. ``logs`` holds ``until``: then every scenario that
+had anything to tell had been read. ``notices`` holds what timelines say that stops their scenarios, for the stream
+workflows.
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exporter.model import Blocked, Run, State, times
+from exporter.model import Blocked, Observation, Run, State
 from exporter.platform import BadItem, Fault, Known, Page
 from exporter.platforms.make.config import MakeConfig
 from exporter.platforms.make.mapping import workflows
 from exporter.platforms.make.mapping.runs import run as read_run
-from exporter.platforms.make.mapping.runs import stamp
 from exporter.platforms.make.mapping.workflows import Notice, Used, notice
-from exporter.platforms.make.reading import feed
-from exporter.platforms.make.reading.calls import Losses, Query, Rows, bad_payload, rows
+from exporter.platforms.make.reading import feed, turns
+from exporter.platforms.make.reading.calls import Losses, Rows, rows
 from exporter.platforms.make.reading.details import Details
-from exporter.platforms.make.reading.marks import Mark, Totals, ran, standing
+from exporter.platforms.make.reading.marks import Mark, Totals, is_explained, ran, standing
 from exporter.platforms.make.reading.scenarios import Watch
+from exporter.platforms.make.reading.turns import Turns
+from exporter.platforms.make.reading.walk import (
+    ENDPOINT,
+    PAGES_PER_SCENARIO_MAX,
+    SETTLED_SECONDS,
+    newest,
+    rises,
+    stamps_of,
+    walk,
+)
 from exporter.wire.api import Api
 from exporter.wire.budget import Lane
 from exporter.wire.errors import ApiError, ErrorKind
 
 CURSOR, NOTICES = "logs", "notices"
 NOTICES_MAX = 1000
-ENDPOINT = "/scenarios/{id}/logs"
-ROWS_PER_PAGE = 100
-PAGES_PER_SCENARIO_MAX = 50
-SCENARIOS_PER_SWEEP_MAX = 200
-#: What a scenario met for the first time is asked for: enough to know when it last ran and what it is doing.
-NEWEST_ROWS = 20
 #: How long a run may take, where the license does not say (seconds).
 RUN_SECONDS_DEFAULT = 2700.0
 RUN_SECONDS_MARGIN = 60.0
-#: A run is in the log this long after its end at the latest (seconds).
-SETTLED_SECONDS = 120.0
 #: A scenario that was not there at the last complete sweep has its runs read from so many seconds before that sweep.
 NEWCOMER_SECONDS = 3600.0
 #: Where something changed and no run showed, or one without its end, the log is read again so often: it may show later.
@@ -61,6 +68,10 @@ NEWCOMER_SECONDS = 3600.0
 MISSES_MAX = 2
 #: An open run whose end nobody saw within so many seconds no longer has its log read.
 OPEN_RUN_SECONDS_MAX = 86_400.0
+#: Where all there is to say that a scenario ran is a next run at another time, it waits so many seconds longer.
+WEAK_SECONDS = 60.0
+#: Scenarios that may have run are said to be left behind when they have waited for so many seconds.
+LATE_SECONDS = 300.0
 #: Scenarios read in turn: at least so many a sweep, and one of so many.
 TURNS_MIN = 2
 TURN_SHARE = 500
@@ -97,16 +108,20 @@ class Logs:
         self._config = config
         self._api = api
         self._watch = watch
+        self._waiting: dict[str, float] = {}  # scenario -> since when there is something to read of it
+        self._totals_at: float | None = None
 
     async def read(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """The runs of all scenarios that ran since they were last read. Raises ``ApiError``."""
         sweep = self._begin(known, now, details, await self._totals())
-        due, idle, resting = self._sort(sweep)
+        due, strangers, idle, resting = self._sort(sweep)
         yield Page(cursors=idle | self._forgotten(known))
-        random.Random(now).shuffle(due)  # so that none is always behind those that fail or take long
-        left, due = due[SCENARIOS_PER_SWEEP_MAX:], due[:SCENARIOS_PER_SWEEP_MAX]
+        turn = self._choose(sweep, due, strangers)
+        spare = len(sweep.seen) // TURN_SHARE
+        spare = max(TURNS_MIN, spare) if not turn.left else 0 if strangers else 1
         losses, faults = Losses(), 0
-        for workflow_id in due + resting[: max(TURNS_MIN, len(sweep.seen) // TURN_SHARE)]:
+        for workflow_id in [*turn.now, *resting[:spare]]:
+            self._waiting.pop(workflow_id, None)
             try:
                 async for page in self._scenario(sweep, workflow_id):
                     faults += len(page.faults)
@@ -114,11 +129,23 @@ class Logs:
                 losses.passed()
             except ApiError as error:
                 yield Page(faults=[losses.fault(error, workflow_id)])
-        if left:
-            detail = f"{len(left)} scenarios that may have run are left for the next sweep"
+        late = sum(now - self._waiting.get(i, now) >= LATE_SECONDS for i in turn.left)
+        if late:
+            detail = f"{late} scenarios that may have run are left for the next sweep"
             yield Page(faults=[Fault(kind="truncated", detail=detail)])
+        if turn.left:
+            yield Page(more=True)
         elif not losses.count and not faults:
             yield Page(cursors={CURSOR: {"until": sweep.totals.at}})
+
+    def _choose(self, sweep: _Sweep, due: dict[str, float], strangers: list[str]) -> Turns:
+        """Whose turn it is in this sweep, as far as the budget reaches."""
+        rng, ids = random.Random(sweep.now), list(due)
+        rng.shuffle(ids)  # so that none is always behind those that fail or take long
+        rng.shuffle(strangers)
+        budget, interval = self._api.budget, self._config.poll.interval
+        room = turns.room_for(per_minute=budget.rate, interval=interval, remaining=budget.remaining)
+        return turns.choose({i: due[i] for i in ids}, strangers, room=room)
 
     async def introduce(self, known: Known, now: float, details: Details) -> AsyncIterator[Page]:
         """Beside the feed: learn of a few scenarios a sweep when they last ran, once each."""
@@ -127,7 +154,7 @@ class Logs:
         strange = sorted(workflow_id for workflow_id in sweep.seen if workflow_id not in cursors)
         for workflow_id in strange[: max(TURNS_MIN, len(sweep.seen) // INTRODUCED_SHARE)]:
             try:
-                _, page = await self._introduce(sweep, workflow_id)
+                _, page = await self._introduce(sweep, workflow_id, sweep.base)
                 done = self._mark(sweep, workflow_id, sweep.base)
                 yield replace(page, cursors={**page.cursors, workflow_id: done.dump()})
                 losses.passed()
@@ -188,24 +215,46 @@ class Logs:
                 sweep.open_since[run.workflow_id] = min(began, sweep.open_since.get(run.workflow_id, began))
         return sweep
 
-    def _sort(self, sweep: _Sweep) -> tuple[list[str], dict[str, Any], list[str]]:
-        """Scenarios to read now; cursors of those that need no first reading; the others, the longest unread first."""
-        due, idle, resting = list[str](), dict[str, Any](), list[tuple[float, str]]()
+    def _sort(self, sweep: _Sweep) -> tuple[dict[str, float], list[str], dict[str, Any], list[str]]:
+        """Scenarios to read, and since when each waits; strangers; cursors of those that need no reading now; the
+        others, the longest unread first.
+        """
+        due, strangers, idle, resting = dict[str, float](), list[str](), dict[str, Any](), list[tuple[float, str]]()
+        cursors, waiting = sweep.known.cursors("runs"), dict[str, float]()
+        is_start = sweep.feed_until is None and not self._config.backfill_seconds and not any(map(str.isdigit, cursors))
         for workflow_id, seen in sweep.seen.items():
-            mark, used = Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now), sweep.totals.of(workflow_id)
+            mark, used = Mark.load(cursors.get(workflow_id), sweep.now), sweep.totals.of(workflow_id)
             if mark is None and used == (0.0, 0.0, 0.0) and not self._config.backfill_seconds:
                 idle[workflow_id] = self._mark(sweep, workflow_id, sweep.base).dump()
-            elif (
+                continue
+            if mark is None and is_start:
+                mark = replace(self._mark(sweep, workflow_id, sweep.base), used=used, met=False)
+                idle[workflow_id] = mark.dump()
+            if mark is not None and is_explained(mark, seen):
+                mark = replace(mark, seen=seen)
+                idle[workflow_id] = mark.dump()
+            urgent = (
                 mark is None
                 or mark.resume is not None
                 or workflow_id in sweep.open_since
-                or mark.seen != seen
+                or mark.seen[:2] != seen[:2]
                 or ran(mark, sweep.totals, workflow_id)
-            ):
-                due.append(workflow_id)
-            else:
+            )
+            if urgent or mark is None or mark.seen != seen:
+                waiting[workflow_id] = self._waiting.get(workflow_id) or self._since(mark, sweep.now)
+                due[workflow_id] = waiting[workflow_id] + (0.0 if urgent else WEAK_SECONDS)
+            elif not mark.met:
+                strangers.append(workflow_id)
+            elif workflow_id not in idle:
                 resting.append((mark.since, workflow_id))
-        return due, idle, [workflow_id for _, workflow_id in sorted(resting)]
+        self._waiting, self._totals_at = waiting, sweep.now
+        return due, strangers, idle, [workflow_id for _, workflow_id in sorted(resting)]
+
+    def _since(self, mark: Mark | None, now: float) -> float:
+        """When a scenario ran that had not when the totals were last read: as planned, or somewhere in between."""
+        before = now if self._totals_at is None else min(self._totals_at, now)
+        planned = None if mark is None else mark.seen[2]
+        return planned if planned is not None and before <= planned <= now else (before + now) / 2
 
     def _forgotten(self, known: Known) -> dict[str, None]:
         """Cursors of scenarios that are gone."""
@@ -219,29 +268,31 @@ class Logs:
 
     async def _scenario(self, sweep: _Sweep, workflow_id: str) -> AsyncIterator[Page]:
         mark = Mark.load(sweep.known.cursor("runs", workflow_id), sweep.now)
-        if mark is None and sweep.feed_until is None:
-            covered, page = await self._introduce(sweep, workflow_id)
-            if covered:
-                done = self._mark(sweep, workflow_id, sweep.totals.at)
-                yield replace(page, cursors={**page.cursors, workflow_id: done.dump()})
-                return
-            yield page
-        if mark is None:
-            mark = replace(self._mark(sweep, workflow_id, sweep.base), used=None)
+        if mark is None or not mark.met:
+            base = sweep.base if mark is None else mark.since
+            if sweep.feed_until is None:
+                covered, page = await self._introduce(sweep, workflow_id, base)
+                if covered:
+                    started = _newest_start(page.observations)
+                    done = replace(self._mark(sweep, workflow_id, sweep.totals.at), started=started)
+                    yield replace(page, cursors={**page.cursors, workflow_id: done.dump()})
+                    return
+                yield page
+            mark = replace(self._mark(sweep, workflow_id, base), used=None)
         if sweep.feed_until is not None:
             mark = replace(mark, since=max(mark.since, sweep.feed_until))
         async for page in self._follow(sweep, workflow_id, mark):
             yield page
 
-    async def _introduce(self, sweep: _Sweep, workflow_id: str) -> tuple[bool, Page]:
-        """The newest runs of a scenario met for the first time, and whether they are all that has to be read."""
-        page = await self._rows(workflow_id, limit=NEWEST_ROWS, query=[("pg[sortDir]", "desc")])
+    async def _introduce(self, sweep: _Sweep, workflow_id: str, base: float) -> tuple[bool, Page]:
+        """The newest runs of a scenario met for the first time, and whether they are all since ``base``."""
+        page = await newest(self._api, workflow_id)
         runs, faults = _runs(page.rows, workflow_id, self._api.latest())
         # Runs from before it was watched would be counted as if they were new.
-        kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < sweep.base]
-        oldest = min(_stamps(page), default=0)
-        newest_first = not _rises(page)  # the oldest first, in spite of what was asked, says nothing of the newest
-        covered = not page.full or (newest_first and oldest < (sweep.base - sweep.overlap) * 1000)
+        kept = [r for r in runs if _end(r) is None or not sweep.counted_from <= (_end(r) or 0.0) < base]
+        oldest = min(stamps_of(page), default=0)
+        newest_first = not rises(page)  # the oldest first, in spite of what was asked, says nothing of the newest
+        covered = not page.full or (newest_first and oldest < (base - sweep.overlap) * 1000)
         sweep.details.see(page.rows)
         observations = [sweep.details.note(run) for run in kept]
         cursors = sweep.details.cursor() | self._notices(sweep, workflow_id, page)
@@ -252,9 +303,10 @@ class Logs:
         earliest = min(mark.since - sweep.overlap, sweep.open_since.get(workflow_id, mark.since) - 1.0)
         start = max(earliest, mark.resume or 0.0)
         told, vague, on, bad, seen = False, False, None, 0, 0
-        async for page, on in self._walk(workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
+        async for page, on in walk(self._api, workflow_id, start=start, settled=mark.since - 2 * SETTLED_SECONDS):
             runs, faults = _runs(page.rows, workflow_id, self._api.latest())
             bad, seen = bad + len(faults), seen + len(page.rows)
+            mark = replace(mark, started=_newest_start(runs, mark.started))
             fresh = [run for run in runs if (_end(run) or sweep.now) > mark.since - SETTLED_SECONDS]
             over = [run for run in fresh if run.state is State.FINISHED]
             told = told or any((run.finished_at or 0.0) > mark.since for run in over)
@@ -282,14 +334,14 @@ class Logs:
         """The cursor of what timelines say, where this page says something new."""
         latest, before = self._api.latest(), sweep.notices.get(workflow_id)
         found = [said for row in page.rows if (said := notice(row, latest=latest)) is not None]
-        newest = max(found, key=lambda said: said.at, default=None)
-        if newest is None or (before is not None and newest.at <= before[0]):
+        last = max(found, key=lambda said: said.at, default=None)
+        if last is None or (before is not None and last.at <= before[0]):
             return {}
-        if newest.blocked is None and before is None:
+        if last.blocked is None and before is None:
             return {}
         sweep.notices.pop(workflow_id, None)
-        if newest.blocked is not None:
-            sweep.notices[workflow_id] = [newest.at, newest.blocked, newest.until]
+        if last.blocked is not None:
+            sweep.notices[workflow_id] = [last.at, last.blocked, last.until]
         while len(sweep.notices) > NOTICES_MAX:
             del sweep.notices[next(iter(sweep.notices))]
         return {NOTICES: dict(sweep.notices)}
@@ -298,6 +350,7 @@ class Logs:
         """The cursor after all pages. Where something had changed and what ran is not clear yet, it stays as it was."""
         totals = sweep.totals
         done = self._mark(sweep, workflow_id, totals.at if mark.began is None else mark.began)
+        done = replace(done, started=mark.started)
         if mark.used is None:
             return done
         changed = done.seen != mark.seen or ran(mark, totals, workflow_id)
@@ -307,65 +360,6 @@ class Logs:
             old if new is None else new for old, new in zip(mark.used, totals.of(workflow_id), strict=True)
         )
         return replace(done, used=(operations, transfer, credits))
-
-    async def _walk(self, workflow_id: str, *, start: float, settled: float) -> AsyncIterator[tuple[Rows, int | None]]:
-        """Pages by start, oldest first, each with the time to go on from, None after the last.
-
-        What began before ``settled`` matters only if it took long; that is asked for where a page could not hold all.
-        A platform that answers newest first all the same is read from there backwards.
-        """
-        at, long_until, settled_ms = round(start * 1000), None, round(settled * 1000)
-        before = list[Any]()
-        for _ in range(PAGES_PER_SCENARIO_MAX):
-            query: list[tuple[str, str | int]] = [("from", at), ("pg[sortDir]", "asc")]
-            if long_until is not None:
-                query += [("to", long_until), ("durationFrom", round(SETTLED_SECONDS * 1000))]
-            page = await self._rows(workflow_id, limit=ROWS_PER_PAGE, query=query)
-            _check_progress(page, before)
-            before = page.rows
-            if page.full and _falls(page):
-                async for older in self._backwards(workflow_id, page, start=start, whole=long_until is None):
-                    yield older
-                return
-            if not page.full:
-                if long_until is None:
-                    yield page, None
-                    return
-                at, long_until = long_until, None
-            else:
-                last = _last(page)
-                at = max(last, at + 1)
-                if long_until is None and at < settled_ms:
-                    long_until = settled_ms
-            yield page, at
-
-    async def _backwards(
-        self, workflow_id: str, page: Rows, *, start: float, whole: bool
-    ) -> AsyncIterator[tuple[Rows, int | None]]:
-        """Pages newest first, from ``page``, or from the newest if that does not hold it (not ``whole``).
-
-        Until the last all has to be read again from ``start``.
-        """
-        at = round(start * 1000)
-        until = min(_stamps(page)) if whole else None
-        if whole:
-            yield page, at
-        for _ in range(PAGES_PER_SCENARIO_MAX):
-            query: list[tuple[str, str | int]] = [("from", at), ("pg[sortDir]", "asc")]
-            older = await self._rows(
-                workflow_id, limit=ROWS_PER_PAGE, query=[*query, *([] if until is None else [("to", until)])]
-            )
-            if not older.full:
-                yield older, None
-                return
-            _check_progress(older, page.rows)
-            page, oldest = older, min(_stamps(older))
-            until = oldest if until is None or oldest < until else until - 1
-            yield older, at
-
-    async def _rows(self, workflow_id: str, *, limit: int, query: Query) -> Rows:
-        ids = {"id": workflow_id}
-        return await rows(self._api, ENDPOINT, "scenarioLogs", lane=Lane.SWEEPS, limit=limit, query=query, ids=ids)
 
 
 def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[Fault]]:
@@ -380,35 +374,11 @@ def _runs(found: Any, workflow_id: str, latest: float) -> tuple[list[Run], list[
     return runs, faults
 
 
+def _newest_start(found: Iterable[Observation], before: float | None = None) -> float | None:
+    starts = [run.started_at for run in found if isinstance(run, Run) and run.started_at is not None]
+    return max(starts if before is None else [before, *starts], default=None)
+
+
 def _end(run: Run) -> float | None:
     """When a run ended; None while it runs, and where nobody can say."""
     return run.ended_at if run.state is State.FINISHED else None
-
-
-def _stamps(page: Rows) -> list[int]:
-    latest = times.latest(page.at) * 1000  # one that cannot be must not hide those after it
-    return [at for row in page.rows if (at := stamp(row)) is not None and at <= latest]
-
-
-def _falls(page: Rows) -> bool:
-    """Whether a page is newest first. Raises ``ApiError`` where no row has a time."""
-    stamps = _stamps(page)
-    if not stamps:
-        raise bad_payload(ENDPOINT, "no row of the log has a time")
-    return stamps[0] > stamps[-1]
-
-
-def _rises(page: Rows) -> bool:
-    stamps = _stamps(page)
-    return bool(stamps) and stamps[0] < stamps[-1]
-
-
-def _check_progress(page: Rows, before: list[Any]) -> None:
-    """Raise ``ApiError`` where a page that may have more after it is the one before."""
-    if page.full and page.rows == before:
-        raise bad_payload(ENDPOINT, "the same page again: the time to read from is not obeyed")
-
-
-def _last(page: Rows) -> int:
-    """The time the next page begins with."""
-    return max(_stamps(page))
