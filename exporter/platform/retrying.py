@@ -48,6 +48,7 @@ class Look:
     standing: Standing
     native: bool = False  # the platform is going to retry it by itself
     refusal: str | None = None  # why it must not be retried as it is, in words: "the scenario was edited since"
+    asks: str | None = None  # why only a person may have it retried: "what came of it could not be told"
     mark: Mark = None  # of this moment
     efforts: Sequence[Effort] = ()  # since the given mark, oldest first; none without one
     observations: Sequence[Observation] = ()  # what was read by the way, for the fold

@@ -320,7 +320,10 @@ class Operations:
             )
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        if lets_pass:  # said twice, it still is one retry
+        if lets_pass:
+            for one in found:  # what a look refused may be what a person overrides: it is looked at anew
+                await self._book.refuse(one.subject.source, one.subject.letter.id, None)
+            # said twice, it still is one retry
             before: list[Override] = []
             for word in words:
                 said = self._book.root_overrides(word.source, word.key)

@@ -317,11 +317,21 @@ class Retrier:
             why = f"it is {look.standing}"
         elif look.native and self._book.rules.source(self.source.name).yields:
             why = "the platform will retry it"
+        elif look.asks is not None and not self._is_asked_for(letter):
+            why = f"{look.asks}; a person may approve it"
         if why is not None:
             await self._refuse(letter, why)
             return None
         await self._book.refuse(self.source.name, letter.id, None)
         return look
+
+    def _is_asked_for(self, letter: DeadLetter) -> bool:
+        """Whether a person let it pass."""
+        known = self._known.dead_letters.get(letter.id)
+        if known is None:
+            return False
+        now = self._clock.now()
+        return climb(self.decider.subject(known, now), self._book.rules, now).approval is not None
 
     async def _refuse(self, letter: DeadLetter, why: str) -> None:
         """Leave a dead letter alone for a while, longer each time."""

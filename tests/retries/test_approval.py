@@ -185,3 +185,17 @@ async def test_an_approval_of_a_group_holds_until_something_ends_it(
     agree(engine)
     assert len(engine.platform.calls) == calls + (end == "")
     assert bool(end) == any(f.ladder.decision.awaits_approval for f in engine.control.everything())
+
+
+async def test_what_nobody_could_tell_a_person_has_to_ask_for(make: Callable[..., Any]) -> None:
+    """In enforce as well: a platform says that what came of a retry could not be told."""
+    engine: Engine = await make(rules(policy()))
+    item = engine.platform.add("w1")
+    item.asks = "its workflow does not save successes"
+    engine.platform.results = [Result.SUCCESS]
+    await engine.live(3 * 3600)
+    assert engine.platform.calls == []
+    assert "a person may approve it" in engine.book.decisions[SOURCE, item.id].detail
+    await engine.approve([(SOURCE, item.id)])
+    await engine.live(60)
+    assert [name for _, name, _ in engine.platform.calls] == [item.id]

@@ -125,6 +125,7 @@ class Item:
     error: Error = ERROR
     native: bool = False
     refusal: str | None = None  # why it must not be retried as it is
+    asks: str | None = None
     said: tuple[float, bool] | None = None  # about its own retries, when that last changed
     resolved_at: float | None = None
     gone: bool = False
@@ -239,6 +240,7 @@ class FakePlatform:
             standing=standing,
             native=item.native,
             refusal=item.refusal,
+            asks=item.asks,
             mark=[execution.id for execution in item.executions],
             efforts=efforts,
             observations=[self.observation(item)],

@@ -4,7 +4,7 @@
 waits. So the whole chain of the dead letter is read right before: nothing of it may be under way or have succeeded, and
 nobody may have stopped its last retry. What is retried is the newest of the chain, for that went furthest. The call is
 answered when the new run has ended, which may take longer than anybody waits: a lost answer is a doubt, settled by the
-one row that names the retried execution. Where successes are not saved no row would be left, so those are refused.
+one row that names the retried execution. Where successes are not saved no row would be left: a person has to ask.
 
 ``retrySuccessId`` is set on the execution that was retried only, and by a further success anew; it proves that there
 was one.
@@ -69,7 +69,9 @@ class N8nRetries:
         if root is None:
             return Look(at=self._api.platform_now(), standing=Standing.GONE)
         rows = await self._chain(root)
-        refusal = await self._refusal(rows) if target.sent_at is None else None
+        before = target.sent_at is None
+        refusal = self._refusal(rows) if before else None
+        asks = await self._unsaved(rows[0].workflow_id) if before and refusal is None else None
         unseen = target.sent_at is not None and target.mark is not None and not _new(rows, target.mark)
         standing = _standing(root, rows)
         if unseen and standing is Standing.DEAD and await self._unsaved(letter.workflow_id) is not None:
@@ -83,6 +85,7 @@ class N8nRetries:
             at=self._api.platform_now(),
             standing=standing,
             refusal=refusal,
+            asks=asks,
             mark=[row.number for row in rows],
             efforts=() if target.mark is None else _efforts(rows, target),
             observations=observations,
@@ -145,7 +148,7 @@ class N8nRetries:
                     break
         return mapping.chain([*rows.values(), root], root.number)
 
-    async def _refusal(self, rows: Sequence[Row]) -> str | None:
+    def _refusal(self, rows: Sequence[Row]) -> str | None:
         """Why it must not be retried as it is."""
         root, last = rows[0], rows[-1]
         if root.mode == "manual":
@@ -154,7 +157,7 @@ class N8nRetries:
             return f"the execution is {root.status}"
         if last.status == "canceled":
             return "its last retry was stopped"
-        return await self._unsaved(root.workflow_id)
+        return None
 
     async def _unsaved(self, workflow_id: str) -> str | None:
         """Why a retry of this workflow could not be told from none, if so."""

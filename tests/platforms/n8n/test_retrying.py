@@ -180,8 +180,8 @@ async def test_a_workflow_whose_runs_are_not_saved_is_not_retried(made: Source, 
     letter, adapter = await failed(made)
     made.simulator.world.workflows[letter.workflow_id].settings[setting] = "none"
     look = await adapter.look(Target(letter=letter))
-    assert look.refusal is not None
-    assert "does not save" in look.refusal
+    assert look.asks is not None
+    assert "does not save" in look.asks
     # And where it was sent before that was changed, an absent row proves nothing.
     look = await adapter.look(Target(letter=letter, mark=look.mark, sent_at=made.clock.now()))
     assert look.standing is Standing.BUSY
@@ -190,9 +190,9 @@ async def test_a_workflow_whose_runs_are_not_saved_is_not_retried(made: Source, 
 async def test_where_the_instance_saves_no_successes_nothing_is_retried_until_the_config_says_it_does() -> None:
     async with instance(workflows=0, instance=Instance(save_success=False)) as made:
         letter, adapter = await failed(made)
-        assert (await adapter.look(Target(letter=letter))).refusal is not None
+        assert (await adapter.look(Target(letter=letter))).asks is not None
         made.config = made.config.model_copy(update={"save_successes": "all"})
-        assert (await N8nRetries(made.config, made.api).look(Target(letter=letter))).refusal is None
+        assert (await N8nRetries(made.config, made.api).look(Target(letter=letter))).asks is None
         assert adapter is not None
 
 
@@ -210,7 +210,7 @@ async def test_what_the_instance_saves_shows_in_any_workflow_that_leaves_it_to_i
     await made.sweep()
     [letter] = made.known.dead_letters.values()
     look = await N8nRetries(made.config, made.api).look(Target(letter=letter))
-    assert (look.refusal is not None) is refused
+    assert (look.asks is not None) is refused
 
 
 async def test_an_execution_that_is_gone_or_anothers_by_now_is_gone(made: Source) -> None:
