@@ -156,9 +156,7 @@ def _follow(world: World, book: RetryBook, projection: Projection | None) -> Cal
         touched = world.apply(committed)
         book.apply(committed)
         if projection is not None:
-            projection.apply(touched, committed.tallies, world)
-            for source in {outcome.batch.source for outcome in committed.outcomes}:
-                projection.refresh_usage(world.sources[source])
+            projection.follow(committed, touched, world)
 
     return follow
 

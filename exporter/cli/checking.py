@@ -31,7 +31,7 @@ from exporter.source import make_api
 from exporter.store.ledger import database
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
-from exporter.view.projection import series_of
+from exporter.view.costs import series_of, series_of_retries
 from exporter.web import local
 from exporter.web.doors import no_address
 from exporter.wire.errors import ApiError, ErrorKind
@@ -220,6 +220,8 @@ async def _sources(config: Config, *, online: bool) -> Report:
             f"{source}: {costs.workflow} series for each workflow, {costs.result} more for each result it ends with; "
             f"limits.series_max has room for about {room} workflows"
         )
+        of_retries = series_of_retries(rules.policies, rules.source(source))
+        whole.notes.append(f"{source}: {of_retries} series for its retries")
         whole.notes.append(f"{source}: {_paced(rules, source)}")
         if online:
             watched[source] = await _try(source, section, platform, whole)

@@ -116,6 +116,11 @@ DEAD_LETTERS = _gauge("automation_dead_letters", "Open dead letters.", (*_WORKFL
 DEAD_LETTER_OLDEST = _gauge(
     "automation_dead_letter_oldest_timestamp_seconds", "When the oldest open dead letter was opened.", _WORKFLOW
 )
+DEAD_LETTER_GROUPS = _gauge(
+    "automation_dead_letter_groups",
+    "Groups of open dead letters: what shares workflow, error class and error fingerprint.",
+    _SOURCE,
+)
 QUEUE_ITEMS = _gauge("automation_input_queue_items", "Items waiting in front of the workflow.", _WORKFLOW)
 QUEUE_LIMIT = _gauge(
     "automation_input_queue_limit_items", "How many items may wait in front of the workflow.", _WORKFLOW
@@ -173,6 +178,26 @@ DEAD_LETTER_RESOLUTION = _histogram(
 )
 RETRY_MODE = _gauge("automation_retry_mode", "1 for the mode retries of the source are in.", ("source", "mode"))
 RETRY_PAUSED = _gauge("automation_retry_paused", "Whether retries of the source are paused.", ("source",))
+RETRY_LOWERED = _gauge(
+    "automation_retry_lowered",
+    "Whether the exporter lowered retries of the source to approval by itself, because its calls were refused.",
+    ("source",),
+)
+RETRY_STORM = _gauge(
+    "automation_retry_storm",
+    "Whether retries of the source wait because so many of its own runs fail; where a storm guard is configured.",
+    ("source",),
+)
+RETRY_BUDGET = _gauge(
+    "automation_retry_budget_tokens",
+    "Failed retries the source can afford now; where a budget is configured.",
+    ("source",),
+)
+RETRY_GATES = _gauge(
+    "automation_retry_gates",
+    "Groups with dead letters that may be retried, by how their gates stand.",
+    ("policy", "source", "state"),
+)
 RETRIES_OPEN = _gauge(
     "automation_retries_open", "Retries without an outcome so far, by state.", (*_SOURCE, "policy", "state")
 )
@@ -180,6 +205,11 @@ RETRY_DECISIONS = _counter(
     "automation_retry_decisions_total",
     "Decisions about dead letters, counted when a dead letter's decision changes.",
     (*_SOURCE, "policy", "decision", "reason"),
+)
+RETRY_ESCALATIONS = _counter(
+    "automation_retry_escalations_total",
+    "Dead letters a person has to see to, once for each root and reason.",
+    (*_SOURCE, "policy", "reason"),
 )
 RETRIES = _counter(
     "automation_retries_total",
@@ -219,6 +249,7 @@ TALLIED = (
     DEAD_LETTERS_RESOLVED,
     DEAD_LETTER_RESOLUTION,
     RETRY_DECISIONS,
+    RETRY_ESCALATIONS,
     RETRIES,
     RETRIES_SHADOW,
     RUNS_OBSERVED,
@@ -240,12 +271,17 @@ CATALOGUE = (
     RUN_OLDEST_ACTIVE,
     DEAD_LETTERS,
     DEAD_LETTER_OLDEST,
+    DEAD_LETTER_GROUPS,
     QUEUE_ITEMS,
     QUEUE_LIMIT,
     USAGE,
     USAGE_LIMIT,
     RETRY_MODE,
     RETRY_PAUSED,
+    RETRY_LOWERED,
+    RETRY_STORM,
+    RETRY_BUDGET,
+    RETRY_GATES,
     RETRIES_OPEN,
     *TALLIED,
 )

@@ -8,7 +8,7 @@ climbed in the order of ``Reason``; the first that refuses is *the* reason, in l
 ``changes_at`` has come; the reservation asks it with what the ledger says by then; ``explain`` shows all of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.model.matchers import Facts, Matcher
@@ -16,6 +16,7 @@ from exporter.model.policy import MANUAL, Policy, Rules
 from exporter.model.rails import Passenger, checks, gates_of
 from exporter.model.retries import (
     AGEING,
+    ENGINE,
     Action,
     Decision,
     Mode,
@@ -45,6 +46,8 @@ PASSING = frozenset(
 )
 #: Refusals that depend on all of a source, a policy or a group, and not on one dead letter.
 RAILS = frozenset({Reason.STORM, Reason.GATE, Reason.BUDGET, Reason.PACE})
+#: What puts a dead letter aside until a person says otherwise.
+_ASIDE = frozenset({OverrideAction.HOLD, OverrideAction.QUARANTINE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +218,13 @@ class _Climber:
             reason = Reason.DUE if verb is Verb.RETRY else Reason.POLICY
             detail = "nothing refuses" if verb is Verb.RETRY else "the policy says so"
             return Decision(
-                verb=verb, reason=reason, policy=name, mode=self.mode, detail=detail, ages=reason is Reason.DUE
+                verb=verb,
+                reason=reason,
+                policy=name,
+                mode=self.mode,
+                detail=detail,
+                ages=reason is Reason.DUE,
+                escalates=self._escalates((), verb),
             )
         others = {rung.reason for rung in rungs if rung.refuses and rung.reason is not Reason.MODE}
         waits = refusal.reason is Reason.MODE and refusal.verb is Verb.WAIT and self.later is None
@@ -229,7 +238,27 @@ class _Climber:
             next_at=refusal.next_at,
             awaits_approval=waits and others <= PASSING,
             ages=own or refusal.reason in AGEING,
+            escalates=self._escalates({rung.reason for rung in rungs if rung.refuses}, refusal.verb),
         )
+
+    def _escalates(self, refusing: Collection[Reason], verb: Verb) -> Reason | None:
+        """Why a person has to see to it. What a person has put aside, somebody has seen to.
+
+        Of a retry that nobody can judge any more a person is told in any mode: a call was made. Else only where one may
+        be made.
+        """
+        opened = [retry for retry in self.subject.history if retry.is_open]
+        if any(retry.state is RetryState.HELD for retry in opened):
+            return Reason.HELD
+        if self.mode.rank < Mode.APPROVE.rank:
+            return None
+        words = [o for o in self.subject.overrides if o.action in _ASIDE and not _is_computed(o)]
+        if words:  # the engine's own, of what a policy wants to be retried: the platform forbids it
+            ours = all(o.action is OverrideAction.QUARANTINE and o.who == ENGINE for o in words)
+            return Reason.HELD if ours and self.retrying else None
+        if Reason.EXHAUSTED in refusing and not opened:
+            return Reason.EXHAUSTED
+        return Reason.POLICY if not refusing and verb in (Verb.ESCALATE, Verb.QUARANTINE) else None
 
     def rungs(self) -> Iterator[Rung]:
         """Every check, in order."""
@@ -284,7 +313,7 @@ class _Climber:
 
     def _held(self) -> Rung:
         for override in self.subject.overrides:
-            if override.action in (OverrideAction.HOLD, OverrideAction.QUARANTINE) and not _is_computed(override):
+            if override.action in _ASIDE and not _is_computed(override):
                 verb = Verb.HOLD if override.action is OverrideAction.HOLD else Verb.QUARANTINE
                 reason = Reason(override.snapshot.get("reason", Reason.HELD))  # the engine's own: why it did
                 detail = f"{override.action} by {override.who}{': ' if override.why else ''}{override.why}"

@@ -99,6 +99,7 @@ class Committed(Struct, kw_only=True):
     purses: dict[str, Purse] = field(default_factory=dict)  # by source
     refused: dict[Key, Refused | None] = field(default_factory=dict)  # dead letters whose last look refused, or no more
     operations: dict[str, OperationState] = field(default_factory=dict)
+    escalated: dict[Key, bool] = field(default_factory=dict)  # by source, and root and reason; False: no longer
 
 
 class Loaded(Struct, kw_only=True):

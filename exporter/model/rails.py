@@ -8,7 +8,8 @@ nothing of the dead letter: it uses up none of its retries.
 Times are seconds since the epoch on our own clock.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -91,6 +92,10 @@ class Gate:
         if self.is_shut:
             return 0 if now < self.opens_at(rules, now, well_at=well_at) else 1
         return rules.ramp[min(self.level, len(rules.ramp) - 1)]
+
+    def changes_at(self, now: float) -> float:
+        """When it stands otherwise though nothing happens but time; infinity if it does not."""
+        return self.cool_until if self.is_shut and self.cool_until > now else float("inf")
 
     def served(self, now: float) -> "Gate":
         return replace(self, served_at=now)
@@ -229,6 +234,40 @@ def gates_of(owner: Policy, group: str) -> Iterator[tuple[tuple[str, str], GateR
 def policy_gate(rules: GateRules) -> GateRules:
     """The rules of the gate of a whole policy: never narrower than those of its groups begin."""
     return GateRules(ramp=tuple(max(width, rules.ramp[0]) for width in POLICY_RAMP), cool=rules.cool)
+
+
+def gate_states(
+    groups: Mapping[tuple[str, str], Collection[str]], owners: Mapping[str, Policy], rails: Rails, now: float
+) -> Counter[tuple[str, GateState]]:
+    """How many ``groups`` (policy and group, each with its workflows) stand how, by policy.
+
+    A group stands as its own gate does, or as its policy's while that is shut and lets less through. Where its
+    workflows differ, the one that is best off counts: something of the group may pass.
+    """
+    found = Counter[tuple[str, GateState]]()
+    fresh = {name: NEW_GATE.state(owner.gate, now) for name, owner in owners.items()}
+    for key, workflows in groups.items():
+        name, owner = key[0], owners.get(key[0])
+        if owner is None:
+            continue
+        own, whole = rails.gates.get(key), rails.gates.get((name, ""))
+        whole = whole if whole is not None and whole.is_shut else None
+        if own is None and whole is None:
+            found[name, fresh[name]] += 1
+            continue
+        states = [
+            max(
+                (own or NEW_GATE).state(owner.gate, now, well_at=rails.well.get(workflow)),
+                GateState.OPEN if whole is None else whole.state(owner.gate, now, well_at=rails.well.get(workflow)),
+                key=_NARROWNESS.__getitem__,
+            )
+            for workflow in workflows
+        ]
+        found[name, min(states, key=_NARROWNESS.__getitem__)] += 1
+    return found
+
+
+_NARROWNESS = {state: number for number, state in enumerate(GateState)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,10 @@ class Outcome(StrEnum):
     NOT_SENT = "not_sent"  # never left, or is known to have had no effect; does not count
 
 
+#: Who spoke, where nobody but the engine did.
+ENGINE = "engine"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
     """What a retry does on a platform. What a platform does not say takes the most cautious value."""
@@ -132,6 +136,7 @@ class Decision:
     next_at: float | None = None  # when it would next be allowed, as far as that is known
     awaits_approval: bool = False  # it is a person's approval that is missing, and else at most time
     ages: bool = False  # it could be tried, or is being tried: this time counts
+    escalates: Reason | None = None  # why a person has to see to it, as far as nobody has yet
 
     @property
     def label(self) -> tuple[str, str, str]:

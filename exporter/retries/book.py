@@ -15,8 +15,8 @@ from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, Result, RunFin
 from exporter.model.ledger import Committed, Key
 from exporter.model.operations import OperationState
 from exporter.model.policy import GateRules, Rules
-from exporter.model.rails import Gate, Purse, Rails, Setback, set_back, storm
-from exporter.model.retries import Answer, Decision, Outcome, Override, OverrideAction, Retry, Scope
+from exporter.model.rails import Gate, GateState, Purse, Rails, Setback, set_back, storm
+from exporter.model.retries import ENGINE, Answer, Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.model.subject import Refused
 from exporter.retries import protocol
 from exporter.source import Source
@@ -73,6 +73,7 @@ class RetryBook:
         self._setbacks: dict[str, dict[str, Setback]] = {source: {} for source in sources}
         self._purses: dict[str, Purse] = {}
         self._refused: dict[Key, Refused] = {}
+        self._escalated: set[Key] = set()  # source, and root and reason: a person was told
         self._earned: dict[str, int] = {}  # successful runs that the budget of a source does not hold yet
         self._ended: dict[str, deque[tuple[float, bool]]] = {}  # runs that ended lately: when, and whether they failed
         self._rails: dict[str, Rails] = {}
@@ -103,9 +104,7 @@ class RetryBook:
             self._note_group(retry)
         if self._projection is not None:
             for source in self._sources:
-                self._projection.open_retries(
-                    source, [policy.name for policy in self.rules.policies if policy.action == "retry"]
-                )
+                self._projection.open_retries(source, self.rules.policies)
                 self._projection.show_open_retries(source, self._open[source].values())
             self.show(now)
 
@@ -120,7 +119,7 @@ class RetryBook:
             self._gates.setdefault(source, {})[policy, group] = gate
         for (source, key), setback in found.setbacks.items():
             self._setbacks.setdefault(source, {})[key] = setback
-        self._purses, self._refused = found.purses, found.refused
+        self._purses, self._refused, self._escalated = found.purses, found.refused, found.escalated
         for source in self._sources:
             rules, last = self.rules.source(source), found.turns.get(source)
             if last is not None and now - last > SLEPT_MIN:
@@ -394,8 +393,9 @@ class RetryBook:
             decided = Decided(label=decision.label, waited=waited, waits_since=waits_since)
             said[source, letter_id] = decision, decided
         ended = [(source, letter_id) for letter_id in gone if (source, letter_id) in self._decided]
-        if said or ended:
-            writing = script.decide(said, ended, now=now, policies_hash=self.rules.hash)
+        escalated = self._to_escalate(source, changed)
+        if said or ended or escalated:
+            writing = script.decide(said, ended, now=now, policies_hash=self.rules.hash, escalated=escalated)
             await self._ledger.transact("decide", writing)
         counted = 0
         for key, (decision, decided) in said.items():
@@ -411,6 +411,17 @@ class RetryBook:
         if not 0 <= now - self._beats.get(source, 0.0) < BEAT:
             await self._ledger.transact("decide", kept.beat(source, now))
             self._beats[source] = now
+
+    def _to_escalate(self, source: str, changed: Mapping[str, Decision]) -> dict[Key, str]:
+        """Of whom a person is to be told (source, and root and reason), and the policy it is about."""
+        found: dict[Key, str] = {}
+        for letter_id, decision in changed.items():
+            letter = self._sources[source].known.dead_letters.get(letter_id)
+            if decision.escalates is not None and letter is not None:
+                key = source, kept.escalation(self.root_of(source, letter), decision.escalates)
+                if key not in self._escalated:
+                    found[key] = decision.policy
+        return found
 
     async def put(self, overrides: Sequence[Override], *, now: float) -> None:
         await self._ledger.transact("override", script.put_overrides(overrides, now=now))
@@ -472,7 +483,15 @@ class RetryBook:
                 lowering = [o for o in holding if o.source in ("", source) and o.action is OverrideAction.LOWER]
                 mode = self.rules.mode_of(source, lowering)
                 paused = self.is_paused(source, now)
-                self._projection.show_retry_mode(source, mode=mode, paused=paused)
+                lowered = mode is not self.rules.mode_of(source) and any(o.who == ENGINE for o in lowering)
+                self._projection.show_retry_mode(source, mode=mode, paused=paused, lowered=lowered)
+
+    def show_rails(self, source: str, gates: Mapping[tuple[str, GateState], int] | None, now: float) -> None:
+        """Bring the gauges of the rails of a source to what is so now; ``gates`` are None while nobody knows them."""
+        if self._projection is not None:
+            rails = self.rails(source, now)
+            storm = None if self.rules.source(source).storm is None else bool(rails.storm)
+            self._projection.show_rails(source, storm=storm, tokens=rails.tokens, gates=gates)
 
     # How it is kept
 
@@ -510,6 +529,8 @@ class RetryBook:
                 self._refused.pop(letter, None)
             else:
                 self._refused[letter] = refused
+        for escalated, holds in committed.escalated.items():
+            (self._escalated.add if holds else self._escalated.discard)(escalated)
         self.operations |= committed.operations
         for outcome in committed.outcomes:
             self._note_runs(outcome.batch.source, outcome.changes)

@@ -7,13 +7,14 @@ rails or one of them changed.
 
 import asyncio
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from exporter.model import DeadLetter, Workflow
 from exporter.model.decision import Ladder, changes_at, climb
-from exporter.model.rails import FREE, Passenger, Rails
-from exporter.model.retries import Decision, Mode, Override, Retry, Verb
+from exporter.model.rails import FREE, Gate, GateState, Passenger, Rails, gate_states
+from exporter.model.retries import Action, Decision, Mode, Override, Retry, Verb
 from exporter.model.subject import Refused, Subject, neighbours, reaches
 from exporter.model.turns import Candidate, GroupKey, in_turn, precedence, take_turns
 from exporter.retries.book import RetryBook
@@ -67,6 +68,10 @@ class Decider:
         self._turns_until = 0.0
         self._now = 0.0
         self._due: list[str] = []
+        self._groups: dict[GroupKey, Counter[str]] = {}  # those that may be retried, by workflow
+        self._gates: Counter[tuple[str, GateState]] | None = None  # how the gates of these stand …
+        self._gates_of: tuple[Mapping[GroupKey, Gate], Mapping[str, float]] = {}, {}  # … made from this
+        self._gates_until = 0.0
 
     # One
 
@@ -175,6 +180,7 @@ class Decider:
         turn, letters = Turn(), self._source.known.dead_letters
         if now < self._now:  # our clock was put back: no time noted so far means anything
             self._turns_until = 0.0
+            self._gates = None
             for standing in self._standing.values():
                 standing.until = 0.0
         self._now = now
@@ -240,6 +246,7 @@ class Decider:
                 # Until turns are given out again, it waits as it did.
                 decision = had.decision if candidate.key == had.candidate.key else decision
             self._place(letter.id, None if had is None else had.candidate, candidate)
+            self._regroup(None if had is None else (had.ladder, had.letter), (ladder, letter))
             self._standing[letter.id] = _Standing(
                 letter=letter,
                 workflow=workflow,
@@ -304,7 +311,38 @@ class Decider:
             insort(queues.setdefault(after.key, []), after, key=precedence)
 
     def _forget(self, letter_id: str) -> None:
-        self._place(letter_id, self._standing.pop(letter_id).candidate, None)
+        had = self._standing.pop(letter_id)
+        self._place(letter_id, had.candidate, None)
+        self._regroup((had.ladder, had.letter), None)
+
+    def _regroup(self, before: tuple[Ladder, DeadLetter] | None, after: tuple[Ladder, DeadLetter] | None) -> None:
+        """Keep count of the groups that have a gate to pass."""
+        left, joined = (
+            None if one is None or (key := _gated(one[0])) is None else (key, one[1].workflow_id)
+            for one in (before, after)
+        )
+        if left == joined:
+            return
+        self._gates = None
+        if left is not None:
+            workflows = self._groups[left[0]]
+            workflows[left[1]] -= 1
+            if not workflows[left[1]]:
+                del workflows[left[1]]
+            if not workflows:
+                del self._groups[left[0]]
+        if joined is not None:
+            self._groups.setdefault(joined[0], Counter())[joined[1]] += 1
+
+    def gates(self, now: float) -> Mapping[tuple[str, GateState], int]:
+        """How many groups' gates stand how, by policy: of groups in which something may still be retried."""
+        rails = self._book.rails(self._source.name, now)
+        made_from = rails.gates, rails.well
+        if self._gates is None or made_from != self._gates_of or now >= self._gates_until:
+            owners = {policy.name: policy for policy in self._book.rules.policies if policy.action is Action.RETRY}
+            self._gates, self._gates_of = gate_states(self._groups, owners, rails, now), made_from
+            self._gates_until = min((gate.changes_at(now) for gate in rails.gates.values()), default=float("inf"))
+        return self._gates
 
     def undetermined(self) -> Iterable[tuple[Subject, Ladder]]:
         """Those of which nobody can say yet which policy owns them."""
@@ -314,6 +352,13 @@ class Decider:
         """Every open dead letter as it was last decided about."""
         for one in self._standing.values():
             yield one.subject, replace(one.ladder, decision=one.decision)
+
+
+def _gated(ladder: Ladder) -> GroupKey | None:
+    """The gate in front of a dead letter, if it may still be retried."""
+    owner, verb = ladder.owner, ladder.decision.verb
+    gated = owner is not None and owner.action is Action.RETRY and verb in (Verb.RETRY, Verb.WAIT)
+    return (owner.name, ladder.group) if owner is not None and gated else None
 
 
 def _candidate(subject: Subject, ladder: Ladder) -> Candidate | None:

@@ -15,7 +15,7 @@ from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.decision import Ladder, climb
 from exporter.model.fold import resolve
 from exporter.model.ledger import Batch
-from exporter.model.retries import Answer, Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
+from exporter.model.retries import ENGINE, Answer, Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.model.subject import REFUSED_MOST, Refused, Subject, error_fingerprint
 from exporter.platform.retrying import ALL_BUSY, Look, Standing, Target, meaning
 from exporter.retries import protocol
@@ -49,7 +49,6 @@ STOP_SECONDS_MAX = 4.0
 LOWERED_FOR = 86400.0
 #: Under which key it is kept until when such a source is left alone.
 DENIED = "\0denied"
-ENGINE = "engine"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,8 +105,14 @@ class Retrier:
             await self._send_due(turn.due, report)
             if turn.due:  # what came of it is so by now
                 await self._decide(report)
-        self._book.show(self._clock.now())
+        self._show()
         return report
+
+    def _show(self) -> None:
+        """Bring the gauges to what this turn came to."""
+        now, swept = self._clock.now(), self._known.first_sweep_at is not None
+        self._book.show(now)
+        self._book.show_rails(self.source.name, self.decider.gates(now) if swept else None, now)
 
     async def _resume(self) -> None:
         """Whatever was under way when the last process ended, or could not write how its call went, is in doubt.

@@ -3,19 +3,23 @@
 All are rows of one table, by source, kind and key.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from exporter.model import catalogue
 from exporter.model.ledger import Committed, Key
 from exporter.model.rails import NEW_GATE, Gate, Purse, Setback
+from exporter.model.retries import Reason
 from exporter.model.subject import Refused
+from exporter.model.tallies import SUM
 from exporter.store import codec
 from exporter.store.script import Row, Script, chunks, flat, insert, values
 
 GATE, SETBACK, PURSE, REFUSED, TURN = "gate", "setback", "purse", "refused", "turn"
+ESCALATED = "escalated"
 _gate = msgspec.json.Decoder(Gate).decode
 _setback = msgspec.json.Decoder(Setback).decode
 _purse = msgspec.json.Decoder(Purse).decode
@@ -30,6 +34,7 @@ class KeptState:
     setbacks: dict[Key, Setback] = field(default_factory=dict)
     purses: dict[str, Purse] = field(default_factory=dict)
     refused: dict[Key, Refused] = field(default_factory=dict)
+    escalated: set[Key] = field(default_factory=set)  # by source, and root and reason
     turns: dict[str, float] = field(default_factory=dict)  # when each source's dead letters were last decided about
 
 
@@ -47,6 +52,8 @@ def load() -> Script[KeptState]:
                 found.purses[source] = _purse(data)
             case "refused":
                 found.refused[source, key] = _refused(data)
+            case "escalated":
+                found.escalated.add((source, key))
             case "turn":
                 found.turns[source] = float(data)
     return found
@@ -146,3 +153,39 @@ def put_refused(source: str, states: Mapping[str, Refused | None]) -> Script[Com
     """Remember why the last look at dead letters (by id) refused, and until when that holds; None: it does not."""
     yield from put(source, REFUSED, states)
     return Committed(refused={(source, letter_id): state for letter_id, state in states.items()})
+
+
+def escalation(root: str, reason: Reason) -> str:
+    """Under which key it is kept that a person was told of a root, and why."""
+    return f"{root}\0{reason}"
+
+
+def escalate(wanted: Mapping[Key, str], *, now: float, committed: Committed) -> Script[None]:
+    """Tell a person of these (source, and root and reason; with their policy), of each once for good: it is counted."""
+    for part in chunks((source, ESCALATED, key, codec.to_json(now)) for source, key in wanted):
+        rows = yield (
+            f"INSERT INTO retry_state (source, kind, key, data) VALUES {values(len(part), 4)} "
+            "ON CONFLICT DO NOTHING RETURNING source, key",
+            flat(part),
+        )
+        for source, key in rows:
+            committed.escalated[source, key] = True
+            labels = (wanted[source, key], key.rpartition("\0")[2])
+            tally = (catalogue.RETRY_ESCALATIONS.name, source, "", labels, SUM)
+            committed.tallies[tally] = committed.tallies.get(tally, 0.0) + 1.0
+
+
+def forget_escalated(keys: Iterable[Key], committed: Committed) -> Script[None]:
+    """Let a person be told of these anew."""
+    for part in chunks((source, ESCALATED, key) for source, key in keys):
+        yield f"DELETE FROM retry_state WHERE (source, kind, key) IN (VALUES {values(len(part), 3)})", flat(part)
+        committed.escalated |= {(source, key): False for source, _, key in part}
+
+
+def prune_escalated(*, before: float, keep: Collection[Key]) -> Script[Committed]:
+    """Forget of whom a person was told before a moment, but for the roots (source, root) to keep."""
+    committed = Committed()
+    rows = yield "SELECT source, key, data FROM retry_state WHERE kind = $1", (ESCALATED,)
+    old = [(source, key) for source, key, data in rows if float(data) < before]
+    yield from forget_escalated([one for one in old if (one[0], one[1].rpartition("\0")[0]) not in keep], committed)
+    return committed

@@ -22,6 +22,7 @@ from exporter.model.retries import (
     Decision,
     Outcome,
     Override,
+    OverrideAction,
     Reason,
     Retry,
     Verb,
@@ -418,10 +419,19 @@ def recur(retry: Retry, *, now: float) -> Script[Committed]:
 
 
 def decide(
-    changed: Mapping[Key, tuple[Decision, Decided]], gone: Collection[Key], *, now: float, policies_hash: str
+    changed: Mapping[Key, tuple[Decision, Decided]],
+    gone: Collection[Key],
+    *,
+    now: float,
+    policies_hash: str,
+    escalated: Mapping[Key, str],
 ) -> Script[Committed]:
-    """Remember what is decided of dead letters now, and count the changes."""
+    """Remember what is decided of dead letters now, and count the changes.
+
+    Of what is ``escalated`` (source, and root and reason; with its policy) a person is told.
+    """
     tallies: Tallies = {}
+    committed = Committed(tallies=tallies)
     for (source, _), (decision, _) in changed.items():
         key = (catalogue.RETRY_DECISIONS.name, source, "", decision.label, SUM)
         tallies[key] = tallies.get(key, 0.0) + 1.0
@@ -436,6 +446,7 @@ def decide(
     for part in chunks(gone):
         where = f"(source, dead_letter_id) IN (VALUES {values(len(part), 2)})"
         yield f"DELETE FROM decisions WHERE {where}", flat(part)
+    yield from rails.escalate(escalated, now=now, committed=committed)
     yield from add_tallies(tallies)
     yield from add_records(
         now,
@@ -454,15 +465,23 @@ def decide(
             for (source, letter_id), (decision, _) in changed.items()
         ],
     )
-    return Committed(tallies=tallies)
+    return committed
 
 
 def put_overrides(overrides: Sequence[Override], *, now: float) -> Script[Committed]:
-    """Let these hold from now on."""
+    """Let these hold from now on. Of what begins anew, a person is told anew when it comes to its end again."""
+    committed = Committed(overrides=list(overrides))
+    anew = [
+        (o.source, rails.escalation(o.key, reason))
+        for o in overrides
+        if o.action is OverrideAction.RELEASE
+        for reason in (Reason.EXHAUSTED, Reason.HELD)
+    ]
+    yield from rails.forget_escalated(anew, committed)
     rows = [(o.id, o.until, o.ended_at, codec.to_json(o)) for o in overrides]
     yield from insert("overrides", "id, until, ended_at, data", rows, conflict="(id) DO NOTHING")
     yield from add_records(now, [about_override("override", o, o.who) for o in overrides])
-    return Committed(overrides=list(overrides))
+    return committed
 
 
 def end_overrides(overrides: Sequence[Override], *, who: str, now: float) -> Script[Committed]:
@@ -489,7 +508,7 @@ def set_pace(source: str, full_at: float) -> Script[Committed]:
     return Committed(full_at={source: full_at})
 
 
-def prune(*, before: float, keep: Collection[Key]) -> Script[None]:
+def prune(*, before: float, keep: Collection[Key]) -> Script[Committed]:
     """Forget what was closed before a moment, and what ended before it; nothing of the roots (source, root) to keep."""
     rows = yield (
         "SELECT id, source, root FROM retries WHERE claimed_at < $1 AND (outcome IS NOT NULL OR shadow = 1)",
@@ -506,6 +525,7 @@ def prune(*, before: float, keep: Collection[Key]) -> Script[None]:
     yield "DELETE FROM overrides WHERE ended_at < $1 OR until < $1", (before,)
     yield "DELETE FROM audit WHERE at < $1", (before,)
     yield from operations.prune(before)
+    return (yield from rails.prune_escalated(before=before, keep=keep))
 
 
 def recent(limit: int = RECENT_MAX) -> Script[list[Retry]]:

@@ -8,20 +8,22 @@ there is none later on is absent; its total stays in the ledger, and is shown wh
 """
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-from msgspec import structs
-
-from exporter.model import FAILED, ErrorClass, Result, Workflow, catalogue
+from exporter.model import ErrorClass, Result, Workflow, catalogue
 from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
+from exporter.model.groups import group_id
 from exporter.model.labels import NO_LABELS, Labels, exposed, exposed_names
-from exporter.model.ledger import Key
-from exporter.model.retries import Mode, Outcome, Retry
+from exporter.model.ledger import Committed, Key
+from exporter.model.policy import Policy
+from exporter.model.rails import GateState
+from exporter.model.retries import Action, Mode, Retry
 from exporter.model.tallies import SUM, Tallies, TallyKey
 from exporter.platform import Platform
+from exporter.view.costs import births, lines_set_aside, retry_births
 from exporter.view.exposition import Counter, Exemplar, Gauge, Histogram, Registry
 from exporter.view.known import SourceWorld, World
 from exporter.view.readings import LabelValues, readings
@@ -41,6 +43,12 @@ _OF_SOURCES = (
     catalogue.DEAD_LETTER_RESOLUTION,
     catalogue.RETRY_MODE,
     catalogue.RETRY_PAUSED,
+    catalogue.RETRY_LOWERED,
+    catalogue.RETRY_STORM,
+    catalogue.RETRY_BUDGET,
+    catalogue.RETRY_GATES,
+    catalogue.RETRY_ESCALATIONS,
+    catalogue.DEAD_LETTER_GROUPS,
     catalogue.RETRIES,
     catalogue.RETRIES_SHADOW,
     catalogue.RETRIES_OPEN,
@@ -77,7 +85,7 @@ class Projection:
         """
         self._platforms = platforms
         self._selects = selects
-        self._room = Room(series_max, aside=sum(map(_lines_set_aside, platforms.values())))
+        self._room = Room(series_max, aside=sum(map(lines_set_aside, platforms.values())))
         self._on_folded = on_folded
         self._labels_of = labels or {}
         self._label_names = exposed_names(self._labels_of.values())
@@ -90,6 +98,9 @@ class Projection:
         self._shown: dict[Key, str] = {}  # workflow -> its id, or OTHER
         self._uncounted: dict[Key, tuple[Result, ...]] = {}  # of each shown workflow, as its counters show it
         self._gauges: dict[Key, dict[tuple[str, LabelValues], float]] = {}  # what each workflow's gauges say now
+        self._retrying: set[str] = set()  # policies that retry
+        self._groups: dict[str, dict[str, str]] = {}  # by source: the group of each open dead letter
+        self._grouped: dict[str, Count[str]] = {}  # and how many each has
         self._retries: dict[str, set[LabelValues]] = {}  # policies and states each source has shown open retries in
 
     # What is shown
@@ -116,6 +127,22 @@ class Projection:
         for key, entry in found:
             if entry.gone_at is None:
                 self._refresh(key, world.sources[key[0]])
+        for known in world.sources.values():
+            if known.source in self._platforms:
+                for letter in known.dead_letters.values():
+                    self._group(known.source, letter.id, group_id(known.source, letter))
+                self._show_groups(known)
+
+    def follow(self, committed: Committed, touched: Iterable[Key], world: World) -> None:
+        """Follow one commit that the world knows of already: ``touched`` are its workflows."""
+        self.apply(touched, committed.tallies, world)
+        for source in {outcome.batch.source for outcome in committed.outcomes}:
+            self.refresh_usage(world.sources[source])
+        for (source, letter_id), entry in committed.dead_letters.items():
+            letter = entry.dead_letter
+            self._group(source, letter_id, group_id(source, letter) if letter.is_open else None)
+        for source in {source for source, _ in committed.dead_letters} | committed.first_sweeps.keys():
+            self._show_groups(world.sources[source])
 
     def apply(self, touched: Iterable[Key], tallies: Tallies, world: World) -> None:
         """Follow one commit: ``touched`` workflows are read again, ``tallies`` are added."""
@@ -149,21 +176,39 @@ class Projection:
                 else:
                     self._set(metric.name, labels, value)
 
-    def open_retries(self, source: str, policies: Iterable[str]) -> None:
-        """Give the retries of these policies their counters at 0."""
-        labels = (self._platforms[source].name, source)
-        for policy in policies:
-            self._touch(catalogue.RETRIES_SHADOW, (*labels, policy))
-            for outcome in Outcome:
-                self._touch(catalogue.RETRIES, (*labels, policy, outcome))
+    def open_retries(self, source: str, policies: Sequence[Policy]) -> None:
+        """Give the retries and escalations of these policies their counters at 0."""
+        self._retrying = {policy.name for policy in policies if policy.action is Action.RETRY}
+        for metric, labels in retry_births(policies):
+            self._touch(metric, (self._platforms[source].name, source, *labels))
 
-    def show_retry_mode(self, source: str, *, mode: Mode, paused: bool) -> None:
+    def show_retry_mode(self, source: str, *, mode: Mode, paused: bool, lowered: bool) -> None:
         """Show how far retrying may go for a source now."""
         for each in Mode:
             if each is not mode:
                 self._unset(catalogue.RETRY_MODE.name, (source, each))
         self._set(catalogue.RETRY_MODE.name, (source, mode), 1.0)
         self._set(catalogue.RETRY_PAUSED.name, (source,), float(paused))
+        self._set(catalogue.RETRY_LOWERED.name, (source,), float(lowered))
+
+    def show_rails(
+        self,
+        source: str,
+        *,
+        storm: bool | None,
+        tokens: float | None,
+        gates: Mapping[tuple[str, GateState], int] | None,
+    ) -> None:
+        """Show what holds retries of a source back now; what is None is not configured, or not known yet."""
+        if storm is not None:
+            self._set(catalogue.RETRY_STORM.name, (source,), float(storm))
+        if tokens is not None:
+            self._set(catalogue.RETRY_BUDGET.name, (source,), tokens)
+        if gates is not None:
+            for policy in self._retrying:
+                for state in GateState:
+                    count = gates.get((policy, state), 0)
+                    self._set(catalogue.RETRY_GATES.name, (policy, source, state), float(count))
 
     def show_open_retries(self, source: str, retries: Iterable[Retry]) -> None:
         """Show the open ``retries`` of a source as they are now."""
@@ -208,21 +253,38 @@ class Projection:
         for kind in ("missed_webhook", "corrected", "late"):
             self._touch(catalogue.RECONCILED, (*labels, kind))
 
+    def _group(self, source: str, letter_id: str, group: str | None) -> None:
+        """Keep count of the groups of a source; None: the dead letter is in none any more."""
+        of, members = self._groups.setdefault(source, {}), self._grouped.setdefault(source, Count())
+        before = of.pop(letter_id, None)
+        if before is not None:
+            members[before] -= 1
+            if not members[before]:
+                del members[before]
+        if group is not None:
+            of[letter_id] = group
+            members[group] += 1
+
+    def _show_groups(self, world: SourceWorld) -> None:
+        if world.first_sweep_at is not None:
+            labels = (self._platforms[world.source].name, world.source)
+            self._set(catalogue.DEAD_LETTER_GROUPS.name, labels, float(len(self._grouped.get(world.source, ()))))
+
     def _show(self, key: Key, world: SourceWorld) -> None:
         """Decide under which id a workflow is shown, and give it its counters at 0."""
         platform, entry = self._platforms[key[0]], world.entries[key[1]]
-        births = _births(platform, entry.workflow)
+        born = births(platform, entry.workflow)
         if key not in self._shown:
             # Whoever is called so by the platform is among the others from the beginning.
             gauges = sum(
                 1 for _ in readings(entry, world, listed=platform.lists_active, labels=self._given(entry, key[0]))
             )
-            if key[1] != OTHER and self._room.promise(key, len(births) + gauges):
+            if key[1] != OTHER and self._room.promise(key, len(born) + gauges):
                 self._shown[key] = key[1]
             else:
                 self._shown[key] = OTHER
                 self._on_folded(key)
-        for metric, labels in births:
+        for metric, labels in born:
             self._touch(metric, (platform.name, key[0], self._shown[key], *labels))
         self._uncounted[key] = entry.workflow.uncounted
 
@@ -232,10 +294,10 @@ class Projection:
             return
         self._uncounted[key] = workflow.uncounted
         platform = self._platforms[key[0]]
-        births = set(_births(platform, workflow))
-        for metric, labels in _births(platform):
+        born = set(births(platform, workflow))
+        for metric, labels in births(platform):
             full, family = (platform.name, *key, *labels), self._counter(metric)
-            if (metric, labels) in births:
+            if (metric, labels) in born:
                 self._touch(metric, full)
             elif not family.get(full) and family.remove(full):
                 self._room.give_back(1, aside=False)
@@ -374,51 +436,6 @@ class Projection:
         return cast(Counter, self._families[metric.name])
 
 
-def _births(platform: Platform, workflow: Workflow | None = None) -> list[tuple[Metric, LabelValues]]:
-    """The counters a workflow has from the beginning: whatever can happen to it on this platform, and be counted."""
-    results = [result for result in platform.results if workflow is None or result not in workflow.uncounted]
-    error_classes = platform.error_classes if FAILED.intersection(results) else ()
-    births: list[tuple[Metric, LabelValues]] = [
-        *((catalogue.RUNS, (result,)) for result in results),
-        *((catalogue.RUN_ERRORS, (error_class,)) for error_class in error_classes),
-        *((catalogue.DEAD_LETTERS_OPENED, (error_class,)) for error_class in error_classes),
-        *((catalogue.DEAD_LETTERS_RESOLVED, (by,)) for by in platform.resolved_by),
-    ]
-    if "operations" in platform.measures:
-        births.append((catalogue.RUN_OPERATIONS, ()))
-    if "transfer" in platform.measures:
-        births += [(catalogue.RUN_TRANSFER, ("in",)), (catalogue.RUN_TRANSFER, ("out",))]
-    return births
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesOf:
-    """Lines of a scrape that a platform's workflows cost."""
-
-    workflow: int  # one of them, from its discovery
-    result: int  # more for each result that a run of it ended with
-
-    def with_results(self, results: int) -> int:
-        """One workflow whose runs ended with so many results."""
-        return self.workflow + results * self.result
-
-
-def series_of(platform: Platform, labels: Labels = NO_LABELS) -> SeriesOf:
-    """What workflows cost from their discovery, none of them blocked and nothing open, and with each result.
-
-    ``labels`` of their source: where there are any, each has one more series.
-    """
-    found = WorkflowEntry(workflow=Workflow(id="w", at=1.0, enabled=True), found_at=1.0)
-    ended = structs.replace(found, last_ended=((Result.SUCCESS, 1.0),))
-    world = SourceWorld("")
-    names = tuple(labels.names())
-    gauges, more = (
-        sum(1 for _ in readings(each, world, listed=platform.lists_active, labels=names)) for each in (found, ended)
-    )
-    duration = _family(catalogue.RUN_DURATION).lines_per_series
-    return SeriesOf(workflow=len(_births(platform)) + gauges, result=more - gauges + duration)
-
-
 def _place(metric: Metric, labels: LabelValues) -> tuple[bool, Key | None]:
     """Whether room is set aside for a series, and the workflow it is of."""
     if metric.name in _SET_ASIDE:
@@ -429,12 +446,4 @@ def _place(metric: Metric, labels: LabelValues) -> tuple[bool, Key | None]:
     return workflow_id == OTHER, (source, workflow_id)
 
 
-def _lines_set_aside(platform: Platform) -> int:
-    """What a source and its ``__other__`` need, a policy or two included."""
-    duration, delay = len(catalogue.RUN_DURATION.buckets) + 3, len(catalogue.DETECTION_DELAY.buckets) + 3
-    age = len(catalogue.DEAD_LETTER_RESOLUTION.buckets) + 3
-    others = len(_births(platform)) + (len(Result) + 1) * (duration + 1) + len(ErrorClass) + 4
-    return others + 9 + 3 * delay + len(platform.resolved_by) * age + 32
-
-
-__all__ = ["OTHER", "Projection", "Result", "SeriesOf", "readings", "series_of"]
+__all__ = ["OTHER", "Projection", "Result", "readings"]

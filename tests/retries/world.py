@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import structs
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from exporter.clock import ManualClock
 from exporter.model import DeadLetter, Error, Listing, Observation, ResolvedBy, Result, Via, Workflow
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules
@@ -30,6 +32,7 @@ from exporter.retries.retrier import Retrier, TurnReport
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script
 from exporter.view.known import World
+from exporter.view.projection import Projection
 from exporter.wire.errors import ApiError, ErrorKind, kind_of
 from tests.retries.made import ERROR, NOW
 from tests.sources import connected
@@ -404,14 +407,18 @@ class Engine:
         self.ledger.trip = Tripwire()
         self._stack.push_async_callback(self.ledger.close)
         self.world = World([SOURCE])
-        self.world.load(await self.ledger.load())
+        loaded = await self.ledger.load()
+        self.world.load(loaded)
+        self.projection = Projection({SOURCE: self._declared}, series_max=10_000)
+        self.projection.load(self.world, loaded.tallies)
 
         def follow(committed: Committed) -> None:
-            self.world.apply(committed)
+            touched = self.world.apply(committed)
             self.book.apply(committed)
+            self.projection.follow(committed, touched, self.world)
 
         source = connected(SOURCE, self._declared, self.world.sources[SOURCE], self.clock, adapter=self.platform)
-        self.book = RetryBook(self.ledger, {SOURCE: source}, self.rules)
+        self.book = RetryBook(self.ledger, {SOURCE: source}, self.rules, projection=self.projection)
         self.ledger.on_commit = follow
         await self.book.load(self.clock.now())
         self.retrier = Retrier(source, self.ledger, self.clock, book=self.book)
@@ -511,6 +518,16 @@ class Engine:
 
     async def _say(self, action: OperationAction, keys: Sequence[tuple[str, str]], **more: Any) -> dict[str, Any]:
         return await self.operations.begin(action, Selection(ids=keys), who="ann", at_once=True, **more)
+
+    def metric(self, name: str) -> dict[tuple[str, ...], float]:
+        """What a scrape shows under a name, by the values of its labels but platform and source; {} if it is absent."""
+        text = b"".join(self.projection.registry.render(openmetrics=False)).decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {
+            tuple(value for key, value in sample.labels.items() if key not in ("platform", "source")): sample.value
+            for sample in samples
+            if sample.name == name
+        }
 
     def retries(self) -> list[Retry]:
         return sorted(self.book.everything(), key=lambda retry: (retry.claimed_at, retry.ordinal))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -26,15 +27,17 @@ from exporter.model import (
     Workflow,
 )
 from exporter.model.ledger import Batch, Committed, FoldRules, Key
-from exporter.model.retries import Mode, RetryState
+from exporter.model.policy import Budget, SourceRules, Storm
+from exporter.model.retries import Action, Mode, RetryState
 from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.store.ledger import Ledger, open_engine
+from exporter.view.costs import series_of, series_of_retries
 from exporter.view.known import World
-from exporter.view.projection import OTHER, Projection, series_of
+from exporter.view.projection import OTHER, Projection
 from exporter.wire.budget import Lane
-from tests.retries.made import retry
+from tests.retries.made import policy, retry
 
 NOW = 1_700_000_000.0
 STAND_IN = Platform(
@@ -77,8 +80,7 @@ class Service:
         self.projection.load(self.world, loaded.tallies)
 
     def follow(self, committed: Committed) -> None:
-        self.projection.apply(self.world.apply(committed), committed.tallies, self.world)
-        self.projection.refresh_usage(self.world.sources["s"])
+        self.projection.follow(committed, self.world.apply(committed), self.world)
 
     async def tell(self, *observations: Observation, via: Via = Via.POLL, now: float = NOW) -> None:
         batch = Batch(source="s", observations=observations, via=via, now=now, started_at=NOW - 1000)
@@ -312,11 +314,60 @@ def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
 
     doubtful = retry(source="s", state=RetryState.IN_DOUBT)
     for retries in ([doubtful], [], [doubtful, doubtful], []):
-        projection.show_retry_mode("s", mode=Mode.APPROVE, paused=bool(retries))
+        projection.show_retry_mode("s", mode=Mode.APPROVE, paused=bool(retries), lowered=bool(retries))
         projection.show_open_retries("s", retries)
         assert shown("automation_retries_open") == {("stand-in", "s", "p", "in_doubt"): len(retries)}
         assert shown("automation_retry_mode") == {("s", "approve"): 1.0}
         assert shown("automation_retry_paused") == {("s",): float(bool(retries))}
+        assert shown("automation_retry_lowered") == {("s",): float(bool(retries))}
+
+
+@pytest.mark.parametrize("rails", [{}, {"budget": Budget()}, {"budget": Budget(), "storm": Storm()}])
+async def test_what_retrying_is_said_to_cost_is_what_it_costs(service: Service, rails: dict[str, Any]) -> None:
+    others = [policy(name=action, action=action) for action in Action if action is not Action.RETRY]
+    policies, rules = [policy(), policy(name="q"), *others], SourceRules(**rails)
+    await service.tell()  # the first sweep
+    assert service.value("automation_dead_letter_groups") == 0.0
+    before = service.projection.registry.series() - 1
+    service.projection.open_retries("s", policies)
+    service.projection.show_retry_mode("s", mode=Mode.APPROVE, paused=False, lowered=False)
+    tokens = None if rules.budget is None else 1.0
+    service.projection.show_rails("s", storm=None if rules.storm is None else False, tokens=tokens, gates={})
+    assert service.projection.registry.series() - before == series_of_retries(policies, rules)
+    for name, configured in (("budget_tokens", rules.budget), ("storm", rules.storm)):
+        assert (service.value(f"automation_retry_{name}") is None) == (configured is None)
+    born = service.samples()["automation_retry_escalations_total"]
+    assert {tuple(dict(labels).values()) for labels in born} == {
+        ("p", "exhausted"), ("p", "held"), ("q", "exhausted"), ("q", "held"),
+        ("quarantine", "policy"), ("escalate", "policy"),
+    }  # fmt: skip
+    assert set(born.values()) == {0.0}
+
+
+async def test_dead_letters_are_grouped_by_workflow_and_error_from_the_first_sweep_on(service: Service) -> None:
+    name = "automation_dead_letter_groups"
+    assert service.value(name) is None, "nothing was read yet"
+
+    def letter(letter_id: str, workflow_id: str, message: str | None, *, resolved: bool = False) -> DeadLetter:
+        error = None if message is None else Error(error_class=ErrorClass.NETWORK, message=message)
+        made = DeadLetter(id=letter_id, workflow_id=workflow_id, opened_at=NOW - 40, error=error)
+        return replace(made, resolved_at=NOW, resolved_by=ResolvedBy.MANUAL) if resolved else made
+
+    await service.tell(workflow())
+    assert service.value(name) == 0.0
+    await service.tell(letter("1", "w", "order 17 failed"), letter("2", "w", "order 18 failed"))
+    assert service.value(name) == 1.0
+    await service.tell(letter("3", "x", "order 17 failed"), letter("4", "w", None))
+    assert service.value(name) == 3.0
+    await service.tell(letter("4", "w", "order 99 failed"))  # now its error is known
+    assert service.value(name) == 2.0
+    await service.ledger.close()
+    await service.open()
+    assert service.value(name) == 2.0
+    await service.tell(letter("3", "x", "order 17 failed", resolved=True))
+    assert service.value(name) == 1.0
+    await service.tell(*(letter(each, "w", "order 1 failed", resolved=True) for each in "124"))
+    assert service.value(name) == 0.0
 
 
 async def test_where_the_platform_cannot_list_what_runs_nothing_known_is_not_zero(tmp_path: Path) -> None:
@@ -396,8 +447,9 @@ async def test_whatever_a_hostile_platform_sends_there_are_never_more_lines_than
     await check()
     projection = small.projection
     projection.set_up("s", True)
-    projection.open_retries("s", [f"p{n}" for n in range(100)])
-    projection.show_retry_mode("s", mode=Mode.ENFORCE, paused=False)
+    projection.open_retries("s", [policy(name=f"p{n}") for n in range(100)])
+    projection.show_retry_mode("s", mode=Mode.ENFORCE, paused=False, lowered=False)
+    projection.show_rails("s", storm=True, tokens=1.0, gates={})
     projection.show_open_retries("s", [])
     await check()
 
