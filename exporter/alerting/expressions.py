@@ -32,6 +32,7 @@ from exporter.alerting.recording import (
 )
 from exporter.config.objectives import SloConfig
 from exporter.model import FAILED, Result, catalogue
+from exporter.model.rails import GateState
 from exporter.platform import StreamName
 
 #: Retries whose end is known, below which a share of failures says nothing.
@@ -223,7 +224,33 @@ def dead_letters_are_nearly_full(slo: SloConfig) -> str:
     return f"{letters} > {slo.queue_share * slo.dead_letters_max:g}"
 
 
+def dead_letters_are_escalated(slo: SloConfig) -> str:
+    """A counter that nobody saw before its first dead letters were counted is news as a whole."""
+    told = select(catalogue.RETRY_ESCALATIONS.name, slo)
+    return f"round(increase({told}[1h])) > 0\nor\n({told} > 0 unless last_over_time({told}[1d] offset 1h))"
+
+
 # Retries
+
+
+def retry_gates_are_shut(slo: SloConfig) -> str:
+    """One that lets a single retry through now and then is still shut."""
+    states = f"state=~{quoted('|'.join((GateState.COOLING, GateState.PROBING)))}"
+    return f"sum without (state) ({select(catalogue.RETRY_GATES.name, slo, states)}) > 0"
+
+
+def retries_wait_for_the_source(slo: SloConfig) -> str:
+    return f"{select(catalogue.RETRY_STORM.name, slo)} == 1"
+
+
+def retry_budget_is_empty(slo: SloConfig) -> str:
+    """Only while something could be retried: a budget that nobody needs may be empty."""
+    waiting = f"sum by ({SOURCE}) ({select(catalogue.RETRY_GATES.name, slo)}) > 0"
+    return f"{select(catalogue.RETRY_BUDGET.name, slo)} < 1\nand on ({SOURCE}) {waiting}"
+
+
+def retries_are_lowered(slo: SloConfig) -> str:
+    return f"{select(catalogue.RETRY_LOWERED.name, slo)} == 1"
 
 
 def retries_are_held(slo: SloConfig) -> str:

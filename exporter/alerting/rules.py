@@ -65,7 +65,11 @@ def annotations(alert: Alert, slo: SloConfig) -> dict[str, str]:
         "description": alert.description,
         "runbook_url": f"{slo.runbook_url}/{alert.name}.md",
     }
-    return out if slo.dashboard_url is None else out | {"dashboard_url": slo.dashboard_url}
+    if slo.dashboard_url is not None:
+        out["dashboard_url"] = slo.dashboard_url
+    if slo.status_url is not None and alert.group in ("dead-letters", "retries"):
+        out["groups_url"] = f"{slo.status_url}/#groups"
+    return out
 
 
 def as_yaml(groups: list[dict[str, Any]]) -> str:

@@ -96,6 +96,9 @@ class SloConfig(Section):
     job: Name = Field(default="automation-exporter", description="the job of the scrape config")
     runbook_url: Url = Field(default=RUNBOOK_URL, description="where the pages of docs/runbooks/ are")
     dashboard_url: Url | None = Field(default=None, description="shown on every alert")
+    status_url: Url | None = Field(
+        default=None, description="where people open the status page: alerts on dead letters lead to its groups"
+    )
     overrides: list[Matched] = Field(
         default=[], description="what is different for some workflows; the first that fits and has the key"
     )

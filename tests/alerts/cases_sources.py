@@ -6,16 +6,20 @@ from tests.alerts.world import (
     COMPLETE,
     ENDED,
     FREE,
+    GATES,
     HERE,
     JOB,
     LAG,
     OFFSET,
     POLICY,
+    RAILED,
+    RAILS,
     READING,
     REFUSED,
     REFUSED_BY_STORE,
     RELIABILITY,
     RETRIES,
+    SOURCE,
     STORE_UP,
     SUCCESS,
     USED,
@@ -24,7 +28,50 @@ from tests.alerts.world import (
     metric,
 )
 
+ESCALATED = "automation_retry_escalations_total"
+
 SOURCES: dict[str, Cases] = {
+    "AutomationDeadLettersEscalated": Cases(
+        fires=[
+            Case(
+                why="the retries of three are used up",
+                series={metric(ESCALATED, RETRIES, reason="exhausted"): "0x60 3x400"},
+                at="65m",
+                told=(
+                    {**POLICY, "reason": "exhausted"},
+                    "New within an hour in make-eu: 3, reason exhausted, policy transient.",
+                ),
+            ),
+            Case(
+                why="a policy is new, and its first scrape says two already",
+                series={metric(ESCALATED, RETRIES, reason="policy"): "_x60 2x400"},
+                at="65m",
+                told=(
+                    {**POLICY, "reason": "policy"},
+                    "New within an hour in make-eu: 2, reason policy, policy transient.",
+                ),
+            ),
+            Case(
+                why="nobody knows the policy of one that is held",
+                series={metric(ESCALATED, f'{SOURCE}, policy=""', reason="held"): "0x60 1x400"},
+                at="65m",
+                told=({**HERE, "reason": "held"}, "New within an hour in make-eu: 1, reason held."),
+            ),
+        ],
+        silent=[
+            Case(why="none is", series={metric(ESCALATED, RETRIES, reason="held"): "0x400"}, at="65m"),
+            Case(
+                why="more than an hour ago",
+                series={metric(ESCALATED, RETRIES, reason="exhausted"): "0x60 3x400"},
+                at="150m",
+            ),
+            Case(
+                why="the exporter was down for two hours, and its totals go on",
+                series={metric(ESCALATED, RETRIES, reason="exhausted"): "3x60 _x120 3x400"},
+                at="185m",
+            ),
+        ],
+    ),
     "AutomationRetryHeld": Cases(
         fires=[
             Case(
@@ -91,6 +138,107 @@ SOURCES: dict[str, Cases] = {
                     metric("automation_retries_total", RETRIES, outcome="failed"): "0x60 3x400",
                 },
                 at="3h",
+            ),
+        ],
+    ),
+    "AutomationRetryGateShut": Cases(
+        fires=[
+            Case(
+                why="now it cools off, now one retry is tried, for more than four hours",
+                series={
+                    metric("automation_retry_gates", GATES, state="cooling"): "2x100 1x3 2x300",
+                    metric("automation_retry_gates", GATES, state="probing"): "0x100 1x3 0x300",
+                    metric("automation_retry_gates", GATES, state="open"): "5x400",
+                },
+                at="250m",
+                told=(
+                    {**RAILED, "policy": "transient"},
+                    "Groups of make-eu whose gates are shut under the policy transient: 2.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="a retry worked after three hours",
+                series={
+                    metric("automation_retry_gates", GATES, state="cooling"): "2x180 0x220",
+                    metric("automation_retry_gates", GATES, state="ramping"): "0x180 2x220",
+                },
+                at="250m",
+            ),
+            Case(
+                why="nothing waits behind it any more",
+                series={metric("automation_retry_gates", GATES, state="cooling"): "1x180 0x220"},
+                at="250m",
+            ),
+        ],
+    ),
+    "AutomationRetryBudgetEmpty": Cases(
+        fires=[
+            Case(
+                why="what is earned is spent at once",
+                series={
+                    metric("automation_retry_budget_tokens", RAILS): "0.5x400",
+                    metric("automation_retry_gates", GATES, state="ramping"): "1x400",
+                },
+                at="65m",
+                told=(RAILED, "make-eu has 0.5 tokens left of its budget; a retry takes one."),
+            )
+        ],
+        silent=[
+            Case(
+                why="nothing is there to be retried",
+                series={
+                    metric("automation_retry_budget_tokens", RAILS): "0.5x400",
+                    metric("automation_retry_gates", GATES, state="ramping"): "0x400",
+                },
+                at="65m",
+            ),
+            Case(
+                why="it fills again",
+                series={
+                    metric("automation_retry_budget_tokens", RAILS): "0.5x40 1.5x400",
+                    metric("automation_retry_gates", GATES, state="ramping"): "1x400",
+                },
+                at="65m",
+            ),
+        ],
+    ),
+    "AutomationRetryStorm": Cases(
+        fires=[
+            Case(
+                why="on for more than half an hour",
+                series={metric("automation_retry_storm", RAILS): "1x400"},
+                at="35m",
+                told=(RAILED, "So many runs of make-eu fail that retrying its dead letters would not help."),
+            )
+        ],
+        silent=[
+            Case(why="over in time", series={metric("automation_retry_storm", RAILS): "1x20 0x400"}, at="35m"),
+        ],
+    ),
+    "AutomationRetriesLowered": Cases(
+        fires=[
+            Case(
+                why="lowered and nobody saw to it",
+                series={metric("automation_retry_lowered", RAILS): "1x400"},
+                at="15m",
+                told=(RAILED, "Retries of make-eu were refused for want of a right or of a valid credential."),
+            )
+        ],
+        silent=[
+            Case(
+                why="the credential was accepted again",
+                series={metric("automation_retry_lowered", RAILS): "1x8 0x400"},
+                at="15m",
+            ),
+            Case(
+                why="a person chose the mode",
+                series={
+                    metric("automation_retry_lowered", RAILS): "0x400",
+                    metric("automation_retry_mode", RAILS, mode="approve"): "1x400",
+                },
+                at="15m",
             ),
         ],
     ),

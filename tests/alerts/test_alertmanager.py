@@ -74,13 +74,14 @@ def matches(matchers: list[str], labels: dict[str, str]) -> bool:
     return True
 
 
-def silenced_by(**labels: str) -> set[str]:
-    """Names of the alerts that an alert with these labels keeps back."""
+def silenced_by(*, of: dict[str, str] | None = None, **labels: str) -> set[str]:
+    """Names of the alerts that an alert with these labels keeps back; ``of`` are all that there are."""
+    there = [{"alertname": alert.name} for alert in ALERTS] if of is None else [of]
     out = set()
     for rule in yaml.safe_load(EXAMPLE.read_text())["inhibit_rules"]:
         if matches(rule["source_matchers"], labels):
             assert "job" in rule["equal"]
-            out |= {a.name for a in ALERTS if matches(rule["target_matchers"], {"alertname": a.name})}
+            out |= {each["alertname"] for each in there if matches(rule["target_matchers"], each)}
     return out
 
 
@@ -102,6 +103,17 @@ def test_a_store_that_is_down_keeps_back_what_would_blame_a_platform_or_a_workfl
 
 def test_an_exporter_that_is_down_keeps_back_everything_else() -> None:
     assert silenced_by(alertname="AutomationExporterDown") == {a.name for a in ALERTS} - {"AutomationExporterDown"}
+
+
+def test_a_cause_keeps_back_what_follows_from_it_and_nothing_else() -> None:
+    rest = {"AutomationRetryGateShut", "AutomationRetryBudgetEmpty", "AutomationRetriesIneffective"}
+    assert silenced_by(alertname="AutomationRetryStorm") == rest
+    assert silenced_by(alertname="AutomationRetryGateShut") == {"AutomationRetriesIneffective"}
+    refused = silenced_by(alertname="AutomationCredentialFailing")
+    assert refused == {"AutomationDataIncomplete", "AutomationDataFaulty", "AutomationRetriesLowered"}
+    held = {"alertname": "AutomationDeadLettersEscalated", "reason": "held"}
+    assert silenced_by(alertname="AutomationRetryHeld", of=held) == {held["alertname"]}
+    assert silenced_by(alertname="AutomationRetryHeld", of={**held, "reason": "exhausted"}) == set()
 
 
 # A real Prometheus and a real Alertmanager

@@ -36,6 +36,7 @@ slo:
   window: 28d
   runbook_url: https://wiki.example/runbooks/
   dashboard_url: https://grafana.example/d/automation
+  status_url: https://automation.example/base/
   workflows:
     m/5004: {consecutive_failures: 1, success_ratio: 0.9, stuck_after: 8h}
     "m/Nightly *": {overdue_after: 1h, events_min: 50, queue_share: 0.5, dead_letter_age: 3d, dead_letter_growth: 50}
@@ -146,6 +147,9 @@ def test_alerts_say_what_a_person_needs(slo: SloConfig) -> None:
         assert "{{ $labels." in annotations["description"] or "$value" in annotations["description"]
         assert annotations["runbook_url"] == f"{slo.runbook_url}/{rule['alert']}.md"
         assert annotations.get("dashboard_url") == slo.dashboard_url
+        about_letters = rule["alert"].startswith(("AutomationDeadLetters", "AutomationRetr"))
+        leads = slo.status_url is not None and about_letters
+        assert annotations.get("groups_url") == ("https://automation.example/base/#groups" if leads else None)
 
 
 def test_recorded_series_stay_few() -> None:

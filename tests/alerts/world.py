@@ -52,6 +52,8 @@ LETTERS = metric("automation_dead_letters", error_class="network")
 OLDEST = metric("automation_dead_letter_oldest_timestamp_seconds")
 OLDEST_RUN = metric("automation_run_oldest_active_timestamp_seconds", state="running")
 RETRIES = f'{SOURCE}, policy="transient"'
+GATES = f'{JOB}, policy="transient", source="make-eu"'
+RAILS = f'{JOB}, source="make-eu"'
 STREAM = f'{SOURCE}, stream="runs"'
 COMPLETE = metric("automation_exporter_data_complete", STREAM)
 SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STREAM)
@@ -68,4 +70,5 @@ ALLOWED = metric("automation_usage_limit", SOURCE, kind="operations")
 BURNT = {"job": "automation-exporter", "platform": "make", "source": "make-eu"}
 OFTEN = {"job": "automation-exporter", **NAMED}
 POLICY = {**HERE, "policy": "transient"}
+RAILED = {**AT, "source": "make-eu"}
 READING = {**HERE, "stream": "runs"}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from msgspec import structs
-
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.clock import ManualClock
