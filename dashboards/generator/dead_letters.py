@@ -33,6 +33,12 @@ BOARD = Board(
                     limits=(1, 100),
                 ),
                 stat(
+                    "Groups",
+                    "Groups of open dead letters: what shares workflow, error class and error fingerprint is mostly one"
+                    " trouble.",
+                    f"sum({select(c.DEAD_LETTER_GROUPS)})",
+                ),
+                stat(
                     "Oldest",
                     "How long the oldest dead letter has been open.",
                     f"max(time() - {select(c.DEAD_LETTER_OLDEST)})",
@@ -121,10 +127,51 @@ BOARD = Board(
                     decimals=0,
                 ),
                 rows(
+                    "Given to a person, 24 h",
+                    "Dead letters that came to need a person in the last day, once for each reason.",
+                    f"round(sum by (source, policy, reason) ({increase(c.RETRY_ESCALATIONS, DAY)})) > 0",
+                    columns=(("reason", "Reason"), ("source", "Source"), ("policy", "Policy")),
+                    decimals=0,
+                ),
+                rows(
                     "Mode",
                     "off sends nothing, shadow shows what it would do, approve waits for a person, enforce acts.",
                     f"max by (source, mode) ({select(c.RETRY_MODE)}) > 0",
                     columns=(("source", "Source"), ("mode", "Mode")),
+                ),
+            ),
+        ),
+        (
+            "What holds retries back",
+            (
+                graph(
+                    "Gates, by state",
+                    "Groups with something to retry. ramping lets through more with each success, probing one at a time,"
+                    " cooling none.",
+                    (f"sum by (state) ({select(c.RETRY_GATES)})", "{{state}}"),
+                    stacked=True,
+                ),
+                graph(
+                    "Budget",
+                    "Failed retries each source can afford now; where a budget is configured.",
+                    (f"max by (source) ({select(c.RETRY_BUDGET)})", "{{source}}"),
+                ),
+                graph(
+                    "Storm",
+                    "1 while so many runs of a source fail that nothing is retried; where a storm guard is configured.",
+                    (f"max by (source) ({select(c.RETRY_STORM)})", "{{source}}"),
+                ),
+                rows(
+                    "Gates now",
+                    "Groups with something to retry. Where they cool off or are probed, retrying has not helped so far.",
+                    f"sum by (state, source, policy) ({select(c.RETRY_GATES)}) > 0",
+                    columns=(("state", "State"), ("source", "Source"), ("policy", "Policy")),
+                    decimals=0,
+                ),
+                graph(
+                    "Lowered by the exporter",
+                    "1 while retries of a source wait for approval because the platform refused them.",
+                    (f"max by (source) ({select(c.RETRY_LOWERED)})", "{{source}}"),
                 ),
             ),
         ),

@@ -16,7 +16,20 @@ from tests.otlp import otlp_receiver
 from tests.servers import PrometheusServer, prometheus
 
 STEP = 60.0
-RETRYING: Mapping[str, Any] = {"retries": {"mode": "enforce", "policies": [POLICY]}}
+#: On each source, with a policy that gives to a person what it does not retry.
+RAILS: Mapping[str, Any] = {"budget": {"cap": 20}, "storm": {"failing": 0.9}}
+FOR_PEOPLE: Mapping[str, Any] = {
+    "name": "for people",
+    "match": {"error.class": ["auth", "validation"]},
+    "action": "escalate",
+}
+RETRYING: Mapping[str, Any] = {
+    "retries": {
+        "mode": "enforce",
+        "sources": dict.fromkeys(("make", "qlik", "etlworks", "cognaize"), RAILS),
+        "policies": [POLICY, FOR_PEOPLE],
+    }
+}
 
 
 @dataclass(slots=True, kw_only=True)
