@@ -252,8 +252,8 @@ def gate_states(
             continue
         own, whole = rails.gates.get(key), rails.gates.get((name, ""))
         whole = whole if whole is not None and whole.is_shut else None
-        if own is None and whole is None:
-            found[name, fresh[name]] += 1
+        if whole is None and (own is None or not own.is_shut):  # then no workflow makes a difference
+            found[name, fresh[name] if own is None else own.state(owner.gate, now)] += 1
             continue
         states = [
             max(

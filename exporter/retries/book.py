@@ -73,6 +73,7 @@ class RetryBook:
         self._setbacks: dict[str, dict[str, Setback]] = {source: {} for source in sources}
         self._purses: dict[str, Purse] = {}
         self._refused: dict[Key, Refused] = {}
+        self._unwritten: dict[str, dict[str, Decision]] = {}  # by source: what was decided and could not be stored
         self._escalated: set[Key] = set()  # source, and root and reason: a person was told
         self._earned: dict[str, int] = {}  # successful runs that the budget of a source does not hold yet
         self._ended: dict[str, deque[tuple[float, bool]]] = {}  # runs that ended lately: when, and whether they failed
@@ -372,7 +373,15 @@ class RetryBook:
         await self._ledger.transact("save_retry", script.recur(retry, now=now))
 
     async def decide(self, source: str, changed: Mapping[str, Decision], gone: Sequence[str], *, now: float) -> int:
-        """Remember what is decided otherwise of dead letters of a source; returns how many labels changed."""
+        """Remember what is decided otherwise of dead letters of a source; returns how many labels changed.
+
+        What cannot be stored is tried again with what changes next.
+        """
+        unwritten = self._unwritten.setdefault(source, {})
+        unwritten |= changed
+        for letter_id in gone:
+            unwritten.pop(letter_id, None)
+        changed = unwritten
         for letter_id, decision in changed.items():
             self.decisions[source, letter_id] = decision
         for letter_id in gone:
@@ -397,6 +406,7 @@ class RetryBook:
         if said or ended or escalated:
             writing = script.decide(said, ended, now=now, policies_hash=self.rules.hash, escalated=escalated)
             await self._ledger.transact("decide", writing)
+        self._unwritten[source] = {}
         counted = 0
         for key, (decision, decided) in said.items():
             had = self._decided.get(key)

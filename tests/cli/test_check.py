@@ -63,7 +63,21 @@ async def test_how_many_retries_a_day_each_source_can_have_at_most(tmp_path: Pat
         ),
     ):
         retries = {"mode": mode, "policies": policies, "sources": {"q": {"pace": pace}}}
-        assert (await checked(tmp_path, {"retries": retries}))[1][2:] == [said]
+        assert (await checked(tmp_path, {"retries": retries}))[1][3:] == [said]
+
+
+async def test_what_retrying_costs_in_series_is_said(tmp_path: Path) -> None:
+    policies = [
+        {"name": "data", "match": {"error.class": "validation"}, "action": "escalate"},
+        {"name": "network", "match": {"error.class": "network"}, "action": "retry"},
+    ]
+    for changes, series in (
+        ({}, 4),
+        ({"policies": policies[:1]}, 5),
+        ({"policies": policies}, 18),
+        ({"policies": policies, "sources": {"q": {"budget": {"cap": 5}, "storm": {}}}}, 20),
+    ):
+        assert f"q: {series} series for its retries" in (await checked(tmp_path, {"retries": changes}))[1]
 
 
 async def test_policies_that_hardly_anybody_means_are_warnings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from exporter.model.ledger import Batch
 from exporter.model.policy import Budget, Cooling, GateRules, Pace, SourceRules, Storm
 from exporter.model.rails import Gate, GateState, Rails, gate_states
 from exporter.model.retries import Action, Mode, Reason, RetryState
-from exporter.store.script import Row, Script
+from exporter.store.script import Row, Script, StoreError
 from tests.retries.conftest import EngineOf
 from tests.retries.made import DAY, EACH, HOUR, NOW, PLAIN, WIDE, policy, quick, rules
 from tests.retries.world import SOURCE, Engine
@@ -222,6 +223,30 @@ async def test_what_the_platform_forbids_is_told_and_what_a_person_puts_aside_is
     await engine.hold((SOURCE, aside.id))
     await engine.live(HOUR)
     assert engine.metric(ESCALATIONS) == {("p", "exhausted"): 0.0, ("p", "held"): 1.0}
+
+
+async def test_what_could_not_be_stored_is_told_once_the_store_works_again(engine_of: EngineOf) -> None:
+    engine = await engine_of(rules(policy(name="e", action=Action.ESCALATE)))
+    for _ in range(3):
+        engine.platform.add()
+    await engine.sweep()
+    working = engine.ledger.transact
+
+    async def broken(operation: str, script: Any) -> Any:
+        if operation != "decide":
+            return await working(operation, script)
+        script.close()
+        raise StoreError("the database refused: disk I/O error")
+
+    engine.ledger.transact = broken  # type: ignore[method-assign]
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            await engine.turn()
+    assert engine.metric(ESCALATIONS) == {("e", "policy"): 0.0}
+    engine.ledger.transact = working  # type: ignore[method-assign]
+    await engine.live(60)
+    assert engine.metric(ESCALATIONS) == {("e", "policy"): 3.0}
+    assert engine.metric("automation_retry_decisions_total") == {("e", "escalate", "policy"): 3.0}
 
 
 @pytest.mark.parametrize("mode", [Mode.OFF, Mode.SHADOW])
