@@ -146,8 +146,8 @@ BOARD = Board(
             (
                 graph(
                     "Gates, by state",
-                    "Groups with something to retry. ramping lets through more with each success, probing one at a time,"
-                    " cooling none.",
+                    "Groups with something to retry. ramping lets through more with each success, probing one at a"
+                    " time, cooling none.",
                     (f"sum by (state) ({select(c.RETRY_GATES)})", "{{state}}"),
                     stacked=True,
                 ),
@@ -163,7 +163,7 @@ BOARD = Board(
                 ),
                 rows(
                     "Gates now",
-                    "Groups with something to retry. Where they cool off or are probed, retrying has not helped so far.",
+                    "Groups with something to retry. Where they cool off or are probed, retrying has not helped yet.",
                     f"sum by (state, source, policy) ({select(c.RETRY_GATES)}) > 0",
                     columns=(("state", "State"), ("source", "Source"), ("policy", "Policy")),
                     decimals=0,
