@@ -246,24 +246,20 @@ def gate_states(
     """
     found = Counter[tuple[str, GateState]]()
     fresh = {name: NEW_GATE.state(owner.gate, now) for name, owner in owners.items()}
+    shut = {name: gate for (name, group), gate in rails.gates.items() if not group and gate.is_shut and name in owners}
+    least = {name: gate.state(owners[name].gate, now, well_at=rails.well.get("")) for name, gate in shut.items()}
     for key, workflows in groups.items():
-        name, owner = key[0], owners.get(key[0])
+        name, owner, own = key[0], owners.get(key[0]), rails.gates.get(key)
         if owner is None:
             continue
-        own, whole = rails.gates.get(key), rails.gates.get((name, ""))
-        whole = whole if whole is not None and whole.is_shut else None
-        if whole is None and (own is None or not own.is_shut):  # then no workflow makes a difference
-            found[name, fresh[name] if own is None else own.state(owner.gate, now)] += 1
-            continue
-        states = [
-            max(
-                (own or NEW_GATE).state(owner.gate, now, well_at=rails.well.get(workflow)),
-                GateState.OPEN if whole is None else whole.state(owner.gate, now, well_at=rails.well.get(workflow)),
-                key=_NARROWNESS.__getitem__,
-            )
-            for workflow in workflows
-        ]
-        found[name, min(states, key=_NARROWNESS.__getitem__)] += 1
+        if own is None:
+            state = fresh[name]
+        else:
+            states = (own.state(owner.gate, now, well_at=rails.well.get(workflow)) for workflow in workflows)
+            state = min(states, key=_NARROWNESS.__getitem__)
+        if name in least:
+            state = max(state, least[name], key=_NARROWNESS.__getitem__)
+        found[name, state] += 1
     return found
 
 

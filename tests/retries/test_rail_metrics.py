@@ -105,10 +105,13 @@ def test_a_group_stands_as_its_policy_does_where_that_lets_less_through() -> Non
     assert states(gates={("p", "a"): shut}) == {("p", "cooling"): 1, ("p", "ramping"): 1, ("other", "open"): 1}
     assert states(gates={("p", ""): shut, ("p", "a"): wide}) == {("p", "cooling"): 2, ("other", "open"): 1}
     assert states(gates={("p", ""): wide}) == fresh, "a policy's gate that is not shut says nothing of its groups"
-    one_well = {"w2": NOW - 5}
-    assert states(gates={("p", ""): shut}, well=one_well) == {
-        ("p", "cooling"): 1, ("p", "probing"): 1, ("other", "open"): 1,
+    well = {"w2": NOW - 5}
+    assert states(gates={("p", "b"): shut}, well=well) == {
+        ("p", "probing"): 1, ("p", "ramping"): 1, ("other", "open"): 1,
     }, "something of a group may pass where one of its workflows is well again"  # fmt: skip
+    assert states(gates={("p", "a"): shut}, well=well)["p", "cooling"] == 1
+    assert states(gates={("p", ""): shut}, well=well)["p", "cooling"] == 2
+    assert states(gates={("p", ""): shut}, well={"": NOW - 5})["p", "probing"] == 2, "any success speaks for a policy"
 
 
 # Storm, budget, mode
