@@ -109,9 +109,11 @@ def test_a_group_stands_as_its_policy_does_where_that_lets_less_through() -> Non
     assert states(gates={("p", "b"): shut}, well=well) == {
         ("p", "probing"): 1, ("p", "ramping"): 1, ("other", "open"): 1,
     }, "something of a group may pass where one of its workflows is well again"  # fmt: skip
-    assert states(gates={("p", "a"): shut}, well=well)["p", "cooling"] == 1
-    assert states(gates={("p", ""): shut}, well=well)["p", "cooling"] == 2
-    assert states(gates={("p", ""): shut}, well={"": NOW - 5})["p", "probing"] == 2, "any success speaks for a policy"
+    assert states(gates={("p", "a"): shut}, well=well)["p", GateState.COOLING] == 1
+    assert states(gates={("p", ""): shut}, well=well)["p", GateState.COOLING] == 2
+    assert states(gates={("p", ""): shut}, well={"": NOW - 5})["p", GateState.PROBING] == 2, (
+        "any success speaks for a policy"
+    )
 
 
 # Storm, budget, mode
