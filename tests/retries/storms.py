@@ -35,7 +35,7 @@ from exporter.model import (
 from exporter.model.ledger import Batch, Committed, FoldRules
 from exporter.model.matchers import Matcher, read
 from exporter.model.operations import OperationAction
-from exporter.model.policy import Backoff, Budget, Policy, Rules, SourceRules
+from exporter.model.policy import Backoff, Policy, Rules, SourceRules
 from exporter.model.policy import Storm as StormGuard
 from exporter.model.retries import Action, Mode, Reason, Traits, Verb
 from exporter.platform.retrying import Accepted, Effort, Look, Retrying, Standing, Target
@@ -359,10 +359,10 @@ RESUMES = Traits(effect="resume", handle="same_id", serial=False)
 POLICY = Policy(
     name="transient", hash="h", matcher=Matcher(match=read({"error.class": "network"}, "match")), action=Action.RETRY
 )
-#: The defaults of a policy and of the pace, with a budget and a storm guard at their defaults.
+#: The defaults of a policy and of the pace, with a storm guard at its defaults; without a budget, as out of the box.
 RULES = Rules(
     mode=Mode.ENFORCE,
-    sources={SOURCE: SourceRules(budget=Budget(), storm=StormGuard())},
+    sources={SOURCE: SourceRules(storm=StormGuard())},
     policies=(POLICY,),
     hash="file",
 )
