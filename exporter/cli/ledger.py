@@ -7,7 +7,7 @@ the ledger is opened and changed here, and the next service finds it.
 import asyncio
 import getpass
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
 from exporter.model.labels import NO_LABELS, Labels
 from exporter.model.retries import Retry
+from exporter.platform.section import SourceConfig
 from exporter.retries.control import retry_facts
 from exporter.source import Source
 from exporter.store import retries as script
@@ -29,20 +30,29 @@ from exporter.store.script import StoreError, StoreInUse
 from exporter.web import local
 
 Say = Callable[[str], object]
+Answer = dict[str, Any]
 #: The service has this long (seconds) to say where it answers, while it starts.
 START_SECONDS_MAX = 10.0
 #: Where nobody asks what is decided.
 NO_RULES = compile_rules(RetriesConfig())
+#: Where no platform is called.
+NO_SECTIONS: Mapping[str, SourceConfig] = {}
 
 
 @asynccontextmanager
 async def offline(
-    outline: Outline, *, to_read: bool, by_rules: bool = False, clock: Clock | None = None
+    outline: Outline,
+    *,
+    to_read: bool,
+    by_rules: bool = False,
+    clock: Clock | None = None,
+    sections: Mapping[str, SourceConfig] = NO_SECTIONS,
 ) -> AsyncIterator[Memory]:
     """Open the ledger and load what retrying needs of it. Raises ``StoreError``.
 
     Only ``by_rules`` are the policies and labels of the config read, after the ledger is open: whoever does not ask
-    what is decided can do without them. Where the config names no sources, the ledger does.
+    what is decided can do without them. Where the config names no sources, the ledger does. Whoever is going to open
+    a source gives its section.
     """
     platforms = known(outline.platforms)
     ledger = Ledger(await open_engine(outline.store_url, to_read=to_read), {})
@@ -53,7 +63,9 @@ async def offline(
             clock or SystemClock(),
             names=outline.platforms,
             source=lambda name, world: (
-                Source(name, platforms[name], world, labels=labels.get(name, NO_LABELS)) if name in platforms else None
+                Source(name, platforms[name], world, section=sections.get(name), labels=labels.get(name, NO_LABELS))
+                if name in platforms
+                else None
             ),
             rules=outline.rules if by_rules else lambda: NO_RULES,
         )
@@ -103,13 +115,18 @@ def _line(retry: Retry) -> str:
 async def tell(
     outline: Outline,
     path: str,
-    body: dict[str, Any],
-    here: Callable[[Memory, str], Awaitable[dict[str, Any]]],
+    body: Answer,
+    here: Callable[[Memory, str], Awaitable[Answer]],
     *,
     say: Say,
     by_rules: bool = False,
+    show: Callable[[Answer], Iterable[str]] | None = None,
+    as_json: bool = False,
 ) -> int:
-    """Say something to the running service, or, where none runs, to the ledger: ``here`` does what ``path`` does."""
+    """Say something to the running service, or, where none runs, to the ledger: ``here`` does what ``path`` does.
+
+    ``show`` puts the answer into lines; else each value of it is one.
+    """
     who, file = _user(), database(outline.store_url)
     if not file.exists():  # a new one would heed it, and no service would ever see it
         here_or_there = "" if file.is_absolute() else "; store.url is relative to the folder the service was started in"
@@ -129,11 +146,17 @@ async def tell(
                 if loop.time() > patience:
                     raise
         await asyncio.sleep(0.2)
+    for line in [as_text(answer)] if as_json else (show or plain)(answer):
+        say(line)
+    return 0
+
+
+def plain(answer: Answer) -> Iterable[str]:
+    """Each value of an answer, with its name."""
     for name, value in answer.items():
         if value not in (None, False, []):
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            say(f"{name}: {moment(text) if name in ('until', 'settles') else text}")
-    return 0
+            yield f"{name}: {moment(text) if name in ('until', 'settles') else text}"
 
 
 def dead_letter(text: str) -> tuple[str, str]:

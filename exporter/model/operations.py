@@ -1,5 +1,6 @@
 """What a person has done to many dead letters at once: a frozen list of them, a reason, how far it has come. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,3 +92,25 @@ class OperationState:
             for item in self.items
         ]
         return replace(self, items=items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """What is said of some dead letters alike."""
+
+    why: str
+    count: int
+    example: str
+
+
+#: The id of a retry: what differs in nothing else is alike.
+_ID = re.compile(r"\b[0-9a-f]{16}\b ?")
+
+
+def alike(said: Mapping[str, str]) -> list[Alike]:
+    """What is said of dead letters (SOURCE/ID), each thing once, the most frequent first."""
+    keys: dict[str, list[str]] = {}
+    for key, why in said.items():
+        keys.setdefault(_ID.sub("", why), []).append(key)
+    ordered = sorted(keys.items(), key=lambda one: -len(one[1]))
+    return [Alike(why=said[of[0]] if len(of) == 1 else why, count=len(of), example=of[0]) for why, of in ordered]

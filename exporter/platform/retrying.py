@@ -53,6 +53,17 @@ class Look:
     efforts: Sequence[Effort] = ()  # since the given mark, oldest first; none without one
     observations: Sequence[Observation] = ()  # what was read by the way, for the fold
 
+    def forbids(self, *, yields: bool, asked: bool) -> str | None:
+        """Why no retry may be sent now; None if one may.
+
+        ``yields``: to the platform's own retries; ``asked``: a person let it pass.
+        """
+        if self.standing is not Standing.DEAD:
+            return f"it is {self.standing}"
+        if self.native and yields:
+            return "the platform will retry it"
+        return self.refusal if self.asks is None or asked else f"{self.asks}; a person may approve it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:

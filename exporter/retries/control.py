@@ -10,8 +10,11 @@ from typing import Any
 from exporter.clock import Clock
 from exporter.model import DeadLetter
 from exporter.model.decision import Ladder
+from exporter.model.groups import group_id
+from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Override, OverrideAction, Reason, Retry, RetryState, Scope
-from exporter.model.subject import Subject
+from exporter.model.subject import Subject, facts_of
+from exporter.model.words import in_words
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.deciding import Decider
@@ -21,6 +24,7 @@ from exporter.source import Source
 PAUSE_SECONDS = 86400.0
 #: Overrides of one dead letter that let it pass once.
 LETS_PASS = (OverrideAction.APPROVE, OverrideAction.RETRY_NOW)
+NOTHING_HOLDS = "nothing holds it"
 #: Overrides of one dead letter that a person may take back with ``release``.
 _RELEASED = (OverrideAction.HOLD, OverrideAction.QUARANTINE, *LETS_PASS)
 
@@ -86,13 +90,20 @@ class Control:
 
     def one(self, source: str, letter_id: str) -> Found:
         """One open dead letter with every check of the decision about it."""
-        if source not in self._sources:
-            raise ControlError(f"there is no source {source}", status=404)
-        letter = self._sources[source].known.dead_letters.get(letter_id)
+        letter = self.source(source).known.dead_letters.get(letter_id)
         if letter is None:
             raise ControlError(f"{source} has no open dead letter {letter_id}", status=404)
         subject, ladder = self._deciders[source].ladder(letter, self._clock.now())
         return Found(subject=subject, ladder=ladder)
+
+    def source(self, name: str) -> Source:
+        """A source by its name. Raises ``ControlError``."""
+        if name not in self._sources:
+            raise ControlError(f"there is no source {name}", status=404)
+        return self._sources[name]
+
+    def now(self) -> float:
+        return self._clock.now()
 
     def awaiting(self, policy: str) -> list[tuple[str, str]]:
         """The dead letters that wait for approval under a policy now, frozen as a list."""
@@ -147,7 +158,7 @@ class Control:
             retry = self._unsettled(source, letter_id)
             root, holding, exhausted = self._kept(key, retry, now)
             if retry is None and not holding and not exhausted:
-                answers[key] = {"refused": f"nothing holds {letter_id}"}
+                answers[key] = {"refused": NOTHING_HOLDS}
                 continue
             ended += holding
             if exhausted or any(override.action is OverrideAction.QUARANTINE for override in holding):
@@ -168,13 +179,24 @@ class Control:
         self.said(*{source for source, _ in keys})
         return answers
 
-    def _kept(self, key: tuple[str, str], retry: Retry | None, now: float) -> tuple[str, list[Override], bool]:
+    def not_held(self, key: tuple[str, str], found: Found | None) -> str | None:
+        """Why a dead letter, as it was ``found``, or a retry cannot be released; None if it can."""
+        retry = self._unsettled(*key)
+        try:
+            _, holding, exhausted = self._kept(key, retry, self._clock.now(), found)
+        except ControlError as exc:
+            return str(exc)
+        return None if retry is not None or holding or exhausted else NOTHING_HOLDS
+
+    def _kept(
+        self, key: tuple[str, str], retry: Retry | None, now: float, found: Found | None = None
+    ) -> tuple[str, list[Override], bool]:
         """The root of a dead letter, what holds it that a person may take back, and whether its retries are used up."""
         exhausted, source = False, key[0]
         if retry is not None:
             root = retry.root
         else:
-            found = self.one(*key)
+            found = found or self.one(*key)
             root = found.subject.root
             exhausted = any(rung.refuses and rung.reason is Reason.EXHAUSTED for rung in found.ladder.rungs)
         said = self._book.root_overrides(source, root)
@@ -257,9 +279,37 @@ def decision_facts(decision: Decision | None) -> dict[str, Any] | None:
         "policy": decision.policy,
         "mode": decision.mode.value,
         "detail": decision.detail,
+        "words": in_words(decision),
         "next_at": decision.next_at,
         "awaits_approval": decision.awaits_approval,
     }
+
+
+def ladder_facts(found: Found, rules: Rules, now: float) -> dict[str, Any]:
+    """One dead letter, what each policy says of it, every check and the decision, as plain values."""
+    subject, ladder = found.subject, found.ladder
+    facts, words = facts_of(subject, now), {True: "matches", False: "does not match", None: "is undetermined"}
+    return {
+        "source": subject.source,
+        "workflow": workflow_name(subject),
+        "group": group_id(subject.source, subject.letter),
+        **letter_facts(subject.letter),
+        "decision": decision_facts(ladder.decision),
+        "policies": [
+            {"policy": policy.name, "matches": words[policy.owns(facts)], "action": policy.action.value}
+            for policy in rules.policies
+        ],
+        "ladder": [
+            {"reason": rung.reason.value, "refuses": rung.refuses, "detail": rung.detail, "next_at": rung.next_at}
+            for rung in ladder.rungs
+        ],
+    }
+
+
+def workflow_name(subject: Subject) -> str:
+    """What people call the workflow of a dead letter."""
+    workflow = subject.workflow
+    return subject.letter.workflow_id if workflow is None or workflow.name is None else workflow.name
 
 
 def retry_facts(retry: Retry) -> dict[str, Any]:

@@ -7,13 +7,22 @@ it had never been said.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from exporter.clock import Clock
 from exporter.model.decision import snapshot_of
 from exporter.model.groups import Group, group_id, groups
-from exporter.model.operations import UNDER_WAY, Item, ItemState, Operation, OperationAction, OperationState
+from exporter.model.operations import (
+    UNDER_WAY,
+    Alike,
+    Item,
+    ItemState,
+    Operation,
+    OperationAction,
+    OperationState,
+    alike,
+)
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Reason
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import LETS_PASS, Control, ControlError, Found, decision_facts
@@ -92,10 +101,13 @@ class Operations:
         """The open dead letters that are meant. Raises ``ControlError`` if there are none, or one of them is not."""
         if selection.is_empty:
             raise ControlError("name what is meant: ids, a group, a policy, a workflow or a time", status=400)
+        policies = [policy.name for policy in self._book.rules.policies]
+        if selection.policy is not None and selection.policy not in policies:
+            raise ControlError(f"there is no policy {selection.policy}; one of {', '.join(policies)}", status=404)
         if selection.ids:
             found = [self._control.one(*key) for key in dict.fromkeys(selection.ids)]
         else:
-            source = None if selection.workflow is None else selection.workflow[0]
+            source = None if selection.workflow is None else self._control.source(selection.workflow[0]).name
             found = self._control.everything(source)
         found = [one for one in found if selection.fits(one)]
         if not found:
@@ -146,16 +158,21 @@ class Operations:
         Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
         none, that is a ``ControlError``.
         """
+        if action not in _OVERRIDES and action is not OperationAction.RELEASE:
+            raise ControlError(f"{action}: not granted: it changes what is on the platform", status=403)
         keys, found = await self._chosen(action, selection)
         if action is OperationAction.APPROVE and not selection.ids:
             waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
             if not waiting:
                 raise ControlError(f"nothing waits for approval of {_words(selection)}", status=404)
             found, keys = list(waiting), [(one.subject.source, one.subject.letter.id) for one in waiting]
-        refused = {key: why_not for key, one in zip(keys, found, strict=True) if (why_not := objection(one, action))}
+        if action is OperationAction.RELEASE:
+            objections = [self._control.not_held(key, one) for key, one in zip(keys, found, strict=True)]
+        else:
+            objections = [objection(one, action) for one in found]
+        refused = {key: why_not for key, why_not in zip(keys, objections, strict=True) if why_not is not None}
         if len(refused) == len(keys):
-            key = keys[0]
-            raise ControlError(f"{key[0]}/{key[1]}: {refused[key]}")
+            raise ControlError(_all_refused(alike(_named(refused))))
         now = self._clock.now()
         lets_pass = action in (OperationAction.APPROVE, OperationAction.RETRY)
         alone = action is OperationAction.RETRY and len(keys) == 1
@@ -170,12 +187,16 @@ class Operations:
             stop_after=stop_after,
         )
         covered = [key for key in keys if key not in refused]
+        until = now + APPROVAL_SECONDS if lets_pass else None if seconds is None else now + seconds
         answer: dict[str, Any] = {
             "operation": None if dry_run else operation.id,
             "action": action.value,
             "count": len(covered),
             "dead_letters": [f"{source}/{letter_id}" for source, letter_id in covered],
-            "refused": [f"{source}/{letter_id}: {reason}" for (source, letter_id), reason in refused.items()],
+            "refused": [f"{key}: {reason}" for key, reason in _named(refused).items()],
+            "why_refused": [asdict(one) for one in alike(_named(refused))],
+            "starts_at": operation.starts_at if lets_pass else None,
+            "until": until,
         }
         if dry_run:
             return answer | {"dry_run": True}
@@ -192,11 +213,10 @@ class Operations:
         by_key = {key: one for key, one in zip(keys, found, strict=True) if one is not None}
         if action is OperationAction.RELEASE:
             return answer | await self._release(operation, covered, sent=sent)
-        until = now + APPROVAL_SECONDS if lets_pass else None if seconds is None else now + seconds
         await self._say(operation, [by_key[key] for key in covered], until=until)
         if not lets_pass:
             await self._done(operation, covered)
-        return answer | {"starts_at": operation.starts_at if lets_pass else None, "until": until}
+        return answer
 
     async def cancel(self, identity: str, *, who: str) -> dict[str, Any]:
         """Stop the rest of an operation: what it let pass and was not tried yet. Raises ``ControlError``."""
@@ -372,6 +392,19 @@ def objection(found: Found | None, action: OperationAction) -> str | None:
     return None
 
 
+def _named(refused: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    return {f"{source}/{letter_id}": why for (source, letter_id), why in refused.items()}
+
+
+def _all_refused(reasons: Sequence[Alike]) -> str:
+    """One line that says why an operation makes no sense at all."""
+    first, count = reasons[0], sum(one.count for one in reasons)
+    if count == 1:
+        return f"{first.example}: {first.why}"
+    more = "" if len(reasons) == 1 else f"; {count - first.count} for other reasons"
+    return f"it makes sense for none of {count} dead letters: {first.count} such as {first.example}: {first.why}{more}"
+
+
 def operation_facts(state: OperationState, *, new_since: int = 0, items: bool = True) -> dict[str, Any]:
     """An operation as plain values."""
     operation = state.operation
@@ -386,6 +419,7 @@ def operation_facts(state: OperationState, *, new_since: int = 0, items: bool = 
         "starts_at": operation.starts_at,
         "ended_at": operation.ended_at,
         "cancelled_by": operation.cancelled_by or None,
+        "stop_after": operation.stop_after,
         "total": len(state.items),
         "done": done,
         "outcomes": state.counts,
@@ -431,7 +465,7 @@ def what_a_person_can_do(group: Group) -> list[str]:
     reason, verb = group.decision.reason, group.decision.verb.value
     if verb == "quarantine" or reason in (Reason.HELD, Reason.EXHAUSTED):
         return [f"release --group {group.id}", f"retry --group {group.id}"]
-    if reason is Reason.MODE:
+    if reason in (Reason.MODE, Reason.NOT_ELIGIBLE):
         return []
     return [f"retry --group {group.id}", f"hold --group {group.id}"]
 

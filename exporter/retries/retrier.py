@@ -17,7 +17,7 @@ from exporter.model.fold import resolve
 from exporter.model.ledger import Batch
 from exporter.model.retries import ENGINE, Answer, Mode, Outcome, Override, OverrideAction, Reason, Retry, Scope, Verb
 from exporter.model.subject import REFUSED_MOST, Refused, Subject, error_fingerprint
-from exporter.platform.retrying import ALL_BUSY, Look, Standing, Target, meaning
+from exporter.platform.retrying import ALL_BUSY, Look, Target, meaning
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.deciding import Decider, Turn
@@ -317,13 +317,8 @@ class Retrier:
         await self._observe(look.observations, look.at)
         if refused and any(effort.ours is not False for effort in look.efforts):
             await self._book.ran_after_all(refused, now=self._clock.now())
-        why = look.refusal
-        if look.standing is not Standing.DEAD:
-            why = f"it is {look.standing}"
-        elif look.native and self._book.rules.source(self.source.name).yields:
-            why = "the platform will retry it"
-        elif look.asks is not None and not self._is_asked_for(letter):
-            why = f"{look.asks}; a person may approve it"
+        asked = look.asks is None or self._is_asked_for(letter)
+        why = look.forbids(yields=self._book.rules.source(self.source.name).yields, asked=asked)
         if why is not None:
             await self._refuse(letter, why)
             return None

@@ -1,7 +1,7 @@
 """Retry control over HTTP: with the ``admin_token``, or for the commands of the user the service runs as.
 
 ``POST /api/v1/operations``, ``/api/v1/operations/{id}/cancel``, ``/api/v1/retries/pause | resume | approve`` and
-``/api/v1/dead-letters/{source}/{id}/ACTION``. A body is JSON or missing; ``for`` in it is a duration. Without an
+``/api/v1/dead-letters/{source}/{id}/ACTION``, where ``try`` only looks. A body is JSON or missing; ``for`` in it is a duration. Without an
 ``admin_token`` nobody from outside can say anything here. ``GET /api/v1/groups`` and ``/api/v1/operations`` only read.
 """
 
@@ -19,6 +19,7 @@ from exporter.model.operations import OperationAction
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
 from exporter.retries.operations import Operations, Selection, group_facts, operation_facts
+from exporter.retries.trying import try_once
 from exporter.store.script import StoreError
 from exporter.web.proof import same
 from exporter.wire import body as bodies
@@ -59,6 +60,7 @@ class ControlRoutes:
         router.add_get("/api/v1/retries/{source}/{id}", self._show)
         one = "/api/v1/dead-letters/{source}/{id}/{action:retry|approve|hold|release|quarantine}"
         router.add_post(one, self._guarded(self._act))
+        router.add_post("/api/v1/dead-letters/{source}/{id}/try", self._guarded(self._try))
 
     def is_local(self, request: web.Request) -> bool:
         """Whether a command of this very service asks."""
@@ -113,6 +115,10 @@ class ControlRoutes:
         selection = Selection(ids=[(request.match_info["source"], request.match_info["id"])])
         action = OperationAction(request.match_info["action"])
         return await self._begun(action, selection, body, who, at_once=True)
+
+    async def _try(self, request: web.Request, body: Mapping[str, Any], who: str) -> Mapping[str, Any]:
+        """What is decided of one, and what the platform says of it now. No call is made."""
+        return await try_once(self.control, self.book, (request.match_info["source"], request.match_info["id"]))
 
     async def _begin(self, request: web.Request, body: Mapping[str, Any], who: str) -> Mapping[str, Any]:
         """``action`` and what is meant by it: ``ids``, ``group``, ``policy``, ``workflow`` or ``between``."""
