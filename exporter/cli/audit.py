@@ -16,7 +16,7 @@ from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script, StoreError
 
 
-def since(text: str, now: float) -> float:
+def since(text: str, now: float, option: str = "--since") -> float:
     """A moment as people write one: a time, in UTC unless it says otherwise, or how long ago. Raises ``UsageError``."""
     try:
         return now - parse_duration(text)
@@ -27,7 +27,7 @@ def since(text: str, now: float) -> float:
         return (written if written.tzinfo is not None else written.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text}: write a time such as 2026-11-28 or 2026-11-28T22:00, or how long ago, such as 14d"
+            f"{option} {text}: write a time such as 2026-11-28 or 2026-11-28T22:00, or how long ago, such as 14d"
         ) from None
 
 

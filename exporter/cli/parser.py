@@ -5,8 +5,9 @@ A command is named as ``module:function`` of this package, and imported when it 
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter import __version__
 
@@ -15,7 +16,8 @@ CONFIG_VARIABLE, CONFIG_FILE = "AUTOMATION_EXPORTER_CONFIG", "/etc/automation-ex
 #: Shells that ``completion`` knows.
 SHELLS = ("bash", "zsh", "fish")
 #: Where the ids come from that the examples use.
-LETTER, RETRY = "make-eu/0f3c9a1be27d4e5f", "4711abcd00ff1122"
+LETTER, RETRY, WORKFLOW = "make-eu/0f3c9a1be27d4e5f", "4711abcd00ff1122", "make-eu/4711"
+GROUP, OPERATION = "885baef1c0", "0a1b2c3d4e5f6071"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,7 +184,7 @@ def _add_config(config: Any) -> None:
 
 
 def _add_retries(retries: Any) -> None:
-    """``retries list | show | audit | pause | resume | approve | hold | release | quarantine``."""
+    """``retries list | show | audit | groups | pause | resume``, and the operations."""
 
     def add(name: str, help: str, *examples: str, without_config: bool = False) -> argparse.ArgumentParser:
         parser = _add(retries, name, f"retries:{name}", help, *(f"retries {name}{example}" for example in examples))
@@ -205,6 +207,9 @@ def _add_retries(retries: Any) -> None:
     )
     _takes_json(auditing, "as one JSON value instead of lines")
 
+    help = "open dead letters by what they have in common: how many, why, what can be done"
+    _takes_json(add("groups", help, "", " --json"), "as a list of JSON objects")
+
     help = "send nothing: the kill switch"
     pause = add("pause", help, " --why maintenance", " --source make-eu --for 3d", without_config=True)
     pause.add_argument("--source", help="default: all")
@@ -212,25 +217,109 @@ def _add_retries(retries: Any) -> None:
     pause.add_argument("--why", default="", metavar="TEXT", help="for those who see it")
     resume = add("resume", "end pauses", "", " --source make-eu", without_config=True)
     resume.add_argument("--source", help="default: all")
-    help = "let dead letters that wait for it be retried once"
-    approve = add("approve", help, f" {LETTER}", " --policy transient-network")
-    approve.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="as `policies explain` prints them")
-    approve.add_argument("--policy", metavar="NAME", help="whatever waits for approval under this policy now")
-    hold = add("hold", "keep a dead letter from being retried", f" {LETTER}", f" {LETTER} --for 2d")
-    hold.add_argument("id", metavar="SOURCE/ID", help="as `policies explain` prints it")
-    hold.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help="default: for good")
-    quarantine = add("quarantine", "never retry a dead letter by itself, until it is released", f" {LETTER}")
-    quarantine.add_argument("id", metavar="SOURCE/ID", help="as `policies explain` prints it")
-    help = "take back what holds a dead letter; settle a retry whose outcome is unknown"
-    release = add("release", help, f" {LETTER}", f" {LETTER} --not-sent")
-    release.add_argument("id", metavar="SOURCE/ID", help="of the dead letter, or of the retry")
-    release.add_argument("--not-sent", action="store_true", help="that retry had no effect: it does not count")
+    for one in (pause, resume):
+        _takes_json(one, "as one JSON object")
+    _add_operations(add)
+
+
+class Operation(NamedTuple):
+    """A command that does one thing to many dead letters."""
+
+    name: str
+    help: str
+    examples: tuple[str, ...]  # after its name
+    takes: tuple[str, ...] = ()  # beside what all of them take
+
+
+#: Every operation there is. What lets dead letters pass takes effect a little later and can be stopped.
+PASSES = ("--now", "--stop-after")
+OPERATIONS = (
+    Operation(
+        "approve",
+        "let dead letters that wait for it be retried once",
+        (f" {LETTER}", f" --group {GROUP} --stop-after 10", " --policy transient-network --dry-run"),
+        PASSES,
+    ),
+    Operation("retry", "retry dead letters now, past backoff and hours", (f" {LETTER}", f" --group {GROUP}"), PASSES),
+    Operation("hold", "keep dead letters from being retried", (f" {LETTER}", f" --group {GROUP} --for 2d"), ("--for",)),
+    Operation(
+        "release",
+        "take back what holds dead letters; settle retries whose outcome is unknown",
+        (f" {LETTER}", f" {LETTER} --not-sent", f" --workflow {WORKFLOW}"),
+        ("--not-sent",),
+    ),
+    Operation(
+        "quarantine",
+        "never retry dead letters by themselves, until they are released",
+        (f" {LETTER}", " --between 2026-11-28T22:00 2026-11-29T02:30 --why bad-import"),
+    ),
+    Operation(
+        "discard", "give dead letters up on their platform", (f" {LETTER}", f" --group {GROUP} --dry-run"), PASSES
+    ),
+)
+
+
+def _add_operations(add: Callable[..., argparse.ArgumentParser]) -> None:
+    for operation in OPERATIONS:
+        parser = add(operation.name, operation.help, *operation.examples)
+        parser.set_defaults(command="retries:operate", action=operation.name)
+        _takes_selection(parser)
+        for option in operation.takes:
+            _takes_option(parser, option)
+        parser.add_argument("--why", default="", metavar="TEXT", help="for those who see it, and the audit")
+        parser.add_argument("--dry-run", action="store_true", help="only say what it would cover; change nothing")
+        _takes_json(parser, "as one JSON object")
+    help = "the newest operations, or one: how many of its dead letters are done, and what became of them"
+    listing = add("operations", help, "", f" {OPERATION}", without_config=True)
+    listing.add_argument("id", nargs="?", metavar="ID", help="of an operation; default: the newest")
+    _takes_json(listing, "as JSON, with every dead letter of the one asked for")
+    cancelling = add("cancel", "stop what is left of an operation", f" {OPERATION}", without_config=True)
+    cancelling.add_argument("id", metavar="ID", help="of the operation")
+    _takes_json(cancelling, "as one JSON object")
+    help = "ask the platform about a dead letter as right before a retry, and make none"
+    trying = add("try", help, f" {LETTER} --dry-run")
+    trying.set_defaults(command="retries:attempt")
+    trying.add_argument("id", metavar="SOURCE/ID", help="of the dead letter, as `policies explain` prints it")
+    trying.add_argument("--dry-run", action="store_true", help="has to be said: nothing else is done")
+    _takes_json(trying, "as one JSON object")
+
+
+def _takes_selection(parser: argparse.ArgumentParser) -> None:
+    """Which dead letters are meant."""
+    help = "dead letters, as `policies explain --all` prints them; to release, a retry may be named as well"
+    parser.add_argument("ids", nargs="*", metavar="SOURCE/ID", help=help)
+    parser.add_argument("--group", metavar="G", help="all of this group, as `retries groups` prints it")
+    parser.add_argument("--policy", metavar="P", help="all that this policy owns")
+    parser.add_argument("--workflow", metavar="SOURCE/ID", help="all of this workflow")
+    help = "all that failed then (UTC unless it says otherwise, or how long ago)"
+    parser.add_argument("--between", nargs=2, metavar=("FROM", "TO"), help=help)
+
+
+def _takes_option(parser: argparse.ArgumentParser, option: str) -> None:
+    match option:
+        case "--now":
+            parser.add_argument(option, action="store_true", help="take effect at once, without time to take it back")
+        case "--stop-after":
+            parser.add_argument(option, type=_number, metavar="N", help="stop the rest after so many failures")
+        case "--for":
+            parser.add_argument(option, dest="seconds", type=_duration, metavar="DURATION", help="default: for good")
+        case "--not-sent":
+            parser.add_argument(option, action="store_true", help="the retry had no effect: it does not count")
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("write a number of at least 1")
+    return int(text)
 
 
 def _duration(text: str) -> float:
     from exporter.model.durations import parse_duration  # only where one is given
 
     try:
-        return parse_duration(text)
+        seconds = parse_duration(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("has to be longer than nothing")
+    return seconds

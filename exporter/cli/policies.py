@@ -7,13 +7,12 @@ from typing import Any
 
 from exporter.cli import audit
 from exporter.cli.ledger import Say, as_text, dead_letter, moment, offline
+from exporter.cli.operations import explanation
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
 from exporter.config.outline import Outline, outline
-from exporter.model.decision import Rung
-from exporter.model.policy import Rules
-from exporter.model.subject import facts_of
-from exporter.retries.control import Found, decision_facts, letter_facts
+from exporter.model.groups import group_id, readable
+from exporter.retries.control import Found, ladder_facts, workflow_name
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -73,7 +72,9 @@ async def explained(
         paused = [source for source in outline.platforms if opened.book.is_paused(source, now)]
     if as_json:
         head = {"dead_letters": len(found), "policies": len(rules.policies), "mode": rules.mode.value, "paused": paused}
-        say(as_text({**head, "summary": summary(found), "explained": [_facts(one, rules, now) for one in wanted]}))
+        say(
+            as_text({**head, "summary": summary(found), "explained": [ladder_facts(one, rules, now) for one in wanted]})
+        )
         return 0
     note = f"; paused: {', '.join(paused)}" if paused else ""
     say(f"{len(found)} open dead letters, {len(rules.policies)} policies, mode {rules.mode}{note}")
@@ -81,7 +82,8 @@ async def explained(
         say(_summed(line))
     for one in wanted:
         say("")
-        _explain(one, rules, now, say)
+        for text in explanation(ladder_facts(one, rules, now)):
+            say(text)
     if found and not wanted:
         say("")
         say("every check of one: policies explain SOURCE/ID; of all: policies explain --all")
@@ -94,22 +96,24 @@ def _named(found: Iterable[Found], keys: Iterable[str]) -> list[Found]:
 
 
 def summary(found: Iterable[Found]) -> list[dict[str, Any]]:
-    """How many dead letters of which workflow and error class are decided how, the many first of each decision."""
+    """How many dead letters of which group are decided how, the many first of each decision."""
     parts: dict[tuple[str, ...], list[Found]] = {}
     for one in found:
-        decision, letter = one.ladder.decision, one.subject.letter
+        decision, subject = one.ladder.decision, one.subject
         label = (decision.verb.value, decision.reason.value, decision.policy)
-        parts.setdefault((*label, one.subject.source, letter.workflow_id, _error_class(one)), []).append(one)
-    ordered = sorted(parts.items(), key=lambda part: (part[0][:2], -len(part[1]), part[0]))
+        parts.setdefault((*label, group_id(subject.source, subject.letter)), []).append(one)
+    ordered = sorted(parts.items(), key=lambda part: (part[0][:2], -len(part[1]), part[1][0].key))
     return [
         {
             "decision": verb,
             "reason": reason,
             "policy": policy,
-            "source": source,
-            "workflow_id": workflow_id,
-            "workflow": _workflow(members[0]),
-            "error_class": error_class,
+            "group": group,
+            "source": members[0].subject.source,
+            "workflow_id": members[0].subject.letter.workflow_id,
+            "workflow": workflow_name(members[0].subject),
+            "error_class": _error_class(members[0]),
+            "error": readable(members[0].subject.letter.error),
             "dead_letters": len(members),
             "awaits_approval": sum(one.ladder.decision.awaits_approval for one in members),
             "oldest_at": min(one.subject.letter.opened_at for one in members),
@@ -117,7 +121,7 @@ def summary(found: Iterable[Found]) -> list[dict[str, Any]]:
             "next_at": min((at for one in members if (at := one.ladder.decision.next_at) is not None), default=None),
             "example": members[0].key,
         }
-        for (verb, reason, policy, source, workflow_id, error_class), members in ordered
+        for (verb, reason, policy, group), members in ordered
     ]
 
 
@@ -127,51 +131,11 @@ def _summed(line: dict[str, Any]) -> str:
     when = f", next at {moment(line['next_at'])}" if line["next_at"] is not None else ""
     return (
         f"{line['dead_letters']:6}  {line['decision']}: {line['reason']} ({owner}{waits}{when})  "
-        f"{line['source']}/{line['workflow_id']}  {line['workflow']}  {line['error_class']}  "
-        f"since {moment(line['oldest_at'])}"
+        f"group {line['group']}  {line['source']}/{line['workflow_id']}  {line['workflow']}  {line['error_class']}  "
+        f"since {moment(line['oldest_at'])}  {line['error']}"
     )
-
-
-def _workflow(one: Found) -> str:
-    workflow = one.subject.workflow
-    return one.subject.letter.workflow_id if workflow is None or workflow.name is None else workflow.name
 
 
 def _error_class(one: Found) -> str:
     error = one.subject.letter.error
     return "error not known" if error is None else error.error_class.value
-
-
-def _explain(one: Found, rules: Rules, now: float, say: Say) -> None:
-    letter, decision = one.subject.letter, one.ladder.decision
-    kind = "" if letter.error is None or letter.error.type is None else f" {letter.error.type}"
-    say(f"{one.key}  {_workflow(one)}  {_error_class(one)}{kind}")
-    owner = f"policy {decision.policy}" if decision.policy else "no policy"
-    when = f", next at {moment(decision.next_at)}" if decision.next_at is not None else ""
-    say(f"  {decision.verb}: {decision.reason} ({owner}, mode {decision.mode}{when})  {decision.detail}")
-    for name, matches, action in _policies(one, rules, now):
-        say(f"    policy {name}: {matches}, {action}")
-    for rung in one.ladder.rungs:
-        say(f"    {_rung(rung)}")
-
-
-def _policies(one: Found, rules: Rules, now: float) -> list[tuple[str, str, str]]:
-    """What each policy says of it: name, whether it matches, action."""
-    facts, words = facts_of(one.subject, now), {True: "matches", False: "does not match", None: "is undetermined"}
-    return [(policy.name, words[policy.owns(facts)], policy.action) for policy in rules.policies]
-
-
-def _rung(rung: Rung) -> str:
-    when = f", until {moment(rung.next_at)}" if rung.refuses and rung.next_at is not None else ""
-    detail = f": {rung.detail}" if rung.detail else ""
-    return f"{'refuses' if rung.refuses else 'passes '}  {rung.reason}{detail}{when}"
-
-
-def _facts(one: Found, rules: Rules, now: float) -> dict[str, Any]:
-    policies = [dict(zip(("policy", "matches", "action"), said, strict=True)) for said in _policies(one, rules, now)]
-    ladder = [
-        {"reason": rung.reason.value, "refuses": rung.refuses, "detail": rung.detail, "next_at": rung.next_at}
-        for rung in one.ladder.rungs
-    ]
-    about = {"source": one.subject.source, "workflow": _workflow(one), **letter_facts(one.subject.letter)}
-    return {**about, "decision": decision_facts(one.ladder.decision), "policies": policies, "ladder": ladder}

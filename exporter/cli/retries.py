@@ -1,14 +1,17 @@
-"""``retries``: reading the ledger, and saying a word to the service."""
+"""``retries``: what may be typed, as what is asked of the ledger and said to the service."""
 
 import argparse
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from urllib.parse import quote
 
 from exporter.app import Memory
 from exporter.cli import UsageError
+from exporter.cli import audit as audits
 from exporter.cli import ledger as commands
+from exporter.cli import operations as commands_of_many
+from exporter.cli.audit import since
 from exporter.cli.ledger import dead_letter
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
@@ -26,16 +29,32 @@ def show(options: argparse.Namespace) -> int:
 
 
 def audit(options: argparse.Namespace) -> int:
-    from exporter.cli import audit
+    after = float("-inf") if options.since is None else since(options.since, SystemClock().now())
+    does = audits.verify if options.verify else audits.audit
+    return asyncio.run(does(_outline(options), since=after, say=print, as_json=options.json))
 
-    since = float("-inf") if options.since is None else audit.since(options.since, SystemClock().now())
-    does = audit.verify if options.verify else audit.audit
-    return asyncio.run(does(_outline(options), since=since, say=print, as_json=options.json))
+
+def groups(options: argparse.Namespace) -> int:
+    return asyncio.run(commands_of_many.groups(outline(options.config), say=print, as_json=options.json))
+
+
+def operations(options: argparse.Namespace) -> int:
+    outline, by_rules = _outline(options), options.store is None
+    does = commands_of_many.operations(outline, options.id, say=print, by_rules=by_rules, as_json=options.json)
+    return asyncio.run(does)
+
+
+def attempt(options: argparse.Namespace) -> int:
+    if not options.dry_run:
+        raise UsageError(f"try only looks: add --dry-run; to have it retried: retries retry {options.id}")
+    key = dead_letter(options.id)
+    does = commands_of_many.tried(outline(options.config), options.config, key, say=print, as_json=options.json)
+    return asyncio.run(does)
 
 
 def pause(options: argparse.Namespace) -> int:
     source, seconds, why = options.source, options.seconds, options.why
-    body = {"source": source, "for": None if seconds is None else f"{seconds}s", "why": why or None}
+    body = {"source": source, "for": _for(seconds), "why": why or None}
     return _tell(
         options,
         "/api/v1/retries/pause",
@@ -51,39 +70,67 @@ def resume(options: argparse.Namespace) -> int:
     )
 
 
-def approve(options: argparse.Namespace) -> int:
-    if bool(options.ids) == bool(options.policy):
-        raise UsageError("name what to approve: SOURCE/ID …, or --policy NAME")
-    body = {"policy": options.policy} if options.policy else {"ids": options.ids}
-    selection = Selection(ids=[dead_letter(text) for text in options.ids], policy=options.policy)
+def operate(options: argparse.Namespace) -> int:
+    """One operation: what ``options.action`` says, done to all that are meant."""
+    action, selection = OperationAction(options.action), _selection(options)
+    more: dict[str, Any] = {
+        "why": options.why,
+        "at_once": getattr(options, "now", False),
+        "stop_after": getattr(options, "stop_after", None),
+        "seconds": getattr(options, "seconds", None),
+        "sent": not getattr(options, "not_sent", False),
+        "dry_run": options.dry_run,
+    }
+    body = {
+        "action": action.value,
+        **selection.facts(),
+        "why": options.why or None,
+        "now": more["at_once"],
+        "stop_after": more["stop_after"],
+        "for": _for(more["seconds"]),
+        "sent": more["sent"],
+        "dry_run": options.dry_run,
+    }
 
     async def here(memory: Memory, who: str) -> dict[str, Any]:
-        return await memory.operations.begin(OperationAction.APPROVE, selection, who=who, at_once=True)
+        return await memory.operations.begin(action, selection, who=who, **more)
 
-    return _tell(options, "/api/v1/retries/approve", body, here, by_rules=True)
-
-
-def hold(options: argparse.Namespace) -> int:
-    seconds = options.seconds
-    body = {"for": None if seconds is None else f"{seconds}s"}
-    return _one(options, OperationAction.HOLD, body, seconds=seconds)
+    keeps = action in (OperationAction.HOLD, OperationAction.QUARANTINE) and selection.policy is None
+    return _tell(options, "/api/v1/operations", body, here, by_rules=not keeps, show=commands_of_many.begun)
 
 
-def quarantine(options: argparse.Namespace) -> int:
-    return _one(options, OperationAction.QUARANTINE, {})
+def cancel(options: argparse.Namespace) -> int:
+    path = f"/api/v1/operations/{quote(options.id, safe='')}/cancel"
+    return _tell(options, path, {}, lambda memory, who: memory.operations.cancel(options.id, who=who))
 
 
-def release(options: argparse.Namespace) -> int:
-    return _one(options, OperationAction.RELEASE, {"sent": not options.not_sent}, sent=not options.not_sent)
+def _selection(options: argparse.Namespace) -> Selection:
+    """Which dead letters are meant. Raises ``UsageError``."""
+    between, workflow = None, None
+    if options.between is not None:
+        now = SystemClock().now()
+        between = (since(options.between[0], now, "--between"), since(options.between[1], now, "--between"))
+        if between[1] < between[0]:
+            raise UsageError("--between: the second time is before the first")
+    if options.workflow is not None:
+        workflow = dead_letter(options.workflow)
+    selection = Selection(
+        ids=[dead_letter(text) for text in options.ids],
+        group=options.group,
+        policy=options.policy,
+        workflow=workflow,
+        between=between,
+    )
+    filters = "--group G, --policy P, --workflow SOURCE/ID or --between FROM TO"
+    if selection.is_empty:
+        raise UsageError(f"name what to {options.action}: SOURCE/ID …, or {filters}")
+    if selection.ids and any((selection.group, selection.policy, workflow, between)):
+        raise UsageError("name dead letters or what they have in common, not both")
+    return selection
 
 
-def _one(options: argparse.Namespace, action: OperationAction, body: dict[str, Any], **more: Any) -> int:
-    key = dead_letter(options.id)
-
-    async def here(memory: Memory, who: str) -> dict[str, Any]:
-        return await memory.operations.begin(action, Selection(ids=[key]), who=who, at_once=True, **more)
-
-    return _tell(options, _path(key, action), body, here)
+def _for(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:f}s"
 
 
 def _tell(
@@ -93,8 +140,13 @@ def _tell(
     here: Callable[[Memory, str], Coroutine[Any, Any, dict[str, Any]]],
     *,
     by_rules: bool = False,
+    show: Callable[[dict[str, Any]], Iterable[str]] | None = None,
 ) -> int:
-    return asyncio.run(commands.tell(_outline(options), path, body, here, say=print, by_rules=by_rules))
+    return asyncio.run(
+        commands.tell(
+            _outline(options), path, body, here, say=print, by_rules=by_rules, show=show, as_json=options.json
+        )
+    )
 
 
 def _outline(options: argparse.Namespace) -> Outline:
@@ -109,7 +161,3 @@ def _outline(options: argparse.Namespace) -> Outline:
             raise
         way_out = "this command does without the file: give --store URL, the database's own store.url"
         raise ConfigError([*exc.problems, way_out], file=exc.file) from None
-
-
-def _path(key: tuple[str, str], action: str) -> str:
-    return f"/api/v1/dead-letters/{quote(key[0], safe='')}/{quote(key[1], safe='')}/{action}"

@@ -15,6 +15,7 @@ from exporter.model import DeadLetter, Error
 from exporter.model.decision import Ladder
 from exporter.model.retries import Decision, Outcome, Retry
 from exporter.model.subject import Subject, error_fingerprint
+from exporter.model.words import in_short, telling
 
 #: Seconds within which newly opened dead letters make the trend.
 TREND_SECONDS = 3600.0
@@ -65,6 +66,8 @@ class Group:
     opened_lately: int  # within ``TREND_SECONDS``
     decision: Decision  # of most of them
     decisions: dict[str, int]  # how many are decided how: "wait: gate"
+    telling: Decision  # what a person has to know of most of them
+    said: dict[str, int]  # of how many what: "waits for approval"
     awaits_approval: int
     last_outcome: str | None  # of the last retry that ended
     experience: Experience
@@ -110,6 +113,8 @@ def _group(
     decision = next(
         ladder.decision for _, ladder in ordered if f"{ladder.decision.verb}: {ladder.decision.reason}" == most
     )
+    told = [telling(ladder) for _, ladder in ordered]
+    said = Counter(in_short(one) for one in told)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
     key = (subject.source, letter.workflow_id, error_fingerprint(letter))
@@ -127,6 +132,8 @@ def _group(
         opened_lately=sum(1 for one, _ in ordered if one.letter.opened_at > now - TREND_SECONDS),
         decision=decision,
         decisions=dict(labels.most_common()),
+        telling=next(one for one in told if in_short(one) == said.most_common(1)[0][0]),
+        said=dict(said.most_common()),
         awaits_approval=sum(1 for _, ladder in ordered if ladder.decision.awaits_approval),
         last_outcome=None if last is None or last.outcome is None else last.outcome.value,
         experience=known.get(key, Experience(tries=0, successes=0, seconds=None)),

@@ -1,5 +1,8 @@
 """Decisions in words, for people who know nothing of our codes. Pure."""
 
+from dataclasses import replace
+
+from exporter.model.decision import PASSING, Ladder
 from exporter.model.retries import Decision, Mode, Reason, Verb
 
 #: What a reason means, for many dead letters alike.
@@ -43,8 +46,8 @@ def in_words(decision: Decision) -> str:
     if decision.awaits_approval:
         return "waits for approval"
     if reason is Reason.MODE:
-        if decision.verb is Verb.WAIT:  # approved, and it may still be taken back; or an approval would not help
-            return f"{detail}, and something else refuses it as well" if decision.next_at is None else detail
+        if decision.verb is Verb.WAIT:  # approved, and it may still be taken back
+            return detail or REASONS[reason]
         return "retrying is off" if decision.mode is Mode.OFF else f"the mode is {decision.mode}: nothing is sent"
     if reason is Reason.HELD:
         return f"in quarantine: {detail}" if decision.verb is Verb.QUARANTINE else detail or REASONS[reason]
@@ -57,11 +60,20 @@ def in_words(decision: Decision) -> str:
     return f"{_SAY[reason]}: {detail}" if reason in _SAY and detail else REASONS[reason]
 
 
-def label_in_words(label: str) -> str:
-    """The same of what is counted, such as ``wait: gate``."""
-    verb, _, reason = label.partition(": ")
-    if reason == Reason.POLICY:
-        return _ACTIONS.get(Verb(verb), REASONS[Reason.POLICY])
-    if reason == Reason.MODE and verb == Verb.WAIT:
-        return "waits for approval"
-    return "in quarantine" if verb == Verb.QUARANTINE else REASONS[Reason(reason)]
+def in_short(decision: Decision) -> str:
+    """The same of many alike, without what differs between them."""
+    if decision.reason in (Reason.MODE, Reason.POLICY):
+        return in_words(decision)
+    return "in quarantine" if decision.verb is Verb.QUARANTINE else REASONS[decision.reason]
+
+
+def telling(ladder: Ladder) -> Decision:
+    """What a person has to know of a decision: where an approval is missing and would not be enough, what else is."""
+    decision = ladder.decision
+    if decision.reason is not Reason.MODE or decision.verb is not Verb.WAIT or decision.awaits_approval:
+        return decision
+    others = (rung for rung in ladder.rungs if rung.refuses and rung.reason not in (Reason.MODE, *PASSING))
+    other = next(others, None)
+    if other is None:
+        return decision
+    return replace(decision, verb=other.verb, reason=other.reason, detail=other.detail, next_at=other.next_at)

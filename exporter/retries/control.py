@@ -14,7 +14,7 @@ from exporter.model.groups import group_id
 from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Override, OverrideAction, Reason, Retry, RetryState, Scope
 from exporter.model.subject import Subject, facts_of
-from exporter.model.words import in_words
+from exporter.model.words import in_words, telling
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.deciding import Decider
@@ -279,7 +279,6 @@ def decision_facts(decision: Decision | None) -> dict[str, Any] | None:
         "policy": decision.policy,
         "mode": decision.mode.value,
         "detail": decision.detail,
-        "words": in_words(decision),
         "next_at": decision.next_at,
         "awaits_approval": decision.awaits_approval,
     }
@@ -295,6 +294,7 @@ def ladder_facts(found: Found, rules: Rules, now: float) -> dict[str, Any]:
         "group": group_id(subject.source, subject.letter),
         **letter_facts(subject.letter),
         "decision": decision_facts(ladder.decision),
+        "words": in_words(telling(ladder)),
         "policies": [
             {"policy": policy.name, "matches": words[policy.owns(facts)], "action": policy.action.value}
             for policy in rules.policies

@@ -24,6 +24,7 @@ from exporter.model.operations import (
     alike,
 )
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Reason
+from exporter.model.words import in_words
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import LETS_PASS, Control, ControlError, Found, decision_facts
 from exporter.store import operations as script
@@ -103,7 +104,8 @@ class Operations:
             raise ControlError("name what is meant: ids, a group, a policy, a workflow or a time", status=400)
         policies = [policy.name for policy in self._book.rules.policies]
         if selection.policy is not None and selection.policy not in policies:
-            raise ControlError(f"there is no policy {selection.policy}; one of {', '.join(policies)}", status=404)
+            known = f"one of {', '.join(policies)}" if policies else "none is configured"
+            raise ControlError(f"there is no policy {selection.policy}; {known}", status=404)
         if selection.ids:
             found = [self._control.one(*key) for key in dict.fromkeys(selection.ids)]
         else:
@@ -445,6 +447,8 @@ def group_facts(group: Group) -> dict[str, Any]:
         "opened_last_hour": group.opened_lately,
         "decision": decision_facts(group.decision),
         "decisions": group.decisions,
+        "words": in_words(group.telling),
+        "said": group.said,
         "awaits_approval": group.awaits_approval,
         "can": what_a_person_can_do(group),
         "last_outcome": group.last_outcome,
@@ -462,7 +466,7 @@ def what_a_person_can_do(group: Group) -> list[str]:
     """The commands that would change something, the likeliest first."""
     if group.awaits_approval:
         return [f"approve --group {group.id}", f"hold --group {group.id}"]
-    reason, verb = group.decision.reason, group.decision.verb.value
+    reason, verb = group.telling.reason, group.telling.verb.value
     if verb == "quarantine" or reason in (Reason.HELD, Reason.EXHAUSTED):
         return [f"release --group {group.id}", f"retry --group {group.id}"]
     if reason in (Reason.MODE, Reason.NOT_ELIGIBLE):

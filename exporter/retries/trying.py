@@ -44,7 +44,7 @@ async def try_once(control: Control, book: RetryBook, key: tuple[str, str]) -> d
         "look": None if look is None else look_facts(look),
         "look_forbids": forbids,
         "would_send": passes and forbids is None,
-        "why_not": None if passes and forbids is None else forbids if passes else facts["decision"]["words"],
+        "why_not": None if passes and forbids is None else forbids if passes else facts["words"],
     }
 
 

@@ -1,8 +1,9 @@
 """Retry control over HTTP: with the ``admin_token``, or for the commands of the user the service runs as.
 
 ``POST /api/v1/operations``, ``/api/v1/operations/{id}/cancel``, ``/api/v1/retries/pause | resume | approve`` and
-``/api/v1/dead-letters/{source}/{id}/ACTION``, where ``try`` only looks. A body is JSON or missing; ``for`` in it is a duration. Without an
-``admin_token`` nobody from outside can say anything here. ``GET /api/v1/groups`` and ``/api/v1/operations`` only read.
+``/api/v1/dead-letters/{source}/{id}/ACTION``, where ``try`` only looks. A body is JSON or missing; ``for`` in it is a
+duration. Without an ``admin_token`` nobody from outside can say anything here. ``GET /api/v1/groups`` and
+``/api/v1/operations`` only read.
 """
 
 import asyncio

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from exporter import app
+from exporter.app import Memory
 from exporter.cli import ledger as commands
 from exporter.cli import main
 from exporter.clock import SystemClock
 from exporter.config import validate
 from exporter.config.outline import outline
-from exporter.retries.control import Control
 from exporter.store.sqlite import SqliteEngine
 
 WHOLE = """
@@ -148,7 +148,7 @@ async def test_a_pause_reaches_the_service_that_runs_while_its_file_is_broken(co
     config.write_text(config.read_text().replace("mode: approve", "mode: aprove"))
     said = list[str]()
 
-    async def here(control: Control, who: str) -> dict[str, Any]:
+    async def here(memory: Memory, who: str) -> dict[str, Any]:
         raise AssertionError("the service holds the database")
 
     async with app.service(running, loops=False) as service:

@@ -92,8 +92,8 @@ async def test_a_dead_letter_from_the_first_question_to_the_last(make: tuple[Any
         summed = await until(config, ("policies", "explain"), "waits for approval")
         [line] = [line for line in summed.splitlines() if "Order sync" in line]
         assert re.fullmatch(
-            rf"     1  wait: mode \(policy transient, waits for approval\)  make/{workflow}  Order sync  network"
-            r"  since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC",
+            r"     1  wait: mode \(policy transient, waits for approval\)  group [0-9a-f]{10}"
+            rf"  make/{workflow}  Order sync  network  since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC  .+",
             line,
         )
         assert "refuses" not in summed
@@ -171,7 +171,10 @@ async def test_a_pause_said_while_nothing_runs_holds_for_the_next_service(
 async def test_what_is_not_meant_is_said_in_one_line(tmp_path: Path) -> None:
     config = written(tmp_path, "http://127.0.0.1:9")
     for words, line in (
-        (("retries", "approve"), "name what to approve: SOURCE/ID …, or --policy NAME"),
+        (
+            ("retries", "approve"),
+            "name what to approve: SOURCE/ID …, or --group G, --policy P, --workflow SOURCE/ID or --between FROM TO",
+        ),
         (("retries", "hold", "nothing"), "nothing: write SOURCE/ID, as `policies explain` prints it"),
     ):
         assert await say(config, *words) == (1, f"automation-exporter: {line}\n")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from exporter.app import Memory
 from exporter.cli import ledger as commands
 from exporter.config.outline import without_config
-from exporter.retries.control import Control
 from exporter.store.script import StoreError, StoreInUse
 from exporter.store.sqlite import SqliteEngine
 from exporter.web import local
@@ -42,7 +42,7 @@ def announced(database: Path, url: str, token: str = "t") -> None:
 async def told(database: Path) -> list[str]:
     said = list[str]()
 
-    async def here(control: Control, who: str) -> dict[str, Any]:
+    async def here(memory: Memory, who: str) -> dict[str, Any]:
         return {"said": "to the ledger"}
 
     assert await commands.tell(without_config(f"sqlite:///{database}"), PATH, {}, here, say=said.append) == 0

@@ -44,13 +44,19 @@ _shtab_automation_exporter_retries_commands() {
   local _commands=(
     approve:'Let dead letters that wait for it be retried once.'
     audit:'What was decided, said and done, as JSON lines.'
-    hold:'Keep a dead letter from being retried.'
+    cancel:'Stop what is left of an operation.'
+    discard:'Give dead letters up on their platform.'
+    groups:'Open dead letters by what they have in common: how many, why, what can be done.'
+    hold:'Keep dead letters from being retried.'
     list:'The newest retries.'
+    operations:'The newest operations, or one: how many of its dead letters are done, and what became of them.'
     pause:'Send nothing: the kill switch.'
-    quarantine:'Never retry a dead letter by itself, until it is released.'
-    release:'Take back what holds a dead letter; settle a retry whose outcome is unknown.'
+    quarantine:'Never retry dead letters by themselves, until they are released.'
+    release:'Take back what holds dead letters; settle retries whose outcome is unknown.'
     resume:'End pauses.'
+    retry:'Retry dead letters now, past backoff and hours.'
     show:'One retry, or those of one dead letter, with what the audit says of it.'
+    try:'Ask the platform about a dead letter as right before a retry, and make none.'
   )
   _describe 'automation-exporter retries commands' _commands
 }
@@ -159,8 +165,16 @@ _shtab_automation_exporter_retries_defaults_added=0
 _shtab_automation_exporter_retries_approve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--policy[whatever waits for approval under this policy now]:NAME:"
-  "(*)::as \`policies explain\` prints them:"
+  "--group[all of this group, as \`retries groups\` prints it]:G:"
+  "--policy[all that this policy owns]:P:"
+  "--workflow[all of this workflow]:SOURCE/ID:"
+  "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*)::dead letters, as \`policies explain --all\` prints them\; to release, a retry may be named as well:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -178,11 +192,56 @@ _shtab_automation_exporter_retries_audit_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_audit_defaults_added=0
 
+_shtab_automation_exporter_retries_cancel_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--store[the database, where the config cannot be read]:URL:"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--json[as one JSON object]"
+  ":of the operation:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_cancel_defaults_added=0
+
+_shtab_automation_exporter_retries_discard_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--group[all of this group, as \`retries groups\` prints it]:G:"
+  "--policy[all that this policy owns]:P:"
+  "--workflow[all of this workflow]:SOURCE/ID:"
+  "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*)::dead letters, as \`policies explain --all\` prints them\; to release, a retry may be named as well:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_discard_defaults_added=0
+
+_shtab_automation_exporter_retries_groups_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--json[as a list of JSON objects]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_groups_defaults_added=0
+
 _shtab_automation_exporter_retries_hold_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--group[all of this group, as \`retries groups\` prints it]:G:"
+  "--policy[all that this policy owns]:P:"
+  "--workflow[all of this workflow]:SOURCE/ID:"
+  "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
   "--for[default\: for good]:DURATION:"
-  ":as \`policies explain\` prints it:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*)::dead letters, as \`policies explain --all\` prints them\; to release, a retry may be named as well:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -199,6 +258,17 @@ _shtab_automation_exporter_retries_list_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_list_defaults_added=0
 
+_shtab_automation_exporter_retries_operations_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--store[the database, where the config cannot be read]:URL:"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--json[as JSON, with every dead letter of the one asked for]"
+  ":of an operation\; default\: the newest:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_operations_defaults_added=0
+
 _shtab_automation_exporter_retries_pause_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--store[the database, where the config cannot be read]:URL:"
@@ -206,6 +276,7 @@ _shtab_automation_exporter_retries_pause_options=(
   "--source[default\: all]:source:"
   "--for[default\: 24h]:DURATION:"
   "--why[for those who see it]:TEXT:"
+  "--json[as one JSON object]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -214,7 +285,14 @@ _shtab_automation_exporter_retries_pause_defaults_added=0
 _shtab_automation_exporter_retries_quarantine_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  ":as \`policies explain\` prints it:"
+  "--group[all of this group, as \`retries groups\` prints it]:G:"
+  "--policy[all that this policy owns]:P:"
+  "--workflow[all of this workflow]:SOURCE/ID:"
+  "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*)::dead letters, as \`policies explain --all\` prints them\; to release, a retry may be named as well:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -223,8 +301,15 @@ _shtab_automation_exporter_retries_quarantine_defaults_added=0
 _shtab_automation_exporter_retries_release_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--not-sent[that retry had no effect\: it does not count]"
-  ":of the dead letter, or of the retry:"
+  "--group[all of this group, as \`retries groups\` prints it]:G:"
+  "--policy[all that this policy owns]:P:"
+  "--workflow[all of this workflow]:SOURCE/ID:"
+  "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
+  "--not-sent[the retry had no effect\: it does not count]"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*)::dead letters, as \`policies explain --all\` prints them\; to release, a retry may be named as well:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -235,10 +320,29 @@ _shtab_automation_exporter_retries_resume_options=(
   "--store[the database, where the config cannot be read]:URL:"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
   "--source[default\: all]:source:"
+  "--json[as one JSON object]"
 )
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_resume_defaults_added=0
+
+_shtab_automation_exporter_retries_retry_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--group[all of this group, as \`retries groups\` prints it]:G:"
+  "--policy[all that this policy owns]:P:"
+  "--workflow[all of this workflow]:SOURCE/ID:"
+  "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*)::dead letters, as \`policies explain --all\` prints them\; to release, a retry may be named as well:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_retry_defaults_added=0
 
 _shtab_automation_exporter_retries_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -249,6 +353,17 @@ _shtab_automation_exporter_retries_show_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_show_defaults_added=0
+
+_shtab_automation_exporter_retries_try_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--dry-run[has to be said\: nothing else is done]"
+  "--json[as one JSON object]"
+  ":of the dead letter, as \`policies explain\` prints it:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_try_defaults_added=0
 
 _shtab_automation_exporter_rules_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -380,13 +495,19 @@ _shtab_automation_exporter_retries() {
       case $line[1] in
         approve) _arguments -C -s $_shtab_automation_exporter_retries_approve_options ;;
         audit) _arguments -C -s $_shtab_automation_exporter_retries_audit_options ;;
+        cancel) _arguments -C -s $_shtab_automation_exporter_retries_cancel_options ;;
+        discard) _arguments -C -s $_shtab_automation_exporter_retries_discard_options ;;
+        groups) _arguments -C -s $_shtab_automation_exporter_retries_groups_options ;;
         hold) _arguments -C -s $_shtab_automation_exporter_retries_hold_options ;;
         list) _arguments -C -s $_shtab_automation_exporter_retries_list_options ;;
+        operations) _arguments -C -s $_shtab_automation_exporter_retries_operations_options ;;
         pause) _arguments -C -s $_shtab_automation_exporter_retries_pause_options ;;
         quarantine) _arguments -C -s $_shtab_automation_exporter_retries_quarantine_options ;;
         release) _arguments -C -s $_shtab_automation_exporter_retries_release_options ;;
         resume) _arguments -C -s $_shtab_automation_exporter_retries_resume_options ;;
+        retry) _arguments -C -s $_shtab_automation_exporter_retries_retry_options ;;
         show) _arguments -C -s $_shtab_automation_exporter_retries_show_options ;;
+        try) _arguments -C -s $_shtab_automation_exporter_retries_try_options ;;
       esac
   esac
 }
