@@ -4,7 +4,7 @@ What is there is read beside the service, from its ledger; what is done, and wha
 the service that is running.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def _operation(one: Mapping[str, Any]) -> Iterator[str]:
     if any(state in UNDER_WAY for state in one["outcomes"]):
         yield f"    to stop the rest: automation-exporter retries cancel {one['id']}"
     said = {item["dead_letter"]: ": ".join(filter(None, (item["state"], item["detail"]))) for item in one["items"]}
-    yield from _alike([{"why": each.why, "count": each.count, "example": each.example} for each in alike(said)])
+    yield from _alike(said)
 
 
 def _progress(one: Mapping[str, Any]) -> str:
@@ -146,12 +146,14 @@ def begun(answer: Answer) -> Iterator[str]:
         yield f"dry run, nothing is done: {action} would cover {which}"
     else:
         yield f"operation {answer['operation']}: {action} covers {which}"
-    if refused := len(answer["refused"]):
-        yield f"refused: {refused}"
-        yield from _alike(answer["why_refused"])
-    if answer["starts_at"] is not None:
+    if refused := answer["refused"]:
+        yield f"refused: {len(refused)}"
+        yield from _alike(dict(line.split(": ", 1) for line in refused))
+    for plan in answer.get("plans", ()):
+        yield f"plan for {plan['of']}: {'; '.join([plan['does'], *plan['changes']])}"
+    if answer.get("starts_at") is not None:
         yield from _effect(answer)
-    if answer["until"] is not None:
+    if answer.get("until") is not None:
         yield f"ends by itself at {moment(answer['until'])}"
     yield from plain({name: answer[name] for name in ("released", "retry", "outcome", "settles") if name in answer})
 
@@ -166,11 +168,12 @@ def _effect(answer: Answer) -> Iterator[str]:
     yield f"progress: automation-exporter retries operations {answer['operation']}"
 
 
-def _alike(said: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for one in said[:KINDS_MAX]:
-        example = one["example"] if one["count"] == 1 else f"such as {one['example']}"
-        yield f"{one['count']:6}  {one['why']}  ({example})"
-    if left := sum(one["count"] for one in said[KINDS_MAX:]):
+def _alike(said: Mapping[str, str]) -> Iterator[str]:
+    """What is said of dead letters, each thing once."""
+    kinds = alike(said)
+    for one in kinds[:KINDS_MAX]:
+        yield f"{one.count:6}  {one.why}  ({one.example if one.count == 1 else f'such as {one.example}'})"
+    if left := sum(one.count for one in kinds[KINDS_MAX:]):
         yield f"{left:6}  others; --json has all of them"
 
 

@@ -7,7 +7,7 @@ it had never been said.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.clock import Clock
@@ -196,7 +196,6 @@ class Operations:
             "count": len(covered),
             "dead_letters": [f"{source}/{letter_id}" for source, letter_id in covered],
             "refused": [f"{key}: {reason}" for key, reason in _named(refused).items()],
-            "why_refused": [asdict(one) for one in alike(_named(refused))],
             "starts_at": operation.starts_at if lets_pass else None,
             "until": until,
         }

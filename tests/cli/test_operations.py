@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ import pytest
 
 from exporter import app
 from exporter.cli import main
-from exporter.cli.parser import OPERATIONS
+from exporter.cli.parser import OPERATION, OPERATIONS
 from exporter.clock import SystemClock
 from exporter.config import load
 from exporter.model import DeadLetter, Error, ErrorClass, Observation, Via, Workflow
 from exporter.model.ledger import Batch, FoldRules
 from exporter.model.operations import OperationAction
+from exporter.model.retries import Outcome, RetryState
+from exporter.model.subject import error_fingerprint
 from exporter.retries.control import Control
 from exporter.simulator.retries import RetryPlan
+from exporter.store import retries as script
 from exporter.store.ledger import Ledger, open_engine
+from exporter.store.script import insert
 from tests.cli.test_commands import command
 from tests.cli.test_retries import make, say, until, written
+from tests.retries.made import retry
 
 __all__ = ["make"]
 
@@ -44,21 +50,23 @@ AGE = 7200.0
 MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
 
 
-async def add(folder: Path, source: str, workflow_id: str, error: Error | None, *ids: str, age: float = AGE) -> None:
+async def add(
+    folder: Path, source: str, workflow_id: str, error: Error, *ids: str, age: float = AGE, name: str | None = None
+) -> None:
     now = SystemClock().now()
-    ledger = Ledger(await open_engine(f"sqlite:///{folder}/x.db"), {"eu": FoldRules(), "us": FoldRules()})
+    ledger = Ledger(await open_engine(f"sqlite:///{folder}/x.db"), {source: FoldRules()})
     await ledger.load()
     letters = [
         DeadLetter(id=id, workflow_id=workflow_id, run_id=f"r{id}", opened_at=now - age + number, error=error)
         for number, id in enumerate(ids)
     ]
-    seen: list[Observation] = [Workflow(id=workflow_id, at=now, name=f"Flow {workflow_id}"), *letters]
+    seen: list[Observation] = [Workflow(id=workflow_id, at=now, name=name or f"Flow {workflow_id}"), *letters]
     await ledger.ingest(Batch(source=source, observations=seen, via=Via.POLL, now=now, started_at=now - 9000))
     await ledger.close()
 
 
 def network(message: str) -> Error:
-    return Error(error_class=ErrorClass.NETWORK, type="Broken", message=message)
+    return Error(error_class=ErrorClass.NETWORK, type="ConnectionError", message=message)
 
 
 async def filled(folder: Path) -> None:
@@ -381,7 +389,7 @@ async def test_what_is_read_beside_it_is_what_it_says_itself(tmp_path: Path) -> 
         for retrier in running.retriers.values():
             await retrier.decider.turn(SystemClock().now())
         groups = running.operations.groups()
-        code, output = await said("groups", "--json")
+        _, output = await said("groups", "--json")
         found = json.loads(output)
         assert [(one["id"], one["count"], one["decisions"], one["awaits_approval"]) for one in found] == [
             (group.id, len(group.letters), group.decisions, group.awaits_approval) for group in groups
@@ -455,3 +463,98 @@ async def test_where_no_service_runs_the_source_is_opened(make: tuple[Any, str],
     assert "Make: it could not be read: " in output
     assert "Traceback" not in output
     assert sum(simulator.retry_calls.values()) == 0
+
+
+# What the page shows
+
+PAGE = (Path(__file__).parents[2] / "docs/retries.md").read_text()
+SAYING = PAGE[PAGE.index("## What people can say") : PAGE.index("### How they are heard")]
+LETTERS = ("0f3c9a1be27d4e5f8a6b7c8d9e0f1a2b", "5a11", "5a12")
+VOLATILE = (
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
+    (r"\b(?=[0-9a-f]*\d)[0-9a-f]{16}\b", "OPERATION"),
+    (r"by \S+:", "by WHO:"),
+    (r"in (9|10) s", "in 10 s"),
+)
+
+
+def steady(text: str) -> list[str]:
+    """Lines without what differs from one day, or one user, to the next."""
+    for pattern, name in VOLATILE:
+        text = re.sub(pattern, name, text)
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def shown(begins: str) -> list[str]:
+    [found] = [code for code in re.findall(r"^```text\n(.*?)^```$", SAYING, re.M | re.S) if begins in code]
+    return steady(found)
+
+
+@pytest.fixture
+def page(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Types a command of the page beside its own config, the mode raised, on the dead letters it shows."""
+    before = PAGE[: PAGE.index("## Policies")]
+    [config] = re.findall(r"^```yaml\n(sources:.*?)^```$", before, re.M | re.S)
+    config = config.replace("mode: shadow", "mode: approve").replace("https://eu1.make.com", "http://127.0.0.1:9")
+    config = config.replace("${MAKE_TOKEN}", "t") + f'store: {{url: "sqlite:///{tmp_path}/x.db"}}\n'
+    (tmp_path / "config.yaml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(page_filled(tmp_path))
+    began, known = datetime.now(UTC) - timedelta(seconds=AGE), list[str]()
+
+    def said(line: str) -> tuple[int, str]:
+        line = line.replace("sqlite:////var/lib/automation-exporter/exporter.db", f"sqlite:///{tmp_path}/x.db")
+        for hour, minutes in (("20:00", -1), ("20:30", 30)):
+            line = line.replace(f"2026-11-28T{hour}", f"{began + timedelta(minutes=minutes):%Y-%m-%dT%H:%M}")
+        code = main(shlex.split(line.replace(OPERATION, known[0] if known else OPERATION))[1:])
+        captured = capsys.readouterr()
+        known.extend(re.findall(r"^operation ([0-9a-f]{16}):", captured.out, re.M))
+        return code, captured.out + captured.err
+
+    return said
+
+
+async def page_filled(folder: Path) -> None:
+    """The page's dead letters, of whose error two were retried before."""
+    error, now = network("connect ETIMEDOUT 10.0.0.1:443"), SystemClock().now()
+    await add(folder, "make-eu", "4711", error, *LETTERS, name="Order sync")
+    await add(folder, "make-eu", "4712", network("connect ECONNRESET"), "6")
+    await add(folder, "make-eu", "4715", Error(error_class=ErrorClass.VALIDATION, message="no such field"), "7")
+    fingerprint = error_fingerprint(DeadLetter(id="1", workflow_id="4711", opened_at=now, error=error))
+    rows = [
+        script._row(
+            retry(
+                id=f"t{at}", source="make-eu", workflow_id="4711", dead_letter_id=root, root=root, outcome=outcome,
+                state=RetryState.VERIFYING, opened_at=now - AGE, failed_at=now - AGE, claimed_at=now - AGE + at,
+                sent_at=now - AGE + at, closed_at=now - AGE + at + 95, error_class="network", fingerprint=fingerprint,
+            )
+        )
+        for at, root, outcome in ((0, "before", Outcome.SUCCEEDED), (300, LETTERS[0], Outcome.FAILED))
+    ]  # fmt: skip
+    ledger = Ledger(await open_engine(f"sqlite:///{folder}/x.db"), {"make-eu": FoldRules()})
+    await ledger.transact("rows", insert("retries", script._COLUMNS, rows, conflict="DO NOTHING"))
+    await ledger.close()
+
+
+def page_commands() -> list[str]:
+    shown = "".join(re.findall(r"^```sh\n(.*?)^```$", SAYING, re.M | re.S))
+    return [line for line in shown.splitlines() if not line.startswith("#")]
+
+
+def test_every_command_of_the_page_does_what_it_says(page: Callable[[str], tuple[int, str]]) -> None:
+    for line in page_commands():
+        code, text = page(line)
+        looks = " try " in line  # nobody answers at the address of this test
+        assert code == (1 if looks else 0), f"{line}: {text}"
+        assert "could not be read" in text or not looks
+
+
+def test_groups_and_operations_look_as_the_page_shows(page: Callable[[str], tuple[int, str]], tmp_path: Path) -> None:
+    groups = shown("open dead letters")
+    assert steady(page("automation-exporter retries groups --config config.yaml")[1])[: len(groups)] == groups
+    [approve] = [line for line in page_commands() if "--stop-after" in line]
+    assert steady(page(approve)[1]) == shown("approve covers")
+    asyncio.run(add(tmp_path, "make-eu", "4711", network("connect ETIMEDOUT 10.0.0.1:443"), "5a13", age=-1.0))
+    assert steady(page(f"automation-exporter retries operations {OPERATION} --config config.yaml")[1]) == shown(
+        "approve of"
+    )
