@@ -171,7 +171,7 @@ class Operations:
         if action is OperationAction.RELEASE:
             objections = [self._control.not_held(key, one) for key, one in zip(keys, found, strict=True)]
         else:
-            objections = [objection(one, action) for one in found]
+            objections = [objection(one, action, until=self._clock.now() + APPROVAL_SECONDS) for one in found]
         refused = {key: why_not for key, why_not in zip(keys, objections, strict=True) if why_not is not None}
         if len(refused) == len(keys):
             raise ControlError(_all_refused(alike(_named(refused))))
@@ -364,8 +364,8 @@ class Operations:
             return None
 
 
-def objection(found: Found | None, action: OperationAction) -> str | None:
-    """Why an action can never come true for a dead letter as it is; None if it can."""
+def objection(found: Found | None, action: OperationAction, *, until: float = float("inf")) -> str | None:
+    """Why an action can never come true for a dead letter as it is, up to when it ends by itself; None if it can."""
     if found is None or action not in (OperationAction.APPROVE, OperationAction.RETRY):
         return None
     ladder, decision = found.ladder, found.ladder.decision
@@ -387,9 +387,11 @@ def objection(found: Found | None, action: OperationAction) -> str | None:
         if rung.reason in _FOR_GOOD and not at_once:
             way_out = "; release it first, or ask for a retry of it" if rung.reason is Reason.EXHAUSTED else ""
             return f"{rung.detail}{way_out}"
-        never = rung.reason is Reason.WINDOW and rung.next_at is None
-        if never and action is OperationAction.APPROVE:
-            return "the hours of its policy never open"
+        ends = float("inf") if rung.next_at is None else rung.next_at
+        if rung.reason is Reason.PAUSED and ends >= until:
+            return f"{rung.detail} for longer than that would hold; resume first"
+        if rung.reason is Reason.WINDOW and ends >= until and action is OperationAction.APPROVE:
+            return "the hours of its policy never open, or after that would have ended; ask for a retry of it instead"
     return None
 
 

@@ -258,9 +258,12 @@ def _seconds(body: Mapping[str, Any]) -> float | None:
     if body.get("for") is None:
         return None
     try:
-        return parse_duration(body["for"])
+        seconds = parse_duration(body["for"])
     except ValueError as exc:
         raise ControlError(f"for: {exc}", status=400) from None
+    if seconds <= 0:
+        raise ControlError("for: has to be longer than nothing", status=400)
+    return seconds
 
 
 def _json(data: object, *, status: int = 200) -> web.Response:

@@ -317,6 +317,26 @@ def test_no_mode_that_sends_nothing_takes_an_approval(typed: Typed, tmp_path: Pa
     assert (code, lines) == (1, [f"automation-exporter: eu/1: the mode is {mode}; nothing is sent in it"])
 
 
+def test_what_ends_before_it_could_come_true_is_refused(typed: Typed, tmp_path: Path) -> None:
+    assert typed("pause", "--source", "eu", "--for", "3d")[0] == 0
+    for action in ("approve", "retry"):
+        code, lines = typed(action, "eu/1", "eu/2")
+        assert (code, len(lines)) == (1, 1)
+        assert re.search(r": 2 such as eu/1: paused by \S+ for longer than that would hold; resume first$", lines[0])
+    assert typed("hold", "eu/1")[0] == 0
+    assert typed("release", "eu/1")[0] == 0
+    assert typed("resume", "--source", "eu")[0] == 0
+    path = tmp_path / "config.yaml"
+    day = f"{datetime.now(UTC) + timedelta(days=3):%a}".lower()
+    path.write_text(
+        path.read_text().replace("action: retry,", f'action: retry, when: {{allow: ["{day} 03:00-04:00"]}},')
+    )
+    code, lines = typed("approve", "--group", group_of(typed, "eu/1"))
+    assert (code, "the hours of its policy never open, or after that would have ended" in lines[0]) == (1, True)
+    code, lines = typed("retry", "eu/1")
+    assert (code, lines[1].startswith("takes effect at once, at ")) == (0, True), lines
+
+
 @pytest.mark.parametrize(
     "words",
     [["hold", "eu/1", "--for", "0s"], ["approve", "eu/1", "--stop-after", "0"], ["approve", "--between", "1h"]],
