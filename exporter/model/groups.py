@@ -64,6 +64,7 @@ class Group:
     newest_at: float
     opened_lately: int  # within ``TREND_SECONDS``
     decision: Decision  # of most of them
+    gate: str  # what shares a gate with most of them, under that policy
     decisions: dict[str, int]  # how many are decided how: "wait: gate"
     awaits_approval: int
     last_outcome: str | None  # of the last retry that ended
@@ -107,9 +108,7 @@ def _group(
     letter, workflow = subject.letter, subject.workflow
     labels = Counter(f"{ladder.decision.verb}: {ladder.decision.reason}" for _, ladder in ordered)
     most = labels.most_common(1)[0][0]
-    decision = next(
-        ladder.decision for _, ladder in ordered if f"{ladder.decision.verb}: {ladder.decision.reason}" == most
-    )
+    usual = next(ladder for _, ladder in ordered if f"{ladder.decision.verb}: {ladder.decision.reason}" == most)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
     key = (subject.source, letter.workflow_id, error_fingerprint(letter))
@@ -125,7 +124,8 @@ def _group(
         oldest_at=letter.opened_at,
         newest_at=newest,
         opened_lately=sum(1 for one, _ in ordered if one.letter.opened_at > now - TREND_SECONDS),
-        decision=decision,
+        decision=usual.decision,
+        gate=usual.group,
         decisions=dict(labels.most_common()),
         awaits_approval=sum(1 for _, ladder in ordered if ladder.decision.awaits_approval),
         last_outcome=None if last is None or last.outcome is None else last.outcome.value,

@@ -67,11 +67,29 @@ class Control:
         self._clock = clock
         self._decide = deciders is None
         self._deciders = {n: Decider(book, s) for n, s in sources.items()} if deciders is None else deciders
+        self._seen: list[Found] = []
+        self._seen_of: list[tuple[int, list[DeadLetter]]] | None = None  # what that was made from
 
     # What is so
 
     def everything(self, source: str | None = None) -> list[Found]:
-        """Every open dead letter with the decision about it, oldest first."""
+        """Every open dead letter with the decision about it, oldest first.
+
+        Of all sources it is the very same list while nothing has changed: looking again costs nothing.
+        """
+        if self._decide or source is not None:
+            return self._everything(source)
+        made_of = [
+            (decider.revision, list(self._sources[name].known.dead_letters.values()))
+            for name, decider in self._deciders.items()
+        ]
+        if made_of != self._seen_of:
+            self._seen = self._everything(None)
+            stands = all(decider.stands for decider in self._deciders.values())
+            self._seen_of = made_of if stands else None  # what is not decided yet is not kept
+        return self._seen
+
+    def _everything(self, source: str | None) -> list[Found]:
         now, found = self._clock.now(), list[Found]()
         for name, decider in self._deciders.items():
             if source in (None, name):
@@ -82,7 +100,7 @@ class Control:
                 for letter in known.values():
                     subject, ladder = stood.get(letter.id) or decider.ladder(letter, now)
                     found.append(Found(subject=subject, ladder=ladder))
-        return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.key))
+        return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.subject.source, one.subject.letter.id))
 
     def one(self, source: str, letter_id: str) -> Found:
         """One open dead letter with every check of the decision about it."""

@@ -6,7 +6,7 @@ it had never been said.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ UNDO_SECONDS = 10.0
 AT_ONCE = 20
 #: An approval ends by itself after so long (seconds).
 APPROVAL_SECONDS = 86400.0
+#: The trend of groups is at most this old (seconds).
+GROUPS_SECONDS = 60.0
 #: Refusals of the ladder that no time and no approval ends.
 _FOR_GOOD = frozenset({Reason.UNDETERMINED, Reason.NOT_ELIGIBLE, Reason.EXHAUSTED})
 _OVERRIDES = {
@@ -80,13 +82,27 @@ class Operations:
         self._control = control
         self._ledger = ledger
         self._clock = clock
+        self._groups: list[Group] = []
+        self._groups_of: Sequence[Found] | None = None
+        self._groups_at = 0.0
 
     # What is so
 
     def groups(self) -> list[Group]:
-        """The groups of all open dead letters, the largest first."""
-        found = [(one.subject, one.ladder) for one in self._control.everything()]
-        return groups(found, self._book.everything(), self._clock.now())
+        """The groups of all open dead letters, the largest first. Made anew once something has changed."""
+        found, now = self._control.everything(), self._clock.now()
+        if found is not self._groups_of or abs(now - self._groups_at) >= GROUPS_SECONDS:
+            pairs = [(one.subject, one.ladder) for one in found]
+            self._groups, self._groups_of = groups(pairs, self._book.everything(), now), found
+            self._groups_at = now
+        return self._groups
+
+    def group(self, identity: str) -> Group:
+        """A group by its id. Raises ``ControlError``."""
+        for group in self.groups():
+            if group.id == identity:
+                return group
+        raise ControlError(f"there is no group {identity}: none of its dead letters is open", status=404)
 
     def selected(self, selection: Selection) -> list[Found]:
         """The open dead letters that are meant. Raises ``ControlError`` if there are none, or one of them is not."""
@@ -123,7 +139,7 @@ class Operations:
         return sum(
             1
             for one in self._control.everything()
-            if one.key not in known and one.subject.letter.opened_at >= began and selection.fits(one)
+            if one.subject.letter.opened_at >= began and one.key not in known and selection.fits(one)
         )
 
     # What is done
@@ -140,13 +156,21 @@ class Operations:
         sent: bool = True,
         stop_after: int | None = None,
         dry_run: bool = False,
+        only: Collection[tuple[str, str]] | None = None,
     ) -> dict[str, Any]:
         """Do one thing to all that are meant, as they are now. ``seconds`` is how long a hold lasts.
+
+        ``only`` are those that a person has seen: nothing is done to others that are meant by now.
 
         Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
         none, that is a ``ControlError``.
         """
         keys, found = await self._chosen(action, selection)
+        if only is not None:
+            pairs = [(key, one) for key, one in zip(keys, found, strict=True) if key in only]
+            if not pairs:
+                raise ControlError("none of them is there any longer as it was")
+            keys, found = [key for key, _ in pairs], [one for _, one in pairs]
         if action is OperationAction.APPROVE and not selection.ids:
             waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
             if not waiting:
