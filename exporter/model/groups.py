@@ -106,9 +106,10 @@ def _group(
     ordered = sorted(members, key=lambda one: (one[0].letter.opened_at, one[0].letter.id))
     subject = ordered[0][0]
     letter, workflow = subject.letter, subject.workflow
-    labels = Counter(f"{ladder.decision.verb}: {ladder.decision.reason}" for _, ladder in ordered)
+    told = [(ladder.told, ladder.group) for _, ladder in ordered]
+    labels = Counter(f"{decision.verb}: {decision.reason}" for decision, _ in told)
     most = labels.most_common(1)[0][0]
-    usual = next(ladder for _, ladder in ordered if f"{ladder.decision.verb}: {ladder.decision.reason}" == most)
+    usual, gate = next(one for one in told if f"{one[0].verb}: {one[0].reason}" == most)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
     key = (subject.source, letter.workflow_id, error_fingerprint(letter))
@@ -124,8 +125,8 @@ def _group(
         oldest_at=letter.opened_at,
         newest_at=newest,
         opened_lately=sum(1 for one, _ in ordered if one.letter.opened_at > now - TREND_SECONDS),
-        decision=usual.decision,
-        gate=usual.group,
+        decision=usual,
+        gate=gate,
         decisions=dict(labels.most_common()),
         awaits_approval=sum(1 for _, ladder in ordered if ladder.decision.awaits_approval),
         last_outcome=None if last is None or last.outcome is None else last.outcome.value,

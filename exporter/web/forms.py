@@ -298,7 +298,7 @@ def _workflow(found: Found) -> str:
 
 def _is_kept(found: Found) -> bool:
     """Whether something holds a dead letter that a person may take back."""
-    decision = found.ladder.decision
+    decision = found.ladder.told
     if decision.reason is Reason.EXHAUSTED or decision.verb is Verb.QUARANTINE:
         return True
     return decision.reason is Reason.HELD and decision.verb is Verb.HOLD

@@ -121,7 +121,7 @@ def _verdict(seen: Seen) -> str:
         named.append(f"{words.count(len(troubled) - NAMED_MAX, 'more source')} in trouble")
     well = [f"{words.count(fine, 'source')} fine"] if fine else []
     said = "; ".join([*well, *named]) or "no source yet"
-    yours = f"{words.count(waiting, 'thing')} wait{'s' if waiting == 1 else ''} for you" if waiting else ""
+    yours = f"{words.count(waiting, 'dead letter')} wait{'s' if waiting == 1 else ''} for you" if waiting else ""
     return f'<p class="verdict {css}">{said}; {yours or "nothing waits for you"}.</p>'
 
 
@@ -180,7 +180,7 @@ def _retrying(seen: Seen, now: float, visitor: Visitor) -> str:
             said.append(f"{source['budget']:.1f} of {most} failed retries can be afforded now (its budget)")
         if said:
             lines.append(f"<b>{escape(source['source'])}</b>: {'; '.join(said)}")
-    return f'<p class="{"stop" if paused else ""}">{"<br>".join(lines)}</p>'
+    return f'<div class="{"stop" if paused else ""}">{"<br>".join(lines)}</div>'
 
 
 def _at(source: Mapping[str, Any], now: float) -> str:
@@ -246,7 +246,7 @@ def _operations(operations: Sequence[Mapping[str, Any]], now: float, visitor: Vi
         elif operation["ended_at"] is None:
             if operation["starts_at"] > now:
                 more += f"<br>begins at {words.at(operation['starts_at'], now)} UTC"
-            if visitor.may_act:
+            if visitor.may_act and operation["outcomes"].get("waiting"):
                 more += " " + button("act/cancel", "Cancel the rest", visitor, operation=operation["id"])
         who = f"by {escape(operation['who'])}, {words.ago(operation['created_at'], now)}"
         audit = f'<a href="api/v1/operations/{quote(operation["id"], safe="")}">each of them</a>'

@@ -233,7 +233,7 @@ def letter(source: Source, found: Found, *, trace_url: TraceUrl) -> dict[str, An
         "opened_at": one.opened_at,
         "url": _failed_run_url(source, one),
         "trace_url": trace_url(source, one),
-        "decision": decision_facts(found.ladder.decision),
+        "decision": decision_facts(found.ladder.told),
     }
 
 
