@@ -6,7 +6,7 @@ as these are.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
@@ -71,14 +71,9 @@ class Group:
     experience: Experience
 
 
-def groups(found: Iterable[tuple[Subject, Ladder]], history: Iterable[Retry], now: float) -> list[Group]:
-    """The groups of these open dead letters, the largest first; ``history`` are ended retries, ``now`` is ours."""
-    members: dict[str, list[tuple[Subject, Ladder]]] = {}
-    for subject, ladder in found:
-        members.setdefault(group_id(subject.source, subject.letter), []).append((subject, ladder))
-    known = experiences(history)
-    made = [_group(identity, one, known, now) for identity, one in members.items()]
-    return sorted(made, key=lambda group: (-len(group.letters), group.source, group.workflow_id, group.id))
+def rank(group: Group) -> tuple[int, str, str, str]:
+    """The largest first."""
+    return -len(group.letters), group.source, group.workflow_id, group.id
 
 
 def experiences(history: Iterable[Retry]) -> dict[tuple[str, str, str], Experience]:
@@ -97,22 +92,30 @@ def experience(retries: Sequence[Retry]) -> Experience:
     return Experience(tries=len(retries), successes=len(good), seconds=median(took) if took else None)
 
 
-def _group(
+def experience_of(known: Mapping[tuple[str, str, str], Experience], source: str, letter: DeadLetter) -> Experience:
+    """What is known of retrying the error of a dead letter."""
+    return known.get((source, letter.workflow_id, error_fingerprint(letter)), _NONE)
+
+
+_NONE = Experience(tries=0, successes=0, seconds=None)
+
+
+def group_of(
     identity: str,
     members: Sequence[tuple[Subject, Ladder]],
-    known: dict[tuple[str, str, str], Experience],
+    known: Mapping[tuple[str, str, str], Experience],
     now: float,
 ) -> Group:
-    ordered = sorted(members, key=lambda one: (one[0].letter.opened_at, one[0].letter.id))
+    """The group of this id, of all its open dead letters; ``now`` is ours."""
+    ordered = sorted(members, key=_age)
     subject = ordered[0][0]
     letter, workflow = subject.letter, subject.workflow
     told = [(ladder.told, ladder.group) for _, ladder in ordered]
-    labels = Counter(f"{decision.verb}: {decision.reason}" for decision, _ in told)
+    labels = Counter(_label(decision) for decision, _ in told)
     most = labels.most_common(1)[0][0]
-    usual, gate = next(one for one in told if f"{one[0].verb}: {one[0].reason}" == most)
+    usual, gate = next(one for one in told if _label(one[0]) == most)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
-    key = (subject.source, letter.workflow_id, error_fingerprint(letter))
     newest = ordered[-1][0].letter.opened_at
     return Group(
         id=identity,
@@ -130,8 +133,16 @@ def _group(
         decisions=dict(labels.most_common()),
         awaits_approval=sum(1 for _, ladder in ordered if ladder.decision.awaits_approval),
         last_outcome=None if last is None or last.outcome is None else last.outcome.value,
-        experience=known.get(key, Experience(tries=0, successes=0, seconds=None)),
+        experience=experience_of(known, subject.source, letter),
     )
+
+
+def _age(one: tuple[Subject, Ladder]) -> tuple[float, str]:
+    return one[0].letter.opened_at, one[0].letter.id
+
+
+def _label(decision: Decision) -> str:
+    return decision.verb.value + ": " + decision.reason.value
 
 
 def readable(error: Error | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from exporter.clock import Clock
 from exporter.model import DeadLetter
 from exporter.model.decision import Ladder
+from exporter.model.groups import group_id
 from exporter.model.retries import Decision, Override, OverrideAction, Reason, Retry, RetryState, Scope
 from exporter.model.subject import Subject
 from exporter.retries import protocol
@@ -39,10 +40,15 @@ class Found:
 
     subject: Subject
     ladder: Ladder
+    group: str  # its id
 
     @property
     def key(self) -> str:
         return f"{self.subject.source}/{self.subject.letter.id}"
+
+
+def _found(subject: Subject, ladder: Ladder) -> Found:
+    return Found(subject=subject, ladder=ladder, group=group_id(subject.source, subject.letter))
 
 
 class Control:
@@ -68,6 +74,7 @@ class Control:
         self._decide = deciders is None
         self._deciders = {n: Decider(book, s) for n, s in sources.items()} if deciders is None else deciders
         self._seen: list[Found] = []
+        self._before: dict[tuple[str, str], Found] = {}  # the same, to keep what has not changed
         self._seen_of: list[tuple[int, list[DeadLetter]]] | None = None  # what that was made from
 
     # What is so
@@ -85,6 +92,7 @@ class Control:
         ]
         if made_of != self._seen_of:
             self._seen = self._everything(None)
+            self._before = {(one.subject.source, one.subject.letter.id): one for one in self._seen}
             stands = all(decider.stands for decider in self._deciders.values())
             self._seen_of = made_of if stands else None  # what is not decided yet is not kept
         return self._seen
@@ -99,7 +107,9 @@ class Control:
                 stood = {subject.letter.id: (subject, ladder) for subject, ladder in decider.standing()}
                 for letter in known.values():
                     subject, ladder = stood.get(letter.id) or decider.ladder(letter, now)
-                    found.append(Found(subject=subject, ladder=ladder))
+                    had = self._before.get((name, letter.id))
+                    same = had is not None and had.subject is subject and had.ladder is ladder
+                    found.append(had if had is not None and same else _found(subject, ladder))
         return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.subject.source, one.subject.letter.id))
 
     def one(self, source: str, letter_id: str) -> Found:
@@ -110,7 +120,7 @@ class Control:
         if letter is None:
             raise ControlError(f"{source} has no open dead letter {letter_id}", status=404)
         subject, ladder = self._deciders[source].ladder(letter, self._clock.now())
-        return Found(subject=subject, ladder=ladder)
+        return _found(subject, ladder)
 
     def awaiting(self, policy: str) -> list[tuple[str, str]]:
         """The dead letters that wait for approval under a policy now, frozen as a list."""

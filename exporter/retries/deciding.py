@@ -43,6 +43,7 @@ class _Standing:
     until: float
     candidate: Candidate | None
     decision: Decision
+    shown: Ladder | None = None  # the ladder with that decision, once somebody has asked
 
 
 @dataclass(slots=True, kw_only=True)
@@ -361,8 +362,10 @@ class Decider:
     def standing(self) -> Iterable[tuple[Subject, Ladder]]:
         """Every open dead letter as it was last decided about."""
         for one in self._standing.values():
-            same = one.decision is one.ladder.decision
-            yield one.subject, one.ladder if same else replace(one.ladder, decision=one.decision)
+            if one.shown is None or one.shown.decision is not one.decision:
+                same = one.decision is one.ladder.decision
+                one.shown = one.ladder if same else replace(one.ladder, decision=one.decision)
+            yield one.subject, one.shown
 
 
 def _gated(ladder: Ladder) -> GroupKey | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from exporter.clock import Clock
 from exporter.model.decision import snapshot_of
-from exporter.model.groups import Group, group_id, groups
+from exporter.model.groups import Group, experience_of, experiences, group_of, rank
 from exporter.model.operations import UNDER_WAY, Item, ItemState, Operation, OperationAction, OperationState
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Reason
 from exporter.retries.book import RetryBook, new_id
@@ -56,7 +56,7 @@ class Selection:
         subject, decision = found.subject, found.ladder.decision
         letter = subject.letter
         return (
-            (self.group is None or group_id(subject.source, letter) == self.group)
+            (self.group is None or found.group == self.group)
             and (self.policy is None or decision.policy == self.policy)
             and (self.workflow is None or (subject.source, letter.workflow_id) == self.workflow)
             and (self.between is None or self.between[0] <= letter.opened_at <= self.between[1])
@@ -83,18 +83,30 @@ class Operations:
         self._ledger = ledger
         self._clock = clock
         self._groups: list[Group] = []
+        self._made: dict[str, tuple[Sequence[Found], Group]] = {}
         self._groups_of: Sequence[Found] | None = None
-        self._groups_at = 0.0
+        self._groups_at = float("-inf")
 
     # What is so
 
     def groups(self) -> list[Group]:
         """The groups of all open dead letters, the largest first. Made anew once something has changed."""
         found, now = self._control.everything(), self._clock.now()
-        if found is not self._groups_of or abs(now - self._groups_at) >= GROUPS_SECONDS:
-            pairs = [(one.subject, one.ladder) for one in found]
-            self._groups, self._groups_of = groups(pairs, self._book.everything(), now), found
-            self._groups_at = now
+        is_old = abs(now - self._groups_at) >= GROUPS_SECONDS
+        if found is self._groups_of and not is_old:
+            return self._groups
+        members: dict[str, list[Found]] = {}
+        for one in found:
+            members.setdefault(one.group, []).append(one)
+        known, before = experiences(self._book.everything()), {} if is_old else self._made
+        self._made = {}
+        for identity, ones in members.items():
+            first, (had, group) = ones[0].subject, before.get(identity, ((), None))
+            if group is None or had != ones or group.experience != experience_of(known, first.source, first.letter):
+                group = group_of(identity, [(one.subject, one.ladder) for one in ones], known, now)
+            self._made[identity] = ones, group
+        self._groups = sorted((group for _, group in self._made.values()), key=rank)
+        self._groups_of, self._groups_at = found, now if is_old else self._groups_at
         return self._groups
 
     def group(self, identity: str) -> Group:
