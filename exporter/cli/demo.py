@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -14,21 +14,29 @@ from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
+from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
-from exporter.retries.operations import Selection
+from exporter.retries.control import ControlError
+from exporter.retries.operations import Selection, operation_facts
 from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
+from exporter.simulator.make import MakeSimulator
+from exporter.web import status, words
 from exporter.web.doors import AddressError, no_address
 
 #: Workflows of each platform in the demo: enough for something to happen all the time.
 DEMO_WORKFLOWS = 15
 #: The demo prints one line about what it sees this often (seconds).
 DEMO_REPORT_INTERVAL = 5.0
-#: In the demo somebody approves this many retries at most, this often (seconds).
-DEMO_APPROVED_AT_ONCE, DEMO_APPROVAL_INTERVAL = 6, 10.0
+#: In the demo somebody approves what waits in the largest group, this often (seconds).
+DEMO_APPROVAL_INTERVAL = 20.0
+#: After so many seconds a service behind one workflow of the demo is down for a moment: so many dead letters.
+DEMO_INCIDENT_AFTER, DEMO_INCIDENT_LETTERS = 15.0, 25
+#: Gates are told of for groups of at least this many dead letters.
+DEMO_GATES_FROM = 5
 #: Debian's packages of what may run beside the demo.
 PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 
@@ -58,6 +66,7 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
             tasks.create_task(fleet.deliver(f"{base}/webhooks", stop))
             tasks.create_task(_report(running, stop))
             tasks.create_task(_approve_now_and_then(running, stop))
+            tasks.create_task(_incident(fleet, stop))
 
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -80,13 +89,33 @@ async def _accompany(options: argparse.Namespace, folder: Path, port: int, stop:
 
 
 async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> None:
-    """In the demo somebody looks now and then and approves what waits for it."""
+    """In the demo somebody looks now and then and approves the largest group that waits for it."""
     while not await _stopped(stop, DEMO_APPROVAL_INTERVAL):
-        waiting = [f for f in running.control.everything() if f.ladder.decision.awaits_approval]
-        keys = [(f.subject.source, f.subject.letter.id) for f in waiting[:DEMO_APPROVED_AT_ONCE]]
-        if keys:
-            await running.operations.begin(OperationAction.APPROVE, Selection(ids=keys), who="demo", at_once=True)
-            print(f"somebody approves {len(keys)} of {len(waiting)} retries that wait for it", flush=True)
+        group = next((group for group in running.operations.groups() if group.awaits_approval), None)
+        if group is None:
+            continue
+        with suppress(ControlError):  # it was dealt with a moment ago
+            chosen = Selection(group=group.id)
+            begun = await running.operations.begin(OperationAction.APPROVE, chosen, who="demo", why="it works again")
+            number = words.count(begun["count"], "dead letter")
+            print(f"somebody approves {number} of {_named(group)}: operation {begun['operation']}", flush=True)
+
+
+async def _incident(fleet: Fleet, stop: asyncio.Event) -> None:
+    """A service behind one workflow of Make is down for a moment. The first retry fails as well, the others do not."""
+    make = fleet.simulators["make"]
+    if not isinstance(make, MakeSimulator) or await _stopped(stop, DEMO_INCIDENT_AFTER):
+        return
+    workflow = make.add_workflow(name="Payment import")
+    print(f"the service behind Payment import (make) is down: {DEMO_INCIDENT_LETTERS} dead letters", flush=True)
+    make.add_dead_letter(workflow, error="ConnectionError", outcomes=("failure", "success"))
+    if not await _stopped(stop, 1.0):
+        for _ in range(DEMO_INCIDENT_LETTERS - 1):
+            make.add_dead_letter(workflow, error="ConnectionError", outcomes=("success",))
+
+
+def _named(group: Group) -> str:
+    return f"{group.workflow or group.workflow_id} ({group.source})"
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
@@ -99,17 +128,41 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
 
 async def _report(running: app.Service, stop: asyncio.Event) -> None:
     """Say now and then what the demo sees."""
+    said: set[str] = set()
     while not await _stopped(stop, DEMO_REPORT_INTERVAL):
         sources = running.world.sources.values()
         workflows, active = sum(len(s.workflows) for s in sources), sum(len(s.open_runs) for s in sources)
         letters, retries = sum(len(s.dead_letters) for s in sources), running.book.everything()
-        counted = running.projection.runs_counted()
+        counted, groups = running.projection.runs_counted(), running.operations.groups()
         mended = sum(1 for retry in retries if retry.outcome is Outcome.SUCCEEDED)
         print(
             f"{workflows} workflows, {active} active runs, {counted:.0f} finished runs counted, "
-            f"{letters} open dead letters, {len(retries)} retries, {mended} of them succeeded",
+            f"{letters} open dead letters in {words.count(len(groups), 'group')}, {len(retries)} retries, "
+            f"{mended} of them succeeded",
             flush=True,
         )
+        for line in (*_gates(running, groups), *_progress(running)):
+            if line not in said:
+                said.add(line)
+                print(f"    {line}", flush=True)
+
+
+def _gates(running: app.Service, groups: Sequence[Group]) -> Iterator[str]:
+    """How the gates of large groups stand."""
+    large = [group for group in groups if len(group.letters) >= DEMO_GATES_FROM]
+    now = SystemClock().now()
+    for group, facts in zip(large, status.groups(running.sources, running.book, large, now=now), strict=True):
+        if facts["gate"] is not None:
+            stands = words.gate({**facts["gate"], "under_way": 0}, now)
+            yield f"{_named(group)}: {stands}"
+
+
+def _progress(running: app.Service) -> Iterator[str]:
+    """How far operations are that are under way or have just ended."""
+    for state in running.operations.newest(3):
+        facts = operation_facts(state, items=False)
+        split = ", ".join(f"{number} {words.became(name)}" for name, number in facts["outcomes"].items())
+        yield f"operation {facts['id']}: {facts['done']} of {facts['total']} ({split})"
 
 
 def simulate(options: argparse.Namespace) -> int:

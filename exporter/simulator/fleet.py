@@ -96,14 +96,27 @@ async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
         return False
 
 
-#: What the demo retries, and what it never would. Times are short: a demo is watched for minutes.
+#: What the demo retries: by itself of Make, with approval of the others; and what it never would. Times are short: a
+#: demo is watched for minutes.
 DEMO_RETRIES: Mapping[str, Any] = {
-    "mode": "approve",
+    "mode": "enforce",
+    "sources": {
+        "make": {"pace": {"rate": "30/1m", "burst": 5}},
+        **{name: {"mode": "approve"} for name in ("qlik", "etlworks", "cognaize")},
+    },
     "policies": [
         {
             "name": "never-by-itself",
             "match": {"error.class": ["validation", "auth", "permission", "quota", "not_found", "conflict"]},
             "action": "escalate",
+        },
+        {
+            "name": "by-itself",
+            "match": {"source": "make", "error.class": ["network", "timeout", "throttled", "platform"]},
+            "action": "retry",
+            "gate": {"ramp": [1, 2, 5, 10], "cool": {"first": "30s", "factor": 2, "cap": "4m"}},
+            "retry": {"retries": 3, "backoff": {"first": "10s", "factor": 3, "cap": "5m"}, "give_up_after": "30d"},
+            "verify": {"deadline": "30m", "settle": "1m"},
         },
         {
             "name": "transient",
