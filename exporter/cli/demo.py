@@ -18,7 +18,7 @@ from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
 from exporter.retries.control import ControlError
-from exporter.retries.operations import Selection, operation_facts
+from exporter.retries.operations import Operations, Selection, operation_facts
 from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
@@ -33,8 +33,8 @@ DEMO_WORKFLOWS = 15
 DEMO_REPORT_INTERVAL = 5.0
 #: In the demo somebody approves what waits in the largest group, this often (seconds).
 DEMO_APPROVAL_INTERVAL = 20.0
-#: After so many seconds a service behind one workflow of the demo is down for a moment: so many dead letters.
-DEMO_INCIDENT_AFTER, DEMO_INCIDENT_LETTERS = 15.0, 25
+#: After so many seconds something is down in the demo: so many dead letters of one workflow, half of them of another.
+DEMO_INCIDENT_AFTER, DEMO_INCIDENT_LETTERS = 15.0, 24
 #: Gates are told of for groups of at least this many dead letters.
 DEMO_GATES_FROM = 5
 #: Debian's packages of what may run beside the demo.
@@ -89,29 +89,48 @@ async def _accompany(options: argparse.Namespace, folder: Path, port: int, stop:
 
 
 async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> None:
-    """In the demo somebody looks now and then and approves the largest group that waits for it."""
+    """In the demo somebody looks now and then."""
     while not await _stopped(stop, DEMO_APPROVAL_INTERVAL):
-        group = next((group for group in running.operations.groups() if group.awaits_approval), None)
-        if group is None:
-            continue
-        with suppress(ControlError):  # it was dealt with a moment ago
-            chosen = Selection(group=group.id)
-            begun = await running.operations.begin(OperationAction.APPROVE, chosen, who="demo", why="it works again")
-            number = words.count(begun["count"], "dead letter")
-            print(f"somebody approves {number} of {_named(group)}: operation {begun['operation']}", flush=True)
+        await approve_once(running.operations)
+
+
+async def approve_once(operations: Operations) -> None:
+    """Approve the largest group that waits for it."""
+    group = next((group for group in operations.groups() if group.awaits_approval), None)
+    if group is None:
+        return
+    with suppress(ControlError):  # it was dealt with a moment ago
+        chosen = Selection(group=group.id)
+        begun = await operations.begin(OperationAction.APPROVE, chosen, who="demo", why="it works again")
+        number = words.count(begun["count"], "dead letter")
+        print(f"somebody approves {number} of {_named(group)}: operation {begun['operation']}", flush=True)
 
 
 async def _incident(fleet: Fleet, stop: asyncio.Event) -> None:
-    """A service behind one workflow of Make is down for a moment. The first retry fails as well, the others do not."""
+    """A while later something behind two workflows of Make is down for a moment."""
     make = fleet.simulators["make"]
     if not isinstance(make, MakeSimulator) or await _stopped(stop, DEMO_INCIDENT_AFTER):
         return
-    workflow = make.add_workflow(name="Payment import")
-    print(f"the service behind Payment import (make) is down: {DEMO_INCIDENT_LETTERS} dead letters", flush=True)
-    make.add_dead_letter(workflow, error="ConnectionError", outcomes=("failure", "success"))
+    print("something behind Payment import and Invoice export (make) is down for a moment", flush=True)
+    workflow = break_first(make)
     if not await _stopped(stop, 1.0):
-        for _ in range(DEMO_INCIDENT_LETTERS - 1):
-            make.add_dead_letter(workflow, error="ConnectionError", outcomes=("success",))
+        break_more(make, workflow)
+
+
+def break_first(make: MakeSimulator) -> str:
+    """The first dead letter of a workflow, whose first retry fails as well: what follows waits for its gate."""
+    workflow = make.add_workflow(name="Payment import")
+    make.add_dead_letter(workflow, error="ConnectionError", outcomes=("failure", "success"))
+    return workflow
+
+
+def break_more(make: MakeSimulator, workflow: str) -> None:
+    """What fails after it, there and in a workflow whose retries somebody has to approve."""
+    asks = make.add_workflow(name="Invoice export")
+    for number in range(DEMO_INCIDENT_LETTERS):
+        make.add_dead_letter(workflow, error="ConnectionError", outcomes=("success",))
+        if number % 2:
+            make.add_dead_letter(asks, error="ModuleTimeoutError", outcomes=("success",))
 
 
 def _named(group: Group) -> str:
@@ -141,25 +160,24 @@ async def _report(running: app.Service, stop: asyncio.Event) -> None:
             f"{mended} of them succeeded",
             flush=True,
         )
-        for line in (*_gates(running, groups), *_progress(running)):
+        for line in (*gates(running, groups, SystemClock().now()), *progress(running.operations)):
             if line not in said:
                 said.add(line)
                 print(f"    {line}", flush=True)
 
 
-def _gates(running: app.Service, groups: Sequence[Group]) -> Iterator[str]:
+def gates(running: app.Service, groups: Sequence[Group], now: float) -> Iterator[str]:
     """How the gates of large groups stand."""
     large = [group for group in groups if len(group.letters) >= DEMO_GATES_FROM]
-    now = SystemClock().now()
     for group, facts in zip(large, status.groups(running.sources, running.book, large, now=now), strict=True):
         if facts["gate"] is not None:
             stands = words.gate({**facts["gate"], "under_way": 0}, now)
             yield f"{_named(group)}: {stands}"
 
 
-def _progress(running: app.Service) -> Iterator[str]:
+def progress(operations: Operations) -> Iterator[str]:
     """How far operations are that are under way or have just ended."""
-    for state in running.operations.newest(3):
+    for state in operations.newest(3):
         facts = operation_facts(state, items=False)
         split = ", ".join(f"{number} {words.became(name)}" for name, number in facts["outcomes"].items())
         yield f"operation {facts['id']}: {facts['done']} of {facts['total']} ({split})"

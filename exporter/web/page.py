@@ -187,9 +187,13 @@ def _at(source: Mapping[str, Any], now: float) -> str:
     return f"{words.at(source['set_back_until'], now)} UTC"
 
 
+#: Of one dead letter, and of more.
 _NEEDS = {
-    "escalate": "need somebody to see to them",
-    "quarantine": "were given up or put in quarantine: released, they are tried again",
+    "escalate": ("needs somebody to see to it", "need somebody to see to them"),
+    "quarantine": (
+        "was given up or put in quarantine: released, it is tried again",
+        "were given up or put in quarantine: released, they are tried again",
+    ),
 }
 
 
@@ -207,9 +211,10 @@ def _waits(seen: Seen, now: float, visitor: Visitor) -> str:
             f'<a href="{address("./", open=group)}#g-{group}">{number} of {escape(short(workflow))}</a>'
             for group, workflow, number in found[:NAMED_MAX]
         ]
-        more = [f"{len(found) - NAMED_MAX} more groups"] if len(found) > NAMED_MAX else []
-        total = words.count(sum(number for _, _, number in found), "dead letter")
-        lines.append(f"{total} {_NEEDS[why]}: {', '.join([*links, *more])}")
+        more = [words.count(len(found) - NAMED_MAX, "more group")] if len(found) > NAMED_MAX else []
+        total = sum(number for _, _, number in found)
+        said = f"{words.count(total, 'dead letter')} {_NEEDS[why][total != 1]}"
+        lines.append(f"{said}: {', '.join([*links, *more])}")
     urgent = _urgent(seen)
     for retry in urgent[:URGENT_SHOWN_MAX]:
         letter = escape(f"{retry['source']}/{retry['dead_letter_id']}")
@@ -240,7 +245,7 @@ def _operations(operations: Sequence[Mapping[str, Any]], now: float, visitor: Vi
         )
         more = ""
         if operation["new_since"]:
-            more += f'<br><span class="wait">{operation["new_since"]} new ones failed meanwhile</span>'
+            more += f'<br><span class="wait">{words.count(operation["new_since"], "new one")} failed meanwhile</span>'
         if operation["cancelled_by"]:
             more += f"<br>cancelled by {escape(operation['cancelled_by'])}"
         elif operation["ended_at"] is None:
