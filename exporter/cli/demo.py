@@ -108,8 +108,8 @@ async def approve_once(operations: Operations) -> None:
 
 async def _incident(fleet: Fleet, stop: asyncio.Event) -> None:
     """A while later something behind two workflows of Make is down for a moment."""
-    make = fleet.simulators["make"]
-    if not isinstance(make, MakeSimulator) or await _stopped(stop, DEMO_INCIDENT_AFTER):
+    make = next((one for one in fleet.simulators.values() if isinstance(one, MakeSimulator)), None)
+    if make is None or await _stopped(stop, DEMO_INCIDENT_AFTER):
         return
     print("something behind Payment import and Invoice export (make) is down for a moment", flush=True)
     workflow = break_first(make)
