@@ -179,7 +179,8 @@ class Operations:
         """
         keys, found = await self._chosen(action, selection)
         if only is not None:
-            pairs = [(key, one) for key, one in zip(keys, found, strict=True) if key in only]
+            seen = frozenset(only)
+            pairs = [(key, one) for key, one in zip(keys, found, strict=True) if key in seen]
             if not pairs:
                 raise ControlError("none of them is there any longer as it was")
             keys, found = [key for key, _ in pairs], [one for _, one in pairs]

@@ -104,7 +104,7 @@ DEMO_RETRIES: Mapping[str, Any] = {
     "mode": "enforce",
     "sources": {
         "make": {"pace": {"rate": "30/1m", "burst": 5}},
-        **{name: {"mode": "approve"} for name in ("qlik", "etlworks", "cognaize")},
+        **{name: {"mode": "approve"} for name in ("qlik", "etlworks", "cognaize", "n8n")},
     },
     "policies": [
         {
