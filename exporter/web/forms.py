@@ -46,10 +46,6 @@ _DONE = {
     OperationAction.RELEASE: "Released",
 }
 Form = Mapping[str, Sequence[str]]
-_CONTENT = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

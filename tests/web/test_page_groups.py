@@ -15,12 +15,8 @@ from msgspec import structs
 
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.model.ledger import Batch
-from exporter.model.retries import Reason, Verb
-from exporter.web import words
-from tests.chromium import chromium
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_retries import POLICY
-from tests.servers import real
 from tests.web.test_browser import TOKEN, made
 
 __all__ = ["made"]
@@ -438,85 +434,3 @@ async def test_many_letters_are_grouped_once_and_cheaply(made: Deployment) -> No
     await ingest(made, [structs.replace(made.service.world.sources["make"].dead_letters[f"{7:032x}"], resolved_at=1.0)])
     assert sum(len(group.letters) for group in operations.groups()) == 2_999
     assert operations.groups() is not later
-
-
-# Words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0 seconds"), (1, "1 second"), (90, "90 seconds"), (120, "2 minutes"), (7300, "2 hours"), (200_000, "2 days")],
-)
-def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
-    assert words.span(seconds) == said
-
-
-def test_no_decision_is_shown_as_a_code() -> None:
-    for verb in Verb:
-        for reason in Reason:
-            facts = {
-                "decision": verb.value,
-                "reason": reason.value,
-                "detail": "",
-                "next_at": None,
-                "awaits_approval": False,
-                "mode": "enforce",
-            }
-            said = words.decision(facts, 0.0)
-            if (verb.value, reason.value) in words._PLAIN:
-                assert ": " + reason.value not in said
-                assert words.label(f"{verb}: {reason}") in (said, said.replace("would be retried now", ""))
-
-
-def test_moments_to_come_are_times_of_the_day() -> None:
-    now = 1_800_000_000.0  # 08:00
-    assert words.at(now + 60, now) == "08:01:00"
-    assert words.at(now + 3600, now) == "09:00"
-    assert words.at(now + 86400, now) == "08:00 on 16 January"
-    cooling = {
-        "decision": "wait",
-        "reason": "gate",
-        "detail": "its group cools off: retrying failed once",
-        "next_at": now + 3600,
-        "awaits_approval": False,
-        "mode": "enforce",
-    }
-    assert words.decision(cooling, now) == "its group cools off, until 09:00"
-
-
-# In a browser
-
-
-@real("chromium")
-async def test_a_thousand_letters_on_a_phone(made: Deployment, tmp_path: Path) -> None:
-    await put(made, 1000, groups=3)
-    async with chromium(tmp_path, width=390, height=844, dark=True) as page:
-        await page.open(made.url + "/sign-in")
-        await page.submit(f"document.querySelector('[name=token]').value = {TOKEN!r}; document.forms[0].submit()")
-        fits = "document.documentElement.scrollWidth <= window.innerWidth"
-        opened = "document.querySelectorAll('details[open]').length"
-        assert await page.read(fits)
-        assert "1,000 dead letters wait for you" in await page.text()
-        assert "For commands" not in await page.text()  # folded
-        await page.submit("document.querySelector('summary a').click()")
-        assert await page.read(opened) == 1
-        assert "For commands" in await page.text()
-        assert await page.read("document.querySelector('details[open]').getBoundingClientRect().top < innerHeight")
-        await page.submit("location.reload()")
-        assert await page.read(opened) == 1
-        assert await page.read(fits)
-        await page.submit("[...document.links].find(a => a.innerText === 'its 334 dead letters').click()")
-        assert await page.read(fits)
-        assert await page.read("document.querySelectorAll('tbody tr').length") == 50
-        await page.submit("[...document.links].find(a => a.innerText.startsWith('after')).click()")
-        assert await page.read("document.querySelectorAll('tbody tr').length") == 50
-        await page.submit("[...document.links].find(a => a.innerText === 'Approve 334').click()")
-        assert "and 329 more" in await page.text()
-        assert await page.read(fits)
-        await page.press("Approve these")
-        assert "Approved: 334." in await page.text()
-        assert await page.read("document.querySelector('progress').max") == 334
-        assert await page.read(fits)
-        await page.press("Cancel the rest")
-        assert "Cancelled: 334." in await page.text()
-        assert page.complaints == []
