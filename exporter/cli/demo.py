@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -14,21 +14,29 @@ from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
+from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
-from exporter.retries.operations import Selection
+from exporter.retries.control import ControlError
+from exporter.retries.operations import Operations, Selection, operation_facts
 from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
+from exporter.simulator.make import MakeSimulator
+from exporter.web import status, words
 from exporter.web.doors import AddressError, no_address
 
 #: Workflows of each platform in the demo: enough for something to happen all the time.
 DEMO_WORKFLOWS = 15
 #: The demo prints one line about what it sees this often (seconds).
 DEMO_REPORT_INTERVAL = 5.0
-#: In the demo somebody approves this many retries at most, this often (seconds).
-DEMO_APPROVED_AT_ONCE, DEMO_APPROVAL_INTERVAL = 6, 10.0
+#: In the demo somebody approves what waits in the largest group, this often (seconds).
+DEMO_APPROVAL_INTERVAL = 20.0
+#: After so many seconds something is down in the demo: so many dead letters of one workflow, half of them of another.
+DEMO_INCIDENT_AFTER, DEMO_INCIDENT_LETTERS = 15.0, 24
+#: Gates are told of for groups of at least this many dead letters.
+DEMO_GATES_FROM = 5
 #: Debian's packages of what may run beside the demo.
 PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 
@@ -58,6 +66,7 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
             tasks.create_task(fleet.deliver(f"{base}/webhooks", stop))
             tasks.create_task(_report(running, stop))
             tasks.create_task(_approve_now_and_then(running, stop))
+            tasks.create_task(_incident(fleet, stop))
 
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -80,13 +89,52 @@ async def _accompany(options: argparse.Namespace, folder: Path, port: int, stop:
 
 
 async def _approve_now_and_then(running: app.Service, stop: asyncio.Event) -> None:
-    """In the demo somebody looks now and then and approves what waits for it."""
+    """In the demo somebody looks now and then."""
     while not await _stopped(stop, DEMO_APPROVAL_INTERVAL):
-        waiting = [f for f in running.control.everything() if f.ladder.decision.awaits_approval]
-        keys = [(f.subject.source, f.subject.letter.id) for f in waiting[:DEMO_APPROVED_AT_ONCE]]
-        if keys:
-            await running.operations.begin(OperationAction.APPROVE, Selection(ids=keys), who="demo", at_once=True)
-            print(f"somebody approves {len(keys)} of {len(waiting)} retries that wait for it", flush=True)
+        await approve_once(running.operations)
+
+
+async def approve_once(operations: Operations) -> None:
+    """Approve the largest group that waits for it."""
+    group = next((group for group in operations.groups() if group.awaits_approval), None)
+    if group is None:
+        return
+    with suppress(ControlError):  # it was dealt with a moment ago
+        chosen = Selection(group=group.id)
+        begun = await operations.begin(OperationAction.APPROVE, chosen, who="demo", why="it works again")
+        number = words.count(begun["count"], "dead letter")
+        print(f"somebody approves {number} of {_named(group)}: operation {begun['operation']}", flush=True)
+
+
+async def _incident(fleet: Fleet, stop: asyncio.Event) -> None:
+    """A while later something behind two workflows of Make is down for a moment."""
+    make = next((one for one in fleet.simulators.values() if isinstance(one, MakeSimulator)), None)
+    if make is None or await _stopped(stop, DEMO_INCIDENT_AFTER):
+        return
+    print("something behind Payment import and Invoice export (make) is down for a moment", flush=True)
+    workflow = break_first(make)
+    if not await _stopped(stop, 1.0):
+        break_more(make, workflow)
+
+
+def break_first(make: MakeSimulator) -> str:
+    """The first dead letter of a workflow, whose first retry fails as well: what follows waits for its gate."""
+    workflow = make.add_workflow(name="Payment import")
+    make.add_dead_letter(workflow, error="ConnectionError", outcomes=("failure", "success"))
+    return workflow
+
+
+def break_more(make: MakeSimulator, workflow: str) -> None:
+    """What fails after it, there and in a workflow whose retries somebody has to approve."""
+    asks = make.add_workflow(name="Invoice export")
+    for number in range(DEMO_INCIDENT_LETTERS):
+        make.add_dead_letter(workflow, error="ConnectionError", outcomes=("success",))
+        if number % 2:
+            make.add_dead_letter(asks, error="ModuleTimeoutError", outcomes=("success",))
+
+
+def _named(group: Group) -> str:
+    return f"{group.workflow or group.workflow_id} ({group.source})"
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
@@ -99,17 +147,40 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
 
 async def _report(running: app.Service, stop: asyncio.Event) -> None:
     """Say now and then what the demo sees."""
+    said: set[str] = set()
     while not await _stopped(stop, DEMO_REPORT_INTERVAL):
         sources = running.world.sources.values()
         workflows, active = sum(len(s.workflows) for s in sources), sum(len(s.open_runs) for s in sources)
         letters, retries = sum(len(s.dead_letters) for s in sources), running.book.everything()
-        counted = running.projection.runs_counted()
+        counted, groups = running.projection.runs_counted(), running.operations.groups()
         mended = sum(1 for retry in retries if retry.outcome is Outcome.SUCCEEDED)
         print(
             f"{workflows} workflows, {active} active runs, {counted:.0f} finished runs counted, "
-            f"{letters} open dead letters, {len(retries)} retries, {mended} of them succeeded",
+            f"{letters} open dead letters in {words.count(len(groups), 'group')}, {len(retries)} retries, "
+            f"{mended} of them succeeded",
             flush=True,
         )
+        for line in (*gates(running, groups, SystemClock().now()), *progress(running.operations)):
+            if line not in said:
+                said.add(line)
+                print(f"    {line}", flush=True)
+
+
+def gates(running: app.Service, groups: Sequence[Group], now: float) -> Iterator[str]:
+    """How the gates of large groups stand."""
+    large = [group for group in groups if len(group.letters) >= DEMO_GATES_FROM]
+    for group, facts in zip(large, status.groups(running.sources, running.book, large, now=now), strict=True):
+        if facts["gate"] is not None:
+            stands = words.gate({**facts["gate"], "under_way": 0}, now)
+            yield f"{_named(group)}: {stands}"
+
+
+def progress(operations: Operations) -> Iterator[str]:
+    """How far operations are that are under way or have just ended."""
+    for state in operations.newest(3):
+        facts = operation_facts(state, items=False)
+        split = ", ".join(f"{number} {words.became(name)}" for name, number in facts["outcomes"].items())
+        yield f"operation {facts['id']}: {facts['done']} of {facts['total']} ({split})"
 
 
 def simulate(options: argparse.Namespace) -> int:

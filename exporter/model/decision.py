@@ -81,6 +81,18 @@ class Ladder:
         """The first rung that refuses."""
         return next((rung for rung in self.rungs if rung.refuses), None)
 
+    @property
+    def told(self) -> Decision:
+        """What a person is told: where approval is missing and would change nothing, what stands in its way."""
+        decision = self.decision
+        if decision.reason is not Reason.MODE or decision.verb is not Verb.WAIT or decision.awaits_approval:
+            return decision
+        lasting = (rung for rung in self.rungs if rung.refuses and rung.reason not in PASSING | {Reason.MODE})
+        found = next(lasting, None)
+        if found is None:
+            return decision
+        return replace(decision, verb=found.verb, reason=found.reason, detail=found.detail, next_at=found.next_at)
+
 
 def find_owner(policies: Sequence[Policy], facts: Facts) -> tuple[Policy | None, Policy | None]:
     """The owner, and the policy at which the walk had to stop because nobody knows whether it matches."""

@@ -6,7 +6,7 @@ as these are.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
@@ -15,7 +15,7 @@ from exporter.model import DeadLetter, Error
 from exporter.model.decision import Ladder
 from exporter.model.retries import Decision, Outcome, Retry
 from exporter.model.subject import Subject, error_fingerprint
-from exporter.model.words import in_short, telling
+from exporter.model.words import in_short
 
 #: Seconds within which newly opened dead letters make the trend.
 TREND_SECONDS = 3600.0
@@ -65,22 +65,17 @@ class Group:
     newest_at: float
     opened_lately: int  # within ``TREND_SECONDS``
     decision: Decision  # of most of them
+    gate: str  # what shares a gate with most of them, under that policy
     decisions: dict[str, int]  # how many are decided how: "wait: gate"
-    telling: Decision  # what a person has to know of most of them
     said: dict[str, int]  # of how many what: "waits for approval"
     awaits_approval: int
     last_outcome: str | None  # of the last retry that ended
     experience: Experience
 
 
-def groups(found: Iterable[tuple[Subject, Ladder]], history: Iterable[Retry], now: float) -> list[Group]:
-    """The groups of these open dead letters, the largest first; ``history`` are ended retries, ``now`` is ours."""
-    members: dict[str, list[tuple[Subject, Ladder]]] = {}
-    for subject, ladder in found:
-        members.setdefault(group_id(subject.source, subject.letter), []).append((subject, ladder))
-    known = experiences(history)
-    made = [_group(identity, one, known, now) for identity, one in members.items()]
-    return sorted(made, key=lambda group: (-len(group.letters), group.source, group.workflow_id, group.id))
+def rank(group: Group) -> tuple[int, str, str, str]:
+    """The largest first."""
+    return -len(group.letters), group.source, group.workflow_id, group.id
 
 
 def experiences(history: Iterable[Retry]) -> dict[tuple[str, str, str], Experience]:
@@ -99,25 +94,31 @@ def experience(retries: Sequence[Retry]) -> Experience:
     return Experience(tries=len(retries), successes=len(good), seconds=median(took) if took else None)
 
 
-def _group(
+def experience_of(known: Mapping[tuple[str, str, str], Experience], source: str, letter: DeadLetter) -> Experience:
+    """What is known of retrying the error of a dead letter."""
+    return known.get((source, letter.workflow_id, error_fingerprint(letter)), _NONE)
+
+
+_NONE = Experience(tries=0, successes=0, seconds=None)
+
+
+def group_of(
     identity: str,
     members: Sequence[tuple[Subject, Ladder]],
-    known: dict[tuple[str, str, str], Experience],
+    known: Mapping[tuple[str, str, str], Experience],
     now: float,
 ) -> Group:
-    ordered = sorted(members, key=lambda one: (one[0].letter.opened_at, one[0].letter.id))
+    """The group of this id, of all its open dead letters; ``now`` is ours."""
+    ordered = sorted(members, key=_age)
     subject = ordered[0][0]
     letter, workflow = subject.letter, subject.workflow
-    labels = Counter(f"{ladder.decision.verb}: {ladder.decision.reason}" for _, ladder in ordered)
+    told = [(ladder.told, ladder.group) for _, ladder in ordered]
+    labels = Counter(_label(decision) for decision, _ in told)
     most = labels.most_common(1)[0][0]
-    decision = next(
-        ladder.decision for _, ladder in ordered if f"{ladder.decision.verb}: {ladder.decision.reason}" == most
-    )
-    told = [telling(ladder) for _, ladder in ordered]
-    said = Counter(in_short(one) for one in told)
+    usual, gate = next(one for one in told if _label(one[0]) == most)
+    said = Counter(in_short(decision) for decision, _ in told)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
-    key = (subject.source, letter.workflow_id, error_fingerprint(letter))
     newest = ordered[-1][0].letter.opened_at
     return Group(
         id=identity,
@@ -130,14 +131,22 @@ def _group(
         oldest_at=letter.opened_at,
         newest_at=newest,
         opened_lately=sum(1 for one, _ in ordered if one.letter.opened_at > now - TREND_SECONDS),
-        decision=decision,
+        decision=usual,
+        gate=gate,
         decisions=dict(labels.most_common()),
-        telling=next(one for one in told if in_short(one) == said.most_common(1)[0][0]),
         said=dict(said.most_common()),
         awaits_approval=sum(1 for _, ladder in ordered if ladder.decision.awaits_approval),
         last_outcome=None if last is None or last.outcome is None else last.outcome.value,
-        experience=known.get(key, Experience(tries=0, successes=0, seconds=None)),
+        experience=experience_of(known, subject.source, letter),
     )
+
+
+def _age(one: tuple[Subject, Ladder]) -> tuple[float, str]:
+    return one[0].letter.opened_at, one[0].letter.id
+
+
+def _label(decision: Decision) -> str:
+    return decision.verb.value + ": " + decision.reason.value
 
 
 def readable(error: Error | None) -> str:

@@ -1,8 +1,5 @@
 """Decisions in words, for people who know nothing of our codes. Pure."""
 
-from dataclasses import replace
-
-from exporter.model.decision import PASSING, Ladder
 from exporter.model.retries import Decision, Mode, Reason, Verb
 
 #: What a reason means, for many dead letters alike.
@@ -65,15 +62,3 @@ def in_short(decision: Decision) -> str:
     if decision.reason in (Reason.MODE, Reason.POLICY):
         return in_words(decision)
     return "in quarantine" if decision.verb is Verb.QUARANTINE else REASONS[decision.reason]
-
-
-def telling(ladder: Ladder) -> Decision:
-    """What a person has to know of a decision: where an approval is missing and would not be enough, what else is."""
-    decision = ladder.decision
-    if decision.reason is not Reason.MODE or decision.verb is not Verb.WAIT or decision.awaits_approval:
-        return decision
-    others = (rung for rung in ladder.rungs if rung.refuses and rung.reason not in (Reason.MODE, *PASSING))
-    other = next(others, None)
-    if other is None:
-        return decision
-    return replace(decision, verb=other.verb, reason=other.reason, detail=other.detail, next_at=other.next_at)

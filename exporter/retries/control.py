@@ -14,7 +14,7 @@ from exporter.model.groups import group_id
 from exporter.model.policy import Rules
 from exporter.model.retries import Decision, Override, OverrideAction, Reason, Retry, RetryState, Scope
 from exporter.model.subject import Subject, facts_of
-from exporter.model.words import in_words, telling
+from exporter.model.words import in_words
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.deciding import Decider
@@ -43,10 +43,15 @@ class Found:
 
     subject: Subject
     ladder: Ladder
+    group: str  # its id
 
     @property
     def key(self) -> str:
         return f"{self.subject.source}/{self.subject.letter.id}"
+
+
+def _found(subject: Subject, ladder: Ladder) -> Found:
+    return Found(subject=subject, ladder=ladder, group=group_id(subject.source, subject.letter))
 
 
 class Control:
@@ -71,11 +76,31 @@ class Control:
         self._clock = clock
         self._decide = deciders is None
         self._deciders = {n: Decider(book, s) for n, s in sources.items()} if deciders is None else deciders
+        self._seen: list[Found] = []
+        self._before: dict[tuple[str, str], Found] = {}  # the same, to keep what has not changed
+        self._seen_of: list[tuple[int, list[DeadLetter]]] | None = None  # what that was made from
 
     # What is so
 
     def everything(self, source: str | None = None) -> list[Found]:
-        """Every open dead letter with the decision about it, oldest first."""
+        """Every open dead letter with the decision about it, oldest first.
+
+        Of all sources it is the very same list while nothing has changed: looking again costs nothing.
+        """
+        if self._decide or source is not None:
+            return self._everything(source)
+        made_of = [
+            (decider.revision, list(self._sources[name].known.dead_letters.values()))
+            for name, decider in self._deciders.items()
+        ]
+        if made_of != self._seen_of:
+            self._seen = self._everything(None)
+            self._before = {(one.subject.source, one.subject.letter.id): one for one in self._seen}
+            stands = all(decider.stands for decider in self._deciders.values())
+            self._seen_of = made_of if stands else None  # what is not decided yet is not kept
+        return self._seen
+
+    def _everything(self, source: str | None) -> list[Found]:
         now, found = self._clock.now(), list[Found]()
         for name, decider in self._deciders.items():
             if source in (None, name):
@@ -85,8 +110,10 @@ class Control:
                 stood = {subject.letter.id: (subject, ladder) for subject, ladder in decider.standing()}
                 for letter in known.values():
                     subject, ladder = stood.get(letter.id) or decider.ladder(letter, now)
-                    found.append(Found(subject=subject, ladder=ladder))
-        return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.key))
+                    had = self._before.get((name, letter.id))
+                    same = had is not None and had.subject is subject and had.ladder is ladder
+                    found.append(had if had is not None and same else _found(subject, ladder))
+        return sorted(found, key=lambda one: (one.subject.letter.opened_at, one.subject.source, one.subject.letter.id))
 
     def one(self, source: str, letter_id: str) -> Found:
         """One open dead letter with every check of the decision about it."""
@@ -94,7 +121,7 @@ class Control:
         if letter is None:
             raise ControlError(f"{source} has no open dead letter {letter_id}", status=404)
         subject, ladder = self._deciders[source].ladder(letter, self._clock.now())
-        return Found(subject=subject, ladder=ladder)
+        return _found(subject, ladder)
 
     def source(self, name: str) -> Source:
         """A source by its name. Raises ``ControlError``."""
@@ -294,7 +321,7 @@ def ladder_facts(found: Found, rules: Rules, now: float) -> dict[str, Any]:
         "group": group_id(subject.source, subject.letter),
         **letter_facts(subject.letter),
         "decision": decision_facts(ladder.decision),
-        "words": in_words(telling(ladder)),
+        "words": in_words(ladder.told),
         "policies": [
             {"policy": policy.name, "matches": words[policy.owns(facts)], "action": policy.action.value}
             for policy in rules.policies

@@ -43,6 +43,7 @@ class _Standing:
     until: float
     candidate: Candidate | None
     decision: Decision
+    shown: Ladder | None = None  # the ladder with that decision, once somebody has asked
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Decider:
     def __init__(self, book: RetryBook, source: Source) -> None:
         self._book = book
         self._source = source
+        #: Rises whenever something is decided otherwise, or from something else.
+        self.revision = 0
         self._standing: dict[str, _Standing] = {}
         self._queues: dict[GroupKey, list[Candidate]] = {}
         self._shadows: dict[GroupKey, list[Candidate]] = {}  # of these everything is done but the call
@@ -247,6 +250,7 @@ class Decider:
                 decision = had.decision if candidate.key == had.candidate.key else decision
             self._place(letter.id, None if had is None else had.candidate, candidate)
             self._regroup(None if had is None else (had.ladder, had.letter), (ladder, letter))
+            self.revision += 1
             self._standing[letter.id] = _Standing(
                 letter=letter,
                 workflow=workflow,
@@ -294,6 +298,7 @@ class Decider:
                     if decision != standing.decision:
                         turn.changed[candidate.id] = decision
                     standing.decision = decision
+                    self.revision += 1
 
     def _place(self, letter_id: str, before: Candidate | None, after: Candidate | None) -> None:
         """Keep the queues of those that may be retried, each in the order of its turns."""
@@ -311,6 +316,7 @@ class Decider:
             insort(queues.setdefault(after.key, []), after, key=precedence)
 
     def _forget(self, letter_id: str) -> None:
+        self.revision += 1
         had = self._standing.pop(letter_id)
         self._place(letter_id, had.candidate, None)
         self._regroup((had.ladder, had.letter), None)
@@ -344,6 +350,11 @@ class Decider:
             self._gates_until = min((gate.changes_at(now) for gate in rails.gates.values()), default=float("inf"))
         return self._gates
 
+    @property
+    def stands(self) -> bool:
+        """Whether every open dead letter has been decided about."""
+        return self._source.known.dead_letters.keys() <= self._standing.keys()
+
     def undetermined(self) -> Iterable[tuple[Subject, Ladder]]:
         """Those of which nobody can say yet which policy owns them."""
         return [(one.subject, one.ladder) for one in self._standing.values() if one.ladder.missing]
@@ -351,7 +362,10 @@ class Decider:
     def standing(self) -> Iterable[tuple[Subject, Ladder]]:
         """Every open dead letter as it was last decided about."""
         for one in self._standing.values():
-            yield one.subject, replace(one.ladder, decision=one.decision)
+            if one.shown is None or one.shown.decision is not one.decision:
+                same = one.decision is one.ladder.decision
+                one.shown = one.ladder if same else replace(one.ladder, decision=one.decision)
+            yield one.subject, one.shown
 
 
 def _gated(ladder: Ladder) -> GroupKey | None:

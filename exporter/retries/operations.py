@@ -6,13 +6,13 @@ it had never been said.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.clock import Clock
 from exporter.model.decision import snapshot_of
-from exporter.model.groups import Group, group_id, groups
+from exporter.model.groups import Group, experience_of, experiences, group_of, rank
 from exporter.model.operations import (
     UNDER_WAY,
     Alike,
@@ -36,6 +36,8 @@ UNDO_SECONDS = 10.0
 AT_ONCE = 20
 #: An approval ends by itself after so long (seconds).
 APPROVAL_SECONDS = 86400.0
+#: The trend of groups is at most this old (seconds).
+GROUPS_SECONDS = 60.0
 #: Refusals of the ladder that no time and no approval ends.
 _FOR_GOOD = frozenset({Reason.UNDETERMINED, Reason.NOT_ELIGIBLE, Reason.EXHAUSTED})
 _OVERRIDES = {
@@ -64,7 +66,7 @@ class Selection:
         subject, decision = found.subject, found.ladder.decision
         letter = subject.letter
         return (
-            (self.group is None or group_id(subject.source, letter) == self.group)
+            (self.group is None or found.group == self.group)
             and (self.policy is None or decision.policy == self.policy)
             and (self.workflow is None or (subject.source, letter.workflow_id) == self.workflow)
             and (self.between is None or self.between[0] <= letter.opened_at <= self.between[1])
@@ -90,13 +92,39 @@ class Operations:
         self._control = control
         self._ledger = ledger
         self._clock = clock
+        self._groups: list[Group] = []
+        self._made: dict[str, tuple[Sequence[Found], Group]] = {}
+        self._groups_of: Sequence[Found] | None = None
+        self._groups_at = float("-inf")
 
     # What is so
 
     def groups(self) -> list[Group]:
-        """The groups of all open dead letters, the largest first."""
-        found = [(one.subject, one.ladder) for one in self._control.everything()]
-        return groups(found, self._book.everything(), self._clock.now())
+        """The groups of all open dead letters, the largest first. Made anew once something has changed."""
+        found, now = self._control.everything(), self._clock.now()
+        is_old = abs(now - self._groups_at) >= GROUPS_SECONDS
+        if found is self._groups_of and not is_old:
+            return self._groups
+        members: dict[str, list[Found]] = {}
+        for one in found:
+            members.setdefault(one.group, []).append(one)
+        known, before = experiences(self._book.everything()), {} if is_old else self._made
+        self._made = {}
+        for identity, ones in members.items():
+            first, (had, group) = ones[0].subject, before.get(identity, ((), None))
+            if group is None or had != ones or group.experience != experience_of(known, first.source, first.letter):
+                group = group_of(identity, [(one.subject, one.ladder) for one in ones], known, now)
+            self._made[identity] = ones, group
+        self._groups = sorted((group for _, group in self._made.values()), key=rank)
+        self._groups_of, self._groups_at = found, now if is_old else self._groups_at
+        return self._groups
+
+    def group(self, identity: str) -> Group:
+        """A group by its id. Raises ``ControlError``."""
+        for group in self.groups():
+            if group.id == identity:
+                return group
+        raise ControlError(f"there is no group {identity}: none of its dead letters is open", status=404)
 
     def selected(self, selection: Selection) -> list[Found]:
         """The open dead letters that are meant. Raises ``ControlError`` if there are none, or one of them is not."""
@@ -137,7 +165,7 @@ class Operations:
         return sum(
             1
             for one in self._control.everything()
-            if one.key not in known and one.subject.letter.opened_at >= began and selection.fits(one)
+            if one.subject.letter.opened_at >= began and one.key not in known and selection.fits(one)
         )
 
     # What is done
@@ -154,8 +182,11 @@ class Operations:
         sent: bool = True,
         stop_after: int | None = None,
         dry_run: bool = False,
+        only: Collection[tuple[str, str]] | None = None,
     ) -> dict[str, Any]:
         """Do one thing to all that are meant, as they are now. ``seconds`` is how long a hold lasts.
+
+        ``only`` are those that a person has seen: nothing is done to others that are meant by now.
 
         Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
         none, that is a ``ControlError``.
@@ -163,6 +194,12 @@ class Operations:
         if action not in _OVERRIDES and action is not OperationAction.RELEASE:
             raise ControlError(f"{action}: not granted: it changes what is on the platform", status=403)
         keys, found = await self._chosen(action, selection)
+        if only is not None:
+            seen = frozenset(only)
+            pairs = [(key, one) for key, one in zip(keys, found, strict=True) if key in seen]
+            if not pairs:
+                raise ControlError("none of them is there any longer as it was")
+            keys, found = [key for key, _ in pairs], [one for _, one in pairs]
         if action is OperationAction.APPROVE and not selection.ids:
             waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
             if not waiting:
@@ -448,7 +485,7 @@ def group_facts(group: Group) -> dict[str, Any]:
         "opened_last_hour": group.opened_lately,
         "decision": decision_facts(group.decision),
         "decisions": group.decisions,
-        "words": in_words(group.telling),
+        "words": in_words(group.decision),
         "said": group.said,
         "awaits_approval": group.awaits_approval,
         "can": what_a_person_can_do(group),
@@ -467,7 +504,7 @@ def what_a_person_can_do(group: Group) -> list[str]:
     """The commands that would change something, the likeliest first."""
     if group.awaits_approval:
         return [f"approve --group {group.id}", f"hold --group {group.id}"]
-    reason, verb = group.telling.reason, group.telling.verb.value
+    reason, verb = group.decision.reason, group.decision.verb.value
     if verb == "quarantine" or reason in (Reason.HELD, Reason.EXHAUSTED):
         return [f"release --group {group.id}", f"retry --group {group.id}"]
     if reason in (Reason.MODE, Reason.NOT_ELIGIBLE):

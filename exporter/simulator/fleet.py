@@ -96,9 +96,16 @@ async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
         return False
 
 
-#: What the demo retries, and what it never would. Times are short: a demo is watched for minutes.
+#: A failing retry keeps the others of its group waiting for so long.
+_DEMO_GATE = {"ramp": [1, 2, 5, 10], "cool": {"first": "30s", "factor": 2, "cap": "4m"}}
+#: What the demo retries: by itself of Make, with approval of the others; and what it never would. Times are short: a
+#: demo is watched for minutes.
 DEMO_RETRIES: Mapping[str, Any] = {
-    "mode": "approve",
+    "mode": "enforce",
+    "sources": {
+        "make": {"pace": {"rate": "30/1m", "burst": 5}},
+        **{name: {"mode": "approve"} for name in ("qlik", "etlworks", "cognaize", "n8n")},
+    },
     "policies": [
         {
             "name": "never-by-itself",
@@ -106,11 +113,29 @@ DEMO_RETRIES: Mapping[str, Any] = {
             "action": "escalate",
         },
         {
+            "name": "ask-first",
+            "match": {"source": "make", "workflow.name": "Invoice export", "error.class": ["network", "timeout"]},
+            "action": "retry",
+            "approve": "each",
+            "gate": _DEMO_GATE,
+            "retry": {"retries": 3, "backoff": {"first": "10s", "factor": 3, "cap": "5m"}, "give_up_after": "30d"},
+            "verify": {"deadline": "30m", "settle": "1m"},
+        },
+        {
+            "name": "by-itself",
+            "match": {"source": "make", "error.class": ["network", "timeout", "throttled", "platform"]},
+            "action": "retry",
+            "gate": _DEMO_GATE,
+            "retry": {"retries": 3, "backoff": {"first": "10s", "factor": 3, "cap": "5m"}, "give_up_after": "30d"},
+            "verify": {"deadline": "30m", "settle": "1m"},
+        },
+        {
             "name": "transient",
             "match": {"error.class": ["network", "timeout", "throttled", "platform"]},
             "action": "retry",
             "approve": "first_of_group",
             "group_by": ["source", "error.class"],
+            "gate": _DEMO_GATE,
             "retry": {"retries": 3, "backoff": {"first": "10s", "factor": 3, "cap": "5m"}, "give_up_after": "30d"},
             "verify": {"deadline": "30m", "settle": "1m"},
         },
@@ -119,6 +144,7 @@ DEMO_RETRIES: Mapping[str, Any] = {
             "match": {"error.class": "unknown"},
             "action": "retry",
             "approve": "each",
+            "gate": _DEMO_GATE,
             "retry": {"retries": 2, "backoff": {"first": "10s"}, "give_up_after": "30d"},
         },
     ],

@@ -6,17 +6,21 @@ session, and what another site sends is refused by where it comes from. Nothing 
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 from aiohttp import web
 
 from exporter.clock import Clock
 from exporter.model.operations import OperationAction
-from exporter.retries.control import Control, ControlError
+from exporter.model.retries import Reason, Verb
+from exporter.retries.control import Control, ControlError, Found
 from exporter.retries.operations import Operations, Selection
 from exporter.store.script import StoreError
-from exporter.web.page import Visitor, confirm_page, sign_in_page
+from exporter.web import words
+from exporter.web.group_pages import ACTIONS, NAMED_BEFORE, confirm_page
+from exporter.web.markup import Visitor
+from exporter.web.page import sign_in_page
 from exporter.web.proof import same
 from exporter.wire import body as bodies
 from exporter.wire.body import BodyError
@@ -31,12 +35,26 @@ WRONG_MAX, WRONG_WAIT = 5, 60.0
 SIGN_IN_BYTES_MAX, FORM_SECONDS_MAX, FIELDS_MAX = 16_384, 15.0, 5_000
 #: Forms to sign in with that may be on their way: of one peer, and of all.
 WAITING_PER_PEER_MAX, WAITING_MAX = 8, 64
+#: What a session was asked and has not confirmed is kept, up to so many.
+ASKED_MAX = 20
+WHY_CHARS_MAX = 200
 WHO = "status page"
+_DONE = {
+    OperationAction.APPROVE: "Approved",
+    OperationAction.RETRY: "To be retried now",
+    OperationAction.HOLD: "Held",
+    OperationAction.RELEASE: "Released",
+}
 Form = Mapping[str, Sequence[str]]
-_CONTENT = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'"
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a person was asked to confirm: to be done to these and no others."""
+
+    action: OperationAction
+    selection: Selection
+    keys: Sequence[tuple[str, str]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +62,7 @@ class _Session:
     csrf: str
     until: float
     notice: str | None = None
+    asked: dict[str, _Asked] = field(default_factory=dict)  # what was asked and not confirmed yet, the oldest first
 
 
 class Forms:
@@ -64,7 +83,7 @@ class Forms:
         router.add_get("/sign-in", self._sign_in_form)
         router.add_post("/sign-in", self._sign_in)
         router.add_post("/sign-out", self._acting(self._sign_out, home="./"))
-        router.add_get("/approve", self._confirm)
+        router.add_get("/confirm", self._confirm)
         router.add_post("/act/{action}", self._acting(self._act, home="../"))
 
     def visitor(self, request: web.Request) -> Visitor:
@@ -156,54 +175,136 @@ class Forms:
         return acting
 
     async def _confirm(self, request: web.Request) -> web.Response:
-        """List what would be approved; nothing is approved by looking."""
+        """Show what would be done, and to which; nothing is done by looking."""
         session = self._session(request)
         if session is None:
             return _back("./sign-in")
-        policy = request.query.get("policy", "")
         try:
-            keys = [f"{source}/{letter}" for source, letter in self._control.awaiting(policy)]
+            return html(await self._asked(request.query, session))
         except ControlError as exc:
             session.notice = str(exc)
             return _back("./")
-        return html(confirm_page(keys, csrf=session.csrf, policy=policy))
+
+    async def _asked(self, query: Mapping[str, str], session: _Session) -> str:
+        """The page that asks, with a frozen list of what it is about. Raises ``ControlError``."""
+        action, what, selection = query.get("action", ""), "", Selection()
+        if action not in ACTIONS:
+            raise ControlError(f"there is no action {action}", status=404)
+        if "id" in query:
+            what, selection = query["id"], Selection(ids=[_key(query["id"])])
+        elif "group" in query:
+            group = self._operations.group(query["group"])
+            name = group.workflow or group.workflow_id
+            what, selection = f"{name} ({group.source}): {group.error}", Selection(group=group.id)
+        elif "policy" in query:
+            what, selection = f"Under the policy {query['policy']}", Selection(policy=query["policy"])
+        found = {(one.subject.source, one.subject.letter.id): one for one in self._operations.selected(selection)}
+        if action == OperationAction.RELEASE and not selection.ids:
+            found = {key: one for key, one in found.items() if _is_kept(one)}
+            if not found:
+                raise ControlError("nothing holds any of them")
+        answer = await self._operations.begin(
+            OperationAction(action), selection, who=WHO, dry_run=True, only=found.keys()
+        )
+        keys = [_key(listed) for listed in answer["dead_letters"]]
+        while len(session.asked) >= ASKED_MAX:
+            del session.asked[next(iter(session.asked))]
+        token = secrets.token_urlsafe(8)
+        session.asked[token] = _Asked(action=OperationAction(action), selection=selection, keys=keys)
+        letters = [
+            {
+                "key": found[key].key,
+                "workflow": _workflow(found[key]),
+                "opened_at": found[key].subject.letter.opened_at,
+            }
+            for key in keys[:NAMED_BEFORE]
+        ]
+        return confirm_page(
+            action,
+            letters,
+            len(keys),
+            answer["refused"],
+            what=what,
+            asked=token,
+            csrf=session.csrf,
+            now=self._clock.now(),
+        )
 
     async def _act(self, request: web.Request, session: _Session, form: Form) -> web.Response:
-        ids = [value for value in form.get("id", []) if "/" in value]
-        keys = [(source, letter) for source, _, letter in (value.partition("/") for value in ids)]
         try:
-            session.notice = await self._do(request.match_info["action"], keys)
+            session.notice = await self._do(request.match_info["action"], session, form)
         except (ControlError, StoreError) as exc:
             session.notice = str(exc)
         return _back("../")
 
-    async def _do(self, action: str, keys: list[tuple[str, str]]) -> str:
-        if action == "pause":
-            await self._control.pause(None, seconds=None, who=WHO)
-            return "Retries are paused for 24 hours."
-        if action == "resume":
-            await self._control.resume(None, who=WHO)
-            return "Retries go on."
-        if not keys:
-            raise ControlError("nothing was chosen", status=400)
-        key, chosen = keys[0], Selection(ids=keys)
+    async def _do(self, action: str, session: _Session, form: Form) -> str:
         match action:
-            case "approve" | "approve-all":
-                await self._operations.begin(OperationAction.APPROVE, chosen, who=WHO, at_once=len(keys) == 1)
-                return f"Approved: {len(keys)}."
-            case "retry":
-                await self._operations.begin(OperationAction.RETRY, chosen, who=WHO)
-                return f"{key[1]} will be retried now."
-            case "hold":
-                await self._operations.begin(OperationAction.HOLD, chosen, who=WHO)
-                return f"{key[1]} is held."
-            case "release":
-                await self._operations.begin(OperationAction.RELEASE, chosen, who=WHO)
-                return f"{key[1]} is released."
-            case "release-not-sent":
-                await self._operations.begin(OperationAction.RELEASE, chosen, who=WHO, sent=False)
-                return f"{key[1]} is released; unless the platform shows otherwise, its retry does not count."
+            case "pause":
+                await self._control.pause(None, seconds=None, who=WHO)
+                return "Retries are paused for 24 hours."
+            case "resume":
+                await self._control.resume(None, who=WHO)
+                return "Retries go on."
+            case "begin":
+                asked = session.asked.pop(_field(form, "asked") or "", None)
+                if asked is None:
+                    raise ControlError("That was confirmed already, or too long ago: nothing was done now.")
+                return await self._begin(asked, why=_why(form))
+            case "cancel":
+                answer = await self._operations.cancel(_field(form, "operation") or "", who=WHO)
+                return f"Cancelled: {answer['cancelled']}."
+            case "release" | "release-not-sent":
+                keys = [_key(value) for value in form.get("id", []) if "/" in value]
+                if len(keys) != 1:
+                    raise ControlError("nothing was chosen", status=400)
+                sent = action == "release"
+                await self._operations.begin(OperationAction.RELEASE, Selection(ids=keys), who=WHO, sent=sent)
+                unless = "" if sent else "; unless the platform shows otherwise, its retry does not count"
+                return f"{keys[0][1]} is released{unless}."
+            case "approve" | "retry" | "hold":
+                keys = [_key(value) for value in form.get("id", []) if "/" in value]
+                if not keys:
+                    raise ControlError("nothing was chosen", status=400)
+                return await self._begin(
+                    _Asked(action=OperationAction(action), selection=Selection(ids=keys), keys=keys), why=""
+                )
         raise ControlError(f"there is no action {action}", status=404)
+
+    async def _begin(self, asked: _Asked, *, why: str) -> str:
+        answer = await self._operations.begin(
+            asked.action, asked.selection, who=WHO, why=why, at_once=len(asked.keys) == 1, only=asked.keys
+        )
+        said = f"{_DONE[asked.action]}: {answer['count']}."
+        starts_at, now = answer.get("starts_at"), self._clock.now()
+        if starts_at is not None and starts_at > now:
+            said += f" This begins at {words.at(starts_at, now)} UTC; until then you can cancel it."
+        left = len(asked.keys) - answer["count"]
+        return said + (f" {left} of them changed meanwhile and were left out." if left > 0 else "")
+
+
+def _key(text: str) -> tuple[str, str]:
+    source, _, identity = text.partition("/")
+    return source, identity
+
+
+def _workflow(found: Found) -> str:
+    workflow = found.subject.workflow
+    return found.subject.letter.workflow_id if workflow is None or not workflow.name else workflow.name
+
+
+def _is_kept(found: Found) -> bool:
+    """Whether something holds a dead letter that a person may take back."""
+    decision = found.ladder.told
+    if decision.reason is Reason.EXHAUSTED or decision.verb is Verb.QUARANTINE:
+        return True
+    return decision.reason is Reason.HELD and decision.verb is Verb.HOLD
+
+
+def _why(form: Form) -> str:
+    given = (_field(form, "why") or "").strip()
+    if len(given) > WHY_CHARS_MAX or not given.isprintable():
+        raise ControlError(f"the reason must be a text of at most {WHY_CHARS_MAX} characters", status=400)
+    return given
 
 
 def html(text: str, *, status: int = 200) -> web.Response:

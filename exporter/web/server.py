@@ -15,8 +15,8 @@ from exporter.view.own import EOF, OwnMetrics
 from exporter.view.projection import Projection
 from exporter.web import status
 from exporter.web.formats import respond, wants_openmetrics
-from exporter.web.forms import Forms, html
-from exporter.web.page import Visitor, page
+from exporter.web.forms import Forms
+from exporter.web.pages import Pages
 from exporter.web.proof import Passwords, Verdict
 from exporter.web.retry_routes import ControlRoutes
 from exporter.webhooks.receiver import Receiver
@@ -69,6 +69,7 @@ class Site:
                 secure=config.server.tls is not None,
             )
         )
+        self._pages = Pages(sources, control, self._forms, clock, trace_url)
         auth = config.server.basic_auth
         self._passwords = None if auth is None else Passwords(auth.users, clock)
         self._store_error = store_error
@@ -77,7 +78,7 @@ class Site:
     def application(self, *, webhooks: bool = True) -> web.Application:
         """The main listener: everything, webhooks included unless they have an address of their own."""
         app = web.Application(middlewares=[self._guard], client_max_size=self._config.limits.body_bytes_max)
-        app.router.add_get("/", self._page)
+        app.router.add_get("/", self._pages.first)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/-/healthy", self._healthy)
         app.router.add_get("/-/ready", self._ready)
@@ -85,6 +86,7 @@ class Site:
         app.router.add_get("/api/v1/dead-letters", self._dead_letters)
         app.router.add_get("/api/v1/retries", self._retries)
         self._control.add_to(app.router)
+        self._pages.add_to(app.router)
         if self._forms is not None:
             self._forms.add_to(app.router)
         if self._config.server.reload:
@@ -157,14 +159,6 @@ class Site:
 
     async def _retries(self, request: web.Request) -> web.Response:
         return _json(status.retries(self._sources, self._control.book, now=self._clock.now()))
-
-    async def _page(self, request: web.Request) -> web.Response:
-        now, book = self._clock.now(), self._control.book
-        facts = status.status(self._sources, now=now, version=__version__)
-        letters = status.dead_letters(self._sources, book, now=now, trace_url=self._trace_url)
-        trouble = status.in_trouble(self._sources, now=now)
-        visitor = Visitor() if self._forms is None else self._forms.visitor(request)
-        return html(page(facts, trouble, letters, status.retries(self._sources, book, now=now), visitor))
 
     async def _webhook(self, request: web.Request) -> web.Response:
         receiver = self._receivers.get(request.match_info["source"])

@@ -1,17 +1,21 @@
 """What the service says about itself: readiness with its reasons, and the status as plain values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
 from exporter.model.fold import WorkflowEntry
+from exporter.model.groups import Group
+from exporter.model.rails import Rails
 from exporter.model.redact import redact
 from exporter.retries.book import RetryBook
-from exporter.retries.control import decision_facts, retry_facts
+from exporter.retries.control import Found, decision_facts, retry_facts
+from exporter.retries.operations import group_facts
 from exporter.source import Source, StreamStatus
 from exporter.view.known import SourceWorld
+from exporter.web import words
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
 FRESH_INTERVALS = 5.0
@@ -186,7 +190,7 @@ def _problems(entry: WorkflowEntry, world: SourceWorld, now: float) -> list[str]
     if workflow.blocked is not None:
         problems.append(f"blocked: {workflow.blocked.value}")
     if workflow.enabled and workflow.next_run_at is not None and now - workflow.next_run_at > OVERDUE_AFTER:
-        problems.append(f"overdue for {now - workflow.next_run_at:.0f} s")
+        problems.append(f"overdue for {words.span(now - workflow.next_run_at)}")
     queue = world.queues.get(workflow.id)
     if queue is not None and queue.limit and queue.items >= QUEUE_SHARE * queue.limit:
         problems.append(f"its queue is nearly full: {queue.items:.0f} of {queue.limit:.0f}")
@@ -220,6 +224,19 @@ def dead_letters(
     return {"total": len(found), "dead_letters": found[:DEAD_LETTERS_MAX]}
 
 
+def letter(source: Source, found: Found, *, trace_url: TraceUrl) -> dict[str, Any]:
+    """One open dead letter in the list of its group."""
+    one = found.subject.letter
+    return {
+        "source": source.name,
+        "id": one.id,
+        "opened_at": one.opened_at,
+        "url": _failed_run_url(source, one),
+        "trace_url": trace_url(source, one),
+        "decision": decision_facts(found.ladder.told),
+    }
+
+
 def _failed_run_url(source: Source, letter: DeadLetter) -> str | None:
     if letter.run_id is None:
         return None
@@ -234,3 +251,58 @@ def retries(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> di
         "paused": {source: book.is_paused(source, now) for source in sources},
         "retries": found,
     }
+
+
+def groups(
+    sources: Mapping[str, Source], book: RetryBook, shown: Sequence[Group], *, now: float
+) -> list[dict[str, Any]]:
+    """These groups of open dead letters, each with how its gate stands and where its newest failure is to be seen."""
+    rails = {name: book.rails(name, now) for name in {group.source for group in shown}}
+    return [
+        {
+            **group_facts(group),
+            "gate": _gate(book, group, rails[group.source], now),
+            "url": _newest_url(sources[group.source], group),
+        }
+        for group in shown
+    ]
+
+
+def _gate(book: RetryBook, group: Group, rails: Rails, now: float) -> dict[str, Any] | None:
+    """How the gate stands that most of a group share; None until something has passed it."""
+    policy = next((policy for policy in book.rules.policies if policy.name == group.decision.policy), None)
+    if policy is None or (policy.name, group.gate) not in rails.gates:
+        return None
+    key, well_at = (policy.name, group.gate), rails.well.get(group.workflow_id)
+    gate, steps = rails.gates[key], len(policy.gate.ramp)
+    return {
+        "state": gate.state(policy.gate, now, well_at=well_at).value,
+        "width": gate.width(policy.gate, now, well_at=well_at),
+        "until": gate.opens_at(policy.gate, now, well_at=well_at),
+        "under_way": rails.unverified.get(key, 0),
+        "step": min(gate.level, steps - 1) + 1,
+        "steps": steps,
+    }
+
+
+def _newest_url(source: Source, group: Group) -> str | None:
+    letter = source.known.dead_letters.get(group.letters[-1])
+    return None if letter is None else _failed_run_url(source, letter)
+
+
+def rails(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> list[dict[str, Any]]:
+    """What holds back the retries of each source as a whole."""
+    found = []
+    for name in sources:
+        stands, cap = book.rails(name, now), book.rules.source(name).budget
+        setback = stands.setbacks.get("")
+        found.append(
+            {
+                "source": name,
+                "storm": stands.storm,
+                "set_back_until": None if setback is None else setback.holds_until(now),
+                "budget": stands.tokens,
+                "budget_max": None if cap is None else cap.cap,
+            }
+        )
+    return found

@@ -11,7 +11,8 @@ from exporter.model.ledger import Committed
 from exporter.platform import CHUNK, Fault, Page, in_turns
 from exporter.view.known import Unread, World
 from exporter.web import status
-from exporter.web.page import Visitor
+from exporter.web.markup import Visitor
+from exporter.web.page import Seen
 from exporter.web.page import page as html
 from tests.polling.test_poller import Setup, setup  # noqa: F401 (a fixture)
 
@@ -75,9 +76,9 @@ async def test_a_workflow_that_is_never_read_ages_though_every_sweep_goes_to_its
     assert stream["last_fault"]["workflow"] == "Name w1"
     assert stream["unread"]["total"] == 1
     assert stream["unread"]["workflows"][0]["age_seconds"] == 360.0
-    shown = html(
-        facts(known), [], {"total": 0, "dead_letters": []}, {"mode": "off", "paused": {}, "retries": []}, Visitor()
-    )
+    nothing: Any = {"trouble": [], "groups": [], "groups_of": {}, "approvals": {}, "needy": {}, "operations": []}
+    retries = {"mode": "off", "paused": {}, "retries": []}
+    shown = html(Seen(status=facts(known), **nothing, retries=retries, rails=[]), Visitor())
     assert "Name w1 not read for 6 min" in shown
     for text in (reason, str(stream), shown):
         assert "not in order" in text

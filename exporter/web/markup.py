@@ -1,0 +1,122 @@
+"""The pieces that pages are made of: the document with its style, tables, links, forms. No script, nothing foreign.
+
+Everything a person or a platform wrote is escaped. Links and forms are relative: the page may live under a prefix that
+only a proxy knows; ``base`` is the way from a page to the first one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import urlencode
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8881;--bad:#b71c1c;--good:#2e7d32;--wait:#8a5a00;--accent:#1565c0}
+@media(prefers-color-scheme:dark){:root{--bad:#ff8a80;--good:#81c784;--wait:#ffcc80;--accent:#90caf9}}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,sans-serif;max-width:78rem;margin:0 auto;padding:1rem;overflow-wrap:anywhere}
+h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}a{color:var(--accent)}
+header{display:flex;flex-wrap:wrap;gap:.3rem 1rem;align-items:baseline;justify-content:space-between}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td[data-name=Source]{min-width:7rem}
+.bad{color:var(--bad)}.good{color:var(--good)}.wait{color:var(--wait)}small,.soft{opacity:.8}
+.tag{display:inline-block;border:1px solid currentColor;border-radius:.3rem;padding:0 .35rem;font-size:.85em}
+.said,.stop,.verdict{border-left:4px solid var(--good);background:var(--soft);padding:.5rem .8rem;margin:.8rem 0}
+.verdict{font-size:1.15rem}.verdict.wait{border-color:var(--wait);color:inherit}
+.stop,.verdict.bad{border-color:var(--bad);color:inherit}
+form{display:inline}button,a.do{font:inherit;padding:.15rem .55rem;border-radius:.3rem;border:1px solid var(--line);
+background:var(--soft);color:inherit;cursor:pointer;text-decoration:none;display:inline-block;
+margin:.1rem .2rem .1rem 0}
+input{font:inherit;padding:.2rem .4rem}
+details{border-bottom:1px solid var(--line)}summary{list-style:none}summary::-webkit-details-marker{display:none}
+summary a{display:block;color:inherit;text-decoration:none;padding:.5rem 0}
+summary a::before{content:"\\25b8\\a0";opacity:.7}details[open]>summary a::before{content:"\\25be\\a0"}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .8rem;margin:.2rem 0 .5rem 1rem}
+dt{opacity:.8}dd{margin:0}
+.acts{margin:.2rem 0 .8rem 1rem}progress{width:12rem;max-width:100%;vertical-align:middle}
+@media(max-width:48rem){body{padding:.6rem}thead{display:none}tr{display:block;padding:.5rem 0;
+border-bottom:1px solid var(--line)}td,td.n{display:block;border:0;padding:.1rem 0;text-align:left;white-space:normal}
+td[data-name]::before{content:attr(data-name) ": ";opacity:.8}td:empty{display:none}
+dl{grid-template-columns:1fr;margin-left:.5rem}dt{margin-top:.2rem}.acts{margin-left:.5rem}
+a.do,button{padding:.4rem .8rem}}
+"""
+#: Names and messages longer than this are cut where they are only one of many.
+_SHORT_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Who looks: whether control is on at all, and the secret of the session once somebody has signed in."""
+
+    control: bool = False
+    csrf: str | None = None
+    notice: str | None = None
+
+    @property
+    def may_act(self) -> bool:
+        return self.csrf is not None
+
+
+def document(body: str, *, refresh: int | None = None) -> str:
+    """A whole page; ``refresh``: it reloads itself after so many seconds."""
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">'
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{again}'
+        f'<link rel="icon" href="data:,"><title>automation-exporter</title><style>{_STYLE}</style></head>'
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def table(names: Sequence[str], rows: Sequence[str], *, right: int = 0, none: str = "None.") -> str:
+    if not rows:
+        return f"<p>{none}</p>"
+    head = "".join(f"<th{' class=n' if 0 < i <= right else ''}>{name}</th>" for i, name in enumerate(names))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def row(*cells: tuple[str, str] | tuple[str, str, str]) -> str:
+    """Cells of (name for narrow screens, HTML, classes)."""
+    made = []
+    for name, text, *classes in cells:
+        named = f' data-name="{name}"' if name else ""
+        styled = f' class="{classes[0]}"' if classes else ""
+        made.append(f"<td{named}{styled}>{text}</td>")
+    return f"<tr>{''.join(made)}</tr>"
+
+
+def facts(*pairs: tuple[str, str]) -> str:
+    """Names with HTML; those without any are left out."""
+    return f"<dl>{''.join(f'<dt>{name}</dt><dd>{text}</dd>' for name, text in pairs if text)}</dl>"
+
+
+def short(text: str) -> str:
+    return text if len(text) <= _SHORT_CHARS else text[: _SHORT_CHARS - 1] + "…"
+
+
+def linked(text: str, url: str | None) -> str:
+    """A link out of here, if it is one."""
+    if url is None or not url.startswith(("https://", "http://")):
+        return escape(text)
+    return f'<a href="{escape(url)}" rel="noreferrer noopener" target="_blank">{escape(text)}</a>'
+
+
+def address(path: str, **query: str) -> str:
+    """A relative address, ready for an attribute."""
+    return escape(f"{path}?{urlencode(query)}" if query else path)
+
+
+def asks(text: str, base: str, **query: str) -> str:
+    """The way to the page on which a person confirms something."""
+    return f'<a class="do" href="{address(f"{base}confirm", **query)}">{escape(text)}</a>'
+
+
+def button(action: str, text: str, visitor: Visitor, **fields: str) -> str:
+    hidden = "".join(f'<input type="hidden" name="{name}" value="{escape(value)}">' for name, value in fields.items())
+    return f'<form method="post" action="{action}">{secret(visitor.csrf or "")}{hidden}<button>{text}</button></form>'
+
+
+def secret(csrf: str) -> str:
+    """What proves that a form comes from a page of this session."""
+    return f'<input type="hidden" name="csrf" value="{escape(csrf)}">'
