@@ -6,7 +6,7 @@ it had never been said.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from exporter.model.retries import Action, Mode, Override, OverrideAction, Reaso
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import LETS_PASS, Control, ControlError, Found, decision_facts
 from exporter.store import operations as script
+from exporter.store import repairs as repair_script
 from exporter.store.ledger import Ledger
 
 #: What lets dead letters pass takes effect so much later (seconds), unless it is to be at once.
@@ -80,6 +81,8 @@ class Operations:
         self._control = control
         self._ledger = ledger
         self._clock = clock
+        #: Begins what takes another call than a retry: there only where the sources are connected.
+        self.begin_repair: Callable[..., Awaitable[dict[str, Any]]] | None = None
 
     # What is so
 
@@ -146,6 +149,11 @@ class Operations:
         Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
         none, that is a ``ControlError``.
         """
+        if action.is_repair:
+            if self.begin_repair is None:
+                raise ControlError(f"{action} asks the platform: start the service, and say it again")
+            options = {"who": who, "why": why, "at_once": at_once, "stop_after": stop_after, "dry_run": dry_run}
+            return await self.begin_repair(action, selection, **options)
         keys, found = await self._chosen(action, selection)
         if action is OperationAction.APPROVE and not selection.ids:
             waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
@@ -253,6 +261,8 @@ class Operations:
         }
         void: list[Item] = []
         for item in waiting:
+            if self._book.repairs.is_under_way(operation.id, item.source, item.dead_letter_id):
+                continue
             override = holding.get((item.source, item.dead_letter_id))
             found = self._maybe((item.source, item.dead_letter_id))
             why = None
@@ -270,11 +280,14 @@ class Operations:
         now, operation = self._clock.now(), state.operation
         words = [o for o in self._book.overrides.values() if o.operation == operation.id and o.action in LETS_PASS]
         await self._book.end(words, who=who, now=now)
+        if operation.action.is_repair:
+            await self._ledger.transact("operation", repair_script.cancel(operation.id, who=who, now=now))
         state = await self.one(operation.id)
         cancelled = [
             replace(item, state=ItemState.CANCELLED.value, detail=f"cancelled by {who}")
             for item in state.items
-            if item.state in (ItemState.WAITING, ItemState.VOID) and item.detail in ("", f"taken back by {who}")
+            if item.state in (ItemState.WAITING, ItemState.VOID, ItemState.CANCELLED)
+            and item.detail in ("", f"taken back by {who}", f"cancelled by {who}")
         ]
         ended = replace(operation, ended_at=now, cancelled_by=who)
         await self._ledger.transact("operation", script.end(ended, now=now, cancelled=cancelled))
@@ -348,6 +361,9 @@ def objection(found: Found | None, action: OperationAction) -> str | None:
     if found is None or action not in (OperationAction.APPROVE, OperationAction.RETRY):
         return None
     ladder, decision = found.ladder, found.ladder.decision
+    repaired = next((o for o in found.subject.overrides if o.snapshot.get("repair")), None)
+    if repaired is not None:
+        return repaired.why
     if found.subject.traits is None:
         return "this platform knows no retry"
     if decision.mode.rank < Mode.APPROVE.rank:

@@ -19,6 +19,7 @@ from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
 from exporter.model.labels import NO_LABELS, Labels, exposed, exposed_names
 from exporter.model.ledger import Key
+from exporter.model.repairs import RepairAction, RepairOutcome
 from exporter.model.retries import Mode, Outcome, Retry
 from exporter.model.tallies import SUM, Tallies, TallyKey
 from exporter.platform import Platform
@@ -44,6 +45,7 @@ _OF_SOURCES = (
     catalogue.RETRIES,
     catalogue.RETRIES_SHADOW,
     catalogue.RETRIES_OPEN,
+    catalogue.REPAIRS,
 )
 _SET_ASIDE = frozenset(metric.name for metric in _OF_SOURCES)
 
@@ -156,6 +158,12 @@ class Projection:
             self._touch(catalogue.RETRIES_SHADOW, (*labels, policy))
             for outcome in Outcome:
                 self._touch(catalogue.RETRIES, (*labels, policy, outcome))
+
+    def open_repairs(self, source: str, actions: Iterable[RepairAction]) -> None:
+        """Give the repairs that a source grants their counters at 0."""
+        for action in actions:
+            for outcome in RepairOutcome:
+                self._touch(catalogue.REPAIRS, (self._platforms[source].name, source, action, outcome))
 
     def show_retry_mode(self, source: str, *, mode: Mode, paused: bool) -> None:
         """Show how far retrying may go for a source now."""
