@@ -12,21 +12,29 @@ from typing import Any
 
 import pytest
 
+from exporter import app
+from exporter.clock import SystemClock
+from exporter.model.operations import OperationAction
+from exporter.platforms.etlworks.config import Parameter
+from exporter.retries.operations import Selection
+from exporter.simulator.fleet import Fleet, demo_config
 from exporter.simulator.repairs import RepairPlan
+from exporter.simulator.retries import RetryPlan
 from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_retries import retrying
+from tests.servers import eventually
 
 TOKEN = "letmein-please"
 HOUR = 3600.0
 
 
 @asynccontextmanager
-async def service(folder: Path, platform: str, *grant: str, mode: str = "approve") -> AsyncIterator[Deployment]:
-    changes: dict[str, Any] = {**retrying(mode), "server": {"listen": "127.0.0.1:0", "admin_token": TOKEN}}
+async def service(folder: Path, platform: str, *grant: str, **section: Any) -> AsyncIterator[Deployment]:
+    changes: dict[str, Any] = {**retrying("approve"), "server": {"listen": "127.0.0.1:0", "admin_token": TOKEN}}
     options = {platform: {"api_limit": 60_000}} if platform == "make" else {}
     async with deployment(folder, platforms=[platform], workflows=0, options=options, changes=changes) as made:
-        section = made.config.sources[platform].model_copy(update={"grant": list(grant)})
-        made.config = made.config.model_copy(update={"sources": {platform: section}})
+        granting = made.config.sources[platform].model_copy(update={"grant": list(grant), **section})
+        made.config = made.config.model_copy(update={"sources": {platform: granting}})
         await made.restart()
         yield made
 
@@ -182,3 +190,65 @@ async def test_what_a_platform_cannot_do_is_said(tmp_path: Path) -> None:
         assert letters
         status, answer = await ask(made, "discard", *letters)
         assert (status, answer["error"]) == (409, "Qlik Automate cannot discard")
+
+
+@pytest.mark.parametrize("fate", ["done", "cut"])
+async def test_a_flow_runs_again_with_the_parameters_of_the_config_and_its_failure_is_the_same_letter(
+    tmp_path: Path, fate: Any
+) -> None:
+    parameters = {"1001": [Parameter(name="day", value="yesterday")]}
+    async with service(tmp_path, "etlworks", "rerun", rerun_parameters=parameters) as made:
+        etlworks: Any = made.fleet.simulators["etlworks"]
+        etlworks.add_workflow("1001")
+        await made.sweep()
+        now = made.clock.now()
+        etlworks.add_run("1001", started_at=now + 1, ended_at=now + 10, result="failure", error="network")
+        await made.live(120, step=15)
+        known = made.service.sources["etlworks"].known
+        [letter] = known.dead_letters
+        etlworks.plan_retries(RetryPlan(outcome="failure", fate=fate))
+        status, begun = await ask(made, "rerun", letter)
+        assert (status, begun.get("error")) == (200, None)
+        assert begun["plans"][0]["changes"] == ["parameter day"]
+        await made.repair()
+        for _ in range(20):
+            await made.live(60, step=15, retry=True)
+            await made.repair()
+        [(state, detail)] = (await items(made, begun["operation"])).values()
+        assert (state, "ended as failure" in detail) == ("failed", True) if fate == "done" else ("unknown", False)
+        after = [one for one in known.dead_letters.values() if one.id != letter]
+        assert [made.service.book.root_of("etlworks", one) for one in after] == [letter]
+        assert (letter in known.dead_letters) is (fate == "cut")  # else the work lives on in the other
+        status, answer = await ask(made, "rerun", letter)
+        assert status == 404 if fate == "done" else "it was run again already" in answer["error"]
+        assert sum(etlworks.retry_calls.values()) == 1
+
+
+async def test_a_running_service_does_it_by_itself(tmp_path: Path) -> None:
+    options = {"make": {"api_limit": 60_000}}
+    async with Fleet.open(clock=SystemClock(), platforms=["make"], workflows=0, options=options) as fleet:
+        make: Any = fleet.simulators["make"]
+        workflow = make.add_workflow(name="Order sync")
+        config = demo_config(fleet, listen="127.0.0.1:0", database=tmp_path / "e2e.db", interval="1s")
+        section = config.sources["make"].model_copy(update={"grant": ["discard"]})
+        config = config.model_copy(update={"sources": {"make": section}})
+        async with app.service(config) as running:
+            await eventually(lambda: swept(running))
+            letter = make.add_dead_letter(workflow)
+            await eventually(lambda: is_known(running, letter))
+            chosen = Selection(ids=[("make", letter)])
+            begun = await running.operations.begin(OperationAction.DISCARD, chosen, who="ann", at_once=True)
+            await eventually(lambda: is_done(running, begun["operation"]))
+            assert make.world.dead_letters[letter].state == "deleted"
+
+
+async def swept(running: app.Service) -> bool:
+    return running.sources["make"].known.first_sweep_at is not None
+
+
+async def is_known(running: app.Service, name: str) -> bool:
+    return name in running.sources["make"].known.dead_letters
+
+
+async def is_done(running: app.Service, operation: str) -> bool:
+    return (await running.operations.one(operation)).counts == {"done": 1}
