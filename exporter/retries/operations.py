@@ -119,8 +119,10 @@ class Operations:
 
     def new_since(self, state: OperationState) -> int:
         """How many dead letters have opened since that the operation would have been about as well."""
-        selection, began = _selection(state.operation.selected), state.operation.created_at
-        if selection.ids or selection.is_empty:
+        action, began = state.operation.action, state.operation.created_at
+        selection = _selection(state.operation.selected)
+        named = action.is_repair and action is not OperationAction.DISCARD
+        if selection.ids or selection.is_empty or named:
             return 0
         known = {item.key for item in state.items}
         return sum(

@@ -167,7 +167,7 @@ class RepairOperations:
             return f"a {open_one.action} of it is open, operation {open_one.operation}"
         if not isinstance(thing.about, DeadLetter):
             return None
-        retry = next((one for one in self._book.history(thing.source, thing.root) if one.is_open), None)
+        retry = next((one for one in self._book.open_of(thing.source) if one.root == thing.root), None)
         if retry is not None:
             return f"its retry {retry.id} is {retry.state}"
         before = kept.rerun(thing.source, thing.about.id)

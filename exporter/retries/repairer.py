@@ -193,16 +193,16 @@ class Repairer:
     async def _planned(self, repair: Repair) -> Repair | None:
         """The repair, if what was planned is still so; else why not is remembered."""
         now, name = self._clock.now(), self.source.name
-        opened = [retry for retry in self._book.history(name, repair.root) if retry.is_open] if repair.root else []
         letter = self._known.dead_letters.get(repair.subject_id)
         why, outcome = None, RepairOutcome.REFUSED
         if repair.action not in self.granted:
             why = not_granted(repair.action, name)
         elif repair.root and letter is None:
             why, outcome = "it is resolved", RepairOutcome.VOID
-        elif opened:
-            waits = protocol.postponed(repair, now=now, detail=f"its retry {opened[0].id} is {opened[0].state}")
-            await self._close([waits])
+        elif repair.root and letter is not None and self._book.root_of(name, letter) != repair.root:
+            why = "it descends from another dead letter, as is known by now: ask for it again"
+        elif (waits_for := self._under_way(repair)) is not None:
+            await self._close([protocol.postponed(repair, now=now, detail=waits_for)])
             return None
         if why is None:
             try:
@@ -217,6 +217,19 @@ class Repairer:
             await self._close([protocol.closed(repair, outcome, now=self._clock.now(), detail=why)])
             return None
         return repair
+
+    def _under_way(self, repair: Repair) -> str | None:
+        """What has to come to its end first: a retry of the same; for a rerun, whatever else runs its workflow."""
+        alone = repair.action is RepairAction.RERUN
+        for retry in self._book.open_of(self.source.name) if repair.root else ():
+            if retry.root == repair.root or (alone and retry.workflow_id == repair.workflow_id):
+                whose = "its" if retry.root == repair.root else "another dead letter's"
+                return f"{whose} retry {retry.id} is {retry.state}"
+        for other in self._book.repairs.open_of(self.source.name) if alone else ():
+            same = other.action is repair.action and other.workflow_id == repair.workflow_id
+            if same and other.state is not RepairState.WAITING:
+                return f"another {other.action} of its workflow is open, operation {other.operation}"
+        return None
 
     async def _claim(self, intended: Sequence[Repair]) -> list[Repair]:
         """Those of which the intent is durable now."""

@@ -1,8 +1,8 @@
 """The ledger of repairs other than a retry: what a person asked for, the intent before the call, what became of it.
 
 A repair is a row from the moment a person asks for it. Of one thing, one repair is open at a time: that is an index.
-While a dead letter is being repaired its root is held, by an override that ends with the repair, so that no retry is
-reserved meanwhile; and no repair is claimed while a retry of its root is open. Its one writer is the repairer.
+While a dead letter is being repaired it is held, by an override that ends with the repair, so that no retry is reserved
+meanwhile; and no repair is claimed while a retry of its root is open. Its one writer is the repairer.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -66,12 +66,13 @@ def begin(state: OperationState, repairs: Sequence[Repair], *, now: float) -> Sc
 
 
 def hold_of(repair: Repair, now: float) -> Override:
-    """What keeps the root of a dead letter from being retried while it is repaired."""
+    """What keeps a dead letter from being retried while it is repaired; a rerun keeps all of its workflow."""
+    alone = repair.action is RepairAction.RERUN
     return Override(
         id=f"{repair.id}-hold",
-        scope=Scope.ROOT,
+        scope=Scope.WORKFLOW if alone else Scope.ROOT,
         source=repair.source,
-        key=repair.root,
+        key=repair.workflow_id if alone else repair.root,
         action=OverrideAction.HOLD,
         until=None,
         who=ENGINE,
@@ -207,15 +208,22 @@ def _is_paused(source: str, now: float) -> Script[bool]:
 
 
 def _is_free(repair: Repair) -> Script[bool]:
-    """Whether a dead letter is still open, and no retry of it is."""
+    """Whether a dead letter is still open, and no retry of it is; where its workflow is run, none of that."""
     rows = yield (
         "SELECT 1 FROM dead_letters WHERE source = $1 AND dead_letter_id = $2 AND resolved_at IS NOT NULL",
         (repair.source, repair.subject_id),
     )
     if rows:
         return False
-    sql = "SELECT 1 FROM retries WHERE source = $1 AND root = $2 AND outcome IS NULL AND shadow = 0"
-    return not (yield sql, (repair.source, repair.root))
+    rows = yield (
+        "SELECT root, data FROM retries WHERE source = $1 AND outcome IS NULL AND shadow = 0",
+        (repair.source,),
+    )
+    alone = repair.action is RepairAction.RERUN
+    return not any(
+        root == repair.root or (alone and msgspec.json.decode(data, type=Retry).workflow_id == repair.workflow_id)
+        for root, data in rows
+    )
 
 
 def _follow(committed: Committed) -> Script[None]:

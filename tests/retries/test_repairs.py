@@ -1,7 +1,9 @@
 """Repairs other than a retry: asked for on a plan, called once whatever breaks, read until it is proven."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from exporter.model.retries import Mode, Outcome, Reason
 from exporter.retries import repair_protocol as protocol
 from exporter.retries.control import ControlError
 from exporter.retries.operations import UNDO_SECONDS, Selection
+from exporter.store.script import StoreError
 from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import DAY, HOUR, SERIAL, quick, rules
 from tests.retries.repairing import ACTIONS, RepairEngine
@@ -216,6 +219,39 @@ async def test_not_while_a_retry_is_open_and_no_retry_while_it_is(engine_of: Eng
         await engine.retry_now((SOURCE, other))
 
 
+async def test_what_runs_a_workflow_anew_is_alone_in_it(engine_of: EngineOf) -> None:
+    engine = await engine_of(rules=quick(), traits=SERIAL)
+    other = engine.platform.add("w1", age=30.0).id
+    elsewhere = engine.platform.add("w2", age=30.0).id
+    await engine.sweep()
+    engine.platform.fates = ["late"]
+    await engine.turn()
+    [retry] = engine.book.open_of(SOURCE)
+    assert retry.dead_letter_id == "d1"
+    await engine.begin("rerun", other)
+    await engine.begin("rerun", elsewhere)
+    engine.repairs.fates = ["late"]
+    await engine.repairer.repair_once()
+    assert engine.repairs.requests == [("rerun", [elsewhere])]
+    assert engine.states()[other] == ("waiting", f"another dead letter's retry {retry.id} is {retry.state}")
+    engine.platform.add("w2", age=30.0)
+    await engine.live_on(HOUR)
+    assert ("rerun", [other]) in engine.repairs.requests
+    first = next(at for at, letter, _ in engine.platform.calls if engine.platform.items[letter].workflow_id == "w2")
+    assert first >= engine.repairs.done["rerun", elsewhere]
+
+
+async def test_two_reruns_of_a_workflow_come_one_after_the_other(engine_of: EngineOf) -> None:
+    engine = await engine_of(2, traits=SERIAL)
+    engine.repairs.fates = ["late"]
+    await engine.begin("rerun", "d1", "d2")
+    await engine.round(2 * MINUTE)
+    assert engine.repairs.requests == [("rerun", ["d1"])]
+    assert engine.states()["d2"][1].startswith("another rerun of its workflow is open")
+    await engine.round(15 * MINUTE)
+    assert engine.repairs.requests == [("rerun", ["d1"]), ("rerun", ["d2"])]
+
+
 async def test_while_paused_nothing_is_sent_and_what_is_not_sent_in_a_day_is_void(engine_of: EngineOf) -> None:
     engine = await engine_of(2)
     await engine.begin("discard", "d1")
@@ -227,7 +263,7 @@ async def test_while_paused_nothing_is_sent_and_what_is_not_sent_in_a_day_is_voi
     await engine.begin("discard", "d2")
     await engine.control.pause(None, seconds=3 * DAY, who="ann")
     await engine.round(DAY + HOUR, step=HOUR)
-    assert engine.states() == {"d2": ("void", "its time was up before its turn came")}
+    assert engine.states()["d2"] == ("void", "its time was up before its turn came")
     assert not [o for o in engine.book.holding(engine.clock.now()) if o.snapshot.get("repair")]
 
 
@@ -242,6 +278,16 @@ async def test_what_changed_since_the_plan_is_refused_without_a_call(engine_of: 
     await engine.round(MINUTE)
     assert engine.repairs.requests == []
     assert engine.states()[subject(action)] == ("refused", "it changed since the plan was made: ask for it again")
+
+
+async def test_what_is_resolved_meanwhile_is_void(engine_of: EngineOf) -> None:
+    engine = await engine_of(2)
+    await engine.begin("discard", "d1", "d2", at_once=False)
+    engine.platform.items["d1"].gone = True
+    await engine.sweep()
+    await engine.round(MINUTE)
+    assert engine.repairs.requests == [("discard", ["d2"])]
+    assert engine.states()["d1"] == ("void", "it is resolved")
 
 
 async def test_what_the_adapter_finds_stale_is_refused_and_what_did_not_leave_is_tried_again(
@@ -394,12 +440,13 @@ async def test_a_crash_at_any_moment_neither_repeats_nor_forgets_it(
     engine_of: EngineOf, action: str, fate: Any
 ) -> None:
     ends: set[str] = set()
+    names = ["d1", "d2"] if action == "discard" else [subject(action)]
     for chance in range(200):
-        engine = await engine_of()
+        engine = await engine_of(2)
         engine.repairs.fates = [fate]
 
         async def story(engine: RepairEngine = engine) -> None:
-            await engine.begin(action, subject(action))
+            await engine.begin(action, *names)
             await engine.round()
             await engine.round(MINUTE)
 
@@ -407,19 +454,19 @@ async def test_a_crash_at_any_moment_neither_repeats_nor_forgets_it(
         survived = await engine.survive(story())
         engine.trip.left = None
         await engine.round(20 * MINUTE, step=MINUTE)
-        assert sum(engine.repairs.calls.values()) <= 1, chance
+        assert max(engine.repairs.calls.values(), default=0) <= 1, chance
         operations = engine.operations.newest()
         if not operations:
             assert engine.repairs.requests == []
-        for state in operations:
-            [item] = state.items
-            done = (action, subject(action)) in engine.repairs.done
+        for item in (item for state in operations for item in state.items):
+            done = (action, item.dead_letter_id) in engine.repairs.done
             expected = "done" if done else "unknown" if action == "rerun" else "failed"
             if done and action == "fix-and-retry":
                 expected = "waiting"
             assert item.state == expected, (chance, item)
-            assert state.operation.ended_at is not None or item.state == "waiting"
             ends.add(item.state)
+        for state in operations:
+            assert (state.operation.ended_at is not None) is not state.is_open
         holds = [o for o in engine.book.holding(engine.clock.now()) if o.snapshot.get("repair")]
         assert holds == [], chance
         await engine.stop()
@@ -429,6 +476,60 @@ async def test_a_crash_at_any_moment_neither_repeats_nor_forgets_it(
         raise AssertionError("it never came to its end")
     assert chance > 8
     assert ends
+
+
+@pytest.mark.parametrize("fails_at", range(4))
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_store_that_fails_for_a_moment_costs_no_second_call(
+    engine_of: EngineOf, action: str, fails_at: int
+) -> None:
+    engine = await engine_of()
+    await engine.begin(action, subject(action))
+    transact, left = engine.ledger.transact, fails_at
+
+    async def failing(operation: str, script: Any) -> Any:
+        nonlocal left
+        if operation == "repair":
+            left -= 1
+            if left == -1:
+                raise StoreError("the disk is full")
+        return await transact(operation, script)
+
+    engine.ledger.transact = failing  # type: ignore[method-assign]
+    for _ in range(3):
+        with suppress(StoreError):
+            await engine.repairer.repair_once()
+    await engine.round(2 * MINUTE)
+    assert engine.repairs.calls == {(action, subject(action)): 1}
+    assert engine.states()[subject(action)][0] == ("waiting" if action == "fix-and-retry" else "done")
+
+
+async def test_a_stop_waits_for_the_call_that_is_under_way(engine_of: EngineOf) -> None:
+    engine = await engine_of()
+    await engine.begin("discard", "d1")
+    under_way, go_on, inner = asyncio.Event(), asyncio.Event(), engine.repairs.repair
+
+    async def slow(cases: Any, *, send_by: float) -> Any:
+        under_way.set()
+        await go_on.wait()
+        return await inner(cases, send_by=send_by)
+
+    engine.repairs.repair = slow  # type: ignore[method-assign]
+    task = asyncio.create_task(engine.repairer.repair_once())
+    await under_way.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    engine.repairs.repair = inner  # type: ignore[method-assign]
+    [repair] = engine.book.repairs.open_of(SOURCE)
+    assert (repair.state, repair.detail) == ("verifying", "the platform took the call")
+    await engine.restart()
+    await engine.round()
+    assert engine.states()["d1"][0] == "done"
+    assert engine.repairs.calls == {("discard", "d1"): 1}
 
 
 # What follows
@@ -450,6 +551,16 @@ async def test_a_fix_is_followed_by_a_retry_and_the_retry_tells_the_end(engine_o
     assert engine.states()["d1"][0] == "succeeded"
     assert engine.newest.operation.ended_at is not None
     assert engine.repairs.calls == {("fix-and-retry", "d1"): 1}
+
+
+async def test_the_retry_after_a_fix_can_still_be_cancelled(engine_of: EngineOf) -> None:
+    engine = await engine_of()
+    begun = await engine.begin("fix-and-retry", "d1")
+    await engine.round()
+    assert (await engine.operations.cancel(begun["operation"], who="bob"))["cancelled"] == 1
+    await engine.live_on(HOUR)
+    assert engine.retries() == []
+    assert engine.states()["d1"][0] == "cancelled"
 
 
 async def test_the_look_before_that_retry_is_told_what_was_fixed(engine_of: EngineOf) -> None:
