@@ -280,6 +280,36 @@ async def test_what_changed_since_the_plan_is_refused_without_a_call(engine_of: 
     assert engine.states()[subject(action)] == ("refused", "it changed since the plan was made: ask for it again")
 
 
+@pytest.mark.parametrize("meanwhile", ["cancelled", "paused", "resolved", "retried"])
+async def test_what_happens_between_the_last_look_and_the_call_is_heeded(engine_of: EngineOf, meanwhile: str) -> None:
+    engine = await engine_of()
+    begun = await engine.begin("discard", "d1")
+    inner = engine.repairs.plan
+
+    async def slow(case: Any) -> Any:
+        found = await inner(case)
+        engine.repairs.plan = inner  # type: ignore[method-assign]
+        if meanwhile == "cancelled":
+            await engine.operations.cancel(begun["operation"], who="bob")
+        elif meanwhile == "paused":
+            await engine.control.pause(SOURCE, seconds=HOUR, who="bob")
+        elif meanwhile == "resolved":
+            engine.platform.items["d1"].gone = True
+            await engine.sweep()
+        else:  # the hold ended somehow
+            await engine.book.end(engine.book.holding(engine.clock.now()), who="bob", now=engine.clock.now())
+            engine.platform.fates = ["late"]
+            await engine.retry_now((SOURCE, "d1"))
+            await engine.turn()
+            assert engine.book.open_of(SOURCE)
+        return found
+
+    engine.repairs.plan = slow  # type: ignore[method-assign]
+    await engine.repairer.repair_once()
+    assert engine.repairs.requests == []
+    assert engine.states()["d1"][0] == ("cancelled" if meanwhile == "cancelled" else "waiting")
+
+
 async def test_what_is_resolved_meanwhile_is_void(engine_of: EngineOf) -> None:
     engine = await engine_of(2)
     await engine.begin("discard", "d1", "d2", at_once=False)
@@ -604,6 +634,8 @@ async def test_what_a_rerun_makes_descends_from_its_dead_letter(engine_of: Engin
     assert again is not None
     assert again.run_id == "run-again"
     assert engine.book.root_of(SOURCE, again) == "d1"
+    later = engine.clock.now() + DAY
+    await engine.book.prune(now=later, before=later)
     await engine.restart()
     assert engine.book.root_of(SOURCE, again) == "d1"
 
