@@ -28,6 +28,8 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.deciding import Decider
 from exporter.retries.operations import Operations
+from exporter.retries.repair_operations import RepairOperations
+from exporter.retries.repairer import Repairer
 from exporter.retries.retrier import Retrier
 from exporter.source import Source, read_at_scrape
 from exporter.store.ledger import Ledger, open_engine
@@ -83,6 +85,7 @@ class Service:
     pollers: dict[str, Poller] = field(default_factory=dict)
     receivers: dict[str, Receiver] = field(default_factory=dict)
     retriers: dict[str, Retrier] = field(default_factory=dict)
+    repairers: dict[str, Repairer] = field(default_factory=dict)
     reliability: dict[str, Reliability] = field(default_factory=dict)
     traces: TraceExporter | None = None
 
@@ -228,6 +231,14 @@ async def service(
         stack.push_async_callback(tracer.aclose)
         for source in memory.sources.values():
             await _open_source(running, stack, config, source, clock, tracer)
+        memory.operations.begin_repair = RepairOperations(
+            memory.operations,
+            memory.book,
+            ledger,
+            clock,
+            sources=memory.sources,
+            repairers=running.repairers,
+        ).begin
         ledger.ahead = lambda: {
             name: -offset for name, source in memory.sources.items() if (offset := source.api.clock_offset())
         }
@@ -254,6 +265,8 @@ async def service(
                 tasks(poller.run())
             for retrier in running.retriers.values():
                 tasks(retrier.run())
+            for repairer in running.repairers.values():
+                tasks(repairer.run())
             tasks(_operations_loop(running, clock))
             tasks(_housekeeping_loop(running, config, clock, folded))
             tasks(ledger.recover(clock.sleep))
@@ -322,6 +335,10 @@ async def _open_source(
     running.pollers[name] = Poller(source, ledger, clock, on_up=lambda up: running.projection.set_up(name, up))
     if source.adapter is not None:
         running.retriers[name] = Retrier(
+            source, ledger, clock, book=running.book, decider=running.memory.deciders[name]
+        )
+    if source.platform.repairing is not None:
+        running.repairers[name] = Repairer(
             source, ledger, clock, book=running.book, decider=running.memory.deciders[name]
         )
 

@@ -220,6 +220,11 @@ RETRIES = _counter(
 RETRIES_SHADOW = _counter(
     "automation_retries_shadow_total", "Retries that would have been sent in another mode.", (*_SOURCE, "policy")
 )
+REPAIRS = _counter(
+    "automation_repairs_total",
+    "Repairs other than a retry that people asked for, by what became of them.",
+    (*_SOURCE, "action", "outcome"),
+)
 RUNS_OBSERVED = _counter(
     "automation_exporter_runs_observed_total", "Finished runs by who saw the finish first.", (*_SOURCE, "via")
 )
@@ -252,6 +257,7 @@ TALLIED = (
     RETRY_ESCALATIONS,
     RETRIES,
     RETRIES_SHADOW,
+    REPAIRS,
     RUNS_OBSERVED,
     RECONCILED,
     DETECTION_DELAY,

@@ -14,6 +14,7 @@ from exporter.model import FAILED, Change, Observation, Result, Run, Via
 from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.model.operations import OperationState
 from exporter.model.rails import Gate, Purse, Setback
+from exporter.model.repairs import Repair
 from exporter.model.retries import Override, Retry
 from exporter.model.subject import Refused
 from exporter.model.tallies import Tallies
@@ -100,6 +101,7 @@ class Committed(Struct, kw_only=True):
     refused: dict[Key, Refused | None] = field(default_factory=dict)  # dead letters whose last look refused, or no more
     operations: dict[str, OperationState] = field(default_factory=dict)
     escalated: dict[Key, bool] = field(default_factory=dict)  # by source, and root and reason; False: no longer
+    repairs: list[Repair] = field(default_factory=list)
 
 
 class Loaded(Struct, kw_only=True):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from exporter.model.repairs import RepairAction
+
 
 class OperationAction(StrEnum):
     """What is done to each dead letter of an operation."""
@@ -21,6 +23,14 @@ class OperationAction(StrEnum):
     STOP = "stop"
     FIX_AND_RETRY = "fix-and-retry"
     RERUN = "rerun"
+
+    @property
+    def is_repair(self) -> bool:
+        """Whether it is a call of another kind than a retry, which takes a grant: a ``RepairAction``."""
+        return self.value in _REPAIRS
+
+
+_REPAIRS = frozenset(RepairAction)
 
 
 class ItemState(StrEnum):

@@ -19,6 +19,7 @@ from exporter.model.rails import Gate, GateState, Purse, Rails, Setback, set_bac
 from exporter.model.retries import ENGINE, Answer, Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.model.subject import Refused
 from exporter.retries import protocol
+from exporter.retries.repair_book import RepairBook
 from exporter.source import Source
 from exporter.store import audit
 from exporter.store import rails as kept
@@ -80,6 +81,7 @@ class RetryBook:
         self._rails: dict[str, Rails] = {}
         self._beats: dict[str, float] = {}
         self.operations: dict[str, OperationState] = {}
+        self.repairs = RepairBook()
         self._open: dict[str, dict[str, Retry]] = {source: {} for source in sources}
         self._decided: dict[Key, Decided] = {}
         self._worked_at: dict[tuple[str, str], float] = {}  # by policy and group: the last approved one that worked
@@ -98,6 +100,7 @@ class RetryBook:
         self._lineage, self._decided, self._full_at = remembered.lineage, remembered.decided, remembered.full_at
         self._set_overrides({override.id: override for override in remembered.overrides})
         self._lowered_at, self.operations = remembered.lowered_at, remembered.operations
+        self.repairs.apply(remembered.repairs)
         await self._load_rails(remembered.kept, now)
         for retry in remembered.retries:
             self._keep(retry)
@@ -107,6 +110,7 @@ class RetryBook:
             for source in self._sources:
                 self._projection.open_retries(source, self.rules.policies)
                 self._projection.show_open_retries(source, self._open[source].values())
+                self._projection.open_repairs(source, self._sources[source].section.grant)
             self.show(now)
 
     # What is asked of it
@@ -542,6 +546,7 @@ class RetryBook:
         for escalated, holds in committed.escalated.items():
             (self._escalated.add if holds else self._escalated.discard)(escalated)
         self.operations |= committed.operations
+        self.repairs.apply(committed.repairs)
         for outcome in committed.outcomes:
             self._note_runs(outcome.batch.source, outcome.changes)
 

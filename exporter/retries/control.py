@@ -227,7 +227,8 @@ class Control:
             root = found.subject.root
             exhausted = any(rung.refuses and rung.reason is Reason.EXHAUSTED for rung in found.ladder.rungs)
         said = self._book.root_overrides(source, root)
-        return root, [override for override in said if override.action in _RELEASED and override.holds(now)], exhausted
+        holding = [o for o in said if o.action in _RELEASED and o.holds(now) and not o.snapshot.get("repair")]
+        return root, holding, exhausted
 
     # How
 

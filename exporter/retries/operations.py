@@ -6,7 +6,7 @@ it had never been said.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from exporter.model.words import in_words
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import LETS_PASS, Control, ControlError, Found, decision_facts
 from exporter.store import operations as script
+from exporter.store import repairs as repair_script
 from exporter.store.ledger import Ledger
 
 #: What lets dead letters pass takes effect so much later (seconds), unless it is to be at once.
@@ -96,6 +97,8 @@ class Operations:
         self._made: dict[str, tuple[Sequence[Found], Group]] = {}
         self._groups_of: Sequence[Found] | None = None
         self._groups_at = float("-inf")
+        #: Begins what takes another call than a retry: there only where the sources are connected.
+        self.begin_repair: Callable[..., Awaitable[dict[str, Any]]] | None = None
 
     # What is so
 
@@ -158,8 +161,10 @@ class Operations:
 
     def new_since(self, state: OperationState) -> int:
         """How many dead letters have opened since that the operation would have been about as well."""
-        selection, began = _selection(state.operation.selected), state.operation.created_at
-        if selection.ids or selection.is_empty:
+        action, began = state.operation.action, state.operation.created_at
+        selection = _selection(state.operation.selected)
+        named = action.is_repair and action is not OperationAction.DISCARD
+        if selection.ids or selection.is_empty or named:
             return 0
         known = {item.key for item in state.items}
         return sum(
@@ -191,8 +196,11 @@ class Operations:
         Dead letters for which it makes no sense are listed as ``refused``, each with its reason; if it makes sense for
         none, that is a ``ControlError``.
         """
-        if action not in _OVERRIDES and action is not OperationAction.RELEASE:
-            raise ControlError(f"{action}: not granted: it changes what is on the platform", status=403)
+        if action.is_repair:
+            if self.begin_repair is None:
+                raise ControlError(f"{action} asks the platform: start the service, and say it again")
+            options = {"who": who, "why": why, "at_once": at_once, "stop_after": stop_after, "dry_run": dry_run}
+            return await self.begin_repair(action, selection, **options)
         keys, found = await self._chosen(action, selection)
         if only is not None:
             seen = frozenset(only)
@@ -311,6 +319,8 @@ class Operations:
         }
         void: list[Item] = []
         for item in waiting:
+            if self._book.repairs.is_under_way(operation.id, item.source, item.dead_letter_id):
+                continue
             override = holding.get((item.source, item.dead_letter_id))
             found = self._maybe((item.source, item.dead_letter_id))
             why = None
@@ -328,11 +338,14 @@ class Operations:
         now, operation = self._clock.now(), state.operation
         words = [o for o in self._book.overrides.values() if o.operation == operation.id and o.action in LETS_PASS]
         await self._book.end(words, who=who, now=now)
+        if operation.action.is_repair:
+            await self._ledger.transact("operation", repair_script.cancel(operation.id, who=who, now=now))
         state = await self.one(operation.id)
         cancelled = [
             replace(item, state=ItemState.CANCELLED.value, detail=f"cancelled by {who}")
             for item in state.items
-            if item.state in (ItemState.WAITING, ItemState.VOID) and item.detail in ("", f"taken back by {who}")
+            if item.state in (ItemState.WAITING, ItemState.VOID, ItemState.CANCELLED)
+            and item.detail in ("", f"taken back by {who}", f"cancelled by {who}")
         ]
         ended = replace(operation, ended_at=now, cancelled_by=who)
         await self._ledger.transact("operation", script.end(ended, now=now, cancelled=cancelled))
@@ -406,6 +419,9 @@ def objection(found: Found | None, action: OperationAction, *, until: float = fl
     if found is None or action not in (OperationAction.APPROVE, OperationAction.RETRY):
         return None
     ladder, decision = found.ladder, found.ladder.decision
+    repaired = next((o for o in found.subject.overrides if o.snapshot.get("repair")), None)
+    if repaired is not None:
+        return repaired.why
     if found.subject.traits is None:
         return "this platform knows no retry"
     if decision.mode.rank < Mode.APPROVE.rank:

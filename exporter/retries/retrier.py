@@ -304,7 +304,8 @@ class Retrier:
         made = [retry for retry in before if not retry.shadow][-1:]
         refused = [retry for retry in made if retry.dead_letter_id == letter.id and retry.answer and retry.spared]
         try:
-            look = await self._adapter.look(Target(letter=letter, mark=refused[0].mark if refused else None))
+            mark, fixed = refused[0].mark if refused else None, self._book.repairs.fixed(self.source.name, letter.id)
+            look = await self._adapter.look(Target(letter=letter, mark=mark, fixed=fixed))
         except ApiError as error:
             await self._refuse(letter, str(error))
             return None

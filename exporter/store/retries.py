@@ -18,6 +18,7 @@ from exporter.model.ledger import Committed, Key
 from exporter.model.operations import ItemState, OperationState
 from exporter.model.policy import GateRules, Pace, Rules
 from exporter.model.rails import Gate, Purse, Rails, Setback, policy_gate
+from exporter.model.repairs import Repair
 from exporter.model.retries import (
     Decision,
     Outcome,
@@ -29,7 +30,7 @@ from exporter.model.retries import (
 )
 from exporter.model.subject import Subject, neighbours, reaches
 from exporter.model.tallies import SUM, Tallies
-from exporter.store import codec, operations, rails
+from exporter.store import codec, operations, rails, repairs
 from exporter.store.audit import about_override, about_retry, add_records
 from exporter.store.rows import add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
@@ -70,6 +71,7 @@ class Remembered:
     lowered_at: dict[str, float] = field(default_factory=dict)  # when each source was last lowered, ended or not
     kept: rails.KeptState = field(default_factory=rails.KeptState)
     operations: dict[str, OperationState] = field(default_factory=dict)
+    repairs: list[Repair] = field(default_factory=list)  # open ones, and those whose effect outlasts them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,7 @@ def remember(
     found.full_at = dict(rows)
     found.kept = yield from rails.load()
     found.operations = yield from operations.load()
+    found.repairs = yield from repairs.load()
     return found
 
 
@@ -353,7 +356,8 @@ def calls_near(
         "SELECT data FROM retries WHERE source = $1 AND shadow = 0 AND claimed_at > $2",
         (source, first + offset - CALLS_BEFORE),
     )
-    return began, [_retry(row) for row in rows]
+    reruns = yield from repairs.calls(source, first + offset - CALLS_BEFORE)
+    return began, [*(_retry(row) for row in rows), *reruns]
 
 
 def descend(source: str, made_by: Mapping[str, Retry], *, now: float) -> Script[Committed]:
@@ -517,9 +521,11 @@ def prune(*, before: float, keep: Collection[Key]) -> Script[Committed]:
     for part in chunks((identity,) for identity, source, root in rows if (source, root) not in keep):
         numbers = ", ".join(f"${number}" for number in range(1, len(part) + 1))
         yield f"DELETE FROM retries WHERE id IN ({numbers})", flat(part)
+    yield from repairs.prune(before=before, keep=keep)
     yield (
         """DELETE FROM lineage WHERE NOT EXISTS
-            (SELECT 1 FROM retries r WHERE r.source = lineage.source AND r.root = lineage.root)""",
+            (SELECT 1 FROM retries r WHERE r.source = lineage.source AND r.root = lineage.root) AND NOT EXISTS
+            (SELECT 1 FROM repairs r WHERE r.source = lineage.source AND r.root = lineage.root)""",
         (),
     )
     yield "DELETE FROM overrides WHERE ended_at < $1 OR until < $1", (before,)

@@ -160,6 +160,26 @@ MIGRATIONS: tuple[tuple[str, ...] | Callable[[], Script[None]], ...] = (
             PRIMARY KEY (operation_id, source, dead_letter_id)
         )""",
     ),
+    (
+        # One row a repair other than a retry. ``data`` is the whole of it, the columns are what it is found by.
+        """CREATE TABLE repairs (
+            id TEXT NOT NULL PRIMARY KEY,
+            source TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            subject_id TEXT NOT NULL,
+            action TEXT NOT NULL,
+            root TEXT NOT NULL,
+            operation_id TEXT NOT NULL,
+            state TEXT NOT NULL,
+            outcome TEXT,
+            closed_at DOUBLE PRECISION,
+            data TEXT NOT NULL
+        )""",
+        # The lock: of one thing, one repair may be open at a time.
+        "CREATE UNIQUE INDEX repairs_open ON repairs (source, subject, subject_id) WHERE outcome IS NULL",
+        "CREATE INDEX repairs_by_operation ON repairs (operation_id)",
+        "CREATE INDEX repairs_by_root ON repairs (source, root)",
+    ),
 )
 
 

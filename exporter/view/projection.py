@@ -20,6 +20,7 @@ from exporter.model.labels import NO_LABELS, Labels, exposed, exposed_names
 from exporter.model.ledger import Committed, Key
 from exporter.model.policy import Policy
 from exporter.model.rails import GateState
+from exporter.model.repairs import RepairAction, RepairOutcome
 from exporter.model.retries import Action, Mode, Retry
 from exporter.model.tallies import SUM, Tallies, TallyKey
 from exporter.platform import Platform
@@ -52,6 +53,7 @@ _OF_SOURCES = (
     catalogue.RETRIES,
     catalogue.RETRIES_SHADOW,
     catalogue.RETRIES_OPEN,
+    catalogue.REPAIRS,
 )
 _SET_ASIDE = frozenset(metric.name for metric in _OF_SOURCES)
 
@@ -181,6 +183,12 @@ class Projection:
         self._retrying = {policy.name for policy in policies if policy.action is Action.RETRY}
         for metric, labels in retry_births(policies):
             self._touch(metric, (self._platforms[source].name, source, *labels))
+
+    def open_repairs(self, source: str, actions: Iterable[RepairAction]) -> None:
+        """Give the repairs that a source grants their counters at 0."""
+        for action in actions:
+            for outcome in RepairOutcome:
+                self._touch(catalogue.REPAIRS, (self._platforms[source].name, source, action, outcome))
 
     def show_retry_mode(self, source: str, *, mode: Mode, paused: bool, lowered: bool) -> None:
         """Show how far retrying may go for a source now."""

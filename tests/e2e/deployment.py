@@ -106,6 +106,15 @@ class Deployment:
             if not sources or source in sources:
                 await self.drive(retrier.turn_once())
 
+    async def repair(self, seconds: float = 0.0, *, step: float = 15.0) -> None:
+        """Let the repairers take a turn, and operations follow: now, or so long."""
+        for _ in range(max(1, round(seconds / step))):
+            if seconds:
+                await self.clock.advance(step)
+            for repairer in self.service.repairers.values():
+                await self.drive(repairer.repair_once())
+            await self.service.operations.settle_once()
+
     async def deliver(self) -> int:
         """Deliver the webhooks that are due; returns how many were accepted."""
         return await self.fleet.deliver_once(self.session, f"{self.url}/webhooks")
