@@ -18,7 +18,8 @@ from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
 from exporter.retries.control import ControlError
-from exporter.retries.operations import Operations, Selection, operation_facts
+from exporter.retries.facts import operation_facts
+from exporter.retries.operations import Operations, Selection
 from exporter.simulator import SIMULATORS
 from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults

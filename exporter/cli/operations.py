@@ -15,7 +15,7 @@ from exporter.clock import SystemClock
 from exporter.config import load
 from exporter.config.outline import Outline
 from exporter.model.operations import UNDER_WAY, alike
-from exporter.retries.operations import group_facts, operation_facts
+from exporter.retries.facts import group_facts, operation_facts
 from exporter.retries.trying import try_once
 from exporter.view.own import OwnMetrics
 from exporter.web import local

@@ -14,7 +14,6 @@ from exporter.clock import Clock
 from exporter.model.decision import snapshot_of
 from exporter.model.groups import Group, experience_of, experiences, group_of, rank
 from exporter.model.operations import (
-    UNDER_WAY,
     Alike,
     Item,
     ItemState,
@@ -24,9 +23,8 @@ from exporter.model.operations import (
     alike,
 )
 from exporter.model.retries import Action, Mode, Override, OverrideAction, Reason
-from exporter.model.words import in_words
 from exporter.retries.book import RetryBook, new_id
-from exporter.retries.control import LETS_PASS, Control, ControlError, Found, decision_facts
+from exporter.retries.control import LETS_PASS, Control, ControlError, Found
 from exporter.store import operations as script
 from exporter.store import repairs as repair_script
 from exporter.store.ledger import Ledger
@@ -459,73 +457,6 @@ def _all_refused(reasons: Sequence[Alike]) -> str:
         return f"{first.example}: {first.why}"
     more = "" if len(reasons) == 1 else f"; {count - first.count} for other reasons"
     return f"it makes sense for none of {count} dead letters: {first.count} such as {first.example}: {first.why}{more}"
-
-
-def operation_facts(state: OperationState, *, new_since: int = 0, items: bool = True) -> dict[str, Any]:
-    """An operation as plain values."""
-    operation = state.operation
-    done = sum(1 for item in state.items if item.state not in UNDER_WAY)
-    facts: dict[str, Any] = {
-        "id": operation.id,
-        "action": operation.action.value,
-        "who": operation.who,
-        "why": operation.why,
-        "selected": dict(operation.selected),
-        "created_at": operation.created_at,
-        "starts_at": operation.starts_at,
-        "ended_at": operation.ended_at,
-        "cancelled_by": operation.cancelled_by or None,
-        "stop_after": operation.stop_after,
-        "total": len(state.items),
-        "done": done,
-        "outcomes": state.counts,
-        "new_since": new_since,
-    }
-    if items:
-        facts["items"] = [{"dead_letter": item.key, "state": item.state, "detail": item.detail} for item in state.items]
-    return facts
-
-
-def group_facts(group: Group) -> dict[str, Any]:
-    """A group as plain values."""
-    return {
-        "id": group.id,
-        "source": group.source,
-        "workflow_id": group.workflow_id,
-        "workflow": group.workflow,
-        "error_class": group.error_class,
-        "error": group.error,
-        "count": len(group.letters),
-        "oldest_at": group.oldest_at,
-        "newest_at": group.newest_at,
-        "opened_last_hour": group.opened_lately,
-        "decision": decision_facts(group.decision),
-        "decisions": group.decisions,
-        "words": in_words(group.decision),
-        "said": group.said,
-        "awaits_approval": group.awaits_approval,
-        "can": what_a_person_can_do(group),
-        "last_outcome": group.last_outcome,
-        "retries": {
-            "tries": group.experience.tries,
-            "successes": group.experience.successes,
-            "median_seconds": group.experience.seconds,
-            "words": group.experience.words(),
-        },
-        "example": f"{group.source}/{group.letters[0]}",
-    }
-
-
-def what_a_person_can_do(group: Group) -> list[str]:
-    """The commands that would change something, the likeliest first."""
-    if group.awaits_approval:
-        return [f"approve --group {group.id}", f"hold --group {group.id}"]
-    reason, verb = group.decision.reason, group.decision.verb.value
-    if verb == "quarantine" or reason in (Reason.HELD, Reason.EXHAUSTED):
-        return [f"release --group {group.id}", f"retry --group {group.id}"]
-    if reason in (Reason.MODE, Reason.NOT_ELIGIBLE):
-        return []
-    return [f"retry --group {group.id}", f"hold --group {group.id}"]
 
 
 def _selection(facts: Mapping[str, Any]) -> Selection:

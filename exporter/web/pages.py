@@ -9,7 +9,7 @@ from exporter import __version__
 from exporter.clock import Clock
 from exporter.model.groups import Group
 from exporter.retries.control import ControlError
-from exporter.retries.operations import operation_facts
+from exporter.retries.facts import operation_facts
 from exporter.source import Source
 from exporter.web import status
 from exporter.web.forms import Forms, html

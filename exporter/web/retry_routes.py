@@ -19,7 +19,8 @@ from exporter.model.durations import parse_duration
 from exporter.model.operations import OperationAction
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control, ControlError, retry_facts
-from exporter.retries.operations import Operations, Selection, group_facts, operation_facts
+from exporter.retries.facts import group_facts, operation_facts
+from exporter.retries.operations import Operations, Selection
 from exporter.retries.trying import try_once
 from exporter.store.script import StoreError
 from exporter.web.proof import same

@@ -12,7 +12,7 @@ from exporter.model.rails import Rails
 from exporter.model.redact import redact
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Found, decision_facts, retry_facts
-from exporter.retries.operations import group_facts
+from exporter.retries.facts import group_facts
 from exporter.source import Source, StreamStatus
 from exporter.view.known import SourceWorld
 from exporter.web import words
