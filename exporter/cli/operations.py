@@ -14,7 +14,8 @@ from exporter.cli.ledger import Answer, Say, as_text, moment, offline, plain
 from exporter.clock import SystemClock
 from exporter.config import load
 from exporter.config.outline import Outline
-from exporter.model.operations import UNDER_WAY, alike
+from exporter.model.operations import UNDER_WAY, OperationAction, alike
+from exporter.model.repairs import RepairAction
 from exporter.retries.facts import group_facts, operation_facts
 from exporter.retries.trying import try_once
 from exporter.view.own import OwnMetrics
@@ -141,7 +142,8 @@ def _chosen(one: Mapping[str, Any]) -> str:
 def begun(answer: Answer) -> Iterator[str]:
     """What an operation covers, whom it refuses and why, when it takes effect and how to take it back."""
     count, letters, action = answer["count"], answer["dead_letters"], answer["action"]
-    which = f"{_many(count, 'dead letter')}" + (f": {', '.join(letters)}" if count <= NAMED_MAX else "")
+    subject = RepairAction(action).subject if OperationAction(action).is_repair else "dead letter"
+    which = f"{_many(count, subject)}" + (f": {', '.join(letters)}" if count <= NAMED_MAX else "")
     if answer.get("dry_run"):
         yield f"dry run, nothing is done: {action} would cover {which}"
     else:

@@ -17,6 +17,7 @@ CONFIG_VARIABLE, CONFIG_FILE = "AUTOMATION_EXPORTER_CONFIG", "/etc/automation-ex
 SHELLS = ("bash", "zsh", "fish")
 #: Where the ids come from that the examples use.
 LETTER, RETRY, WORKFLOW = "make-eu/0f3c9a1be27d4e5f", "4711abcd00ff1122", "make-eu/4711"
+RUN = "qlik-eu/4f1d2a90"
 GROUP, OPERATION = "885baef1c0", "0a1b2c3d4e5f6071"
 
 
@@ -229,6 +230,7 @@ class Operation(NamedTuple):
     help: str
     examples: tuple[str, ...]  # after its name
     takes: tuple[str, ...] = ()  # beside what all of them take
+    names: str = ""  # what has to be named one by one; "": dead letters, which may also be chosen by what they share
 
 
 #: Every operation there is. What lets dead letters pass takes effect a little later and can be stopped.
@@ -254,8 +256,30 @@ OPERATIONS = (
         (f" {LETTER}", " --between 2026-11-28T22:00 2026-11-29T02:30 --why bad-import"),
     ),
     Operation(
-        "discard", "give dead letters up on their platform", (f" {LETTER}", f" --group {GROUP} --dry-run"), PASSES
+        "discard", "delete dead letters on their platform", (f" {LETTER} --dry-run", f" --group {GROUP}"), PASSES
     ),
+    Operation(
+        "fix-and-retry",
+        "have dead letters run as their workflow is today, and retry them",
+        (f" {LETTER} --dry-run", f" {LETTER}"),
+        PASSES,
+        "dead letters",
+    ),
+    Operation(
+        "rerun",
+        "run the workflow of a dead letter again, with the parameters of the config",
+        (f" {LETTER} --dry-run", f" {LETTER}"),
+        PASSES,
+        "dead letters",
+    ),
+    Operation(
+        "reactivate",
+        "switch on workflows that their platform switched off",
+        (f" {WORKFLOW} --dry-run", f" {WORKFLOW}"),
+        PASSES,
+        "workflows, or a dead letter of each",
+    ),
+    Operation("stop", "end runs that hang", (f" {RUN} --dry-run", f" {RUN}"), PASSES, "runs that are under way"),
 )
 
 
@@ -263,7 +287,7 @@ def _add_operations(add: Callable[..., argparse.ArgumentParser]) -> None:
     for operation in OPERATIONS:
         parser = add(operation.name, operation.help, *operation.examples)
         parser.set_defaults(command="retries:operate", action=operation.name)
-        _takes_selection(parser)
+        _takes_selection(parser, operation.names)
         for option in operation.takes:
             _takes_option(parser, option)
         parser.add_argument("--why", default="", metavar="TEXT", help="for those who see it, and the audit")
@@ -284,8 +308,12 @@ def _add_operations(add: Callable[..., argparse.ArgumentParser]) -> None:
     _takes_json(trying, "as one JSON object")
 
 
-def _takes_selection(parser: argparse.ArgumentParser) -> None:
-    """Which dead letters are meant."""
+def _takes_selection(parser: argparse.ArgumentParser, names: str) -> None:
+    """Which dead letters are meant; or what else, by its names alone."""
+    if names:
+        parser.add_argument("ids", nargs="+", metavar="SOURCE/ID", help=names)
+        parser.set_defaults(group=None, policy=None, workflow=None, between=None)
+        return
     help = "dead letters, as `policies explain --all` prints them; to release, a retry may be named as well"
     parser.add_argument("ids", nargs="*", metavar="SOURCE/ID", help=help)
     parser.add_argument("--group", metavar="G", help="all of this group, as `retries groups` prints it")

@@ -292,7 +292,7 @@ def test_new_ones_are_said(tmp_path: Path, typed: Typed) -> None:
         (["hold", "--between", "3d", "2d"], r"no open dead letter fits between .*"),
         (["hold", "--between", "1d", "2d"], r"--between: the second time is before the first"),
         (["hold", "--between", "yesterday", "0s"], r"--between yesterday: write a time such as .*"),
-        (["discard", "eu/1"], r"discard: not granted: it changes what is on the platform"),
+        (["discard", "eu/1"], r"discard asks the platform: start the service, and say it again"),
         (["cancel", "0a1b2c3d4e5f6071"], r"there is no operation 0a1b2c3d4e5f6071"),
         (["operations", "0a1b2c3d4e5f6071"], r"there is no operation 0a1b2c3d4e5f6071"),
         (["try", "eu/1"], r"try only looks: add --dry-run; to have it retried: retries retry eu/1"),
@@ -350,7 +350,7 @@ def test_what_means_nothing_is_not_taken(words: list[str], capsys: pytest.Captur
 
 def test_what_can_be_typed_is_a_row_of_a_table() -> None:
     assert {one.name for one in OPERATIONS} <= {action.value for action in OperationAction}
-    assert [one.name for one in OPERATIONS] == ["approve", "retry", "hold", "release", "quarantine", "discard"]
+    assert {one.name for one in OPERATIONS} == {action.value for action in OperationAction}
 
 
 # Beside a service
@@ -388,7 +388,8 @@ async def test_the_running_service_is_told(tmp_path: Path) -> None:
         for words, line in (
             (("approve", "eu/5"), "eu/5: its policy data says escalate; ask for a retry of it instead"),
             (("release", "--workflow", "eu/w1"), "it makes sense for none of 4 dead letters: 4 such as eu/1: nothing"),
-            (("discard", "eu/1"), "discard: not granted"),
+            (("discard", "eu/1"), "discard is not granted: add it to sources.eu.grant in the config"),
+            (("stop", "eu/run"), "eu has no run run that is under way"),
             (("cancel", state.operation.id), f"operation {state.operation.id} has nothing left to stop"),
         ):
             code, output = await said(*words)

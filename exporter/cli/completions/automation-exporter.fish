@@ -50,7 +50,7 @@ function _shtab_automation_exporter_using
   test "$_shtab_automation_exporter_cmdpath" = "$argv"
 end
 
-set -g _shtab_automation_exporter_commands run demo check rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' completion
+set -g _shtab_automation_exporter_commands run demo check rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' completion
 set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --group --limit --platform --policy --port --seed --since --source --stop-after --store --webhooks --why --workflow --workflows
 
 complete -c automation-exporter -e
@@ -190,7 +190,7 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using retries qua
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries quarantine' -l why -x -d 'for those who see it, and the audit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries quarantine' -l dry-run -d 'only say what it would cover; change nothing'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries quarantine' -l json -d 'as one JSON object'
-complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a discard -d 'Give dead letters up on their platform.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a discard -d 'Delete dead letters on their platform.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries discard' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries discard' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries discard' -l group -x -d 'all of this group, as `retries groups` prints it'
@@ -202,6 +202,38 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using retries dis
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries discard' -l why -x -d 'for those who see it, and the audit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries discard' -l dry-run -d 'only say what it would cover; change nothing'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries discard' -l json -d 'as one JSON object'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a fix-and-retry -d 'Have dead letters run as their workflow is today, and retry them.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -l now -d 'take effect at once, without time to take it back'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -l stop-after -x -d 'stop the rest after so many failures'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -l why -x -d 'for those who see it, and the audit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -l dry-run -d 'only say what it would cover; change nothing'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries fix-and-retry' -l json -d 'as one JSON object'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a rerun -d 'Run the workflow of a dead letter again, with the parameters of the config.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -l now -d 'take effect at once, without time to take it back'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -l stop-after -x -d 'stop the rest after so many failures'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -l why -x -d 'for those who see it, and the audit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -l dry-run -d 'only say what it would cover; change nothing'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries rerun' -l json -d 'as one JSON object'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a reactivate -d 'Switch on workflows that their platform switched off.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -l now -d 'take effect at once, without time to take it back'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -l stop-after -x -d 'stop the rest after so many failures'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -l why -x -d 'for those who see it, and the audit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -l dry-run -d 'only say what it would cover; change nothing'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries reactivate' -l json -d 'as one JSON object'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a stop -d 'End runs that hang.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -l now -d 'take effect at once, without time to take it back'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -l stop-after -x -d 'stop the rest after so many failures'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -l why -x -d 'for those who see it, and the audit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -l dry-run -d 'only say what it would cover; change nothing'
+complete -c automation-exporter -n '_shtab_automation_exporter_using retries stop' -l json -d 'as one JSON object'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries; and test $_shtab_automation_exporter_npos -eq 0' -a operations -d 'The newest operations, or one: how many of its dead letters are done, and what became of them.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries operations' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using retries operations' -l store -x -d 'the database, where the config cannot be read'

@@ -45,17 +45,21 @@ _shtab_automation_exporter_retries_commands() {
     approve:'Let dead letters that wait for it be retried once.'
     audit:'What was decided, said and done, as JSON lines.'
     cancel:'Stop what is left of an operation.'
-    discard:'Give dead letters up on their platform.'
+    discard:'Delete dead letters on their platform.'
+    fix-and-retry:'Have dead letters run as their workflow is today, and retry them.'
     groups:'Open dead letters by what they have in common: how many, why, what can be done.'
     hold:'Keep dead letters from being retried.'
     list:'The newest retries.'
     operations:'The newest operations, or one: how many of its dead letters are done, and what became of them.'
     pause:'Send nothing: the kill switch.'
     quarantine:'Never retry dead letters by themselves, until they are released.'
+    reactivate:'Switch on workflows that their platform switched off.'
     release:'Take back what holds dead letters; settle retries whose outcome is unknown.'
+    rerun:'Run the workflow of a dead letter again, with the parameters of the config.'
     resume:'End pauses.'
     retry:'Retry dead letters now, past backoff and hours.'
     show:'One retry, or those of one dead letter, with what the audit says of it.'
+    stop:'End runs that hang.'
     try:'Ask the platform about a dead letter as right before a retry, and make none.'
   )
   _describe 'automation-exporter retries commands' _commands
@@ -221,6 +225,20 @@ _shtab_automation_exporter_retries_discard_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_discard_defaults_added=0
 
+_shtab_automation_exporter_retries_fix_and_retry_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*):dead letters:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_fix_and_retry_defaults_added=0
+
 _shtab_automation_exporter_retries_groups_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
@@ -298,6 +316,20 @@ _shtab_automation_exporter_retries_quarantine_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_quarantine_defaults_added=0
 
+_shtab_automation_exporter_retries_reactivate_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*):workflows, or a dead letter of each:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_reactivate_defaults_added=0
+
 _shtab_automation_exporter_retries_release_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
@@ -314,6 +346,20 @@ _shtab_automation_exporter_retries_release_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_release_defaults_added=0
+
+_shtab_automation_exporter_retries_rerun_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*):dead letters:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_rerun_defaults_added=0
 
 _shtab_automation_exporter_retries_resume_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -353,6 +399,20 @@ _shtab_automation_exporter_retries_show_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_retries_show_defaults_added=0
+
+_shtab_automation_exporter_retries_stop_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--now[take effect at once, without time to take it back]"
+  "--stop-after[stop the rest after so many failures]:N:"
+  "--why[for those who see it, and the audit]:TEXT:"
+  "--dry-run[only say what it would cover\; change nothing]"
+  "--json[as one JSON object]"
+  "(*):runs that are under way:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_retries_stop_defaults_added=0
 
 _shtab_automation_exporter_retries_try_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -497,16 +557,20 @@ _shtab_automation_exporter_retries() {
         audit) _arguments -C -s $_shtab_automation_exporter_retries_audit_options ;;
         cancel) _arguments -C -s $_shtab_automation_exporter_retries_cancel_options ;;
         discard) _arguments -C -s $_shtab_automation_exporter_retries_discard_options ;;
+        fix-and-retry) _arguments -C -s $_shtab_automation_exporter_retries_fix_and_retry_options ;;
         groups) _arguments -C -s $_shtab_automation_exporter_retries_groups_options ;;
         hold) _arguments -C -s $_shtab_automation_exporter_retries_hold_options ;;
         list) _arguments -C -s $_shtab_automation_exporter_retries_list_options ;;
         operations) _arguments -C -s $_shtab_automation_exporter_retries_operations_options ;;
         pause) _arguments -C -s $_shtab_automation_exporter_retries_pause_options ;;
         quarantine) _arguments -C -s $_shtab_automation_exporter_retries_quarantine_options ;;
+        reactivate) _arguments -C -s $_shtab_automation_exporter_retries_reactivate_options ;;
         release) _arguments -C -s $_shtab_automation_exporter_retries_release_options ;;
+        rerun) _arguments -C -s $_shtab_automation_exporter_retries_rerun_options ;;
         resume) _arguments -C -s $_shtab_automation_exporter_retries_resume_options ;;
         retry) _arguments -C -s $_shtab_automation_exporter_retries_retry_options ;;
         show) _arguments -C -s $_shtab_automation_exporter_retries_show_options ;;
+        stop) _arguments -C -s $_shtab_automation_exporter_retries_stop_options ;;
         try) _arguments -C -s $_shtab_automation_exporter_retries_try_options ;;
       esac
   esac
