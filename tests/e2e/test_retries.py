@@ -208,7 +208,8 @@ async def test_on_every_platform_the_ledger_says_what_the_simulator_knows(tmp_pa
     changes = retrying(match={}, retry={"retries": 3, "backoff": {"first": "30s", "factor": 2}, "give_up_after": "30d"})
     changes["retries"]["sources"] = {platform: {"pace": {"rate": "60/1m", "burst": 20}}}
     named = {"error.class": [error_class.value for error_class in ErrorClass]}
-    changes["retries"]["policies"][0]["match"] = named
+    wide = {"ramp": [25], "cool": {"first": "1m", "factor": 1, "cap": "1m"}}  # many calls, whatever comes of them
+    changes["retries"]["policies"][0] |= {"match": named, "gate": wide}
     async with deployment(tmp_path, platforms=[platform], options=ROOMY, workflows=4, changes=changes) as made:
         simulator: Any = made.fleet.simulators[platform]
         await made.sweep()
