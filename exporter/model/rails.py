@@ -9,13 +9,13 @@ Times are seconds since the epoch on our own clock.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 
 from exporter.model.policy import Budget, GateRules, Pace, Policy, Storm
-from exporter.model.retries import Reason
+from exporter.model.retries import Reason, Retry
 
 #: Failures in a row that shut a gate which has let successes through; one that has not is shut by the first.
 FAILURES_IN_A_ROW = 6
@@ -326,3 +326,18 @@ def _pace(rails: Rails, passenger: Passenger, now: float) -> Check:
     if rails.in_flight >= rails.pace.in_flight:
         return Check(reason=Reason.PACE, refuses=True, detail=f"{rails.in_flight} retries are in flight")
     return Check(reason=Reason.PACE, refuses=now < rails.pace_at, next_at=rails.pace_at)
+
+
+def unverified(opened: Iterable[Retry]) -> dict[tuple[str, str], int]:
+    """How many open retries have a place at each gate (policy and group; "" is the whole policy's)."""
+    counts: dict[tuple[str, str], int] = {}
+    for retry in opened:
+        if retry.in_flight and not retry.shadow:
+            for key in ((retry.policy, retry.group), (retry.policy, "")):
+                counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def slowed(pace: Pace, setback: Setback | None, now: float) -> Pace:
+    """The pace that is left after the platform asked for less."""
+    return pace if setback is None else pace.slowed(setback.slows(now))

@@ -15,7 +15,7 @@ from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, Result, RunFin
 from exporter.model.ledger import Committed, Key
 from exporter.model.operations import OperationState
 from exporter.model.policy import GateRules, Rules
-from exporter.model.rails import Gate, GateState, Purse, Rails, Setback, set_back, storm
+from exporter.model.rails import Gate, GateState, Purse, Rails, Setback, set_back, slowed, storm, unverified
 from exporter.model.retries import ENGINE, Answer, Decision, Outcome, Override, OverrideAction, Retry, Scope
 from exporter.model.subject import Refused
 from exporter.retries import protocol
@@ -25,7 +25,8 @@ from exporter.store import audit
 from exporter.store import rails as kept
 from exporter.store import retries as script
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Decided, Evidence, Refusal, Remembered, Reservation
+from exporter.store.reserving import Refusal, Reservation, reserve
+from exporter.store.retries import Decided, Evidence, Remembered
 from exporter.view.projection import Projection
 
 #: Closed retries remembered for the status page, beside those of open dead letters.
@@ -176,7 +177,7 @@ class RetryBook:
 
     def _made_rails(self, source: str, now: float) -> Rails:
         rules, setbacks, gates = self.rules.source(source), self._setbacks[source], self._gates[source]
-        pace = script.slowed(rules.pace, setbacks.get(""), now)
+        pace = slowed(rules.pace, setbacks.get(""), now)
         full_at = pace.full(self._full_at.get(source, 0.0), now)
         purse = self._purses.get(source)
         tokens = token_at = None
@@ -197,7 +198,7 @@ class RetryBook:
             tokens=tokens,
             token_at=token_at,
             gates=dict(gates),
-            unverified=script.unverified(opened),
+            unverified=unverified(opened),
             approved_groups=self.approved_groups(source, now),
             well=self._ended_last(source, SUCCEEDED),
             ill=self._ended_last(source, FAILED),
@@ -283,7 +284,7 @@ class RetryBook:
 
     async def reserve(self, wanted: Reservation, *, now: float) -> Retry | Refusal:
         """Make a retry an intent, and return it as it is written; why not, if the ledger forbids it by now."""
-        result = await self._ledger.transact("claim_retry", script.reserve(wanted, now=now))
+        result = await self._ledger.transact("claim_retry", reserve(wanted, now=now))
         return result if isinstance(result, Refusal) else result.retries[0]
 
     async def save(self, retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> None:
@@ -446,7 +447,7 @@ class RetryBook:
     async def redate(self, source: str, *, now: float) -> None:
         """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""
         noted = self._full_at.get(source, 0.0)
-        full_at = script.slowed(self.rules.source(source).pace, self._setbacks[source].get(""), now).full(noted, now)
+        full_at = slowed(self.rules.source(source).pace, self._setbacks[source].get(""), now).full(noted, now)
         if full_at < noted:
             await self._ledger.transact("save_retry", script.set_pace(source, full_at))
         for retry in self.open_of(source):

@@ -23,7 +23,7 @@ from exporter.retries.book import RetryBook, new_id
 from exporter.retries.deciding import Decider, Turn
 from exporter.source import Source
 from exporter.store.ledger import Ledger
-from exporter.store.retries import Refusal, Reservation, ordinal
+from exporter.store.reserving import Refusal, Reservation, ordinal
 from exporter.store.script import StoreError
 from exporter.wire.errors import ApiError
 

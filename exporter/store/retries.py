@@ -1,10 +1,6 @@
-"""The ledger of retries: reservations, what becomes of them, what people said, what was decided.
+"""The ledger of retries: what becomes of them, what people said, what was decided.
 
-Its one writer is the retrier.
-
-A retry is reserved in one transaction: whatever may forbid the call is read again in it and decided anew, and the row
-it leaves is durable before the call is made. It inserts if there is nothing, and never overwrites: of two that race one
-comes too late. Every transaction here adds to the audit, whose rows are linked by their hashes.
+Its one writer is the retrier. Every transaction here adds to the audit, whose rows are linked by their hashes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,11 +9,10 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from exporter.model import DeadLetter, catalogue
-from exporter.model.decision import Ladder, climb
 from exporter.model.ledger import Committed, Key
-from exporter.model.operations import ItemState, OperationState
-from exporter.model.policy import GateRules, Pace, Rules
-from exporter.model.rails import Gate, Purse, Rails, Setback, policy_gate
+from exporter.model.operations import OperationState
+from exporter.model.policy import GateRules
+from exporter.model.rails import Gate, Purse, policy_gate
 from exporter.model.repairs import Repair
 from exporter.model.retries import (
     Decision,
@@ -26,16 +21,14 @@ from exporter.model.retries import (
     OverrideAction,
     Reason,
     Retry,
-    Verb,
 )
-from exporter.model.subject import Subject, neighbours, reaches
 from exporter.model.tallies import SUM, Tallies
 from exporter.store import codec, operations, rails, repairs
 from exporter.store.audit import about_override, about_retry, add_records
 from exporter.store.rows import add_tallies
 from exporter.store.script import Row, Script, chunks, flat, insert, select_in, values
 
-_COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
+COLUMNS = "id, source, root, dead_letter_id, shadow, state, outcome, claimed_at, data"
 # By the names of their fields: what a row lacks takes its default, what is not known here is left out.
 _decode_retry = msgspec.json.Decoder(Retry).decode
 _decode_override = msgspec.json.Decoder(Override).decode
@@ -74,25 +67,6 @@ class Remembered:
     repairs: list[Repair] = field(default_factory=list)  # open ones, and those whose effect outlasts them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """A retry that is to be made, and what was known when that was decided."""
-
-    retry: Retry
-    subject: Subject
-    rules: Rules
-    approval: Override | None = None  # what lets it pass: used up
-    earned: int = 0  # successful runs of the source that its budget does not hold yet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why a reservation came to nothing."""
-
-    reason: Reason
-    detail: str
-
-
 def remember(
     now: float, roots: Callable[[Mapping[Key, str]], Iterable[Key]], *, groups_since: float | None = None
 ) -> Script[Remembered]:
@@ -114,7 +88,7 @@ def remember(
     known |= {retry.id: retry for retry in map(_retry, (yield sql, ()))}
     known |= {retry.id: retry for retry in (yield from recent())}
     found.retries = sorted(known.values(), key=lambda retry: (retry.claimed_at, retry.id))
-    found.overrides = yield from _overrides(now)
+    found.overrides = yield from open_overrides(now)
     rows = yield """SELECT data FROM overrides WHERE data LIKE '%"action":"lower"%'""", ()
     for override in (override_of(data) for (data,) in rows):
         found.lowered_at[override.source] = max(override.created_at, found.lowered_at.get(override.source, 0.0))
@@ -131,118 +105,6 @@ def remember(
     found.operations = yield from operations.load()
     found.repairs = yield from repairs.load()
     return found
-
-
-def reserve(wanted: Reservation, *, now: float) -> Script[Committed | Refusal]:
-    """Make a retry an intent, unless what the ledger says now forbids it: the same decision, on fresh values."""
-    retry, source = wanted.retry, wanted.retry.source
-    fresh = yield from _fresh(wanted, now)
-    if isinstance(fresh, Refusal):
-        return fresh
-    subject, full_at, purse = fresh
-    ladder = climb(subject, wanted.rules, now)
-    if ladder.refusal is not None:
-        return Refusal(reason=ladder.refusal.reason, detail=ladder.refusal.detail)
-    if ladder.decision.verb is not Verb.RETRY or ordinal(subject.history, shadow=retry.shadow) != retry.ordinal:
-        return Refusal(reason=Reason.EXHAUSTED, detail="another retry of it was made meanwhile")
-    retry = replace(retry, excused=ladder.excused and not retry.shadow)
-    budget = wanted.rules.source(source).budget
-    budgeted = budget is not None and wanted.approval is None and not retry.shadow
-    retry = replace(retry, budgeted=budgeted)
-    sql = f"INSERT INTO retries ({_COLUMNS}) VALUES {values(1, 9)} ON CONFLICT DO NOTHING RETURNING id"
-    reserved = yield sql, _row(retry)
-    if not reserved:
-        return Refusal(reason=Reason.HELD, detail="another retry of it is open")
-    committed = Committed(retries=[retry])
-    if wanted.approval is not None:
-        yield "UPDATE overrides SET ended_at = $1 WHERE id = $2", (now, wanted.approval.id)
-        committed.ended_overrides.append(wanted.approval.id)
-    if retry.operation:
-        yield from operations.advance(retry, ItemState.OPEN.value, committed)
-    if retry.shadow:
-        committed.tallies[catalogue.RETRIES_SHADOW.name, source, "", (retry.policy,), SUM] = 1.0
-        yield from add_tallies(committed.tallies)
-    else:
-        yield from _take(retry, subject.rails, ladder, full_at, now, committed)
-        if budget is not None and purse is not None:
-            tokens = purse.now(budget, now, earned=wanted.earned) - float(budgeted)
-            yield from rails.put(source, rails.PURSE, {"": Purse(tokens=tokens, at=now)})
-            committed.purses[source] = Purse(tokens=tokens, at=now)
-    kind = "shadow" if retry.shadow else "intent"
-    yield from add_records(now, [about_retry(kind, retry, who=retry.approved_by or "engine")])
-    return committed
-
-
-def ordinal(history: Sequence[Retry], *, shadow: bool) -> int:
-    """The number of the next retry of a root: calls that are known to have had no effect give theirs back."""
-    return 1 + sum(1 for o in history if o.outcome is not Outcome.NOT_SENT and (shadow or not o.shadow))
-
-
-def _take(retry: Retry, found: Rails, ladder: Ladder, full_at: float, now: float, committed: Committed) -> Script[None]:
-    """Take a place at its gates, and what the pace allows."""
-    source = retry.source
-    if ladder.owner is not None:
-        keys = ((ladder.owner.name, ladder.group), (ladder.owner.name, ""))
-        served = {key: found.gate(*key).served(now) for key in keys}
-        yield from rails.put_gates(source, served, committed)
-    committed.full_at[source] = max(now, full_at) + 1.0 / found.pace.rate
-    conflict = "(source) DO UPDATE SET full_at = excluded.full_at"
-    yield from insert("paces", "source, full_at", [(source, committed.full_at[source])], conflict=conflict)
-
-
-def _fresh(wanted: Reservation, now: float) -> Script[tuple[Subject, float, Purse | None] | Refusal]:
-    """What the ledger says now of all that may have changed since, when the pace is full, and what the budget holds."""
-    retry, subject, source = wanted.retry, wanted.subject, wanted.retry.source
-    rows = yield (
-        "SELECT resolved_at FROM dead_letters WHERE source = $1 AND dead_letter_id = $2",
-        (source, retry.dead_letter_id),
-    )
-    if not rows or rows[0][0] is not None:
-        return Refusal(reason=Reason.NOT_ELIGIBLE, detail="it is resolved")
-    rows = yield "SELECT root FROM lineage WHERE source = $1 AND run_id = $2", (source, retry.run_id)
-    if rows and rows[0][0] != retry.root:
-        return Refusal(reason=Reason.HELD, detail="it descends from another dead letter")
-    overrides = yield from _overrides(now)
-    if wanted.approval is not None and all(override.id != wanted.approval.id for override in overrides):
-        return Refusal(reason=Reason.MODE, detail="its approval was used or taken back")
-    rows = yield (
-        """SELECT data FROM retries WHERE source = $1 AND (root = $2 OR (outcome IS NULL AND shadow = 0))
-            ORDER BY claimed_at""",
-        (source, retry.root),
-    )
-    found = [_retry(row) for row in rows]
-    opened = [other for other in found if other.is_open]
-    ordered = [retry.workflow_id] if subject.workflow is not None and subject.workflow.ordered else []
-    serial = subject.traits is None or subject.traits.serial
-    rows = yield "SELECT full_at FROM paces WHERE source = $1", (source,)
-    setbacks = yield from rails.setbacks(source, ["", retry.workflow_id])
-    pace = slowed(wanted.rules.source(source).pace, setbacks.get(""), now)
-    full_at = pace.full(rows[0][0], now) if rows else now
-    budget = wanted.rules.source(source).budget
-    purse = None if budget is None else ((yield from rails.purse(source)) or Purse(at=now))
-    tokens = None if budget is None or purse is None else purse.now(budget, now, earned=wanted.earned)
-    subject = replace(
-        subject,
-        history=[other for other in found if other.root == retry.root],
-        overrides=[o for o in overrides if reaches(o, source=source, workflow=retry.workflow_id, root=retry.root)],
-        neighbour=_other(neighbours(opened, serial=serial, ordered=ordered).get(retry.workflow_id), retry.root),
-        refused=None,
-        rails=replace(
-            subject.rails,
-            pace=pace,
-            pace_at=pace.next_at(full_at) - 1e-6,
-            in_flight=sum(1 for other in opened if other.in_flight),
-            setbacks=setbacks,
-            tokens=tokens,
-            gates=(yield from rails.gates(source, [(retry.policy, retry.group), (retry.policy, "")])),
-            unverified=unverified(opened),
-        ),
-    )
-    return subject, full_at, purse
-
-
-def _other(retry: Retry | None, root: str) -> Retry | None:
-    return None if retry is None or retry.root == root else retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -540,27 +402,12 @@ def recent(limit: int = RECENT_MAX) -> Script[list[Retry]]:
     return [_retry(row) for row in rows]
 
 
-def unverified(opened: Iterable[Retry]) -> dict[tuple[str, str], int]:
-    """How many open retries have a place at each gate (policy and group; "" is the whole policy's)."""
-    counts: dict[tuple[str, str], int] = {}
-    for retry in opened:
-        if retry.in_flight and not retry.shadow:
-            for key in ((retry.policy, retry.group), (retry.policy, "")):
-                counts[key] = counts.get(key, 0) + 1
-    return counts
-
-
-def slowed(pace: Pace, setback: Setback | None, now: float) -> Pace:
-    """The pace that is left after the platform asked for less."""
-    return pace if setback is None else pace.slowed(setback.slows(now))
-
-
-def _overrides(now: float) -> Script[list[Override]]:
+def open_overrides(now: float) -> Script[list[Override]]:
     rows = yield "SELECT data FROM overrides WHERE ended_at IS NULL AND (until IS NULL OR until > $1)", (now,)
     return [override_of(data) for (data,) in rows]
 
 
-def _row(retry: Retry) -> Row:
+def row_of(retry: Retry) -> Row:
     return (
         retry.id, retry.source, retry.root, retry.dead_letter_id, int(retry.shadow), retry.state.value,
         _outcome(retry), retry.claimed_at, codec.to_json(retry),

@@ -543,7 +543,7 @@ async def page_filled(folder: Path) -> None:
     await add(folder, "make-eu", "4715", Error(error_class=ErrorClass.VALIDATION, message="no such field"), "7")
     fingerprint = error_fingerprint(DeadLetter(id="1", workflow_id="4711", opened_at=now, error=error))
     rows = [
-        script._row(
+        script.row_of(
             retry(
                 id=f"t{at}", source="make-eu", workflow_id="4711", dead_letter_id=root, root=root, outcome=outcome,
                 state=RetryState.VERIFYING, opened_at=now - AGE, failed_at=now - AGE, claimed_at=now - AGE + at,
@@ -553,7 +553,7 @@ async def page_filled(folder: Path) -> None:
         for at, root, outcome in ((0, "before", Outcome.SUCCEEDED), (300, LETTERS[0], Outcome.FAILED))
     ]  # fmt: skip
     ledger = Ledger(await open_engine(f"sqlite:///{folder}/x.db"), {"make-eu": FoldRules()})
-    await ledger.transact("rows", insert("retries", script._COLUMNS, rows, conflict="DO NOTHING"))
+    await ledger.transact("rows", insert("retries", script.COLUMNS, rows, conflict="DO NOTHING"))
     await ledger.close()
 
 

@@ -131,8 +131,8 @@ async def recorded(folder: Path) -> None:
         )  # fmt: skip
 
     def rows() -> Script[None]:
-        made = [script._row(done(n, Outcome.SUCCEEDED if n < 6 else Outcome.FAILED)) for n in range(8)]
-        yield from insert("retries", script._COLUMNS, made, conflict="DO NOTHING")
+        made = [script.row_of(done(n, Outcome.SUCCEEDED if n < 6 else Outcome.FAILED)) for n in range(8)]
+        yield from insert("retries", script.COLUMNS, made, conflict="DO NOTHING")
         yield "INSERT INTO lineage VALUES ('make-eu', 'made', 'a7', 't7')", ()
 
     await ledger.transact("rows", rows())

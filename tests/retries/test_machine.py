@@ -30,8 +30,7 @@ from exporter.platform.retrying import Accepted, Look
 from exporter.retries import protocol
 from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
-from exporter.store import audit
-from exporter.store import retries as script
+from exporter.store import audit, reserving
 from exporter.wire.errors import ApiError
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine, Fate
@@ -424,7 +423,7 @@ def an_answer_is_a_success(patch: pytest.MonkeyPatch) -> None:
 
 def pauses_are_not_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RetryBook, "shared_overrides", lambda book, source: ())
-    patch.setattr(script, "reaches", lambda override, **of: False)
+    patch.setattr(reserving, "reaches", lambda override, **of: False)
 
 
 MISTAKES: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], list[Histories]]]] = [
