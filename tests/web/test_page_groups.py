@@ -346,7 +346,7 @@ async def test_what_cannot_come_true_is_said_before_it_is_confirmed(tmp_path: Pa
             (f"action=retry&group={group}", "the mode is off; nothing is sent in it"),
             (f"action=release&group={group}", "nothing holds any of them"),
             ("action=approve&group=none", "there is no group none"),
-            ("action=approve&policy=none", "no open dead letter fits policy none"),
+            ("action=approve&policy=none", "there is no policy none"),
             ("action=approve&id=make/none", "make has no open dead letter none"),
             ("action=approve&id=%ff", "there is no source"),
             ("action=approve", "name what is meant"),
