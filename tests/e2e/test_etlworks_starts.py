@@ -20,6 +20,7 @@ POLICY: dict[str, Any] = {
     "action": "retry",
     "retry": {"retries": RETRIES, "backoff": {"first": "1s", "factor": 1, "jitter": 0.0}, "give_up_after": "30d"},
     "verify": {"deadline": "1h"},
+    "gate": {"ramp": [1000], "cool": {"first": "1s", "factor": 1, "cap": "1s"}},
 }
 MISSING = object()
 STATUSES: list[Any] = [0, 1, 2, 3, 4, 5, 17, "started", "RUNNING", "3", "", None, 1.5, MISSING]
