@@ -440,6 +440,7 @@ class Retrier:
             await self._book.set_back(name, key, retry_after=error.retry_after, now=now)
         elif answer is Answer.DENIED:
             await self._lower("the platform did not accept the credential")
+            await self._lift(at_once=True)  # whether looks are refused as well decides what will tell that it is good
         elif answer is Answer.REJECTED:
             if error.status == 403:
                 why = "the platform does not permit to retry it"
@@ -461,11 +462,12 @@ class Retrier:
         await self._book.put([word], now=now)
         log.warning("retries wait for approval", source=name, why=why)
 
-    async def _lift(self) -> None:
+    async def _lift(self, *, at_once: bool = False) -> None:
         """See whether a refused credential is good again: where looks were refused as well, a look tells."""
         name, now, letters = self.source.name, self._clock.now(), self._known.dead_letters
         lowering = [override for override in self._lowering() if override.holds(now)]
-        if not lowering or not letters or now < self._book.set_back_until(name, DENIED, now):
+        waits = not at_once and now < self._book.set_back_until(name, DENIED, now)
+        if not lowering or not letters or waits:
             return
         oldest = min(letters.values(), key=lambda letter: (letter.opened_at, letter.id))
         refused = any(override.snapshot.get("looks") for override in lowering)
