@@ -1,6 +1,7 @@
 """A real n8n for tests: installed once outside the clone, started on loopback, stopped or killed by its process id.
 
     python -m tests.n8n.testbed install    node and n8n from npm into N8N_DIR, as `make test-n8n` does
+    python -m tests.n8n.testbed installed  whether that has been done: ends with 0, or with 1 and the reason
 
 `N8N_DIR` is by default a folder in the user's cache; it takes 2.3 GB and some minutes, needs npm, a C++ compiler, make
 and python3, and nothing but the npm registry. Only `install` writes there: each server has a folder of its own. A
@@ -265,12 +266,17 @@ async def n8n(home: Path, **settings: str) -> AsyncIterator[N8n]:
 
 
 def main(arguments: list[str]) -> int:
+    reason = missing()
+    if arguments == ["installed"]:
+        if reason is not None:
+            print(reason)
+        return reason is not None
     if arguments != ["install"]:
-        print("usage: python -m tests.n8n.testbed install", file=sys.stderr)
+        print("usage: python -m tests.n8n.testbed install | installed", file=sys.stderr)
         return 2
-    if missing() is not None:
+    if reason is not None:
         print(f"installing n8n {N8N} into {folder()}: once, some minutes and 2.3 GB", flush=True)
-    reason = install()
+        reason = install()
     if reason is not None:
         print(f"{reason}; the tests that need it are skipped", flush=True)
     return 0
