@@ -17,7 +17,7 @@ CONFIG_VARIABLE, CONFIG_FILE = "AUTOMATION_EXPORTER_CONFIG", "/etc/automation-ex
 SHELLS = ("bash", "zsh", "fish")
 #: Where the ids come from that the examples use.
 LETTER, RETRY, WORKFLOW = "make-eu/0f3c9a1be27d4e5f", "4711abcd00ff1122", "make-eu/4711"
-RUN = "qlik-eu/4f1d2a90"
+RUN = "erp/4f1d2a90"
 GROUP, OPERATION = "885baef1c0", "0a1b2c3d4e5f6071"
 
 

@@ -3,6 +3,7 @@
 Its one writer is the retrier. Every transaction here adds to the audit, whose rows are linked by their hashes.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -133,7 +134,7 @@ def _weigh(retry: Retry, evidence: Evidence, now: float, committed: Committed) -
         sick = evidence.well_at is None or evidence.well_at < evidence.failed_at
         after = {
             key: stood[key].judge(
-                good=good, claimed_at=retry.claimed_at, sick=sick, rules=rules, now=now, draw=_draw(retry.id)
+                good=good, claimed_at=retry.claimed_at, sick=sick, rules=rules, now=now, draw=_draw(retry)
             )
             for key, rules in keys.items()
         }
@@ -155,8 +156,10 @@ def _spared(retry: Retry, gates: Iterable[Gate], evidence: Evidence) -> str:
     return "cooling" if on_its_way or (retry.excused and shut) else ""
 
 
-def _draw(identity: str) -> float:
-    return int(identity[:8], 16) / 2**32 if len(identity) >= 8 and identity[:8].isalnum() else 0.5
+def _draw(retry: Retry) -> float:
+    """A number in [0, 1) that is the same each time: drawn from the root and how often it was tried."""
+    digest = hashlib.sha256(f"{retry.root}\0{retry.ordinal}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
 
 
 def save(
