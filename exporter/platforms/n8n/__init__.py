@@ -9,6 +9,7 @@ from exporter.platforms.n8n import mapping
 from exporter.platforms.n8n.calls import error_detail
 from exporter.platforms.n8n.config import N8nConfig, key_header
 from exporter.platforms.n8n.reading import N8nClient
+from exporter.platforms.n8n.repairing import REPAIRING
 from exporter.platforms.n8n.retrying import RETRYING
 from exporter.platforms.n8n.webhooks import receive
 from exporter.wire.budget import Lane
@@ -48,4 +49,5 @@ PLATFORM = Platform(
     run_url=_run_url,
     steps_later=_steps_later,
     retrying=RETRYING,
+    repairing=REPAIRING,
 )
