@@ -423,7 +423,10 @@ def told(incidents: list[Incident], folder: Path, slo: SloConfig | None = None) 
         ],
     }
     each = incidents[0].each
-    text = yaml.safe_dump({"rule_files": ["rules.yaml"], "evaluation_interval": each, "tests": [test]})
+    # What is recorded comes before what reads it, as it mostly does in a Prometheus; promtool would draw the order.
+    order = [group["name"] for group in (*recording, *alerts)]
+    given = {"rule_files": ["rules.yaml"], "evaluation_interval": each, "group_eval_order": order, "tests": [test]}
+    text = yaml.safe_dump(given)
     (folder / "test.yaml").write_text(text)
     return promtool("test", "rules", folder / "test.yaml")
 
