@@ -31,7 +31,7 @@ SKEW = 5.0
 #: The pace is halved with each refusal, down to this part.
 _SLOWEST = 0.125
 #: How wide the gate of a whole policy is: it shuts when so many groups fail at first, whatever their own gates say.
-POLICY_RAMP = (20, 50, 100)
+POLICY_RAMP = (16, 50, 100)
 
 
 class GateState(StrEnum):
