@@ -11,16 +11,14 @@ from typing import Any
 import msgspec
 import orjson
 
-from exporter.model import DeadLetter, State
+from exporter.model import State
 from exporter.model.fold import DeadLetterEntry, RunEntry, WorkflowEntry
 from exporter.store.script import Row
 
 RUN_COLUMNS = "source, run_id, workflow_id, state, result, finished_at, counted_at, heard, data"
-DEAD_LETTER_COLUMNS = "source, dead_letter_id, workflow_id, run_id, opened_at, resolved_at, data"
+DEAD_LETTER_COLUMNS = "source, dead_letter_id, workflow_id, run_id, opened_at, resolved_at, reruns, data"
 TRACE_COLUMNS = "source, run_id, attempt, counted_at, settled, data"
 WORKFLOW_COLUMNS = "source, workflow_id, gone_at, data"
-#: Of a row of dead letters: whether a retry of it begins anew. Rows of older releases lack the field.
-RERUNS = f"json_extract(data, '$[0][{DeadLetter.__struct_fields__.index('reruns')}]') = 1"
 
 _encode = msgspec.json.Encoder().encode
 _run = msgspec.json.Decoder(RunEntry).decode
@@ -61,7 +59,8 @@ def traced_run(data: str) -> RunEntry:
 def dead_letter_row(source: str, entry: DeadLetterEntry) -> Row:
     letter = entry.dead_letter
     return (
-        source, letter.id, letter.workflow_id, letter.run_id, letter.opened_at, letter.resolved_at, _data(entry),
+        source, letter.id, letter.workflow_id, letter.run_id, letter.opened_at, letter.resolved_at, int(letter.reruns),
+        _data(entry),
     )  # fmt: skip
 
 

@@ -350,7 +350,7 @@ class _Ingest:
             [codec.dead_letter_row(k[0], self.letters[k]) for k in sorted(self.changed_letters)],
             conflict="""(source, dead_letter_id) DO UPDATE SET workflow_id = excluded.workflow_id,
                 run_id = excluded.run_id, opened_at = excluded.opened_at, resolved_at = excluded.resolved_at,
-                data = excluded.data""",
+                reruns = excluded.reruns, data = excluded.data""",
         )
         yield from insert(
             "workflows",

@@ -8,7 +8,7 @@ ends. It ends when a probing write succeeds (``recover``).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,7 +105,11 @@ class Ledger:
     async def _write(self, waiting: list[tuple[Batch, asyncio.Future[Folded]]]) -> None:
         stalled = asyncio.get_running_loop().call_later(COMMIT_SECONDS_MAX, self._stall, waiting)
         try:
-            committed = await self._run("ingest", ingest([batch for batch, _ in waiting], self.rules))
+            committed = await self._run(
+                "ingest",
+                ingest([batch for batch, _ in waiting], self.rules),
+                sources={batch.source for batch, _ in waiting},
+            )
         finally:
             stalled.cancel()
         if self._engine.trouble is not None:  # committed where a restart would not find it
@@ -137,11 +141,11 @@ class Ledger:
             self._on_error(operation)
             raise StoreUnavailable(self.error)
 
-    async def _run(self, operation: str, script: Script[Any]) -> Any:
+    async def _run(self, operation: str, script: Script[Any], *, sources: Collection[str] | None = None) -> Any:
         self._refuse(operation)
         try:
             with self._timer(operation):
-                result = await self._engine.run(script)
+                result = await self._engine.run(script, sources=sources)
         except Exception as exc:
             self._broke(operation, exc)
             raise
@@ -233,7 +237,7 @@ class Ledger:
 
     async def ping(self) -> None:
         """Raise ``StoreError`` unless the store answers."""
-        await self._run("ping", maintenance.ping())
+        await self._run("ping", maintenance.ping(), sources=())
 
     async def maintain(
         self, *, now: float, retention: float, clocks: Mapping[str, float | None] | None = None
@@ -253,32 +257,34 @@ class Ledger:
             done.pruned_dead_letters += step.pruned_dead_letters
             done.expired += len(step.dead_letters)
             is_full = step.is_full
-        done.rows = await self._run("count_rows", maintenance.count_rows())
+        done.rows = await self._run("count_rows", maintenance.count_rows(), sources=())
         return done
 
     async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int]:
         """Judge which runs counted up to ``until`` a webhook reported: (reported, missed). Each run is judged once."""
         script = maintenance.judge_webhooks(source, until=until)
-        judged: maintenance.Judged = await self._run("judge_webhooks", script)
+        judged: maintenance.Judged = await self._run("judge_webhooks", script, sources=[source])
         return judged.reported, judged.missed
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""
         script = maintenance.pending_traces(limit=limit, settled_before=settled_before, ahead=self.ahead())
-        pending: list[maintenance.PendingTrace] = await self._run("pending_traces", script)
+        pending: list[maintenance.PendingTrace] = await self._run("pending_traces", script, sources=())
         return pending
 
     async def mark_traced(self, keys: list[tuple[str, str, int]]) -> None:
         """Remember that the traces of these attempts (source, run id, attempt) were exported."""
-        await self._run("mark_traced", maintenance.mark_traced(keys))
+        await self._run("mark_traced", maintenance.mark_traced(keys), sources={source for source, _, _ in keys})
 
     async def count_pending_traces(self) -> int:
-        count: int = await self._run("count_pending_traces", maintenance.count_pending_traces())
+        count: int = await self._run(
+            "count_pending_traces", maintenance.count_pending_traces(), sources=()
+        )
         return count
 
     async def mark_folded(self, keys: list[Key]) -> None:
         """Remember which workflows are shown as ``__other__``, so that a restart shows them the same way."""
-        await self._run("mark_folded", maintenance.mark_folded(keys))
+        await self._run("mark_folded", maintenance.mark_folded(keys), sources={source for source, _ in keys})
 
     async def close(self) -> None:
         """Finish what is being written and let go of the store; once more does nothing."""
@@ -323,7 +329,14 @@ def database(url: str) -> Path:
     raise StoreError(f"unknown kind of store: {url.split(':', 1)[0]!r}; use sqlite:///FILE")
 
 
-async def open_engine(url: str, *, to_read: bool = False) -> Engine:
-    """The engine a store URL names. Raises ``StoreError``."""
+async def open_engine(url: str, *, password: str | None = None, to_read: bool = False) -> Engine:
+    """The engine a store URL names; PostgreSQL takes a ``password`` where the URL has none. Raises ``StoreError``."""
+    if url.startswith(("postgresql://", "postgres://")):
+        try:
+            from exporter.store.postgres import PostgresEngine
+        except ImportError:
+            raise StoreError("PostgreSQL needs asyncpg: pip install 'automation-exporter[postgres]'") from None
+        opening = PostgresEngine.open_to_read if to_read else PostgresEngine.open
+        return await opening(url, password=password)
     path = database(url)
     return await (SqliteEngine.open_to_read(path) if to_read else SqliteEngine.open(path))

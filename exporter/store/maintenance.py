@@ -135,7 +135,7 @@ def _expire(
 ) -> Script[dict[Key, DeadLetterEntry]]:
     """Close the dead letters that opened before the horizon, all or those that begin anew, and count that."""
     expired: dict[Key, DeadLetterEntry] = {}
-    which = "" if everything else f"AND {codec.RERUNS}"
+    which = "" if everything else "AND reruns = 1"
     rows = yield (
         f"""SELECT {codec.DEAD_LETTER_COLUMNS} FROM dead_letters
             WHERE resolved_at IS NULL AND source = $1 AND opened_at < $2 {which} LIMIT {int(limit)}""",
@@ -203,7 +203,7 @@ def pending_traces(*, limit: int, settled_before: float, ahead: Mapping[str, flo
     A run of which more is expected, its error or its steps, is withheld until it was counted before ``settled_before``,
     on our clock; ``ahead`` says of which sources the clock is how much ahead of ours.
     """
-    cases = " ".join(f"WHEN ${2 * n} THEN ${2 * n + 1}" for n in range(1, len(ahead) + 1))
+    cases = " ".join(f"WHEN ${2 * n} THEN CAST(${2 * n + 1} AS DOUBLE PRECISION)" for n in range(1, len(ahead) + 1))
     shift = f"CASE source {cases} ELSE 0 END" if ahead else "0"
     rows = yield (
         f"""SELECT source, attempt, data FROM traces WHERE settled = 1 OR counted_at - ({shift}) < $1
@@ -233,8 +233,9 @@ def pending_traces(*, limit: int, settled_before: float, ahead: Mapping[str, flo
 def mark_traced(keys: list[tuple[str, str, int]]) -> Script[None]:
     """Take these attempts (source, run id, attempt) out of the outbox: their traces were exported."""
     for part in chunks(keys):
-        where = f"(source, run_id, attempt) IN (VALUES {values(len(part), 3)})"
-        yield f"DELETE FROM traces WHERE {where}", flat(part)
+        n = range(1, 3 * len(part), 3)
+        keys_of = ", ".join(f"(${i}, ${i + 1}, CAST(${i + 2} AS BIGINT))" for i in n)
+        yield f"DELETE FROM traces WHERE (source, run_id, attempt) IN (VALUES {keys_of})", flat(part)
 
 
 def count_pending_traces() -> Script[int]:

@@ -180,6 +180,7 @@ MIGRATIONS: tuple[tuple[str, ...] | Callable[[], Script[None]], ...] = (
         "CREATE INDEX repairs_by_operation ON repairs (operation_id)",
         "CREATE INDEX repairs_by_root ON repairs (source, root)",
     ),
+    schema2.tell_reruns,
 )
 
 

@@ -13,6 +13,8 @@ from exporter.store.script import Row, Script, values
 
 #: Rows read and rewritten at a time.
 ROWS_MAX = 500
+#: Where in a stored dead letter it says that a retry of it begins anew; rows of older releases end before it.
+RERUNS_AT = 10
 
 
 def rewrite() -> Script[None]:
@@ -23,6 +25,19 @@ def rewrite() -> Script[None]:
     yield from _rewrite("dead_letters", letters, "source, dead_letter_id", _dead_letter)
     yield from _rewrite("workflows", "source, workflow_id, gone_at, data", "source, workflow_id", _workflow)
     yield from _rewrite("traces", "source, run_id, attempt, data", "source, run_id, attempt", _trace)
+
+
+def tell_reruns() -> Script[None]:
+    """Give dead letters that a retry would begin anew a column that says so: in JSON, each database looks its own way.
+
+    Of those that are open; what is resolved is never asked.
+    """
+    yield "ALTER TABLE dead_letters ADD COLUMN reruns INTEGER NOT NULL DEFAULT 0", ()
+    rows = yield "SELECT source, dead_letter_id, data FROM dead_letters WHERE resolved_at IS NULL", ()
+    for source, letter_id, data in rows:
+        letter = orjson.loads(data)[0]
+        if len(letter) > RERUNS_AT and letter[RERUNS_AT]:
+            yield "UPDATE dead_letters SET reruns = 1 WHERE source = $1 AND dead_letter_id = $2", (source, letter_id)
 
 
 def _rewrite(table: str, columns: str, key: str, convert: Callable[[Row], str]) -> Script[None]:

@@ -4,7 +4,7 @@ So the SQL and the logic between two statements are written once, and an engine 
 writer thread, PostgreSQL on a connection. Placeholders are ``$1``, ``$2``, …: SQLite takes them rewritten to ``?1``.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -52,7 +52,10 @@ class Engine(Protocol):
         Set as well when a commit succeeded, but in a place that is no longer the configured one.
         """
 
-    async def run(self, script: Script[T]) -> T: ...
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
+        """Run one script. Where it says which ``sources`` it is about, it may overlap with what other processes do to
+        other sources; without, it has the database alone.
+        """
 
     async def check(self) -> None:
         """Raise ``StoreUnavailable`` if the database is not the configured one any more. Writes nothing, waits for

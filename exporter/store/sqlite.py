@@ -9,7 +9,7 @@ and needs no lock.
 import asyncio
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -120,8 +120,8 @@ class SqliteEngine:
             raise
         return engine
 
-    async def run(self, script: Script[T]) -> T:
-        """Run one script in one transaction; it is on disk when this returns."""
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
+        """Run one script in one transaction; it is on disk when this returns. Each has the database alone."""
         return await self._call(lambda: self._transact(script))
 
     async def check(self) -> None:

@@ -41,8 +41,8 @@ RULES = {
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), RULES)
+async def ledger(url: str) -> AsyncIterator[Ledger]:
+    ledger = Ledger(await open_engine(url), RULES)
     yield ledger
     await ledger.close()
 
@@ -77,9 +77,9 @@ async def test_a_run_that_began_to_count_counts_to_its_end_though_it_turns_out_t
     assert (await ledger.load()).open_runs == {}
 
 
-async def test_tests_that_count_say_nothing_about_how_their_workflow_is_doing(tmp_path: Path) -> None:
+async def test_tests_that_count_say_nothing_about_how_their_workflow_is_doing(url: str) -> None:
     rules = FoldRules(superseded_by_success=True, holds_dead_letters=False, counts_tests=True)
-    ledger = Ledger(await open_engine(f"sqlite:///{tmp_path}/t.db"), {"s": rules})
+    ledger = Ledger(await open_engine(url), {"s": rules})
     failure = run("r1", Result.FAILURE, NOW - 90)
     letter = DeadLetter(id="r1", workflow_id="w", run_id="r1", opened_at=NOW - 90, error=Error())
     await ledger.ingest(batch(failure, letter, source="s"))
@@ -165,8 +165,7 @@ async def test_a_success_that_arrives_after_later_failures_leaves_only_those(led
     assert (await ledger.load()).workflows["held", "w"].failures == 2
 
 
-async def test_everything_survives_a_restart(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/t.db"
+async def test_everything_survives_a_restart(url: str) -> None:
     ledger = Ledger(await open_engine(url), RULES)
     letter = DeadLetter(id="d", workflow_id="w", opened_at=NOW - 60, error=Error(error_class=ErrorClass.QUOTA))
     told = Batch(

@@ -1,0 +1,106 @@
+"""A real PostgreSQL for tests: Debian's, on loopback, in a folder of its own, as a user without rights."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from tests.servers import PATIENCE_SECONDS, free_port
+
+#: Where Debian puts the programs of its versions, the newest first.
+_PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+def program(name: str) -> str | None:
+    """The path of one of its programs, None where it is not installed."""
+    return shutil.which(name) or next((str(p / name) for p in _PLACES if (p / name).exists()), None)
+
+
+@dataclass(slots=True)
+class Postgres:
+    """A running server. Everybody on this machine may enter, with any password."""
+
+    port: int
+    home: Path
+    _numbers: Iterator[int]
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def make(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"t{next(self._numbers)}"
+        _run("psql", "-q", "-d", self.url(), "-c", f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def sql(self, url: str, statement: str) -> str:
+        """What a statement answers, as text."""
+        return _run("psql", "-q", "-At", "-d", url, "-c", statement).strip()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        os.kill(int((self.home / "data" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+
+    def start(self) -> None:
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=50 "
+            "-c shared_buffers=32MB -c logging_collector=off"
+        )
+        _pg_ctl(self.home, "-w", "-o", options, "-l", str(self.home / "log"), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        _pg_ctl(self.home, "-m", mode, "stop")
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    home = Path(tempfile.mkdtemp(prefix="automation-exporter-postgres-"))
+    if (user := _user()) is not None:
+        os.chown(home, user, -1)
+    server = Postgres(port=free_port(), home=home, _numbers=count(1))
+    try:
+        _run("initdb", "-D", str(home / "data"), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", user=user)
+        server.start()
+        try:
+            yield server
+        finally:
+            subprocess.run(  # it may have been killed
+                [program("pg_ctl") or "pg_ctl", "-D", str(home / "data"), "-m", "immediate", "stop"],
+                user=user,
+                cwd=home,
+                capture_output=True,
+                check=False,
+                timeout=PATIENCE_SECONDS,
+            )
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _user() -> int | None:
+    """Root may not run it: then nobody does."""
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+
+
+def _pg_ctl(home: Path, *arguments: str) -> None:
+    _run("pg_ctl", "-D", str(home / "data"), *arguments, user=_user(), cwd=home)
+
+
+def _run(name: str, *arguments: str, user: int | None = None, cwd: Path | None = None) -> str:
+    command = [program(name) or name, *arguments]
+    # The server that pg_ctl starts keeps what it is given as output: a pipe would never end.
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            command, user=user, cwd=cwd or "/", stdout=output, stderr=output, check=False, timeout=PATIENCE_SECONDS
+        )
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if done.returncode != 0:
+        raise RuntimeError(f"{name} failed: {text}")
+    return text
