@@ -1,12 +1,17 @@
-"""What holds for every test: Hypothesis without a clock, and `real` marks that skip where a component is missing."""
+"""What holds for every test: Hypothesis without a clock, `real` marks that skip where a component is missing, and
+databases of both kinds.
+"""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.n8n import testbed
-from tests.servers import PATIENCE_SECONDS, missing_component
+from tests.postgres import Postgres, postgres
+from tests.servers import PATIENCE_SECONDS, missing_component, real
 
 # A shared machine stalls now and then; a slow example is no wrong example, and slowly made examples are no bad ones.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,3 +33,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = testbed.missing()
         if reason is not None:
             pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of a process; each makes databases of its own on it."""
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=real("postgres"))])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: what the ledger does it does on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/t.db"
+    server: Postgres = request.getfixturevalue("server")
+    return server.make()

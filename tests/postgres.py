@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,15 @@ class Postgres:
 
     def stop(self, mode: str = "fast") -> None:
         _pg_ctl(self.home, "-m", mode, "stop")
+
+
+def look(url: str, query: str) -> list[tuple[str, ...]]:
+    """The rows of a query on a database of either kind, as text, read from outside the program."""
+    if url.startswith("sqlite:///"):
+        with sqlite3.connect(f"file:{url.removeprefix('sqlite:///')}?mode=ro", uri=True) as connection:
+            return [tuple(map(str, row)) for row in connection.execute(query)]
+    found = _run("psql", "-q", "-At", "-F", "\x1f", "-d", url, "-c", query)
+    return [tuple(line.split("\x1f")) for line in found.splitlines()]
 
 
 @contextmanager

@@ -277,9 +277,7 @@ class Ledger:
         await self._run("mark_traced", maintenance.mark_traced(keys), sources={source for source, _, _ in keys})
 
     async def count_pending_traces(self) -> int:
-        count: int = await self._run(
-            "count_pending_traces", maintenance.count_pending_traces(), sources=()
-        )
+        count: int = await self._run("count_pending_traces", maintenance.count_pending_traces(), sources=())
         return count
 
     async def mark_folded(self, keys: list[Key]) -> None:

@@ -15,7 +15,7 @@ from exporter.store import codec
 from exporter.store.ingest import read_on
 from exporter.store.retries import retry_of
 from exporter.store.rows import add_tallies
-from exporter.store.script import Script, chunks, flat, insert, select_in, values
+from exporter.store.script import Script, chunks, flat, insert, select_in
 
 #: Rows pruned in one transaction, so that webhooks never wait long for the store.
 PRUNED_ROWS_MAX = 2000

@@ -200,11 +200,9 @@ class PostgresEngine:
             await self._disconnect()
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 connection = await self._connected()
-                while (
-                    fate := await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", number)
-                ) == "in progress":
-                    await asyncio.sleep(ASK_INTERVAL)  # the lock timeout or its lost client ends it
-                return bool(fate == "committed")
+                fate = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", number)
+                if fate != "in progress":  # that ends by itself, once the database knows that its client is gone
+                    return bool(fate == "committed")
             await asyncio.sleep(ASK_INTERVAL)
 
     async def _connected(self) -> "asyncpg.Connection[Any]":
@@ -229,8 +227,9 @@ class PostgresEngine:
     def _refused(self, exc: Exception) -> StoreError:
         """What an error means for whoever asked, and for those who will."""
         text = _explained(exc)
-        if self._connection is not None and (self._connection.is_closed() or not isinstance(exc, asyncpg.PostgresError)):
-            self._connection.terminate()
+        connection = self._connection
+        if connection is not None and (connection.is_closed() or not isinstance(exc, asyncpg.PostgresError)):
+            connection.terminate()
             self._connection = None
         if text is None:
             return StoreError(f"the database refused: {_line(exc)}")
@@ -284,4 +283,3 @@ def _probe() -> Script[None]:
     yield "CREATE TABLE IF NOT EXISTS probe (data TEXT NOT NULL)", ()
     yield "DELETE FROM probe", ()
     yield f"INSERT INTO probe (data) SELECT string_agg(md5(n::text), '') FROM generate_series(1, {_BYTES // 32}) n", ()
-

@@ -7,8 +7,20 @@ import pytest
 
 from exporter.model.policy import Rules
 from exporter.model.retries import Traits
+from tests.postgres import Postgres
 from tests.retries.made import EACH
 from tests.retries.world import Engine
+from tests.servers import real
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[real("postgres"), pytest.mark.slow])])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database. Each of these tests makes thousands of transactions: on PostgreSQL it is slow."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/t.db"
+    server: Postgres = request.getfixturevalue("server")
+    return server.make()
+
 
 EngineOf = Callable[..., Awaitable[Engine]]
 

@@ -1,7 +1,6 @@
 """The engine of ``world`` with repairs: a platform that can be asked for anything, and loses answers when told to."""
 
 import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from exporter.retries.operations import Selection
 from exporter.retries.repair_operations import RepairOperations
 from exporter.retries.repairer import Repairer
 from exporter.wire.errors import ApiError, ErrorKind, kind_of
+from tests.postgres import look
 from tests.retries.made import EACH
 from tests.retries.world import SOURCE, Engine, FakePlatform
 
@@ -41,7 +41,7 @@ OFFERS = tuple(
 class FakeRepairs:
     """What the platform can be asked for, beside retries."""
 
-    def __init__(self, platform: FakePlatform, database: Path) -> None:
+    def __init__(self, platform: FakePlatform, url: str) -> None:
         self.platform = platform
         self.fates: list[Fate] = []  # of the coming calls; then all go well
         self.bad: set[str] = set()  # ids for which any call that names them is answered 400
@@ -54,7 +54,7 @@ class FakeRepairs:
         self.reads = 0
         self.problems: list[str] = []
         self.rerun_failed = False
-        self._database = database
+        self._url = url
 
     async def plan(self, case: Case) -> Plan:
         await self._read()
@@ -133,16 +133,12 @@ class FakeRepairs:
 
     def _check(self, cases: Sequence[Case]) -> None:
         """Every call must have a durable intent of its own, and its retry may not be under way."""
-        with sqlite3.connect(f"file:{self._database}?mode=ro", uri=True) as connection:
-            for case in cases:
-                sql = "SELECT count(*) FROM repairs WHERE subject_id = ? AND outcome IS NULL AND state = 'sent'"
-                (found,) = connection.execute(sql, (case.id,)).fetchone()
-                if found != 1:
-                    self.problems.append(f"{case.id} was called with {found} durable intents")
-                sql = "SELECT count(*) FROM retries WHERE root = ? AND outcome IS NULL AND shadow = 0"
-                (found,) = connection.execute(sql, (case.id,)).fetchone()
-                if found:
-                    self.problems.append(f"{case.id} was called while a retry of it is open")
+        for case in cases:
+            sql = f"SELECT id FROM repairs WHERE subject_id = '{case.id}' AND outcome IS NULL AND state = 'sent'"
+            if len(found := look(self._url, sql)) != 1:
+                self.problems.append(f"{case.id} was called with {len(found)} durable intents")
+            if look(self._url, f"SELECT id FROM retries WHERE root = '{case.id}' AND outcome IS NULL AND shadow = 0"):
+                self.problems.append(f"{case.id} was called while a retry of it is open")
 
 
 class RepairEngine(Engine):
@@ -150,9 +146,9 @@ class RepairEngine(Engine):
 
     repairer: Repairer
 
-    def __init__(self, folder: Path, rules: Rules, traits: Traits = EACH) -> None:
-        super().__init__(folder, rules, traits)
-        self.repairs = FakeRepairs(self.platform, self.database)
+    def __init__(self, folder: Path, rules: Rules, traits: Traits = EACH, url: str | None = None) -> None:
+        super().__init__(folder, rules, traits, url)
+        self.repairs = FakeRepairs(self.platform, self.url)
         self.grant: list[RepairAction] = list(ACTIONS)
         repairing = Repairing(offers=OFFERS, adapter=lambda config, api: self.repairs)
         self._declared = replace(self._declared, repairing=repairing)

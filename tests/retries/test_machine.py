@@ -9,7 +9,6 @@ change touch nothing open (23).
 
 import asyncio
 import contextlib
-import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
 from exporter.store import audit, reserving
 from exporter.wire.errors import ApiError
+from tests.postgres import look
 from tests.retries.made import policy, rules
 from tests.retries.world import SOURCE, Engine, Fate
 
@@ -274,8 +274,7 @@ class Histories(RuleBasedStateMachine):
     def rows(self) -> list[Any]:
         if getattr(self, "engine", None) is None:
             return []
-        with sqlite3.connect(f"file:{self.engine.database}?mode=ro", uri=True) as connection:
-            return connection.execute("SELECT id, state, outcome, data FROM retries WHERE shadow = 0").fetchall()
+        return look(self.engine.url, "SELECT id, state, outcome, data FROM retries WHERE shadow = 0")
 
     def teardown(self) -> None:
         if getattr(self, "engine", None) is not None:

@@ -11,7 +11,7 @@ from exporter.model import ResolvedBy, Result
 from exporter.model.policy import Pace, Rules, SourceRules
 from exporter.model.retries import Action, Mode, Outcome, OverrideAction, RetryState, Traits, Verb
 from exporter.store import audit
-from exporter.store.script import StoreError
+from exporter.store.script import Script, StoreError
 from exporter.wire.errors import ApiError, ErrorKind
 from tests.retries.made import TRAITS, policy, rules
 from tests.retries.world import SOURCE, Engine
@@ -23,11 +23,11 @@ ROOMY = {SOURCE: SourceRules(pace=Pace(rate=1.0, burst=50, in_flight=50))}
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+async def make(tmp_path: Path, url: str) -> AsyncIterator[Callable[..., Any]]:
     made: list[Engine] = []
 
     async def make(by: Rules | None = None, traits: Traits = RESUME) -> Engine:
-        engine = Engine(tmp_path, by or rules(policy(), sources=ROOMY), traits)
+        engine = Engine(tmp_path, by or rules(policy(), sources=ROOMY), traits, url)
         made.append(engine)
         await engine.start()
         await engine.sweep()
@@ -372,6 +372,9 @@ async def test_the_audit_is_linked_and_tells_the_whole_story(make: Callable[...,
     kinds = [record["kind"] for record in await engine.book.audit_of(engine.retries()[0].id)]
     assert kinds[:3] == ["intent", "sent", "called"]
     assert kinds[-1] == "succeeded"
-    connection = engine.ledger._engine._connection  # type: ignore[attr-defined]
-    connection.execute("UPDATE audit SET data = data || ' ' WHERE seq = 2")
+
+    def tampered() -> Script[None]:
+        yield "UPDATE audit SET data = data || ' ' WHERE seq = 2", ()
+
+    await engine.ledger.transact("tamper", tampered())
     assert (await engine.ledger.transact("audit", audit.check())).broken == 2

@@ -5,7 +5,6 @@ is the real one on a real database; ``Crash`` ends it at any of the points where
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from exporter.store.script import Script
 from exporter.view.known import World
 from exporter.view.projection import Projection
 from exporter.wire.errors import ApiError, ErrorKind, kind_of
+from tests.postgres import look
 from tests.retries.made import ERROR, NOW
 from tests.sources import connected
 
@@ -137,7 +137,7 @@ class Item:
 class FakePlatform:
     """The platform and its adapter."""
 
-    def __init__(self, clock: ManualClock, trip: Tripwire, traits: Traits, database: Path) -> None:
+    def __init__(self, clock: ManualClock, trip: Tripwire, traits: Traits, url: str) -> None:
         self.clock = clock
         self.trip = trip
         self.traits = traits
@@ -156,7 +156,7 @@ class FakePlatform:
         self.problems: list[str] = []
         self.answers: asyncio.Event | None = None  # if there is one, looks wait for it
         self.asked = asyncio.Event()  # set while a look does
-        self._database = database
+        self._url = url
         self._numbers = 0
 
     def add(
@@ -318,11 +318,11 @@ class FakePlatform:
     def _called(self, letter: DeadLetter) -> str:
         """Every call must have a durable intent of its own, and come at a moment that allows it."""
         item = self.items[letter.id]
-        with sqlite3.connect(f"file:{self._database}?mode=ro", uri=True) as connection:
-            rows = connection.execute(
-                "SELECT id FROM retries WHERE dead_letter_id = ? AND outcome IS NULL AND state = 'sent' AND shadow = 0",
-                (letter.id,),
-            ).fetchall()
+        rows = look(
+            self._url,
+            f"SELECT id FROM retries WHERE dead_letter_id = '{letter.id}' AND outcome IS NULL AND state = 'sent' "
+            "AND shadow = 0",
+        )
         if len(rows) != 1:
             self.problems.append(f"{letter.id} was called with {len(rows)} durable intents")
         if item.native or item.gone or item.resolved_at is not None:
@@ -388,11 +388,11 @@ class TrippedLedger(Ledger):
 class Engine:
     """One process after the other on the same database."""
 
-    def __init__(self, folder: Path, rules: Rules, traits: Traits) -> None:
+    def __init__(self, folder: Path, rules: Rules, traits: Traits, url: str | None = None) -> None:
         self.clock = ManualClock(NOW)
         self.trip = Tripwire()
-        self.database = folder / "retries.db"
-        self.platform = FakePlatform(self.clock, self.trip, traits, self.database)
+        self.url = url or f"sqlite:///{folder}/retries.db"
+        self.platform = FakePlatform(self.clock, self.trip, traits, self.url)
         self.rules = rules
         self.turns: list[TurnReport] = []
         self._declared = replace(
@@ -401,7 +401,7 @@ class Engine:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        engine = await open_engine(f"sqlite:///{self.database}")
+        engine = await open_engine(self.url)
         self.ledger = TrippedLedger(engine, {SOURCE: FoldRules(holds_dead_letters=True)})
         self.ledger.trip = Tripwire()
         self._stack.push_async_callback(self.ledger.close)

@@ -1,7 +1,7 @@
 """The ledger on a real file: what is durable, what is counted, what a restart and a crash leave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ async def test_a_batch_that_cannot_be_stored_costs_only_itself(ledger: Ledger) -
 
 async def test_senders_are_refused_when_too_many_batches_wait(tmp_path: Path) -> None:
     class Stuck:
-        async def run(self, script: Script[Committed]) -> Committed:
+        async def run(self, script: Script[Committed], *, sources: Collection[str] | None = None) -> Committed:
             await asyncio.Event().wait()
             raise AssertionError
 

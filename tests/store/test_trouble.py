@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -323,8 +323,8 @@ class Held(Fronted):
         self.committed, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
 
-    async def run(self, script: Script[T]) -> T:
-        result = await self.engine.run(script)
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
+        result = await self.engine.run(script, sources=sources)
         self.committed.set()
         await self.go.wait()
         return result
@@ -512,9 +512,9 @@ async def test_rows_that_cannot_be_read_are_one_clear_line(made: Deployment) -> 
 class Hanging(Fronted):
     hangs = asyncio.Event()
 
-    async def run(self, script: Script[T]) -> T:
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
         await self.hangs.wait()
-        return await self.engine.run(script)
+        return await self.engine.run(script, sources=sources)
 
 
 async def test_a_disk_that_hangs_lets_nobody_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import base64
 import hmac
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +180,8 @@ class Fronted:
     def trouble(self) -> str | None:
         return self.engine.trouble
 
-    async def run(self, script: Script[T]) -> T:
-        return await self.engine.run(script)
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
+        return await self.engine.run(script, sources=sources)
 
     async def check(self) -> None:
         await self.engine.check()
@@ -200,8 +200,8 @@ class Mortal(Fronted):
         super().__init__(engine)
         self.commits = commits
 
-    async def run(self, script: Script[T]) -> T:
-        result = await self.engine.run(script)
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
+        result = await self.engine.run(script, sources=sources)
         self.commits -= 1
         if self.commits == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -503,12 +503,12 @@ class Flaky(Fronted):
         self.open.set()
         self.transactions = 0
 
-    async def run(self, script: Script[T]) -> T:
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
         await self.open.wait()
         if self.broken:
             raise StoreError("the disk is full")
         self.transactions += 1
-        return await self.engine.run(script)
+        return await self.engine.run(script, sources=sources)
 
 
 @asynccontextmanager
@@ -590,8 +590,8 @@ class Spy(Fronted):
         super().__init__(engine)
         self.statements: dict[str, int] = {}
 
-    async def run(self, script: Script[T]) -> T:
-        return await self.engine.run(self._remembering(script))
+    async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
+        return await self.engine.run(self._remembering(script), sources=sources)
 
     def _remembering(self, script: Script[T]) -> Script[T]:
         sql, values = next(script)
