@@ -155,9 +155,7 @@ async def test_so_it_does_as_process_1(number: signal.Signals, command: str, tmp
 
 
 async def test_what_comes_before_the_first_line_of_python_is_kept_by_env(tmp_path: Path) -> None:
-    """The interpreter itself takes some time to start. A FIFO in place of `pyvenv.cfg` cannot hold it there, so the
-    signal is pending from the start on: it is sent by the shell to itself, which has it blocked and becomes the exporter.
-    """
+    """The interpreter itself takes a moment to start. Whoever becomes the exporter here has sent itself the signal."""
     blocked = ["env", *(f"--block-signal={name}" for name in ("TERM", "INT", "HUP"))]
     shell = ["sh", "-c", 'kill -TERM $$; exec "$@"', "sh"]
     async with started("run", "--config", str(config(tmp_path)), as_first=True, before=[*blocked, *shell]) as one:
