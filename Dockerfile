@@ -5,15 +5,20 @@ ARG BASE=docker.io/library/python:3.13-slim
 FROM ${BASE} AS build
 # Two environments: one with pip that does the work, and the one that is shipped, which has none.
 RUN python3 -m venv /build && python3 -m venv --without-pip /opt/automation-exporter
-ARG PIP="/build/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes"
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY image/build.lock image/requirements.lock /src/image/
 # A layer that stays the same until a lock does. Nothing is taken that has not the hash it had when it was locked.
-RUN $PIP --no-compile -r /src/image/build.lock \
-    && $PIP --python /opt/automation-exporter/bin/python -r /src/image/requirements.lock
+RUN /build/bin/pip install --only-binary :all: --require-hashes -r /src/image/build.lock \
+    && /build/bin/pip --python /opt/automation-exporter/bin/python \
+        install --only-binary :all: --require-hashes -r /src/image/requirements.lock
 COPY pyproject.toml README.md LICENSE /src/
+COPY alerts /src/alerts
+COPY dashboards /src/dashboards
+COPY docs/runbooks /src/docs/runbooks
 COPY exporter /src/exporter
-RUN cd /src && /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
-    && /build/bin/pip --python /opt/automation-exporter/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
+RUN cd /src && /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+    && /build/bin/pip --python /opt/automation-exporter/bin/python install --no-deps --no-index /dist/*.whl \
+    && /build/bin/pip --python /opt/automation-exporter/bin/python check
 
 FROM ${BASE}
 # The base's own pip is of no use here.
