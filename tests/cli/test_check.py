@@ -95,7 +95,10 @@ async def test_the_folder_of_the_database_is_tried(tmp_path: Path) -> None:
         ),
         (f"sqlite:///{tmp_path}", "store.url: DIR is a folder: add the name of a file"),
         (f"sqlite:///{tmp_path}/c.yaml", "store.url: DIR/c.yaml is another kind of file: choose another name"),
-        ("sqlite:////proc/x.db", "store.url: the folder /proc belongs to uid 0, gid 0 (mode 555) and cannot be written to by this "),
+        (
+            "sqlite:////proc/x.db",
+            "store.url: the folder /proc belongs to uid 0, gid 0 (mode 555) and cannot be written to by this ",
+        ),
     ):
         code, said = await checked(tmp_path, {"store": {"url": url}})
         if "/proc" in url and os.access("/proc", os.W_OK):

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def built() -> Iterator[Image]:
         buildah("commit", "--quiet", "--rm", made, BASE)
     words = ["IMAGE_TOOL=buildah", f"IMAGE={NAME}", f"ARGS=--build-arg BASE={BASE}"]
     environment = {name: value for name, value in _environment().items() if not name.startswith("MAKE")}
-    done = subprocess.run(["make", "image", *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "image", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     containers = [buildah("from", NAME), buildah("from", BASE)]
     try:
@@ -121,7 +124,8 @@ class Container:
 
         async def heeds() -> bool:
             found = self.status()
-            return bool((int(found[BLOCKED], 16) | int(found[HEEDED], 16)) & _SIGTERM) and found["Name"] != "sh"
+            heeded = (int(found[BLOCKED], 16) | int(found[HEEDED], 16)) & _SIGTERM
+            return bool(heeded) and found["Uid"].split()[0] == str(UID)
 
         await eventually(heeds, every=0.001)
 
@@ -135,26 +139,29 @@ class Container:
 
 @contextlib.asynccontextmanager
 async def started(
-    image: Image, *words: str, data: Path | None = None, config: Path | None = None, **variables: str
+    image: Image, *words: str, data: Path | None = None, config: Path | None = None, listen: str = ""
 ) -> AsyncIterator[Container]:
     """A container of the image: ``data`` is the volume at /data, ``config`` the folder at /etc/automation-exporter."""
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--pid", "--mount", "--fork", "--kill-child"),
         *("sh", "-c", _INSIDE.format(uid=UID), "sh", str(image.files), str(data or "none"), str(config or "none")),
-        *image.command(words, variables),
+        *image.command(words, {"AUTOMATION_EXPORTER_LISTEN": listen} if listen else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    pid = 0
+
+    async def child() -> int:
+        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return int(found[0]) if found else 0
+
     try:
-
-        async def child() -> int:
-            found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            return int(found[0]) if found else 0
-
-        yield Container(process, await eventually(child, every=0.001))
+        pid = await eventually(child, every=0.001)
+        yield Container(process, pid)
     finally:
         if process.returncode is None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # whose change of user undoes --kill-child
+                os.kill(pid or process.pid, signal.SIGKILL)
             await process.wait()
 
 

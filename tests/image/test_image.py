@@ -71,11 +71,11 @@ async def test_it_serves_as_its_user_on_read_only_files_and_keeps_its_data_in_th
     image: Image, config: Path, data: Path
 ) -> None:
     port = free_port()
-    where = {"AUTOMATION_EXPORTER_LISTEN": f"0.0.0.0:{port}"}
-    async with started(image, config=config, data=data, **where) as one:
+    where = f"0.0.0.0:{port}"
+    async with started(image, config=config, data=data, listen=where) as one:
         assert await get(port, "/-/healthy", one) == "healthy\n"
         assert f'automation_exporter_build_info{{version="{__version__}"}}' in await get(port, "/metrics", one)
-        async with started(image, "healthcheck", config=config, **where) as asking:
+        async with started(image, "healthcheck", config=config, listen=where) as asking:
             assert await asking.ended() == (0, f"healthy: http://0.0.0.0:{port}/-/healthy\n")
 
         found = one.status()
@@ -97,7 +97,7 @@ async def test_it_serves_as_its_user_on_read_only_files_and_keeps_its_data_in_th
         os.kill(one.pid, signal.SIGTERM)
         code, said = await one.ended()
     assert (code, "msg=stopping" in said) == (0, True), said
-    async with started(image, "healthcheck", config=config, **where) as asking:
+    async with started(image, "healthcheck", config=config, listen=where) as asking:
         code, said = await asking.ended()
     assert (code, said.count("\n"), "nothing listens there" in said) == (1, 1, True), said
 
@@ -106,9 +106,9 @@ async def test_it_serves_as_its_user_on_read_only_files_and_keeps_its_data_in_th
 async def test_a_signal_in_the_first_second_stops_it_with_0(
     number: signal.Signals, image: Image, config: Path, data: Path
 ) -> None:
-    where = {"AUTOMATION_EXPORTER_LISTEN": f"127.0.0.1:{free_port()}"}
+    where = f"127.0.0.1:{free_port()}"
     for after in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4, 0.8):
-        async with started(image, config=config, data=data, **where) as one:
+        async with started(image, config=config, data=data, listen=where) as one:
             await one.begun()
             await asyncio.sleep(after)  # not for anything, but up to some moment of its start
             os.kill(one.pid, number)
@@ -138,7 +138,8 @@ async def test_without_a_volume_on_read_only_files_is_one_line(image: Image, con
     assert (code, said) == (
         1,
         "automation-exporter: cannot open or create /data/automation-exporter.db.lock of the database "
-        "/data/automation-exporter.db: Read-only file system: mount a volume at /data, or give store.url another folder\n",
+        "/data/automation-exporter.db: Read-only file system: mount a volume at /data, or give store.url "
+        "another folder\n",
     )
 
 
