@@ -74,7 +74,7 @@ async def test_it_serves_as_its_user_on_read_only_files_and_keeps_its_data_in_th
     where = f"0.0.0.0:{port}"
     async with started(image, config=config, data=data, listen=where) as one:
         assert await get(port, "/-/healthy", one) == "healthy\n"
-        assert f'automation_exporter_build_info{{version="{__version__}"}}' in await get(port, "/metrics", one)
+        assert f'version="{__version__}"' in (await get(port, "/metrics", one))
         async with started(image, "healthcheck", config=config, listen=where) as asking:
             assert await asking.ended() == (0, f"healthy: http://0.0.0.0:{port}/-/healthy\n")
 
