@@ -155,13 +155,15 @@ async def test_another_answer_is_not_healthy(answer: bytes, said: str, tmp_path:
 @pytest.mark.parametrize("drips", [False, True])
 async def test_a_service_that_hangs_is_waited_for_a_few_seconds_only(drips: bool, tmp_path: Path) -> None:
     async def hanging(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while not reader.at_eof():
-                if drips:
-                    writer.write(b"H")
-                    await writer.drain()
-                await asyncio.sleep(0.2)
-        writer.close()
+        try:
+            while drips or await reader.read(1000):
+                writer.write(b"H" * drips)
+                await writer.drain()
+                await asyncio.sleep(0.2 * drips)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(hanging, "127.0.0.1", 0)
     async with server:
