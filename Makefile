@@ -7,10 +7,17 @@ PYTHON ?=
 # `make test REAL=no` installs no packages of the system; tests that need them are skipped.
 REAL ?= install
 ARGS ?=
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py)
+IMAGE ?= automation-exporter:$(VERSION)
+# The tool that builds the image; by default the first of docker, podman and buildah that works.
+IMAGE_TOOL ?=
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" $(ARGS) --output-file
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev real-components demo test test-slow test-n8n lint dashboards completions pictures bench clean
+.PHONY: help install install-dev real-components demo test test-slow test-n8n lint dashboards completions pictures \
+	bench image image-test lock sbom clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,10 +74,10 @@ real-components:
 
 # Four at once, on two cores too: most of their time they wait for servers.
 test: install-dev real-components ## the tests (ARGS="-k name"), against real servers (REAL=no: installs none)
-	@$(BIN)/pytest -m "not slow and not bench and not n8n" -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -m "not slow and not bench and not n8n and not image" -n 4 --dist worksteal $(ARGS)
 
 test-slow: install-dev real-components ## the slow tests
-	@$(BIN)/pytest -m "slow and not bench and not n8n" -n 2 $(ARGS)
+	@$(BIN)/pytest -m "slow and not bench and not n8n and not image" -n 2 $(ARGS)
 
 test-n8n: install-dev ## the tests against a real n8n, which is installed once (N8N_DIR, 2.3 GB, some minutes)
 	@$(BIN)/python -m tests.n8n.testbed install
@@ -94,6 +101,31 @@ pictures: install-dev real-components ## make the pictures of the docs anew
 
 bench: install-dev ## measurements, printed
 	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
+
+# docker: the format that knows HEALTHCHECK; buildah and podman would write the OCI's, which does not.
+image: ## build the image with docker, podman or buildah (IMAGE=name:tag ARGS="--build-arg BASE=…")
+	@tool=$$(IMAGE_TOOL="$(IMAGE_TOOL)" ./image/tool) || exit 1; \
+	case $$tool in docker) format= ;; *) format="--format docker" ;; esac; \
+	echo "building $(IMAGE) with $$tool"; \
+	exec $$tool build $$format --tag $(IMAGE) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(ARGS) --file Dockerfile .
+
+image-test: install-dev ## build the image and run it, without a registry (root; buildah and debootstrap are installed)
+	@./tests/image/setup
+	@$(BIN)/pytest -m image -s tests/image $(ARGS)
+
+# Pinned, as the tools of the tests are: the same lock comes out until it is asked for newer versions.
+lock: install-dev ## write image/*.lock anew: what the image consists of, with hashes (ARGS=--upgrade: newer versions)
+	@$(PIP) uv==0.13.8
+	@$(LOCK) image/requirements.lock --extra auth --extra postgres --extra re2 pyproject.toml
+	@$(LOCK) image/build.lock image/build.in
+
+sbom: install-dev ## write dist/automation-exporter.cdx.json: what the image consists of, as CycloneDX
+	@$(PIP) cyclonedx-bom==7.5.0
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-format JSON \
+		--output-file dist/automation-exporter.cdx.json image/requirements.lock
+	@echo "dist/automation-exporter.cdx.json"
 
 clean: ## remove everything the other targets made, .venv included
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

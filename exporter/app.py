@@ -448,7 +448,11 @@ async def run(
             try:
                 for caution in cautions(config, clock.now()):
                     log.warning("config warning", problem=caution)
-                async with service(config, clock=clock, own=own, reload=take, doors=doors) as running:
+                async with (
+                    _given_up_at(stop) as begun,
+                    service(config, clock=clock, own=own, reload=take, doors=doors) as running,
+                ):
+                    begun()
                     if previous is not None:
                         own.reload_successful.set(1)
                         own.reload_timestamp.set(clock.now())
@@ -473,6 +477,28 @@ async def run(
                 pending.clear()
     finally:
         await doors.close()
+
+
+@asynccontextmanager
+async def _given_up_at(stop: asyncio.Event) -> AsyncIterator[Callable[[], object]]:
+    """What is begun in the block is given up when ``stop`` is set, wherever it waits, until it calls what it gets."""
+    task, given_up = asyncio.current_task(), False
+
+    async def watch() -> None:
+        nonlocal given_up
+        await stop.wait()
+        if task is not None:
+            given_up = True
+            task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield watching.cancel
+    except asyncio.CancelledError:
+        if not given_up or task is None or task.uncancel() > 0:
+            raise
+    finally:
+        watching.cancel()
 
 
 async def _either(*events: asyncio.Event) -> None:

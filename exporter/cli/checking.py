@@ -29,6 +29,7 @@ from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.source import make_api
 from exporter.store.ledger import database
+from exporter.store.place import not_ours
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
 from exporter.view.costs import series_of, series_of_retries
@@ -123,10 +124,10 @@ def _try_store(url: str, report: Report) -> None:
     if file.is_dir():
         report.problems.append(f"store.url: {file} is a folder: add the name of a file")
     elif not os.access(folder, os.W_OK | os.X_OK):
-        report.problems.append(f"store.url: the folder {folder} cannot be written to by this user")
+        report.problems.append(f"store.url: the folder {not_ours(str(folder))}")
     elif file.exists():
         if not os.access(file, os.R_OK | os.W_OK):
-            report.problems.append(f"store.url: {file} cannot be written to by this user")
+            report.problems.append(f"store.url: {not_ours(str(file))}")
         elif file.stat().st_size and not _is_sqlite(file):
             report.problems.append(f"store.url: {file} is another kind of file: choose another name")
     words = space(shutil.disk_usage(folder).free)

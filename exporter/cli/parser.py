@@ -42,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--online", action="store_true", help="also try credentials, rights and limits of each source"
     )
+    help = "whether the service answers at its address: exit code 0 or 1"
+    _takes_config(
+        _add(
+            commands, "healthcheck", "healthcheck:healthcheck", help, "healthcheck", "healthcheck --config config.yaml"
+        )
+    )
     _takes_config(
         _add(
             commands,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from exporter import app, log
+from exporter import app, log, signals
 from exporter.config import Config, ConfigError, load
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
@@ -19,6 +19,7 @@ STOP_SECONDS_MAX = 6.5
 
 
 def run(options: argparse.Namespace) -> int:
+    signals.take_reload()  # what came before the config is read asks for nothing
     config = _load(options.config)
     return until_stopped(
         lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: _load(options.config)),
@@ -48,7 +49,7 @@ def until_stopped(
     A thread that waits for a collector, or for another process's lock on the database, cannot be interrupted.
     """
     deadline = threading.Timer(seconds_max or 0.0, _end)
-    deadline.daemon = True
+    deadline.daemon = True  # and alive to the very end: signals are not for it
 
     async def main() -> None:
         stop, reload = asyncio.Event(), asyncio.Event()
@@ -56,13 +57,20 @@ def until_stopped(
 
         def stopping() -> None:
             if seconds_max is not None and not stop.is_set():
-                deadline.start()
+                with signals.blocked():
+                    deadline.start()
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals.STOPPING:
             loop.add_signal_handler(number, stopping)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        await serve(stop, reload)
+        if signals.take_reload():
+            reload.set()
+        try:
+            await serve(stop, reload)
+        finally:
+            if stop.is_set():
+                signals.let_end()
 
     try:
         asyncio.run(main())

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from exporter import listen
 from exporter.config import wording
 from exporter.config.mistakes import mistakes
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
-from exporter.config.text import NESTED, ConfigError, Text, fill, stands_below
 from exporter.config.twins import twins
 from exporter.model.labels import NO_LABELS, alert_labels, exposed
 from exporter.model.policy import Rules
@@ -24,6 +24,7 @@ from exporter.model.reach import Place
 from exporter.platform.labels import LabelsConfig, labels_of
 from exporter.platform.section import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
 from exporter.platforms import PLATFORMS
+from exporter.text import NESTED, ConfigError, Text, fill, stands_below
 
 __all__ = ["Config", "ConfigError", "file_text", "load", "parse", "read", "validate"]
 
@@ -47,15 +48,8 @@ class BasicAuthConfig(Section):
         return users
 
 
-def _address(value: Any) -> str:
-    _, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
-        raise ValueError("write an address as HOST:PORT, for example 127.0.0.1:10870")
-    return str(value)
-
-
 class ServerConfig(Section):
-    listen: str = "127.0.0.1:10870"
+    listen: str = listen.DEFAULT
     webhooks_listen: str | None = None
     tls: TlsConfig | None = None
     basic_auth: BasicAuthConfig | None = None
@@ -65,7 +59,7 @@ class ServerConfig(Section):
     @field_validator("listen", "webhooks_listen", mode="before")
     @classmethod
     def _is_address(cls, value: Any) -> Any:
-        return None if value is None else _address(value)
+        return None if value is None else listen.address(value)
 
     @model_validator(mode="after")
     def _two_addresses(self) -> "ServerConfig":
@@ -284,6 +278,7 @@ def _parsed(text: str, environment: Mapping[str, str]) -> tuple[Config, Mapping[
         raise ConfigError([NESTED]) from None
     if not isinstance(filled, dict):
         raise ConfigError(["the config must be a mapping with at least the key sources"])
+    filled = _listening(filled, environment, problems)
     try:
         config = validate(filled)
     except ConfigError as exc:  # all at once, but nothing that was reported already
@@ -291,6 +286,17 @@ def _parsed(text: str, environment: Mapping[str, str]) -> tuple[Config, Mapping[
     if problems:
         raise ConfigError(problems)
     return config, raw
+
+
+def _listening(filled: dict[str, Any], environment: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """Where the file does not say where to listen, the environment may: an image has another default."""
+    server = filled.get("server") or {}
+    if environment.get(listen.VARIABLE) and isinstance(server, dict) and "listen" not in server:
+        try:
+            return {**filled, "server": {**server, "listen": listen.address(environment[listen.VARIABLE])}}
+        except ValueError as exc:
+            problems.append(f"{listen.VARIABLE}: {exc}")
+    return filled
 
 
 def validate(data: Mapping[str, Any]) -> Config:

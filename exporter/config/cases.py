@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from exporter.config import wording
-from exporter.config.text import ConfigError, Text
 from exporter.model import DeadLetter, Error, ErrorClass, Workflow
 from exporter.model.decision import climb
 from exporter.model.durations import parse_duration
@@ -23,6 +22,7 @@ from exporter.model.retries import Decision, Outcome, Reason, Retry, RetryState,
 from exporter.model.subject import Subject
 from exporter.platform.fields import Duration, Name, Section
 from exporter.platforms import PLATFORMS
+from exporter.text import ConfigError, Text
 
 #: How old a dead letter is that does not say so: old enough for a first retry, as a rule.
 AGE_USUAL = 3600.0

@@ -1,9 +1,11 @@
 """What is allowed and probably not meant: warnings of a config, one line each."""
 
 import ipaddress
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
+from exporter import listen
 from exporter.config import Config
 from exporter.config.mistakes import doubts
 from exporter.config.shown import masked_places
@@ -15,9 +17,11 @@ from exporter.platform.section import SourceConfig
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc", ".test", ".example", ".invalid")
 
 
-def cautions(config: Config, now: float) -> list[str]:
+def cautions(config: Config, now: float, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Every warning."""
-    found = twins(config.sources)[1] + doubts(config.retries, config.places(), now=now)
+    found = (
+        _unreachable(config, environment) + twins(config.sources)[1] + doubts(config.retries, config.places(), now=now)
+    )
     for source, section in config.sources.items():
         for key, url in (("url", section.url), ("token_url", getattr(section, "token_url", None))):
             if url is not None and _is_public_and_plain(url):
@@ -33,6 +37,19 @@ def cautions(config: Config, now: float) -> list[str]:
     for place in masked_places(config):
         found.append(f"{place}: a secret that `config show` made up: put the true one in its place")
     return found
+
+
+def _unreachable(config: Config, environment: Mapping[str, str]) -> list[str]:
+    """An example of a config that was copied into a container."""
+    by_default = environment.get(listen.VARIABLE, "")
+    if not by_default or listen.is_local(by_default):
+        return []
+    return [
+        f"server.{key}: {address}: only this container itself can reach it: write {by_default.rpartition(':')[0]} "
+        f"for its host, or leave listen out"
+        for key in ("listen", "webhooks_listen")
+        if (address := getattr(config.server, key)) is not None and listen.is_local(address)
+    ]
 
 
 def _patterns(place: str, section: SourceConfig) -> Iterator[tuple[str, str]]:

@@ -16,13 +16,13 @@ from exporter.config import StoreConfig, file_text, of_no_label, of_no_source, w
 from exporter.config.mistakes import mistakes
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
-from exporter.config.text import ConfigError, Text, expand, fill, stands_below
 from exporter.model.labels import Labels, alert_labels
 from exporter.model.policy import Rules
 from exporter.model.reach import Place
 from exporter.platform.fields import Section
 from exporter.platform.labels import LabelsConfig, labels_of
 from exporter.platforms import PLATFORMS
+from exporter.text import ConfigError, Text, expand, fill, stands_below
 
 S = TypeVar("S", bound=Section)
 

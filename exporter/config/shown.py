@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 
 from exporter.config import BasicAuthConfig, Config
-from exporter.config.text import expand
+from exporter.text import expand
 
 #: What a made-up secret begins with.
 MASK = "masked-"

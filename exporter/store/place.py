@@ -19,6 +19,7 @@ nobody will ever read it. So the file at the configured path is compared with th
 log (``-wal``) and its index (``-shm``), without which the database is not whole.
 """
 
+import errno
 import fcntl
 import os
 import struct
@@ -179,7 +180,29 @@ def _open(file: str, path: Path) -> int:
         os.fchmod(handle, 0o600)
         return handle
     except OSError as exc:
-        raise StoreError(f"cannot open or create {file} of the database {path}: {exc.strerror}") from None
+        raise StoreError(f"cannot open or create {file} of the database {path}: {_way_out(exc, file)}") from None
+
+
+def _way_out(exc: OSError, file: str) -> str:
+    folder = os.path.dirname(file)
+    if exc.errno == errno.EROFS:
+        return f"Read-only file system: mount a volume at {folder}, or give store.url another folder"
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        with suppress(OSError):
+            return not_ours(file if os.path.exists(file) else folder)
+    return exc.strerror or str(exc)
+
+
+def not_ours(path: str) -> str:
+    """Why this process may not write to a file or folder, and what to do; often it is a volume made by another user."""
+    found, uid, gid = os.stat(path), os.geteuid(), os.getegid()
+    mode = f"{found.st_mode & 0o7777:o}"
+    if found.st_uid == uid:
+        return f"{path} (mode {mode}) cannot be written to, though it is this user's: look at its mode and its mount"
+    return (
+        f"{path} belongs to uid {found.st_uid}, gid {found.st_gid} (mode {mode}) and cannot be written to by this "
+        f"process, uid {uid}, gid {gid}: `chown -R {uid}:{gid}` it (Kubernetes: fsGroup: {gid}), or run as its owner"
+    )
 
 
 def _lock_byte(database: int) -> None:

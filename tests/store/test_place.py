@@ -10,11 +10,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from exporter.config import parse
 from exporter.store.ledger import open_engine
+from exporter.store.place import Place
 from exporter.store.script import Script, StoreError
 from exporter.web import local
 
@@ -202,6 +204,46 @@ async def test_a_database_that_cannot_be_made_is_one_clear_line(
     spoil(folder)
     with pytest.raises(StoreError, match=f"cannot open or create .*t.db: {says}"):
         await open_engine(f"sqlite:///{folder}/t.db")
+
+
+def said_as(user: int, path: Path) -> str:
+    """What whoever has this user id is told, who wants to use the database at ``path``."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            Place.take(path)
+        except StoreError as exc:
+            os.write(writing, str(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        text = said.read()
+    os.waitpid(child, 0)
+    return text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's volume takes root to try")
+@pytest.mark.parametrize("what", ["the folder", "the database", "the lock"])
+def test_a_volume_of_another_user_is_one_line_with_the_way_out(what: str, tmp_path: Path) -> None:
+    """As a fresh volume, one that a service of root has used, and one that a backup was put into as root."""
+    with TemporaryDirectory() as outside:  # of pytest, whose folders are closed to others
+        folder = Path(outside)
+        folder.chmod(0o755 if what == "the folder" else 0o777)
+        theirs = {"the folder": folder, "the database": folder / "x.db", "the lock": folder / "x.db.lock"}[what]
+        if theirs != folder:
+            theirs.touch(0o644)
+        mode = "755" if what == "the folder" else "644"
+        said = said_as(65532, folder / "x.db")
+        assert said.startswith("cannot open or create ")
+        assert said.endswith(
+            f": {theirs} belongs to uid 0, gid 0 (mode {mode}) and cannot be written to by this process, uid 65532, "
+            "gid 65532: `chown -R 65532:65532` it (Kubernetes: fsGroup: 65532), or run as its owner"
+        )
 
 
 async def test_a_folder_that_may_not_be_written_is_one_clear_line(tmp_path: Path) -> None:

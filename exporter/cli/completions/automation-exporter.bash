@@ -8,11 +8,12 @@
 _shtab_automation_exporter_policies_subparsers=(explain test backtest)
 _shtab_automation_exporter_retries_subparsers=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_subparsers=(schema show)
-_shtab_automation_exporter_subparsers=(run demo check rules simulate policies retries config completion)
+_shtab_automation_exporter_subparsers=(run demo check healthcheck rules simulate policies retries config completion)
 
 _shtab_automation_exporter_run_option_strings=(-h --help --config)
 _shtab_automation_exporter_demo_option_strings=(-h --help --port --seed --with-prometheus)
 _shtab_automation_exporter_check_option_strings=(-h --help --config --online)
+_shtab_automation_exporter_healthcheck_option_strings=(-h --help --config)
 _shtab_automation_exporter_rules_option_strings=(-h --help --config)
 _shtab_automation_exporter_simulate_option_strings=(-h --help --platform --port --seed --workflows --fault --webhooks)
 _shtab_automation_exporter_policies_explain_option_strings=(-h --help --config --all --json)
@@ -47,6 +48,7 @@ _shtab_automation_exporter_option_strings=(-h --help --version)
 
 _shtab_automation_exporter_run___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_check___config_COMPGEN=_shtab_compgen_files
+_shtab_automation_exporter_healthcheck___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_rules___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_policies_explain___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_policies_test_pos_0_COMPGEN=_shtab_compgen_files
@@ -77,7 +79,7 @@ _shtab_automation_exporter_policies_pos_0_choices=(explain test backtest)
 _shtab_automation_exporter_retries_pos_0_choices=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_pos_0_choices=(schema show)
 _shtab_automation_exporter_completion_pos_0_choices=(bash zsh fish)
-_shtab_automation_exporter_pos_0_choices=(run demo check rules simulate policies retries config completion)
+_shtab_automation_exporter_pos_0_choices=(run demo check healthcheck rules simulate policies retries config completion)
 
 _shtab_automation_exporter_run__h_nargs=0
 _shtab_automation_exporter_run___help_nargs=0
@@ -87,6 +89,8 @@ _shtab_automation_exporter_demo___with_prometheus_nargs=0
 _shtab_automation_exporter_check__h_nargs=0
 _shtab_automation_exporter_check___help_nargs=0
 _shtab_automation_exporter_check___online_nargs=0
+_shtab_automation_exporter_healthcheck__h_nargs=0
+_shtab_automation_exporter_healthcheck___help_nargs=0
 _shtab_automation_exporter_rules__h_nargs=0
 _shtab_automation_exporter_rules___help_nargs=0
 _shtab_automation_exporter_simulate__h_nargs=0

@@ -50,7 +50,7 @@ function _shtab_automation_exporter_using
   test "$_shtab_automation_exporter_cmdpath" = "$argv"
 end
 
-set -g _shtab_automation_exporter_commands run demo check rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' completion
+set -g _shtab_automation_exporter_commands run demo check healthcheck rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' completion
 set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --group --limit --platform --policy --port --seed --since --source --stop-after --store --webhooks --why --workflow --workflows
 
 complete -c automation-exporter -e
@@ -70,6 +70,9 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $
 complete -c automation-exporter -n '_shtab_automation_exporter_using check' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
 complete -c automation-exporter -n '_shtab_automation_exporter_using check' -l online -d 'also try credentials, rights and limits of each source'
+complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a healthcheck -d 'Whether the service answers at its address: exit code 0 or 1.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using healthcheck' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using healthcheck' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a rules -d 'Alert and recording rules for the objectives in slo.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'

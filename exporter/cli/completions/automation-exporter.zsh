@@ -14,6 +14,7 @@ _shtab_automation_exporter_commands() {
     completion:'A script that lets a shell complete these commands.'
     config:'About the config.'
     demo:'Simulators of all platforms plus the service against them, on loopback.'
+    healthcheck:'Whether the service answers at its address: exit code 0 or 1.'
     policies:'About retry policies.'
     retries:'The ledger of retries, and control over them.'
     rules:'Alert and recording rules for the objectives in slo.'
@@ -121,6 +122,14 @@ _shtab_automation_exporter_demo_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_demo_defaults_added=0
+
+_shtab_automation_exporter_healthcheck_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_healthcheck_defaults_added=0
 
 _shtab_automation_exporter_policies_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -477,6 +486,7 @@ _shtab_automation_exporter() {
         completion) _arguments -C -s $_shtab_automation_exporter_completion_options ;;
         config) _shtab_automation_exporter_config ;;
         demo) _arguments -C -s $_shtab_automation_exporter_demo_options ;;
+        healthcheck) _arguments -C -s $_shtab_automation_exporter_healthcheck_options ;;
         policies) _shtab_automation_exporter_policies ;;
         retries) _shtab_automation_exporter_retries ;;
         rules) _arguments -C -s $_shtab_automation_exporter_rules_options ;;

@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 
-from exporter.platform.fields import FileSecret
-
 #: Keys that end in _file and mean a file, not a secret read from one.
 FILE_KEYS = frozenset({"cert_file", "key_file", "tls_ca_file"})
 #: What stands for a file that could not be read, so that the rest can be checked all the same.
@@ -223,6 +221,8 @@ def _read_secret(value: Any, place: str, problems: list[str]) -> Any:
         problems.append(f"{place}: cannot read the file: {getattr(exc, 'strerror', None) or exc}")
     else:
         if read.strip():
+            from exporter.platform.fields import FileSecret  # pydantic: not for who only asks what is written
+
             return FileSecret(read, Path(value))
         problems.append(f"{place}: the file is empty; write the secret into it")
     return _UNREAD
