@@ -43,6 +43,8 @@ COMPONENTS = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
+    "kubectl": "kubernetes-client",
+    "systemd-analyze": "systemd",
 }
 
 
