@@ -133,7 +133,7 @@ def test_prometheus_loads_every_rule_there_is() -> None:
 @real("promtool")
 def test_prometheus_reads_its_config() -> None:
     file = FOLDER / "prometheus/prometheus.yaml"
-    command = ["promtool", "check", "config", "--syntax-only", file]
+    command = ["promtool", "check", "config", "--syntax-only", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
