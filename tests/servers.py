@@ -44,6 +44,8 @@ COMPONENTS = {
     "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
     "postgres": "postgresql",
+    "kubectl": "kubernetes-client",
+    "systemd-analyze": "systemd",
 }
 
 

@@ -76,6 +76,7 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using healthcheck
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a rules -d 'Alert and recording rules for the objectives in slo.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -l format -xka "prometheus prometheusrule" -d 'a file for Prometheus, or a resource for the Prometheus Operator (default: prometheus)'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a simulate -d 'The simulators alone.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using simulate' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using simulate' -l platform -x -d 'may be given twice; default: all'
