@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter import cli
 from exporter.shipped import shipped
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +62,25 @@ def test_the_source_distribution_builds_the_same_wheel(built: Path, wheel: Path,
     [unpacked] = tmp_path.iterdir()
     build(unpacked, "-t", "wheel", "-d", str(tmp_path))
     assert zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist() == zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_dashboards_are_exported_also_over_older_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new" / "grafana"
+    for _ in range(2):
+        assert cli.main(["dashboards", "export", str(folder)]) == 0
+        written = capsys.readouterr().out.splitlines()
+        assert {Path(line).relative_to(folder).as_posix() for line in written} == below(folder, "*.*", "*/*.*")
+        assert below(folder, "*.*", "*/*.*") == below(ROOT / "dashboards", "*.json", "provisioning/*.yaml")
+        (folder / "automation-overview.json").write_text("older")
+    source = ROOT / "dashboards" / "automation-workflow.json"
+    assert (folder / source.name).read_bytes() == source.read_bytes()
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["dashboards", "export", str(folder)]) == 1
+        assert capsys.readouterr().err == f"automation-exporter: {folder}: is no folder\n"
 
 
 def test_a_checkout_has_them_where_people_look_for_them() -> None:

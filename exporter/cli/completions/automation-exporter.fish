@@ -50,7 +50,7 @@ function _shtab_automation_exporter_using
   test "$_shtab_automation_exporter_cmdpath" = "$argv"
 end
 
-set -g _shtab_automation_exporter_commands run demo check rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' completion
+set -g _shtab_automation_exporter_commands run demo check rules dashboards 'dashboards export' simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' store 'store backup' completion
 set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --group --limit --platform --policy --port --seed --since --source --stop-after --store --webhooks --why --workflow --workflows
 
 complete -c automation-exporter -e
@@ -73,6 +73,10 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using check' -l o
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a rules -d 'Alert and recording rules for the objectives in slo.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a dashboards -d 'About the dashboards for Grafana.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using dashboards' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using dashboards; and test $_shtab_automation_exporter_npos -eq 0' -a export -d 'Write the dashboards, and examples of how Grafana finds them, into a folder; older ones are replaced.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using dashboards export' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a simulate -d 'The simulators alone.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using simulate' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using simulate' -l platform -x -d 'may be given twice; default: all'
@@ -256,6 +260,12 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using config sche
 complete -c automation-exporter -n '_shtab_automation_exporter_using config; and test $_shtab_automation_exporter_npos -eq 0' -a show -d 'The config with its defaults, secrets masked, in a form that can be read.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using config show' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using config show' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a store -d 'About the database.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store; and test $_shtab_automation_exporter_npos -eq 0' -a backup -d 'Copy a SQLite database into a new file, whole, while the service runs.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store backup' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store backup' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store backup' -l store -x -d 'the database, where the config cannot be read'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a completion -d 'A script that lets a shell complete these commands.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using completion' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using completion; and test $_shtab_automation_exporter_npos -eq 0' -ka "bash zsh fish" -d 'one of bash, zsh, fish'
