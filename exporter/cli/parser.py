@@ -65,10 +65,12 @@ def parser() -> argparse.ArgumentParser:
         default=RULE_FORMATS[0],
         help="a file for Prometheus, or a resource for the Prometheus Operator (default: %(default)s)",
     )
+    _add_dashboards(_family(commands, "dashboards", "about the dashboards for Grafana"))
     _add_simulate(commands)
     _add_policies(_family(commands, "policies", "about retry policies"))
     _add_retries(_family(commands, "retries", "the ledger of retries, and control over them"))
     _add_config(_family(commands, "config", "about the config"))
+    _add_store(_family(commands, "store", "about the database"))
     completing = _add(
         commands,
         "completion",
@@ -196,6 +198,21 @@ def _add_config(config: Any) -> None:
     _add(config, "schema", "config:schema", help, "config schema > config.schema.json")
     help = "the config with its defaults, secrets masked, in a form that can be read"
     _takes_config(_add(config, "show", "config:show", help, "config show --config config.yaml"))
+
+
+def _add_dashboards(dashboards: Any) -> None:
+    help = "write the dashboards, and examples of how Grafana finds them, into a folder; older ones are replaced"
+    example = "dashboards export /etc/grafana/dashboards/automation-exporter"
+    exporting = _add(dashboards, "export", "dashboards:export", help, example)
+    exporting.add_argument("folder", type=Path, metavar="DIR", help="is made if it is not there")
+
+
+def _add_store(store: Any) -> None:
+    help = "copy a SQLite database into a new file, whole, while the service runs"
+    backing = _add(store, "backup", "store:backup", help, "store backup --config config.yaml /backup/exporter.db")
+    _takes_config(backing)
+    backing.add_argument("--store", metavar="URL", help="the database, where the config cannot be read")
+    backing.add_argument("to", type=Path, metavar="TO", help="the new file; must not be there yet")
 
 
 def _add_retries(retries: Any) -> None:

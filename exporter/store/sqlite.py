@@ -97,7 +97,7 @@ class SqliteEngine:
             else:
                 await engine.close()
             if isinstance(exc, StoreUnavailable | sqlite3.Error):
-                raise StoreError(f"cannot open the database {path}: {_explained(exc)}") from None
+                raise StoreError(f"cannot open the database {path}: {explained(exc)}") from None
             raise
         log.debug("store open", path=str(path), sqlite=sqlite3.sqlite_version)
         return engine
@@ -116,7 +116,7 @@ class SqliteEngine:
                 await engine.close()
             thread.shutdown(wait=True)
             if isinstance(exc, StoreUnavailable | sqlite3.Error):
-                raise StoreError(f"cannot open the database {path}: {_explained(exc)}") from None
+                raise StoreError(f"cannot open the database {path}: {explained(exc)}") from None
             raise
         return engine
 
@@ -191,7 +191,7 @@ class SqliteEngine:
 
     def _refused(self, exc: sqlite3.Error) -> StoreError:
         """What an error of SQLite means for whoever asked, and for those who will."""
-        name, text = _result(exc), _explained(exc)
+        name, text = _result(exc), explained(exc)
         self._is_damaged = self._is_damaged or name.startswith(_DAMAGE)
         if text == str(exc):
             return StoreError(f"the database refused: {exc}")
@@ -263,7 +263,7 @@ def _result(exc: Exception) -> str:
     return getattr(exc, "sqlite_errorname", None) or ""
 
 
-def _explained(exc: Exception) -> str:
+def explained(exc: Exception) -> str:
     """The error in a person's words with SQLite's behind, or SQLite's alone."""
     found = [text for kind, text in _TROUBLE.items() if _result(exc).startswith(kind)]
     return f"{found[0]} ({exc})" if found else str(exc)

@@ -5,6 +5,7 @@
 #    source ~/.local/share/bash_completion/automation-exporter
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
+_shtab_automation_exporter_dashboards_subparsers=(export)
 _shtab_automation_exporter_policies_subparsers=(explain test backtest)
 _shtab_automation_exporter_retries_subparsers=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_subparsers=(schema show)
@@ -15,6 +16,8 @@ _shtab_automation_exporter_demo_option_strings=(-h --help --port --seed --with-p
 _shtab_automation_exporter_check_option_strings=(-h --help --config --online)
 _shtab_automation_exporter_healthcheck_option_strings=(-h --help --config)
 _shtab_automation_exporter_rules_option_strings=(-h --help --config)
+_shtab_automation_exporter_dashboards_export_option_strings=(-h --help)
+_shtab_automation_exporter_dashboards_option_strings=(-h --help)
 _shtab_automation_exporter_simulate_option_strings=(-h --help --platform --port --seed --workflows --fault --webhooks)
 _shtab_automation_exporter_policies_explain_option_strings=(-h --help --config --all --json)
 _shtab_automation_exporter_policies_test_option_strings=(-h --help --config)
@@ -43,6 +46,8 @@ _shtab_automation_exporter_retries_option_strings=(-h --help)
 _shtab_automation_exporter_config_schema_option_strings=(-h --help)
 _shtab_automation_exporter_config_show_option_strings=(-h --help --config)
 _shtab_automation_exporter_config_option_strings=(-h --help)
+_shtab_automation_exporter_store_backup_option_strings=(-h --help --config --store)
+_shtab_automation_exporter_store_option_strings=(-h --help)
 _shtab_automation_exporter_completion_option_strings=(-h --help)
 _shtab_automation_exporter_option_strings=(-h --help --version)
 
@@ -74,11 +79,13 @@ _shtab_automation_exporter_retries_operations___config_COMPGEN=_shtab_compgen_fi
 _shtab_automation_exporter_retries_cancel___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_retries_try___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_config_show___config_COMPGEN=_shtab_compgen_files
+_shtab_automation_exporter_store_backup___config_COMPGEN=_shtab_compgen_files
 
 _shtab_automation_exporter_rules___format_choices=(prometheus prometheusrule)
 _shtab_automation_exporter_policies_pos_0_choices=(explain test backtest)
 _shtab_automation_exporter_retries_pos_0_choices=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_pos_0_choices=(schema show)
+_shtab_automation_exporter_store_pos_0_choices=(backup)
 _shtab_automation_exporter_completion_pos_0_choices=(bash zsh fish)
 _shtab_automation_exporter_pos_0_choices=(run demo check healthcheck rules simulate policies retries config completion)
 
@@ -94,6 +101,11 @@ _shtab_automation_exporter_healthcheck__h_nargs=0
 _shtab_automation_exporter_healthcheck___help_nargs=0
 _shtab_automation_exporter_rules__h_nargs=0
 _shtab_automation_exporter_rules___help_nargs=0
+_shtab_automation_exporter_dashboards_export__h_nargs=0
+_shtab_automation_exporter_dashboards_export___help_nargs=0
+_shtab_automation_exporter_dashboards_pos_0_nargs=A...
+_shtab_automation_exporter_dashboards__h_nargs=0
+_shtab_automation_exporter_dashboards___help_nargs=0
 _shtab_automation_exporter_simulate__h_nargs=0
 _shtab_automation_exporter_simulate___help_nargs=0
 _shtab_automation_exporter_policies_explain_pos_0_nargs='*'
@@ -212,6 +224,11 @@ _shtab_automation_exporter_config_show___help_nargs=0
 _shtab_automation_exporter_config_pos_0_nargs=A...
 _shtab_automation_exporter_config__h_nargs=0
 _shtab_automation_exporter_config___help_nargs=0
+_shtab_automation_exporter_store_backup__h_nargs=0
+_shtab_automation_exporter_store_backup___help_nargs=0
+_shtab_automation_exporter_store_pos_0_nargs=A...
+_shtab_automation_exporter_store__h_nargs=0
+_shtab_automation_exporter_store___help_nargs=0
 _shtab_automation_exporter_completion__h_nargs=0
 _shtab_automation_exporter_completion___help_nargs=0
 _shtab_automation_exporter_pos_0_nargs=A...

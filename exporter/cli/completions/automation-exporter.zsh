@@ -13,6 +13,7 @@ _shtab_automation_exporter_commands() {
     check:'Validate a config.'
     completion:'A script that lets a shell complete these commands.'
     config:'About the config.'
+    dashboards:'About the dashboards for Grafana.'
     demo:'Simulators of all platforms plus the service against them, on loopback.'
     healthcheck:'Whether the service answers at its address: exit code 0 or 1.'
     policies:'About retry policies.'
@@ -20,6 +21,7 @@ _shtab_automation_exporter_commands() {
     rules:'Alert and recording rules for the objectives in slo.'
     run:'The service.'
     simulate:'The simulators alone.'
+    store:'About the database.'
   )
   _describe 'automation-exporter commands' _commands
 }
@@ -30,6 +32,13 @@ _shtab_automation_exporter_config_commands() {
     show:'The config with its defaults, secrets masked, in a form that can be read.'
   )
   _describe 'automation-exporter config commands' _commands
+}
+
+_shtab_automation_exporter_dashboards_commands() {
+  local _commands=(
+    export:'Write the dashboards, and examples of how Grafana finds them, into a folder; older ones are replaced.'
+  )
+  _describe 'automation-exporter dashboards commands' _commands
 }
 
 _shtab_automation_exporter_policies_commands() {
@@ -64,6 +73,13 @@ _shtab_automation_exporter_retries_commands() {
     try:'Ask the platform about a dead letter as right before a retry, and make none.'
   )
   _describe 'automation-exporter retries commands' _commands
+}
+
+_shtab_automation_exporter_store_commands() {
+  local _commands=(
+    backup:'Copy a SQLite database into a new file, whole, while the service runs.'
+  )
+  _describe 'automation-exporter store commands' _commands
 }
 
 _shtab_automation_exporter_options=(
@@ -112,6 +128,21 @@ _shtab_automation_exporter_config_show_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_config_show_defaults_added=0
+
+_shtab_automation_exporter_dashboards_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_dashboards_defaults_added=0
+
+_shtab_automation_exporter_dashboards_export_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  ":is made if it is not there:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_dashboards_export_defaults_added=0
 
 _shtab_automation_exporter_demo_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -464,6 +495,23 @@ _shtab_automation_exporter_simulate_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_simulate_defaults_added=0
 
+_shtab_automation_exporter_store_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_store_defaults_added=0
+
+_shtab_automation_exporter_store_backup_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--store[the database, where the config cannot be read]:URL:"
+  ":the new file\; must not be there yet:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_store_backup_defaults_added=0
+
 
 _shtab_automation_exporter() {
   local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->automation-exporter'
@@ -486,6 +534,7 @@ _shtab_automation_exporter() {
         check) _arguments -C -s $_shtab_automation_exporter_check_options ;;
         completion) _arguments -C -s $_shtab_automation_exporter_completion_options ;;
         config) _shtab_automation_exporter_config ;;
+        dashboards) _shtab_automation_exporter_dashboards ;;
         demo) _arguments -C -s $_shtab_automation_exporter_demo_options ;;
         healthcheck) _arguments -C -s $_shtab_automation_exporter_healthcheck_options ;;
         policies) _shtab_automation_exporter_policies ;;
@@ -493,6 +542,7 @@ _shtab_automation_exporter() {
         rules) _arguments -C -s $_shtab_automation_exporter_rules_options ;;
         run) _arguments -C -s $_shtab_automation_exporter_run_options ;;
         simulate) _arguments -C -s $_shtab_automation_exporter_simulate_options ;;
+        store) _shtab_automation_exporter_store ;;
       esac
   esac
 }
@@ -517,6 +567,29 @@ _shtab_automation_exporter_config() {
       case $line[1] in
         schema) _arguments -C -s $_shtab_automation_exporter_config_schema_options ;;
         show) _arguments -C -s $_shtab_automation_exporter_config_show_options ;;
+      esac
+  esac
+}
+
+_shtab_automation_exporter_dashboards() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->dashboards'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_automation_exporter_dashboards_defaults_added )); then
+    if (( ${_shtab_automation_exporter_dashboards_options[(I)${(q)one_or_more}*]} +          ${_shtab_automation_exporter_dashboards_options[(I)${(q)remainder}*]} +          ${_shtab_automation_exporter_dashboards_options[(I)${(q)default}]} == 0 )); then
+      _shtab_automation_exporter_dashboards_options+=(': :_shtab_automation_exporter_dashboards_commands' '*::: :->dashboards')
+    fi
+    _shtab_automation_exporter_dashboards_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_automation_exporter_dashboards_options
+
+  case $state in
+    dashboards)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_automation_exporter_dashboards-$line[1]:"
+      case $line[1] in
+        export) _arguments -C -s $_shtab_automation_exporter_dashboards_export_options ;;
       esac
   esac
 }
@@ -583,6 +656,29 @@ _shtab_automation_exporter_retries() {
         show) _arguments -C -s $_shtab_automation_exporter_retries_show_options ;;
         stop) _arguments -C -s $_shtab_automation_exporter_retries_stop_options ;;
         try) _arguments -C -s $_shtab_automation_exporter_retries_try_options ;;
+      esac
+  esac
+}
+
+_shtab_automation_exporter_store() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->store'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_automation_exporter_store_defaults_added )); then
+    if (( ${_shtab_automation_exporter_store_options[(I)${(q)one_or_more}*]} +          ${_shtab_automation_exporter_store_options[(I)${(q)remainder}*]} +          ${_shtab_automation_exporter_store_options[(I)${(q)default}]} == 0 )); then
+      _shtab_automation_exporter_store_options+=(': :_shtab_automation_exporter_store_commands' '*::: :->store')
+    fi
+    _shtab_automation_exporter_store_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_automation_exporter_store_options
+
+  case $state in
+    store)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_automation_exporter_store-$line[1]:"
+      case $line[1] in
+        backup) _arguments -C -s $_shtab_automation_exporter_store_backup_options ;;
       esac
   esac
 }
