@@ -15,6 +15,8 @@ from exporter import __version__
 CONFIG_VARIABLE, CONFIG_FILE = "AUTOMATION_EXPORTER_CONFIG", "/etc/automation-exporter/config.yaml"
 #: Shells that ``completion`` knows.
 SHELLS = ("bash", "zsh", "fish")
+#: How ``rules`` may print them: as Prometheus reads them, or as a resource of the Prometheus Operator in Kubernetes.
+RULE_FORMATS = ("prometheus", "prometheusrule")
 #: Where the ids come from that the examples use.
 LETTER, RETRY, WORKFLOW = "make-eu/0f3c9a1be27d4e5f", "4711abcd00ff1122", "make-eu/4711"
 RUN = "erp/4f1d2a90"
@@ -42,14 +44,20 @@ def parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--online", action="store_true", help="also try credentials, rights and limits of each source"
     )
-    _takes_config(
-        _add(
-            commands,
-            "rules",
-            "rules:rules",
-            "alert and recording rules for the objectives in slo",
-            "rules --config config.yaml > rules.yaml",
-        )
+    ruling = _add(
+        commands,
+        "rules",
+        "rules:rules",
+        "alert and recording rules for the objectives in slo",
+        "rules --config config.yaml > rules.yaml",
+        "rules --config config.yaml --format prometheusrule > prometheusrule.yaml",
+    )
+    _takes_config(ruling)
+    ruling.add_argument(
+        "--format",
+        choices=RULE_FORMATS,
+        default=RULE_FORMATS[0],
+        help="a file for Prometheus, or a resource for the Prometheus Operator (default: %(default)s)",
     )
     _add_simulate(commands)
     _add_policies(_family(commands, "policies", "about retry policies"))

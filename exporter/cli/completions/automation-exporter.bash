@@ -13,7 +13,7 @@ _shtab_automation_exporter_subparsers=(run demo check rules simulate policies re
 _shtab_automation_exporter_run_option_strings=(-h --help --config)
 _shtab_automation_exporter_demo_option_strings=(-h --help --port --seed --with-prometheus)
 _shtab_automation_exporter_check_option_strings=(-h --help --config --online)
-_shtab_automation_exporter_rules_option_strings=(-h --help --config)
+_shtab_automation_exporter_rules_option_strings=(-h --help --config --format)
 _shtab_automation_exporter_simulate_option_strings=(-h --help --platform --port --seed --workflows --fault --webhooks)
 _shtab_automation_exporter_policies_explain_option_strings=(-h --help --config --all --json)
 _shtab_automation_exporter_policies_test_option_strings=(-h --help --config)
@@ -73,6 +73,7 @@ _shtab_automation_exporter_retries_cancel___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_retries_try___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_config_show___config_COMPGEN=_shtab_compgen_files
 
+_shtab_automation_exporter_rules___format_choices=(prometheus prometheusrule)
 _shtab_automation_exporter_policies_pos_0_choices=(explain test backtest)
 _shtab_automation_exporter_retries_pos_0_choices=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_pos_0_choices=(schema show)

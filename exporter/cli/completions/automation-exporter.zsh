@@ -428,6 +428,7 @@ _shtab_automation_exporter_retries_try_defaults_added=0
 _shtab_automation_exporter_rules_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
+  "--format[a file for Prometheus, or a resource for the Prometheus Operator (default\: prometheus)]:format:(prometheus prometheusrule)"
 )
 
 # guard to ensure default positional specs are added only once per session
