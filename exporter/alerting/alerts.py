@@ -29,7 +29,7 @@ class Alert:
     summary: str
     description: str
     needs_data: bool = True
-    about: Literal["workflow", "source", "exporter"] = "workflow"
+    about: Literal["workflow", "source", "process", "exporter"] = "workflow"
     """Whose labels it carries"""
 
 
@@ -319,7 +319,7 @@ ALERTS = (
         wait="2m",
         keep="5m",
         summary="A platform refuses the credential of a source.",
-        description="The credential of {{ $labels.source }} is refused when {{ $labels.stream }} is read.",
+        description="The credential of {{ $labels.source }} is refused: nothing of it is read or retried.",
         needs_data=False,
     ),
     Alert(
@@ -386,7 +386,7 @@ ALERTS = (
     Alert(
         name="AutomationStoreDown",
         group="exporter",
-        about="exporter",
+        about="process",
         severity="critical",
         expr=of.store_is_down,
         wait="1m",
@@ -399,7 +399,7 @@ ALERTS = (
     Alert(
         name="AutomationStoreErrors",
         group="exporter",
-        about="exporter",
+        about="process",
         severity="warning",
         expr=of.store_refuses_some,
         wait="1m",
@@ -411,7 +411,7 @@ ALERTS = (
     Alert(
         name="AutomationExporterDown",
         group="exporter",
-        about="exporter",
+        about="process",
         severity="critical",
         expr=of.exporter_is_down,
         wait="5m",

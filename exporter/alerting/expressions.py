@@ -6,7 +6,6 @@ from exporter.alerting.promql import (
     API_QUOTA_REMAINING,
     CLOCK_OFFSET,
     CURSOR_LAG,
-    REPLICA,
     SOURCE,
     WORKFLOW,
     by_objective,
@@ -16,6 +15,7 @@ from exporter.alerting.promql import (
     quoted,
     seconds,
     select,
+    shown,
 )
 from exporter.alerting.recording import (
     FAILURES,
@@ -29,6 +29,7 @@ from exporter.alerting.recording import (
     enough,
     half_counted,
     over,
+    total,
 )
 from exporter.config.objectives import SloConfig
 from exporter.model import FAILED, Result, catalogue
@@ -96,9 +97,9 @@ def _burning_source(
 
 def workflow_fails_in_a_row(slo: SloConfig) -> str:
     """So many failures in a row; fewer where the workflow runs rarely, as far as that is known."""
-    gauge = select(catalogue.WORKFLOW_FAILURES.name, slo)
+    gauge = shown(catalogue.WORKFLOW_FAILURES.name, slo)
     results = f"result=~{quoted('|'.join(r for r in Result if r in FAILED))}"
-    failed = f"max without (result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo, results)})"
+    failed = f"max without (instance, pod, result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo, results)})"
     row = by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}")
     first = by_objective(slo, "rare_failures", lambda limit: f"{gauge} >= {limit:g}")
     rarely = (
@@ -126,7 +127,7 @@ def workflow_fails_often(slo: SloConfig) -> str:
             f"{ratios}\nand {events}" if not slo.exceptions() else f"{_grouped(ratios)}\nand {_grouped(events)}"
         )
     recently = f"last_over_time({select(f'workflow:{RUNS}', slo)}[{PAGE[-1].long}])"
-    return named("\nor\n".join(f"(\n{indented(part)}\n)" for part in parts), slo, of=recently, replica=False)
+    return named("\nor\n".join(f"(\n{indented(part)}\n)" for part in parts), slo, of=recently)
 
 
 def _workflow_ratio(slo: SloConfig, window: str) -> str:
@@ -134,7 +135,7 @@ def _workflow_ratio(slo: SloConfig, window: str) -> str:
 
 
 def workflow_is_overdue(slo: SloConfig) -> str:
-    planned = select(catalogue.WORKFLOW_NEXT_RUN.name, slo)
+    planned = shown(catalogue.WORKFLOW_NEXT_RUN.name, slo)
     late = by_objective(slo, "overdue_after", lambda limit: f"time() - {planned} > {seconds(limit)}")
     return named(f"{_grouped(late)}\n{_could_run(slo)}", slo, of=planned)
 
@@ -145,8 +146,8 @@ def workflow_is_silent(slo: SloConfig) -> str:
     Not where the plan says that it takes longer now. A week end, a run that was skipped and a gap in scraping make the
     usual time longer, for some runs.
     """
-    last = f"max without (result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo)})"
-    planned = select(catalogue.WORKFLOW_NEXT_RUN.name, slo)
+    last = f"max without (instance, pod, result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo)})"
+    planned = shown(catalogue.WORKFLOW_NEXT_RUN.name, slo)
     usual = f"last_over_time({select(USUAL, slo)}[1h])"
 
     def silent(factor: float) -> str:
@@ -173,23 +174,23 @@ def _could_run(slo: SloConfig) -> str:
 
 
 def workflow_is_stuck(slo: SloConfig) -> str:
-    oldest = select(catalogue.RUN_OLDEST_ACTIVE.name, slo)
+    oldest = shown(catalogue.RUN_OLDEST_ACTIVE.name, slo)
     long = by_objective(slo, "stuck_after", lambda limit: f"time() - {oldest} > {seconds(limit)}")
     return named(f"{_grouped(long)}\n{_read(slo)}", slo, of=oldest)
 
 
 def workflow_was_disabled(slo: SloConfig) -> str:
-    enabled = select(catalogue.WORKFLOW_ENABLED.name, slo)
-    return named(f"{enabled} == 0\nand max_over_time({enabled}[1d:15m]) == 1", slo, of=enabled)
+    enabled = shown(catalogue.WORKFLOW_ENABLED.name, slo)
+    return named(f"{enabled} == 0\nand max_over_time(({enabled})[1d:15m]) == 1", slo, of=enabled)
 
 
 def workflow_is_blocked(slo: SloConfig) -> str:
-    blocked = select(catalogue.WORKFLOW_BLOCKED.name, slo)
+    blocked = shown(catalogue.WORKFLOW_BLOCKED.name, slo)
     return named(f"{blocked} == 1", slo, of=blocked)
 
 
 def queue_is_nearly_full(slo: SloConfig) -> str:
-    items, limit = (select(metric.name, slo) for metric in (catalogue.QUEUE_ITEMS, catalogue.QUEUE_LIMIT))
+    items, limit = (shown(metric.name, slo) for metric in (catalogue.QUEUE_ITEMS, catalogue.QUEUE_LIMIT))
     return named(by_objective(slo, "queue_share", lambda share: f"{items} / {limit} > {share:g}"), slo, of=items)
 
 
@@ -202,31 +203,37 @@ def dead_letters_grow(slo: SloConfig) -> str:
     Two looks at few gauges, where increase() would read hours of a counter for every error class.
     """
     gauge = select(catalogue.DEAD_LETTERS.name, slo)
-    now, then, later = (f"sum without (error_class) ({gauge}{ago})" for ago in ("", " offset 6h", " offset 1h"))
+    now, then, later = (_letters(slo, ago) for ago in ("", " offset 6h", " offset 1h"))
     growth = f"{now}\n- ({then} or {later})"
     return named(by_objective(slo, "dead_letter_growth", lambda limit: f"{growth} >= {limit:g}"), slo, of=gauge)
 
 
+def _letters(slo: SloConfig, ago: str = "") -> str:
+    """How many are open of each workflow."""
+    shown = f"max without (instance, pod) ({select(catalogue.DEAD_LETTERS.name, slo)}{ago})"
+    return f"sum without (error_class) ({shown})"
+
+
 def dead_letters_are_old(slo: SloConfig) -> str:
-    oldest = select(catalogue.DEAD_LETTER_OLDEST.name, slo)
+    oldest = shown(catalogue.DEAD_LETTER_OLDEST.name, slo)
     old = by_objective(slo, "dead_letter_age", lambda limit: f"time() - {oldest} > {seconds(limit)}")
     return named(f"{_grouped(old)}\n{_read(slo)}", slo, of=oldest)
 
 
 def dead_letters_expire(slo: SloConfig) -> str:
-    expired = select(catalogue.DEAD_LETTERS_RESOLVED.name, slo, 'by="expired"')
+    expired = total(catalogue.DEAD_LETTERS_RESOLVED, slo, 'by="expired"')
     return named(f"sum without (by) (increase({expired}[1h])) > 0", slo, of=expired)
 
 
 def dead_letters_are_nearly_full(slo: SloConfig) -> str:
     """No platform tells how much of its storage is used, so it is their number against what the user expects to fit."""
-    letters = f"sum without (workflow_id, error_class) ({select(catalogue.DEAD_LETTERS.name, slo)})"
+    letters = f"sum without (workflow_id) ({_letters(slo)})"
     return f"{letters} > {slo.queue_share * slo.dead_letters_max:g}"
 
 
 def dead_letters_are_escalated(slo: SloConfig) -> str:
     """A counter that nobody saw before its first dead letters were counted is news as a whole."""
-    told = select(catalogue.RETRY_ESCALATIONS.name, slo)
+    told = total(catalogue.RETRY_ESCALATIONS, slo)
     return f"round(increase({told}[1h])) > 0\nor\n({told} > 0 unless last_over_time({told}[1d] offset 1h))"
 
 
@@ -236,34 +243,34 @@ def dead_letters_are_escalated(slo: SloConfig) -> str:
 def retry_gates_are_shut(slo: SloConfig) -> str:
     """One that lets a single retry through now and then is still shut."""
     states = f"state=~{quoted('|'.join((GateState.COOLING, GateState.PROBING)))}"
-    return f"sum without (state) ({select(catalogue.RETRY_GATES.name, slo, states)}) > 0"
+    return f"sum without (state) ({shown(catalogue.RETRY_GATES.name, slo, states)}) > 0"
 
 
 def retries_wait_for_the_source(slo: SloConfig) -> str:
-    return f"{select(catalogue.RETRY_STORM.name, slo)} == 1"
+    return f"{shown(catalogue.RETRY_STORM.name, slo)} == 1"
 
 
 def retry_budget_is_empty(slo: SloConfig) -> str:
     """Only while something could be retried: a budget that nobody needs may be empty."""
     waiting = f"sum by ({SOURCE}) ({select(catalogue.RETRY_GATES.name, slo)}) > 0"
-    return f"{select(catalogue.RETRY_BUDGET.name, slo)} < 1\nand on ({SOURCE}) {waiting}"
+    return f"{shown(catalogue.RETRY_BUDGET.name, slo)} < 1\nand on ({SOURCE}) {waiting}"
 
 
 def retries_are_lowered(slo: SloConfig) -> str:
-    return f"{select(catalogue.RETRY_LOWERED.name, slo)} == 1"
+    return f"{shown(catalogue.RETRY_LOWERED.name, slo)} == 1"
 
 
 def retries_are_held(slo: SloConfig) -> str:
-    return select(catalogue.RETRIES_OPEN.name, slo, 'state="held"') + " > 0"
+    return shown(catalogue.RETRIES_OPEN.name, slo, 'state="held"') + " > 0"
 
 
 def retries_are_in_doubt(slo: SloConfig) -> str:
-    return select(catalogue.RETRIES_OPEN.name, slo, 'state="in_doubt"') + " > 0"
+    return shown(catalogue.RETRIES_OPEN.name, slo, 'state="in_doubt"') + " > 0"
 
 
 def retries_do_not_help(slo: SloConfig) -> str:
     failed, known = (
-        f"sum without (outcome) (increase({select(catalogue.RETRIES.name, slo, outcomes)}[6h]))"
+        f"sum without (outcome) (increase({total(catalogue.RETRIES, slo, outcomes)}[6h]))"
         for outcomes in ('outcome=~"failed|rejected"', 'outcome=~"succeeded|failed|rejected"')
     )
     return f"{failed}\n/ {known} > 0.5\nand round({known}) >= {RETRIES_MIN}"
@@ -278,19 +285,19 @@ def data_are_incomplete(slo: SloConfig) -> str:
     Usage is read too rarely for that, and nothing but the alert on it depends on it. What cannot be stored is no fault
     of the source.
     """
-    complete = select(own(lambda o: o.data_complete), slo, WORK)
-    success = select(own(lambda o: o.sweep_success), slo)
+    complete = shown(own(lambda o: o.data_complete), slo, WORK)
+    success = shown(own(lambda o: o.sweep_success), slo)
     return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}\n{_stored(slo)}"
 
 
 def data_are_faulty(slo: SloConfig) -> str:
-    complete = f"{select(own(lambda o: o.data_complete), slo)} == 0"
+    complete = f"{shown(own(lambda o: o.data_complete), slo)} == 0"
     return f"{complete}\n{_stored(slo)}\nunless\n{_grouped(data_are_incomplete(slo))}"
 
 
 def reading_is_incomplete(slo: SloConfig) -> str:
     """Sweeps go to their end, and yet something has not been read for a while: a workflow, or most of what there is."""
-    lag, complete = (select(name, slo, WORK) for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
+    lag, complete = (shown(name, slo, WORK) for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
     return (
         f"{lag} > {seconds(slo.stale_after)}\nand on ({SOURCE}, stream) {complete} == 0\n"
         f"unless on ({SOURCE}, stream)\n{_grouped(data_are_incomplete(slo))}"
@@ -300,42 +307,48 @@ def reading_is_incomplete(slo: SloConfig) -> str:
 def credential_is_refused(slo: SloConfig) -> str:
     """Refused within the hour (a refused credential is tried twice an hour at least) and not accepted since.
 
-    The counter of a kind of error is born with the first one, which increase() does not see: that is the ``unless``.
+    One for a source, whatever is read with the credential. The counter of a kind of error is born with the first one,
+    which increase() does not see: that is the ``unless``.
     """
     refused = select(own(lambda o: o.sweep_errors), slo, 'kind="auth"')
     complete = select(own(lambda o: o.data_complete), slo)
     return (
-        f"(\n  increase({refused}[1h]) > 0\n  or\n  ({refused} unless {refused} offset 1h)\n)\n"
-        f"and on ({SOURCE}, stream) {complete} == 0"
+        f"group without (instance, pod, stream, kind) (\n  (\n    increase({refused}[1h]) > 0\n    or\n"
+        f"    ({refused} unless {refused} offset 1h)\n  )\n"
+        f"  and on ({SOURCE}, stream) {complete} == 0\n)"
     )
 
 
 def webhooks_are_lost(slo: SloConfig) -> str:
     """While runs end: the ratio stays what it was when none do."""
-    ended = f"increase({select(catalogue.RUNS_OBSERVED.name, slo)}[1h]) > 0"
-    return f"{select(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
+    ended = f"increase({total(catalogue.RUNS_OBSERVED, slo)}[1h]) > 0"
+    return f"{shown(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
 
 
 def plan_is_nearly_used(slo: SloConfig) -> str:
-    used, limit = (select(metric.name, slo) for metric in (catalogue.USAGE, catalogue.USAGE_LIMIT))
+    used, limit = (shown(metric.name, slo) for metric in (catalogue.USAGE, catalogue.USAGE_LIMIT))
     return f"1 - {used} / {limit} < {slo.quota_share:g}"
 
 
 def api_budget_is_short(slo: SloConfig) -> str:
     """What could be sent at once, against the most there was within a day: the configured share, whatever it is."""
     remaining = select(API_QUOTA_REMAINING, slo)
-    return f"avg_over_time({remaining}[15m])\n/ max_over_time({remaining}[1d]) < {slo.quota_share:g}"
+    now, most = (
+        f"max without (instance, pod) ({f}_over_time({remaining}[{window}]))"
+        for f, window in (("avg", "15m"), ("max", "1d"))
+    )
+    return f"{now}\n/ {most} < {slo.quota_share:g}"
 
 
 # The exporter
 
 
 def clocks_differ(slo: SloConfig) -> str:
-    return f"abs({select(CLOCK_OFFSET, slo)}) > {seconds(CLOCK_OFFSET_MAX)}"
+    return f"max without (instance, pod) (abs({select(CLOCK_OFFSET, slo)})) > {seconds(CLOCK_OFFSET_MAX)}"
 
 
 def series_are_folded(slo: SloConfig) -> str:
-    return f"round(increase({select(own(lambda o: o.series_folded), slo)}[1d])) > 0"
+    return f"round(sum without (instance, pod) (increase({select(own(lambda o: o.series_folded), slo)}[1d]))) > 0"
 
 
 def store_is_down(slo: SloConfig) -> str:
@@ -358,8 +371,8 @@ def _read(slo: SloConfig) -> str:
 
 
 def _stored(slo: SloConfig) -> str:
-    """Only while the store works. Where nobody tells, it is taken to."""
-    return f"unless on ({REPLICA}) {store_is_down(slo)}"
+    """Only while every store works. Where nobody tells, it is taken to."""
+    return f"unless on (job) {store_is_down(slo)}"
 
 
 def _not_off(slo: SloConfig) -> str:

@@ -15,8 +15,6 @@ from exporter.view.own import OwnMetrics
 
 #: Labels that name a workflow, for matching with ``and``, ``or`` and ``unless``.
 WORKFLOW = "job, source, workflow_id"
-#: The same with the replica that says so: what ``*`` joins must not meet two of.
-WORKFLOW_AT = "job, instance, source, workflow_id"
 #: The first labels of an alert that is about a whole source.
 SOURCE = "job, source"
 #: One process.
@@ -49,6 +47,11 @@ def select(name: str, slo: SloConfig, *matchers: str) -> str:
     return f"{name}{{{', '.join([f'job={quoted(slo.job)}', *matchers])}}}"
 
 
+def shown(name: str, slo: SloConfig, *matchers: str) -> str:
+    """A gauge whichever replica shows it: an alert that named the replica would end and begin at each deploy."""
+    return f"max without (instance, pod) ({select(name, slo, *matchers)})"
+
+
 def seconds(duration: float) -> str:
     return f"{duration:.10g}"
 
@@ -57,21 +60,18 @@ def info(slo: SloConfig, *matchers: str) -> str:
     return select(catalogue.WORKFLOW_INFO.name, slo, *matchers)
 
 
-def named(expr: str, slo: SloConfig, *, of: str, replica: bool = True) -> str:
+def named(expr: str, slo: SloConfig, *, of: str) -> str:
     """``expr`` with the workflow's name and labels; without them where nobody said any, but never dropped.
 
-    ``of``: series that are there whenever ``expr`` is. ``replica``: whether they still have the label instance.
+    ``of``: series that are there whenever ``expr`` is. Neither says which replica it is from.
     """
-    names, labels, added = info(slo), WORKFLOW_AT, ["workflow", *slo.labels.names]
-    tagged = select(catalogue.WORKFLOW_LABELS.name, slo)
-    if not replica:
-        names, tagged = (f"max without (instance, pod) ({series})" for series in (names, tagged))
-        labels = WORKFLOW
-    known = f"{names}\nor on ({labels})\ngroup by ({labels}) ({of})"
+    added = ["workflow", *slo.labels.names]
+    known = f"{shown(catalogue.WORKFLOW_INFO.name, slo)}\nor on ({WORKFLOW})\ngroup by ({WORKFLOW}) ({of})"
     if slo.labels.names:
-        joined = f"* on ({labels}) group_left ({', '.join(slo.labels.names)})"
-        known = f"(\n{indented(known)}\n)\n{joined} {tagged}\nor on ({labels})\n{known}"
-    return f"(\n{indented(expr)}\n)\n* on ({labels}) group_left ({', '.join(added)}) (\n{indented(known)}\n)"
+        tagged = shown(catalogue.WORKFLOW_LABELS.name, slo)
+        joined = f"* on ({WORKFLOW}) group_left ({', '.join(slo.labels.names)})"
+        known = f"(\n{indented(known)}\n)\n{joined} {tagged}\nor on ({WORKFLOW})\n{known}"
+    return f"(\n{indented(expr)}\n)\n* on ({WORKFLOW}) group_left ({', '.join(added)}) (\n{indented(known)}\n)"
 
 
 def of_source(expr: str, slo: SloConfig) -> str:

@@ -11,7 +11,25 @@ from dataclasses import dataclass
 from exporter.alerting.promql import WORKFLOW, quoted, select
 from exporter.config.objectives import SloConfig
 from exporter.model import FAILED, SUCCEEDED, Result, catalogue
+from exporter.model.catalogue import Metric
 
+#: Counters of the ledger of which somebody takes increase() or rate(). They never restart, and under replicas they go
+#: on, where they were, on another ``instance``.
+LEDGER = (
+    catalogue.RUNS,
+    catalogue.RUN_ERRORS,
+    catalogue.RUN_OPERATIONS,
+    catalogue.RUN_TRANSFER,
+    catalogue.STEPS,
+    catalogue.DEAD_LETTERS_OPENED,
+    catalogue.DEAD_LETTERS_RESOLVED,
+    catalogue.RETRY_DECISIONS,
+    catalogue.RETRY_ESCALATIONS,
+    catalogue.RETRIES,
+    catalogue.RETRIES_SHADOW,
+    catalogue.RUNS_OBSERVED,
+    catalogue.RECONCILED,
+)
 #: How often the recorded series are evaluated, in seconds: what a sum over them counts in.
 INTERVAL = 60
 #: A ratio above this is "all of it", whatever the burn rate asks for: loose objectives would never alert otherwise.
@@ -78,9 +96,23 @@ class Recording:
     expr: str
 
 
+def replicas(metric: Metric) -> str:
+    """The name of a counter of the ledger, whichever replica shows it: of this one increase() is exact."""
+    return f"replicas:{metric.name}:max"
+
+
+def total(metric: Metric, slo: SloConfig, *matchers: str) -> str:
+    """A counter of the ledger as one series that goes on when its source moves to another replica."""
+    return select(replicas(metric), slo, *matchers)
+
+
 def recordings(slo: SloConfig) -> list[Recording]:
     """Every recorded series, in the order they build on each other."""
     return [
+        *(
+            Recording(name=replicas(metric), expr=f"max without (instance, pod) ({select(metric.name, slo)})")
+            for metric in LEDGER
+        ),
         Recording(name=TOTAL, expr=_total(slo)),
         Recording(name=f"workflow:{RUNS}", expr=_rate(slo, *SUCCEEDED, *FAILED)),
         Recording(name=f"workflow:{FAILURES}", expr=_rate(slo, *FAILED)),
@@ -131,8 +163,8 @@ def _per_hour(slo: SloConfig) -> str:
     The longest time counts of which both ends are known and within which the total never fell: then the database is
     another, and what was before is not known.
     """
-    total = select(TOTAL, slo)
-    counts = [f"{total} - last_over_time({total}[{slack}] offset {hours}h)" for hours, slack in _COUNTED]
+    runs = select(TOTAL, slo)
+    counts = [f"{runs} - last_over_time({runs}[{slack}] offset {hours}h)" for hours, slack in _COUNTED]
     parts = []
     for at, (hours, _) in enumerate(_COUNTED):
         fell = "".join(f"\n  unless {count} < 0" for count in counts[at + 1 :])
@@ -141,13 +173,13 @@ def _per_hour(slo: SloConfig) -> str:
 
 
 def _total(slo: SloConfig) -> str:
-    return f"max without (instance, pod) (\n  sum without (result) ({select(catalogue.RUNS.name, slo)})\n)"
+    return f"sum without (result) ({total(catalogue.RUNS, slo)})"
 
 
 def _rate(slo: SloConfig, *results: Result) -> str:
     """Ends of runs per second. Who cancelled a run decided so, and an unknown end says nothing: neither is counted."""
     these = f"result=~{quoted('|'.join(r for r in Result if r in results))}"
-    rate = f"sum without (instance, pod, result) (\n  rate({select(catalogue.RUNS.name, slo, these)}[5m])\n) > 0"
+    rate = f"sum without (result) (\n  rate({total(catalogue.RUNS, slo, these)}[5m])\n) > 0"
     return f"{rate}\nunless on ({WORKFLOW}) {half_counted(slo)}"
 
 
@@ -156,7 +188,7 @@ def half_counted(slo: SloConfig) -> str:
     did not run nobody knows.
     """
     success = f"result={quoted(Result.SUCCESS)}"
-    runs, successes = (select(catalogue.RUNS.name, slo, *more) for more in ((), (success,)))
+    runs, successes = (total(catalogue.RUNS, slo, *more) for more in ((), (success,)))
     return f"(\n  {runs}\n  unless on ({WORKFLOW}) {successes}\n)"
 
 

@@ -11,6 +11,7 @@ from tests.alerts.world import (
     JOB,
     LAG,
     OFFSET,
+    ONE,
     POLICY,
     RAILED,
     RAILS,
@@ -339,13 +340,13 @@ SOURCES: dict[str, Cases] = {
                 why="refused since minute 10, ever more rarely tried",
                 series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x2 2x4 3x8 4x60"},
                 at="40m",
-                told=({**READING, "kind": "auth"}, "The credential of make-eu is refused when runs is read."),
+                told=(HERE, "The credential of make-eu is refused: nothing of it is read or retried."),
             ),
             Case(
                 why="refused for the first time: a counter that is born with it",
                 series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x10"},
                 at="15m",
-                told=({**READING, "kind": "auth"}, "The credential of make-eu is refused when runs is read."),
+                told=(HERE, "The credential of make-eu is refused: nothing of it is read or retried."),
             ),
         ],
         silent=[
@@ -454,7 +455,7 @@ SOURCES: dict[str, Cases] = {
                 series={STORE_UP: "1x10 0x30"},
                 at="13m",
                 told=(
-                    AT,
+                    ONE,
                     "host:10870 can store nothing: webhooks get 503, what is shown is old, and nothing is retried."
                     " /-/ready says why.",
                 ),
@@ -471,7 +472,7 @@ SOURCES: dict[str, Cases] = {
                 why="three errors, while the store works",
                 series={STORE_UP: "1x60", REFUSED_BY_STORE: "0x20 3x40"},
                 at="30m",
-                told=(AT, "host:10870 could not do 3 operations in its database within 15 minutes."),
+                told=(ONE, "host:10870 could not do 3 operations in its database within 15 minutes."),
             ),
         ],
         silent=[
@@ -491,7 +492,7 @@ SOURCES: dict[str, Cases] = {
                 why="it does not answer",
                 series={f"up{{{JOB}}}": "1x10 0x30"},
                 at="20m",
-                told=(AT, "host:10870 is down or gone: nothing is known of any workflow."),
+                told=(ONE, "host:10870 is down or gone: nothing is known of any workflow."),
             ),
             Case(
                 why="nobody scrapes it any more",

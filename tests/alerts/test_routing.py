@@ -74,7 +74,7 @@ def world(slo: SloConfig) -> list[dict[str, str]]:
 
 
 def firing(name: str, slo: SloConfig, labels: list[str]) -> dict[str, object]:
-    common = f'alertname="{name}", alertstate="firing", job="{slo.job}", instance="i", severity="warning"'
+    common = f'alertname="{name}", alertstate="firing", job="{slo.job}", severity="warning"'
     shows = [{"labels": f"ALERTS{{{common}, {one}}}", "value": 1} for one in labels]
     return {"expr": f'ALERTS{{alertname="{name}"}}', "eval_time": "10m", "exp_samples": shows}
 
@@ -145,7 +145,7 @@ def test_who_says_how_many_failures_are_too_many_means_it_rare_or_not() -> None:
         for rule in every_rule(objectives(UNLABELLED + "slo: {overrides: [{match: '1', consecutive_failures: 7}]}"))
         if rule_id(rule) == "AutomationWorkflowFailing"
     ]
-    limits = re.findall(r"consecutive_failures\{[^}]*\} >= (\d)", found)
+    limits = re.findall(r"consecutive_failures\{[^}]*\}\) >= (\d)", found)
     assert sorted(limits) == ["1", "3", "7", "7"]
 
 

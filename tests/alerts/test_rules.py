@@ -14,6 +14,7 @@ import yaml
 from exporter import cli
 from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
+from exporter.alerting.recording import LEDGER, replicas
 from exporter.config import ConfigError, parse
 from exporter.config.objectives import SloConfig
 from exporter.model import catalogue
@@ -103,10 +104,9 @@ def known_metrics() -> dict[str, set[str]]:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             known[name] = set(getattr(collector, "_labelnames", ()))
     known |= SCRAPED | {"up": set()}
-    known |= {
-        rule["record"]: {"platform", "source", "workflow_id"} for rule in every_rule(SloConfig()) if "record" in rule
-    }
-    return known
+    recorded = [rule["record"] for rule in every_rule(SloConfig()) if "record" in rule]
+    ledger = {replicas(metric): set(metric.labels) for metric in LEDGER}
+    return known | {name: {"platform", "source", "workflow_id"} for name in recorded} | ledger
 
 
 @pytest.fixture(params=["", OVERRIDES], ids=["defaults", "overrides"])
@@ -129,13 +129,13 @@ def test_every_selector_has_the_job_and_reads_metrics_and_labels_there_are(slo: 
 def test_nothing_is_aggregated_away_that_tells_exporters_apart(slo: SloConfig) -> None:
     for rule in every_rule(slo):
         for kept in re.findall(r"\b(?:by|on) \(([^)]*)\)", rule["expr"]):
-            assert kept.startswith("job, "), rule_id(rule)
+            assert kept.split(", ")[0] == "job", rule_id(rule)
 
 
 def test_alerts_say_what_a_person_needs(slo: SloConfig) -> None:
     for rule in every_rule(slo):
         if "alert" not in rule:
-            assert re.fullmatch(r"(workflow|source):\w+:\w+", rule["record"])
+            assert re.fullmatch(r"(replicas|workflow|source):\w+:\w+", rule["record"])
             continue
         annotations = rule["annotations"]
         assert rule["alert"].startswith("Automation")
@@ -167,7 +167,22 @@ def test_recorded_series_stay_few() -> None:
         "workflow:automation_run_last:timestamp",
         "workflow:automation_run_gap:usual",
     ]
-    assert len(names) == 19
+    assert [name for name in names if name.startswith("replicas:")] == [replicas(metric) for metric in LEDGER]
+    assert len(names) == 19 + len(LEDGER)
+
+
+def test_of_every_ledger_counter_that_is_counted_over_time_it_is_the_recorded_one(slo: SloConfig) -> None:
+    counters = {metric.name for metric in catalogue.CATALOGUE if metric.type == "counter"}
+    for rule in every_rule(slo):
+        if not rule_id(rule).startswith("replicas:"):
+            assert not counters & {selector.name for selector in selectors(rule["expr"])}, rule_id(rule)
+
+
+def test_only_what_is_said_of_one_process_names_it(slo: SloConfig) -> None:
+    """A rule whose result had an instance would end and begin anew with every deploy."""
+    whole = [rule for rule in every_rule(slo) if "alert" in rule]
+    named = {rule["alert"] for rule in whole if "$labels.instance" in rule["annotations"]["description"]}
+    assert named == {alert.name for alert in ALERTS if alert.about == "process"}
 
 
 def test_burn_rates_are_those_of_the_workbook() -> None:
@@ -257,7 +272,7 @@ def test_a_workflow_is_judged_by_the_first_objective_that_fits(tmp_path: Path) -
     fires = {("m", "5004"): 1, ("m", "5006"): 5, ("n", "5007"): 3}
     shows = [
         {
-            "labels": f'ALERTS{{alertname="AutomationWorkflowFailing", alertstate="firing", job="robots", instance="i",'
+            "labels": f'ALERTS{{alertname="AutomationWorkflowFailing", alertstate="firing", job="robots",'
             f' severity="warning", source="{source}", workflow_id="{workflow_id}", workflow="W{workflow_id}"}}',
             "value": 1,
         }

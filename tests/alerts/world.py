@@ -8,7 +8,9 @@ WORKFLOW = f'{SOURCE}, workflow_id="5004"'
 INFO = f'automation_workflow_info{{{WORKFLOW}, workflow="Invoices", workspace="Finance", trigger="schedule"}}'
 UP = f"automation_source_up{{{SOURCE}}}"
 NAMED = {"platform": "make", "source": "make-eu", "workflow_id": "5004", "workflow": "Invoices"}
-AT = {"job": "automation-exporter", "instance": "host:10870"}
+AT = {"job": "automation-exporter"}
+#: Alerts on one process name it.
+ONE = {**AT, "instance": "host:10870"}
 HERE = {**AT, "platform": "make", "source": "make-eu"}
 ALWAYS = "1x1900"
 
