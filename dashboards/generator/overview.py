@@ -8,6 +8,7 @@ from dashboards.generator.queries import (
     FAILURES,
     KEY,
     RANGE,
+    RANGE_SECONDS,
     STORE_UP,
     SUCCESSES,
     SWEPT,
@@ -31,7 +32,7 @@ from exporter.model import catalogue as c
 _SLO = SloConfig()
 LAST_FAILURE = of_workflow(select(c.WORKFLOW_LAST_RUN, FAILURES))
 #: Workflows a run of which failed within the time shown, as a set to match with.
-BROKE = f"and on ({KEY}) {LAST_FAILURE} >= time() - $__range_s"
+BROKE = f"and on ({KEY}) {LAST_FAILURE} >= time() - {RANGE_SECONDS}"
 OVERDUE = (
     f"sum((time() - {of_workflow(select(c.WORKFLOW_NEXT_RUN))} > bool {_SLO.overdue_after:g})"
     f" and on ({KEY}) {of_workflow(select(c.WORKFLOW_ENABLED))} == 1)"
@@ -40,8 +41,9 @@ STUCK = f"sum((time() - min by ({KEY}) ({select(c.RUN_OLDEST_ACTIVE)})) > bool {
 
 _PLAN = "job, source, kind"
 USED, LIMIT = (f"max by ({_PLAN}) ({select(metric)})" for metric in (c.USAGE, c.USAGE_LIMIT))
-#: Of those that have a limit and of which a day ago is known, since when the plan has not begun anew.
-A_DAY = f"({USED} - max by ({_PLAN}) ({select(c.USAGE)} offset {DAY}) >= 0)"
+#: In the time shown, where its beginning is known and the plan has not begun anew since.
+_USED_SINCE = f"({USED} - max by ({_PLAN}) ({select(c.USAGE)} offset {RANGE}) >= 0)"
+A_DAY = f"({_USED_SINCE} / {RANGE_SECONDS} * {DAY_SECONDS})"
 _TO_MONTHS_END = "(days_in_month() - day_of_month() + 1 - hour() / 24)"
 _MONTHS_END = f"({USED} + {A_DAY} * on () group_left () {_TO_MONTHS_END}) / ({LIMIT} > 0)"
 _USED_UP = f"({LIMIT} - {USED}) / ({A_DAY} > 0) * {DAY_SECONDS} >= 0"
@@ -291,8 +293,8 @@ BOARD = Board(
                 ),
                 rows(
                     "How long the plan lasts",
-                    "If every day were like the last one. Known a day after the first reading, and a day after the plan"
-                    " began anew. The month is the calendar's, in UTC.",
+                    "If it goes on as in the time shown. Unknown where that was not read from its beginning, or the"
+                    " plan has begun anew since. The month is the calendar's, in UTC.",
                     Column(
                         title="At the month's end",
                         expr=_MONTHS_END,
@@ -323,7 +325,7 @@ BOARD = Board(
                         expr=worst(named(f"{by_workflow(increase(c.RUN_DURATION, RANGE, part='_sum'))} > 0")),
                         unit="s",
                     ),
-                    do="A few workflows mostly make up the bill: run them less often, or let them do less.",
+                    do="A few workflows are mostly the whole bill: run them less often, or let them do less.",
                 ),
             ),
         ),

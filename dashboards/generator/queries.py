@@ -18,6 +18,7 @@ WORKFLOW = f'{SOURCE}, workflow_id=~"$workflow_id"'
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
+RANGE_SECONDS = "$__range_s"
 DAY = "1d"
 DAY_SECONDS = 86400
 PER_HOUR = 3600
@@ -63,7 +64,9 @@ def _rise(function: str, metric: Metric | str, window: str, matchers: tuple[str,
     if isinstance(metric, str) or metric.type != "counter" or metric not in catalogue.TALLIED:
         return scraped  # of histograms nothing is recorded: a share of them is the same, seen twice or once
     series = select(recorded(name), *matchers, of=of.replace(f", {INSTANCE}", ""))
-    there = series if window == RATE else f"{series} offset {window}"
+    if window == RATE:
+        return f"({function}({series}[{window}]) or ({scraped} unless on (job) {series}))"
+    there = f"{series} offset {window}"
     return f"(({function}({series}[{window}]) and on (job) {there}) or ({scraped} unless on (job) {there}))"
 
 
@@ -118,13 +121,14 @@ def of_exporter(metric: str) -> str:
 
 
 def named(expr: str, *more: str) -> str:
-    """A vector by workflow with the label ``workflow``; without it where nobody told the name, but never dropped.
+    """A vector by workflow with the label ``workflow``: its identifier where nobody says the name, so none is dropped.
 
     ``more``: labels by which there are several values a workflow.
     """
     names = f"max by ({KEY}, workflow) ({select(catalogue.WORKFLOW_INFO)})"
     whole = ", ".join([KEY, *more])
-    return f"({expr}) * on ({KEY}) group_left (workflow) {names} or on ({whole}) ({expr})"
+    unnamed = f'label_replace({expr}, "workflow", "$1", "workflow_id", "(.+)")'
+    return f"({expr}) * on ({KEY}) group_left (workflow) {names} or on ({whole}) {unnamed}"
 
 
 def worst(expr: str, *, number: int = 20) -> str:
