@@ -1,4 +1,8 @@
-"""Panels as plain values, and how they become Grafana's JSON. Every panel has a title, a description and a unit."""
+"""Panels as plain values, and how they become Grafana's JSON.
+
+Every panel has a title, a description that ends with what to do, and a unit. What is not known looks like nothing else:
+never green, never 0, never "none".
+"""
 
 import json
 from collections.abc import Sequence
@@ -28,6 +32,27 @@ _WORKFLOW_URL = (
 )
 #: Label and title of the columns that name a workflow.
 WORKFLOW_COLUMNS = (("source", "Source"), ("workflow", "Workflow"))
+#: What a panel says that has nothing to show. Nobody must take it for good news.
+UNKNOWN = "unknown"
+NO_ROWS = "No rows: there is none, or it is not known. See Exporter works and Sources down on the overview."
+#: The recording rules are evaluated once a minute, and platforms are hardly polled more often: $__rate_interval is four
+#: times this at least.
+MIN_STEP = "1m"
+#: Milliseconds of nothing that a line is drawn across, where values come only when something happens.
+GAP_MAX = 3_600_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of values of a table, the first of which is what it is sorted by."""
+
+    title: str
+    expr: str
+    unit: str = "short"
+    decimals: int | None = None
+    limits: Limits | None = None
+    texts: tuple[tuple[str, str, str], ...] = ()
+    """Value, what to write instead, in which colour"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +62,22 @@ class Panel:
     kind: Kind
     title: str
     description: str
-    queries: tuple[tuple[str, str], ...]
-    unit: str
+    do: str
+    """What a person does about it, as the end of the description"""
+    queries: tuple[tuple[str, str], ...] = ()
+    unit: str = "short"
     width: int
     height: int
     decimals: int | None = None
     limits: Limits | None = None
     stacked: bool = False
     exemplars: bool = False
-    columns: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of a table: the labels that are columns, and their titles"""
+    values: tuple[Column, ...] = ()
+    unknown: tuple[str, str] = (UNKNOWN, "text")
+    """What it says where nothing is known, and in which colour"""
+    empty: str = NO_ROWS
 
 
 #: Series that everybody expects in a certain colour.
@@ -67,21 +99,26 @@ def stat(
     description: str,
     expr: str,
     *,
+    do: str,
     unit: str = "short",
     legend: str = "",
     limits: Limits | None = None,
     decimals: int | None = None,
+    unknown: tuple[str, str] = (UNKNOWN, "text"),
+    width: int = 4,
 ) -> Panel:
     """One number, as it is now."""
     return Panel(
         kind="stat",
         title=title,
         description=description,
+        do=do,
         queries=((expr, legend),),
         unit=unit,
         limits=limits,
         decimals=decimals,
-        width=4,
+        unknown=unknown,
+        width=width,
         height=4,
     )
 
@@ -90,6 +127,7 @@ def graph(
     title: str,
     description: str,
     *queries: tuple[str, str],
+    do: str,
     unit: str = "short",
     stacked: bool = False,
     exemplars: bool = False,
@@ -100,6 +138,7 @@ def graph(
         kind="graph",
         title=title,
         description=description,
+        do=do,
         queries=queries,
         unit=unit,
         stacked=stacked,
@@ -112,22 +151,30 @@ def graph(
 def rows(
     title: str,
     description: str,
-    expr: str,
-    *,
-    columns: tuple[tuple[str, str], ...] = WORKFLOW_COLUMNS,
+    *values: Column | str,
+    do: str,
+    labels: tuple[tuple[str, str], ...] = WORKFLOW_COLUMNS,
     unit: str = "short",
     decimals: int | None = None,
     width: int = 8,
+    empty: str = NO_ROWS,
 ) -> Panel:
-    """A table of what is now: the labels named by ``columns``, and the value."""
+    """A table of what is now: ``labels``, and the values. A single column may be its query alone."""
+    columns = tuple(
+        Column(title=title, expr=value, unit=unit, decimals=decimals) if isinstance(value, str) else value
+        for value in values
+    )
     return Panel(
         kind="table",
         title=title,
         description=description,
-        queries=((expr, ""),),
-        columns=columns,
+        do=do,
+        labels=labels,
+        values=columns,
+        queries=tuple((column.expr, "") for column in columns),
         unit=unit,
         decimals=decimals,
+        empty=empty,
         width=width,
         height=8,
     )
@@ -139,18 +186,21 @@ def bars(
     expr: str,
     legend: str,
     *,
+    do: str,
     unit: str = "short",
     limits: Limits | None = None,
+    width: int = 8,
 ) -> Panel:
     """Bars of what is now."""
     return Panel(
         kind="bars",
         title=title,
         description=description,
+        do=do,
         queries=((expr, legend),),
         unit=unit,
         limits=limits,
-        width=8,
+        width=width,
         height=8,
     )
 
@@ -210,11 +260,11 @@ def _datasource() -> common_models.DataSourceRef:
 def _variables() -> list[Any]:
     return [
         dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
-        query_variable("job", "Job", "label_values(automation_exporter_build_info, job)"),
+        query_variable("job", "Job", "label_values(automation_exporter_build_info, job)", of_all=".+"),
         query_variable(
-            "instance", "Instance", 'label_values(automation_exporter_build_info{job=~"$job"}, instance)', of_all=".*"
+            "instance", "Instance", 'label_values(automation_exporter_build_info{job=~"$job"}, instance)', of_all=".+"
         ),
-        query_variable("source", "Source", f"label_values(automation_source_up{{{EXPORTER}}}, source)", of_all=".*"),
+        query_variable("source", "Source", f"label_values(automation_source_up{{{EXPORTER}}}, source)", of_all=".+"),
     ]
 
 
@@ -242,7 +292,8 @@ def query_variable(name: str, label: str, query: str, *, of_all: str | None = No
 
 def _panel(panel: Panel) -> Any:
     builder: Any = {"stat": _stat, "graph": _graph, "table": _table, "bars": _bars}[panel.kind](panel)
-    builder = builder.title(panel.title).description(panel.description).datasource(_datasource()).unit(panel.unit)
+    builder = builder.title(panel.title).description(f"{panel.description} {panel.do}").datasource(_datasource())
+    builder = builder.unit(panel.unit)
     if panel.decimals is not None:
         builder = builder.decimals(panel.decimals)
     if panel.limits is not None:
@@ -251,15 +302,17 @@ def _panel(panel: Panel) -> Any:
         target = prometheus.Dataquery().expr(expr).ref_id(letter).datasource(_datasource())
         target = target.legend_format(legend or "__auto")
         target = target.range().exemplar(panel.exemplars) if panel.kind == "graph" else target.instant()
+        target = target.interval(MIN_STEP)
         builder = builder.with_target(target.format(PromQueryFormat.TABLE) if panel.kind == "table" else target)
     return builder
 
 
 def _thresholds(first: float, second: float) -> Any:
+    """Grafana gives what is not known the colour of the lowest step: no good news and no bad."""
     if first <= second:
-        steps = [(None, "green"), (first, "orange"), (second, "red")]
+        steps = [(None, "text"), (0.0, "green"), (first, "orange"), (second, "red")]
     else:
-        steps = [(None, "red"), (second, "orange"), (first, "green")]
+        steps = [(None, "text"), (0.0, "red"), (second, "orange"), (first, "green")]
     found = [models.Threshold(value=value, color=colour) for value, colour in steps]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(found)
 
@@ -271,8 +324,12 @@ def _now() -> Any:
 def _stat(panel: Panel) -> Any:
     colour = common_models.BigValueColorMode.VALUE if panel.limits else common_models.BigValueColorMode.NONE
     made = single.Panel().color_mode(colour).graph_mode(common_models.BigValueGraphMode.NONE).reduce_options(_now())
-    text = common_models.BigValueTextMode.NAME if panel.queries[0][1] else common_models.BigValueTextMode.VALUE
-    return made.text_mode(text)
+    text, shade = panel.unknown
+    result = models.ValueMappingResult(text=text, color=shade)
+    nothing = models.DashboardSpecialValueMapOptions(match=models.SpecialValueMatch.NULL_AND_NAN, result=result)
+    made = made.no_value(text).mappings([models.SpecialValueMap(options=nothing)])
+    mode = common_models.BigValueTextMode.NAME if panel.queries[0][1] else common_models.BigValueTextMode.VALUE
+    return made.text_mode(mode)
 
 
 def _graph(panel: Panel) -> Any:
@@ -282,7 +339,7 @@ def _graph(panel: Panel) -> Any:
     if panel.stacked:
         made = made.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     if any("histogram_quantile" in expr for expr, _ in panel.queries):
-        made = made.span_nulls(True)  # there are values only where something happened
+        made = made.span_nulls(GAP_MAX)
     if any(legend in ("{{result}}", "{{outcome}}") for _, legend in panel.queries):
         for name, colour in _COLOURS.items():
             fixed = models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
@@ -291,23 +348,43 @@ def _graph(panel: Panel) -> Any:
 
 
 def _bars(panel: Panel) -> Any:
-    return bargauge.Panel().orientation(common_models.VizOrientation.HORIZONTAL).reduce_options(_now()).min(0.0)
+    made = bargauge.Panel().orientation(common_models.VizOrientation.HORIZONTAL).reduce_options(_now()).min(0.0)
+    return made.no_value(UNKNOWN)
 
 
 def _table(panel: Panel) -> Any:
-    """The columns in their order, then the value; all other labels are left out."""
-    names = [*(label for label, _ in panel.columns), "Value"]
+    """The labels in their order, then the values; all other labels are left out. One row a set of labels."""
+    several = len(panel.values) > 1
+    fields = [f"Value #{letter}" if several else "Value" for letter, _ in zip("ABCDEF", panel.values, strict=False)]
+    names = [*(label for label, _ in panel.labels), *fields]
     organize = {
         "includeByName": dict.fromkeys(names, True),
         "indexByName": {name: index for index, name in enumerate(names)},
-        "renameByName": {**dict(panel.columns), "Value": panel.title},
+        "renameByName": dict(panel.labels) | {f: v.title for f, v in zip(fields, panel.values, strict=True)},
     }
-    made = (
-        table.Panel()
-        .with_transformation(models.DataTransformerConfig(id_val="organize", options=organize))
-        .sort_by([common.TableSortByFieldState().display_name(panel.title).desc(True)])
-        .no_value("none")
-    )
-    if panel.columns == WORKFLOW_COLUMNS:
+    made = table.Panel().no_value(panel.empty)
+    if several:
+        made = made.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
+    made = made.with_transformation(models.DataTransformerConfig(id_val="organize", options=organize))
+    made = made.sort_by([common.TableSortByFieldState().display_name(panel.values[0].title).desc(True)])
+    for value in panel.values:
+        if several or value.limits or value.texts:
+            made = made.override_by_name(value.title, _column(value))
+    if panel.labels[:2] == WORKFLOW_COLUMNS:
         made = made.data_links([dashboard.DashboardLink("This workflow").url(_WORKFLOW_URL)])
     return made
+
+
+def _column(value: Column) -> list[models.DynamicConfigValue]:
+    """How one column of several is written, which Grafana keeps as overrides."""
+    said: dict[str, Any] = {"unit": value.unit}
+    if value.decimals is not None:
+        said["decimals"] = value.decimals
+    if value.limits or value.texts:
+        said["custom.cellOptions"] = {"type": "color-text"}
+    if value.limits:
+        said["thresholds"] = json.loads(JSONEncoder().encode(_thresholds(*value.limits).build()))
+    if value.texts:
+        options = {v: {"text": t, "color": c, "index": n} for n, (v, t, c) in enumerate(value.texts)}
+        said["mappings"] = [{"type": "value", "options": options}]
+    return [models.DynamicConfigValue(id_val=name, value=of) for name, of in said.items()]

@@ -1,6 +1,7 @@
 """What a dashboard's JSON says, read as plain values."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,13 @@ class Shown:
     board: str
     panel: str
     expr: str
-    graph: bool
+    kind: str
+    """Of the panel, in Grafana's words"""
     exemplars: bool
+
+    @property
+    def graph(self) -> bool:
+        return self.kind == "timeseries"
 
     def __str__(self) -> str:
         return f"{self.board}: {self.panel}"
@@ -40,15 +46,16 @@ def shown(file: Path) -> Iterator[Shown]:
                 board=dashboard["title"].removeprefix("Automation / "),
                 panel=panel["title"],
                 expr=target["expr"],
-                graph=panel["type"] == "timeseries",
+                kind=panel["type"],
                 exemplars=target.get("exemplar", False),
             )
 
 
 def filled(expr: str, **variables: str) -> str:
     """A query as Grafana sends it, with everything chosen that is not in ``variables``."""
-    chosen = {"job": "test", "instance": ".*", "source": ".*", "workflow_id": ".*", "__rate_interval": "5m"}
-    for name, value in {**chosen, "__range": "2h", **variables}.items():
+    chosen = {"job": ".+", "instance": ".+", "source": ".+", "workflow_id": ".+", "__rate_interval": "5m"}
+    # the longest name first: $__range is the beginning of $__range_s
+    for name, value in sorted({**chosen, "__range": "2h", "__range_s": "7200", **variables}.items(), reverse=True):
         expr = expr.replace(f"${name}", value)
-    assert "$" not in expr, expr
+    assert not re.search(r"\$(?!job|instance)[a-z_{]", expr), expr
     return expr
