@@ -9,13 +9,14 @@ _shtab_automation_exporter_dashboards_subparsers=(export)
 _shtab_automation_exporter_policies_subparsers=(explain test backtest)
 _shtab_automation_exporter_retries_subparsers=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_subparsers=(schema show)
-_shtab_automation_exporter_subparsers=(run demo check healthcheck rules simulate policies retries config completion)
+_shtab_automation_exporter_store_subparsers=(backup)
+_shtab_automation_exporter_subparsers=(run demo check healthcheck rules dashboards simulate policies retries config store completion)
 
 _shtab_automation_exporter_run_option_strings=(-h --help --config)
 _shtab_automation_exporter_demo_option_strings=(-h --help --port --seed --with-prometheus)
 _shtab_automation_exporter_check_option_strings=(-h --help --config --online)
 _shtab_automation_exporter_healthcheck_option_strings=(-h --help --config)
-_shtab_automation_exporter_rules_option_strings=(-h --help --config)
+_shtab_automation_exporter_rules_option_strings=(-h --help --config --format)
 _shtab_automation_exporter_dashboards_export_option_strings=(-h --help)
 _shtab_automation_exporter_dashboards_option_strings=(-h --help)
 _shtab_automation_exporter_simulate_option_strings=(-h --help --platform --port --seed --workflows --fault --webhooks)
@@ -82,12 +83,13 @@ _shtab_automation_exporter_config_show___config_COMPGEN=_shtab_compgen_files
 _shtab_automation_exporter_store_backup___config_COMPGEN=_shtab_compgen_files
 
 _shtab_automation_exporter_rules___format_choices=(prometheus prometheusrule)
+_shtab_automation_exporter_dashboards_pos_0_choices=(export)
 _shtab_automation_exporter_policies_pos_0_choices=(explain test backtest)
 _shtab_automation_exporter_retries_pos_0_choices=(list show audit groups pause resume approve retry hold release quarantine discard fix-and-retry rerun reactivate stop operations cancel try)
 _shtab_automation_exporter_config_pos_0_choices=(schema show)
 _shtab_automation_exporter_store_pos_0_choices=(backup)
 _shtab_automation_exporter_completion_pos_0_choices=(bash zsh fish)
-_shtab_automation_exporter_pos_0_choices=(run demo check healthcheck rules simulate policies retries config completion)
+_shtab_automation_exporter_pos_0_choices=(run demo check healthcheck rules dashboards simulate policies retries config store completion)
 
 _shtab_automation_exporter_run__h_nargs=0
 _shtab_automation_exporter_run___help_nargs=0

@@ -50,8 +50,8 @@ function _shtab_automation_exporter_using
   test "$_shtab_automation_exporter_cmdpath" = "$argv"
 end
 
-set -g _shtab_automation_exporter_commands run demo check healthcheck rules simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' completion
-set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --group --limit --platform --policy --port --seed --since --source --stop-after --store --webhooks --why --workflow --workflows
+set -g _shtab_automation_exporter_commands run demo check healthcheck rules dashboards 'dashboards export' simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' store 'store backup' completion
+set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --format --group --limit --platform --policy --port --seed --since --source --stop-after --store --webhooks --why --workflow --workflows
 
 complete -c automation-exporter -e
 complete -c automation-exporter -f
@@ -77,6 +77,10 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
 complete -c automation-exporter -n '_shtab_automation_exporter_using rules' -l format -xka "prometheus prometheusrule" -d 'a file for Prometheus, or a resource for the Prometheus Operator (default: prometheus)'
+complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a dashboards -d 'About the dashboards for Grafana.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using dashboards' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using dashboards; and test $_shtab_automation_exporter_npos -eq 0' -a export -d 'Write the dashboards, and examples of how Grafana finds them, into a folder; older ones are replaced.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using dashboards export' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a simulate -d 'The simulators alone.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using simulate' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using simulate' -l platform -x -d 'may be given twice; default: all'
