@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from tests.servers import PATIENCE_SECONDS, free_port
 
+#: Attempts to start it.
+_STARTS_MAX = 60
 #: Where Debian puts the programs of its versions, the newest first.
 _PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
@@ -54,7 +57,13 @@ class Postgres:
             f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=50 "
             "-c shared_buffers=32MB -c logging_collector=off"
         )
-        _pg_ctl(self.home, "-w", "-o", options, "-l", str(self.home / "log"), "start")
+        for attempt in range(_STARTS_MAX):
+            try:
+                return _pg_ctl(self.home, "-w", "-o", options, "-l", str(self.home / "log"), "start")
+            except RuntimeError:  # what a killed one leaves behind ends when it finds out that it is alone
+                if attempt == _STARTS_MAX - 1:
+                    raise
+                time.sleep(0.5)
 
     def stop(self, mode: str = "fast") -> None:
         _pg_ctl(self.home, "-m", mode, "stop")

@@ -213,6 +213,15 @@ def _add_store(store: Any) -> None:
     _takes_config(backing)
     backing.add_argument("--store", metavar="URL", help="the database, where the config cannot be read")
     backing.add_argument("to", type=Path, metavar="TO", help="the new file; must not be there yet")
+    copying = _add(
+        store,
+        "copy",
+        "store:copy",
+        "copy a ledger into an empty database, of SQLite or PostgreSQL, totals and all; stop the service before",
+        "store copy --from sqlite:///old.db --to postgresql://exporter@db.example/exporter",
+    )
+    copying.add_argument("--from", dest="source", required=True, metavar="URL", help="the ledger as it is")
+    copying.add_argument("--to", required=True, metavar="URL", help="an empty database")
 
 
 def _add_retries(retries: Any) -> None:

@@ -207,13 +207,16 @@ class PostgresEngine:
 
     async def _connected(self) -> "asyncpg.Connection[Any]":
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
-                self._url,
-                password=self._password,
-                timeout=CONNECT_SECONDS_MAX,
-                statement_cache_size=0,  # a proxy gives each transaction another connection
-                server_settings={"application_name": "automation-exporter"},
-            )
+            try:
+                self._connection = await asyncpg.connect(
+                    self._url,
+                    password=self._password,
+                    timeout=CONNECT_SECONDS_MAX,
+                    statement_cache_size=0,  # a proxy gives each transaction another connection
+                    server_settings={"application_name": "automation-exporter"},
+                )
+            except (ValueError, OverflowError) as exc:
+                raise StoreError(f"store.url does not say where a PostgreSQL is: {_line(exc)}") from None
         return self._connection
 
     async def _disconnect(self) -> None:

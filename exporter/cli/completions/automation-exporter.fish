@@ -50,8 +50,8 @@ function _shtab_automation_exporter_using
   test "$_shtab_automation_exporter_cmdpath" = "$argv"
 end
 
-set -g _shtab_automation_exporter_commands run demo check healthcheck rules dashboards 'dashboards export' simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' store 'store backup' completion
-set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --format --group --limit --platform --policy --port --seed --since --source --stop-after --store --webhooks --why --workflow --workflows
+set -g _shtab_automation_exporter_commands run demo check healthcheck rules dashboards 'dashboards export' simulate policies 'policies explain' 'policies test' 'policies backtest' retries 'retries list' 'retries show' 'retries audit' 'retries groups' 'retries pause' 'retries resume' 'retries approve' 'retries retry' 'retries hold' 'retries release' 'retries quarantine' 'retries discard' 'retries fix-and-retry' 'retries rerun' 'retries reactivate' 'retries stop' 'retries operations' 'retries cancel' 'retries try' config 'config schema' 'config show' store 'store backup' 'store copy' completion
+set -g _shtab_automation_exporter_opts_with_value --between --config --fault --for --format --from --group --limit --platform --policy --port --seed --since --source --stop-after --store --to --webhooks --why --workflow --workflows
 
 complete -c automation-exporter -e
 complete -c automation-exporter -f
@@ -270,6 +270,10 @@ complete -c automation-exporter -n '_shtab_automation_exporter_using store; and 
 complete -c automation-exporter -n '_shtab_automation_exporter_using store backup' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using store backup' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'default: $AUTOMATION_EXPORTER_CONFIG, then /etc/automation-exporter/config.yaml'
 complete -c automation-exporter -n '_shtab_automation_exporter_using store backup' -l store -x -d 'the database, where the config cannot be read'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store; and test $_shtab_automation_exporter_npos -eq 0' -a copy -d 'Copy a ledger into an empty database, of SQLite or PostgreSQL, totals and all; stop the service before.'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store copy' -s h -l help -d 'show this help message and exit'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store copy' -l from -x -d 'the ledger as it is'
+complete -c automation-exporter -n '_shtab_automation_exporter_using store copy' -l to -x -d 'an empty database'
 complete -c automation-exporter -n '_shtab_automation_exporter_using; and test $_shtab_automation_exporter_npos -eq 0' -a completion -d 'A script that lets a shell complete these commands.'
 complete -c automation-exporter -n '_shtab_automation_exporter_using completion' -s h -l help -d 'show this help message and exit'
 complete -c automation-exporter -n '_shtab_automation_exporter_using completion; and test $_shtab_automation_exporter_npos -eq 0' -ka "bash zsh fish" -d 'one of bash, zsh, fish'

@@ -78,6 +78,7 @@ _shtab_automation_exporter_retries_commands() {
 _shtab_automation_exporter_store_commands() {
   local _commands=(
     backup:'Copy a SQLite database into a new file, whole, while the service runs.'
+    copy:'Copy a ledger into an empty database, of SQLite or PostgreSQL, totals and all; stop the service before.'
   )
   _describe 'automation-exporter store commands' _commands
 }
@@ -512,6 +513,15 @@ _shtab_automation_exporter_store_backup_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_automation_exporter_store_backup_defaults_added=0
 
+_shtab_automation_exporter_store_copy_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--from[the ledger as it is]:URL:"
+  "--to[an empty database]:URL:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_automation_exporter_store_copy_defaults_added=0
+
 
 _shtab_automation_exporter() {
   local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->automation-exporter'
@@ -679,6 +689,7 @@ _shtab_automation_exporter_store() {
       curcontext="${curcontext%:*:*}:_shtab_automation_exporter_store-$line[1]:"
       case $line[1] in
         backup) _arguments -C -s $_shtab_automation_exporter_store_backup_options ;;
+        copy) _arguments -C -s $_shtab_automation_exporter_store_copy_options ;;
       esac
   esac
 }
