@@ -1,4 +1,4 @@
-"""Each recipe of docs/recipes.md, tried on the real thing: promtool, Prometheus, amtool, or the service on simulators."""
+"""Each recipe of docs/recipes.md, tried on the real thing: by Prometheus' tools, or by the service on simulators."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -81,8 +81,8 @@ def up(minutes: int) -> list[dict[str, str]]:
     ]
 
 
-def tested(folder: Path, groups: list[dict[str, Any]], history: list[dict[str, str]], **asked: Any) -> None:
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+def judge(folder: Path, groups: list[dict[str, Any]], history: list[dict[str, str]], **asked: Any) -> None:
+    (folder / "rules.yaml").write_text(rules.as_yaml(groups))
     test = {"interval": "1m", "input_series": history, **asked}
     (folder / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
     done = promtool("test", "rules", folder / "test.yaml")
@@ -113,7 +113,7 @@ def test_failing_three_times(tmp_path: Path) -> None:
         alerting(name, "40m", "Orders", "Payment import"),
         {"expr": fences("Failing three times", "promql")[0], "eval_time": "29m", "exp_samples": []},
     ]
-    tested(tmp_path, [*recording, *alerts], history, promql_expr_test=asked)
+    judge(tmp_path, [*recording, *alerts], history, promql_expr_test=asked)
 
 
 @real("promtool")
@@ -140,7 +140,7 @@ def test_nightly(tmp_path: Path) -> None:
         alerting("AutomationWorkflowOverdue", "25h"),
         alerting("AutomationWorkflowOverdue", "26h10m", "Nightly a"),
     ]
-    tested(tmp_path, [*own, *recording, *alerts], history, promql_expr_test=asked)
+    judge(tmp_path, [*own, *recording, *alerts], history, promql_expr_test=asked)
 
 
 @real("promtool")
@@ -173,7 +173,7 @@ def test_mttr(tmp_path: Path) -> None:
         },
         {"expr": works_again, "eval_time": "30m", "exp_samples": []},
     ]
-    tested(tmp_path, [], history, promql_expr_test=asked)
+    judge(tmp_path, [], history, promql_expr_test=asked)
 
 
 @real("amtool")
@@ -230,16 +230,14 @@ async def test_night_retries_after_asking(tmp_path: Path) -> None:
         await made.live(600, step=300, retry=True)
         assert make.retry_calls[late] == 0  # it is night, and nobody has said yes
         chosen = Selection(policy="order-sync-at-night")
-        await made.service.operations.begin(OperationAction.APPROVE, chosen, who="ann", why="", now=True)
+        await made.service.operations.begin(OperationAction.APPROVE, chosen, who="ann", why="", at_once=True)
         await made.live(1200, step=60, retry=True)
         assert (make.retry_calls[late], make.retry_calls[wrong], make.retry_calls[elsewhere]) == (1, 0, 0)
 
         by_day = make.add_dead_letter(workflow, error="ModuleTimeoutError", outcomes=("success",))
         await made.clock.advance(at("2026-11-29T12:00") - made.clock.now())
-        await made.live(600, step=300, retry=True)
-        await made.service.operations.begin(OperationAction.APPROVE, chosen, who="ann", why="", now=True)
         await made.live(1200, step=300, retry=True)
-        assert make.retry_calls[by_day] == 0  # approved, and it is day
+        assert make.retry_calls[by_day] == 0  # the group works again, so nobody is asked; but it is day
         await made.clock.advance(at("2026-11-29T21:00") - made.clock.now())
         await made.live(1200, step=60, retry=True)
         assert make.retry_calls[by_day] == 1
@@ -310,10 +308,10 @@ async def test_secret_rotation(tmp_path: Path) -> None:
         async with app.service(made, clock=SystemClock(), loops=False) as service, ClientSession() as session:
             poller, source = service.pollers["make-eu"], service.sources["make-eu"]
             await poller.sweep_once("workflows")
-            assert not source.world.workflows
+            assert not source.known.workflows
             (tmp_path / "make").write_text("demo-token\n")
             await poller.sweep_once("workflows")
-            assert source.world.workflows
+            assert source.known.workflows
 
             async def posted(secret: str) -> int:
                 event = {"event": "run.started", "workflow_id": "1", "run_id": secret}
@@ -345,8 +343,8 @@ async def test_otlp_backends(recipe: str, tmp_path: Path) -> None:
             tmp_path, platforms=["cognaize"], workflows=2, changes={"traces": yaml.safe_load(written)}
         ) as made:
             await made.live(3600, step=300)
-            assert made.service.tracing is not None
-            await made.drive(made.service.tracing.export_once())
+            assert made.service.traces is not None
+            await made.service.traces.export_once(made.clock.now())
         assert receiver.spans
         for name, value in to.headers.items():
             assert receiver.headers[name] == value
