@@ -1,7 +1,7 @@
 """A few hours in the life of a deployment, as a Prometheus that scraped it all along would know them."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,12 @@ class History:
 
 @asynccontextmanager
 async def history(
-    folder: Path, *, hours: float = 2.0, workflows: int = 4, changes: Mapping[str, Any] = RETRYING
+    folder: Path,
+    *,
+    hours: float = 2.0,
+    workflows: int = 4,
+    changes: Mapping[str, Any] = RETRYING,
+    rules: Sequence[Path] = (),
 ) -> AsyncIterator[History]:
     """All platforms, with webhooks, traces and retries; some things went wrong, and some still are."""
     start = time.time() - hours * 3600
@@ -61,7 +66,7 @@ async def history(
             with file.open("w") as out:
                 await _live(made, out, f'job="test",instance="{target}"')
                 out.write("# EOF\n")
-            async with prometheus(folder, [target], history=file) as server:
+            async with prometheus(folder, [target], history=file, rules=rules) as server:
                 yield History(made=made, server=server, start=start)
 
 

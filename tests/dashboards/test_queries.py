@@ -1,24 +1,49 @@
-"""Every query of every dashboard, on a real Prometheus that has seen two hours of a deployment: each returns data."""
+"""Every query of every dashboard, on a real Prometheus: of a deployment that has lived, that died, that is new."""
 
+import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from dashboards.generator.queries import RANGE, increase, recorded
+from exporter.model import catalogue
 from tests.dashboards.history import STEP, History, history
-from tests.dashboards.reading import FILES, Shown, board, filled, shown
-from tests.servers import eventually, real
+from tests.dashboards.reading import FILES, Shown, board, filled, panels, shown
+from tests.e2e.deployment import deployment
+from tests.servers import PrometheusServer, eventually, prometheus, real
 
 EVERYTHING = [query for file in FILES for query in shown(file)]
 LABEL_VALUES = re.compile(r"label_values\((?P<selector>.+), (?P<label>\w+)\)")
+#: A rule as ours are, but without a wait.
+RULES = {
+    "groups": [
+        {
+            "name": "test",
+            "rules": [
+                {
+                    "alert": "AutomationWorkflowFailing",
+                    "expr": "max without (instance) (automation_workflow_consecutive_failures) > 0",
+                    "labels": {"severity": "warning"},
+                }
+            ],
+        }
+    ]
+}
+HEALTHY = {"green"}
 
 
 @real("promtool")
 @real("prometheus")
-async def test_every_query_returns_data(tmp_path: Path) -> None:
-    async with history(tmp_path) as lived:
+async def test_every_query_returns_data_and_none_looks_healthy_once_the_exporter_is_dead(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yml"
+    rules.write_text(json.dumps(RULES))
+    async with history(tmp_path, rules=[rules]) as lived:
 
         async def scraped() -> bool:
-            return bool(await lived.server.query("up == 1"))
+            return bool(await lived.server.query("up == 1 and on () ALERTS"))
 
         await eventually(scraped)
         assert [str(query) for query in EVERYTHING if not await returns_data(lived, query)] == []
@@ -29,6 +54,128 @@ async def test_every_query_returns_data(tmp_path: Path) -> None:
             assert all(len(exemplar.labels["trace_id"]) == 32 for exemplar in found), str(query)
             assert found, str(query)
         await every_variable_has_choices(lived)
+        await lived.made.stop()
+
+        async def unreached() -> bool:
+            return bool(await lived.server.query("up == 0"))
+
+        await eventually(unreached)
+        for later in (0.0, 3600.0):  # when even `up` is no longer there
+            at = lived.end + later
+            assert await coloured(lived.server, HEALTHY, at=at) == set(), f"{later:g} s later"
+        broke = await lived.server.query(filled(expr_of("Overview", "Broken workflows")))
+        assert all(labels["workflow"] == labels["workflow_id"] for labels, _ in broke)
+        assert broke, "what broke in the time shown is known all the same"
+
+
+@real("prometheus")
+async def test_a_new_install_says_nothing_before_it_knows_and_no_zero_while_a_source_is_down(tmp_path: Path) -> None:
+    async with deployment(tmp_path, platforms=["etlworks"], workflows=2) as made:
+        async with prometheus(tmp_path, [made.url.removeprefix("http://")]) as server:
+            await scraped_anew(server)
+            for query in EVERYTHING:  # none is refused, whatever is there
+                await (server.query_range(filled(query.expr), 0.0, 60.0, STEP) if query.graph else server.query(filled(query.expr)))  # fmt: skip
+            itself = {"Exporter works", "Scraped", "Database takes writes", "Room for series", "Traces to come"}
+            assert await coloured(server, HEALTHY) <= itself
+            await made.sweep()
+            await scraped_anew(server)
+            zeros = {"Sources down", "Workflows failing", "Stuck", "Blocked", "Open dead letters"}
+            assert zeros | itself - {"Traces to come"} <= await coloured(server, HEALTHY)
+            simulator: Any = made.fleet.simulators["etlworks"]
+            simulator.faults.unavailable = 1.0
+            await made.live(300.0, step=60.0)
+            await scraped_anew(server)
+            assert await coloured(server, HEALTHY) <= itself | {"Age of the data", "Clocks differ"}
+            assert "Sources down" in await coloured(server, {"orange", "red"})
+
+
+@real("promtool")
+@real("prometheus")
+@pytest.mark.parametrize("recording", [True, False], ids=["recorded", "as scraped"])
+async def test_counters_go_on_across_replicas(tmp_path: Path, recording: bool) -> None:
+    """A source goes from one replica to another and back; another exporter, of which nothing is recorded, is alone."""
+    now = 1_700_000_000
+    at = range(now - 7800, now + 1, 60)
+    lines = []
+    for moment in at:
+        passed = (moment - at[0]) // 600  # a failure every ten minutes
+        holder = "b" if 4 <= passed < 8 else "a"
+        of = 'job="pair",source="s",workflow_id="w",result="failure"'
+        lines.append(f'automation_runs_total{{instance="{holder}",{of}}} {100 + passed} {moment}')
+        if recording:
+            lines.append(f"{recorded(catalogue.RUNS.name)}{{{of}}} {100 + passed} {moment}")
+        alone = of.replace("pair", "single")
+        lines.append(f'automation_runs_total{{instance="c",{alone}}} {500 + passed} {moment}')
+    file = tmp_path / "history.openmetrics"
+    file.write_text("\n".join([*sorted(lines), "# EOF", ""]))
+    expr = filled(f"sum by (job) ({increase(catalogue.RUNS, RANGE)})")
+    async with prometheus(tmp_path, [], history=file) as server:
+        found = {labels["job"]: value for labels, value in await server.query(expr, time=float(now))}
+        assert round(found["single"]) == 12
+        if recording:
+            assert round(found["pair"]) == 12
+        else:
+            assert found["pair"] > 12, "without the rules a source that comes back is counted twice: docs/dashboards.md"
+
+
+def expr_of(board_title: str, panel: str) -> str:
+    return next(query.expr for query in EVERYTHING if (query.board, query.panel) == (board_title, panel))
+
+
+async def coloured(server: PrometheusServer, colours: set[str], at: float | None = None) -> set[str]:
+    """Titles of the panels of which something shows in one of these colours: a number, a bar, a cell or nothing."""
+    found = set()
+    for file in FILES:
+        for panel in panels(board(file)):
+            for target, steps, mappings in painted(panel):
+                values = [value for _, value in await server.query(filled(target["expr"]), time=at)]
+                for value in values or [None]:
+                    if colour(value, steps, mappings, whole=panel["type"] != "table") in colours:
+                        found.add(panel["title"])
+    return found
+
+
+def painted(panel: Any) -> list[tuple[Any, Any, Any]]:
+    """Each query whose value is coloured, with its limits and the texts for single values."""
+    defaults = panel["fieldConfig"]["defaults"]
+    if panel["type"] in ("stat", "bargauge"):
+        if panel["options"].get("colorMode") == "none":
+            return []
+        return [(panel["targets"][0], defaults["thresholds"]["steps"], defaults.get("mappings", []))]
+    if panel["type"] != "table":
+        return []
+    renamed = panel["transformations"][-1]["options"]["renameByName"]
+    titles = [title for field, title in renamed.items() if field.startswith("Value")]
+    made = []
+    for override in panel["fieldConfig"]["overrides"]:
+        said = {each["id"]: each["value"] for each in override["properties"]}
+        if "custom.cellOptions" in said:
+            target = panel["targets"][titles.index(override["matcher"]["options"])]
+            made.append((target, said["thresholds"]["steps"], said.get("mappings", [])))
+    return made
+
+
+def colour(value: float | None, steps: Any, mappings: Any, *, whole: bool) -> str | None:
+    """As Grafana paints it: of nothing a cell is empty, a whole panel takes the lowest limit's colour."""
+    if value is None or math.isnan(value):
+        if not whole:
+            return None
+        special = [each["options"]["result"]["color"] for each in mappings if each["type"] == "special"]
+        return str(special[0] if special else steps[0]["color"])
+    for each in mappings:
+        if each["type"] == "value" and f"{value:g}" in each["options"]:
+            return str(each["options"][f"{value:g}"]["color"])
+    return str([step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1])
+
+
+async def scraped_anew(server: PrometheusServer) -> None:
+    """A scrape has ended that began after now."""
+    [(_, now)] = await server.query("time()")
+
+    async def since() -> bool:
+        return bool(await server.query(f"timestamp(up == 1) > {now}"))
+
+    await eventually(since)
 
 
 async def returns_data(lived: History, query: Shown) -> bool:
