@@ -5,33 +5,20 @@ Names begin with what is wrong, severities are ``critical`` (somebody gets up), 
 those behind AutomationDataIncomplete, and everything behind AutomationExporterDown.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 from exporter.alerting import expressions as of
-from exporter.config.objectives import SloConfig
+from exporter.alerting.alert import NAMED, Alert
+from exporter.alerting.upkeep_alerts import UPKEEP
 
-_WORKFLOW = (
-    "{{ with $labels.workflow }}{{ . }} ({{ $labels.workflow_id }}){{ else }}{{ $labels.workflow_id }}{{ end }}"
-    " of {{ $labels.source }}"
+#: The three workflows with most failures within an hour.
+_WORST = (
+    "{{ range $i, $w := printf `sort_desc(topk(3, (sum_over_time(workflow:automation_run_failures:rate5m"
+    "{job=%q, source=%q}[1h])) * on (job, source, workflow_id) group_left (workflow) (max without (instance, pod)"
+    " (automation_workflow_info) or on (job, source, workflow_id) group by (job, source, workflow_id)"
+    " (automation_runs_total))))` $labels.job $labels.source | query }}"
+    "{{ if $i }}, {{ end }}{{ with .Labels.workflow }}{{ . }} ({{ $w.Labels.workflow_id }}){{ else }}"
+    "{{ .Labels.workflow_id }}{{ end }}"
+    "{{ end }}"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    name: str
-    group: Literal["workflows", "dead-letters", "retries", "sources", "exporter"]
-    severity: Literal["critical", "warning", "info"]
-    expr: Callable[[SloConfig], str]
-    wait: str
-    keep: str
-    summary: str
-    description: str
-    needs_data: bool = True
-    about: Literal["workflow", "source", "process", "exporter"] = "workflow"
-    """Whose labels it carries"""
-
 
 ALERTS = (
     Alert(
@@ -44,7 +31,7 @@ ALERTS = (
         keep="5m",
         summary="Many runs of a source fail.",
         description="{{ $value | humanizePercentage }} of the runs of {{ $labels.source }} fail, far more than the"
-        " objective allows.",
+        f" objective allows. Worst: {_WORST}.",
     ),
     Alert(
         name="AutomationErrorBudgetBurnSlow",
@@ -66,7 +53,7 @@ ALERTS = (
         keep="5m",
         summary="A workflow fails run after run, or runs rarely and failed.",
         description="The last {{ if gt $value 1.0 }}{{ $value }} runs{{ else }}run{{ end }}"
-        f" of {_WORKFLOW} failed.",
+        f" of {NAMED} failed.",
     ),
     Alert(
         name="AutomationWorkflowFailingOften",
@@ -76,7 +63,7 @@ ALERTS = (
         wait="2m",
         keep="15m",
         summary="A busy workflow fails far more often than the objective allows.",
-        description=f"{{{{ $value | humanizePercentage }}}} of the runs of {_WORKFLOW} fail.",
+        description=f"{{{{ $value | humanizePercentage }}}} of the runs of {NAMED} fail.",
     ),
     Alert(
         name="AutomationWorkflowOverdue",
@@ -86,7 +73,7 @@ ALERTS = (
         wait="2m",
         keep="5m",
         summary="A workflow did not start when it was planned to.",
-        description=f"{_WORKFLOW} was to start {{{{ $value | humanizeDuration }}}} ago and has not.",
+        description=f"{NAMED} was to start {{{{ $value | humanizeDuration }}}} ago and has not.",
     ),
     Alert(
         name="AutomationWorkflowSilent",
@@ -96,7 +83,39 @@ ALERTS = (
         wait="10m",
         keep="5m",
         summary="A workflow that runs regularly has not run.",
-        description=f"{_WORKFLOW} has not run for {{{{ $value | humanizeDuration }}}}, far longer than is usual.",
+        description=f"{NAMED} has not run for {{{{ $value | humanizeDuration }}}}, far longer than is usual.",
+    ),
+    Alert(
+        name="AutomationWorkflowNoSuccess",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_does_not_succeed,
+        wait="2m",
+        keep="5m",
+        summary="A workflow has not succeeded for longer than its objective allows.",
+        description=f"{NAMED} has not succeeded for {{{{ $value | humanizeDuration }}}}, or never since it was found.",
+        objective="success_within",
+    ),
+    Alert(
+        name="AutomationWorkflowNoRun",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_does_not_run,
+        wait="2m",
+        keep="5m",
+        summary="No run of a workflow has ended for longer than its objective allows.",
+        description=f"No run of {NAMED} has ended for {{{{ $value | humanizeDuration }}}}, or none since it was found.",
+        objective="runs_within",
+    ),
+    Alert(
+        name="AutomationWorkflowOnlyWarns",
+        group="workflows",
+        severity="warning",
+        expr=of.workflow_only_warns,
+        wait="5m",
+        keep="1h",
+        summary="Every run of a workflow ends with a warning.",
+        description=f'All {{{{ printf "%.0f" $value }}}} runs of {NAMED} within a day ended with a warning.',
     ),
     Alert(
         name="AutomationWorkflowStuck",
@@ -106,7 +125,7 @@ ALERTS = (
         wait="5m",
         keep="5m",
         summary="A run has been pending or running for too long.",
-        description=f"A run of {_WORKFLOW} has been {{{{ $labels.state }}}} for {{{{ $value | humanizeDuration }}}}.",
+        description=f"A run of {NAMED} has been {{{{ $labels.state }}}} for {{{{ $value | humanizeDuration }}}}.",
     ),
     Alert(
         name="AutomationWorkflowDisabled",
@@ -116,7 +135,7 @@ ALERTS = (
         wait="5m",
         keep="5m",
         summary="A workflow that was on is off.",
-        description=f"{_WORKFLOW} was switched off within the last day, by a person or by the platform.",
+        description=f"{NAMED} was switched off within the last day, by a person or by the platform.",
     ),
     Alert(
         name="AutomationWorkflowBlocked",
@@ -126,7 +145,7 @@ ALERTS = (
         wait="10m",
         keep="5m",
         summary="A platform keeps a workflow from running.",
-        description=f"{_WORKFLOW} cannot run: {{{{ $labels.reason }}}}.",
+        description=f"{NAMED} cannot run: {{{{ $labels.reason }}}}.",
     ),
     Alert(
         name="AutomationQueueNearLimit",
@@ -136,7 +155,7 @@ ALERTS = (
         wait="5m",
         keep="10m",
         summary="The queue in front of a workflow is nearly full.",
-        description=f"The queue of {_WORKFLOW} is {{{{ $value | humanizePercentage }}}} full. When it is full,"
+        description=f"The queue of {NAMED} is {{{{ $value | humanizePercentage }}}} full. When it is full,"
         " what comes is refused.",
     ),
     Alert(
@@ -147,7 +166,19 @@ ALERTS = (
         wait="10m",
         keep="15m",
         summary="Dead letters come in faster than they are resolved.",
-        description=f"{_WORKFLOW} has {{{{ $value }}}} more open dead letters than up to six hours ago.",
+        description=f"{NAMED} has {{{{ $value }}}} more open dead letters than up to six hours ago.",
+    ),
+    Alert(
+        name="AutomationDeadLettersGrowingInSource",
+        group="dead-letters",
+        about="source",
+        severity="warning",
+        expr=of.dead_letters_of_a_source_grow,
+        wait="10m",
+        keep="15m",
+        summary="Dead letters of a source come in faster than they are resolved.",
+        description="{{ $labels.source }} has {{ $value }} more open dead letters than up to six hours ago, over"
+        " all its workflows.",
     ),
     Alert(
         name="AutomationDeadLettersOld",
@@ -157,7 +188,7 @@ ALERTS = (
         wait="10m",
         keep="5m",
         summary="A dead letter has been waiting for too long.",
-        description=f"The oldest dead letter of {_WORKFLOW} has been open for {{{{ $value | humanizeDuration }}}}.",
+        description=f"The oldest dead letter of {NAMED} has been open for {{{{ $value | humanizeDuration }}}}.",
     ),
     Alert(
         name="AutomationDeadLettersExpired",
@@ -167,7 +198,7 @@ ALERTS = (
         wait="1m",
         keep="15m",
         summary="Dead letters were lost: they got too old before anybody treated them.",
-        description=f"Dead letters of {_WORKFLOW} expired within the last hour. Their data is lost.",
+        description=f"Dead letters of {NAMED} expired within the last hour. Their data is lost.",
     ),
     Alert(
         name="AutomationDeadLettersNearCapacity",
@@ -272,153 +303,5 @@ ALERTS = (
         summary="The platform refused retries; since then each waits for approval.",
         description="Retries of {{ $labels.source }} were refused for want of a right or of a valid credential.",
     ),
-    Alert(
-        name="AutomationDataIncomplete",
-        group="sources",
-        about="source",
-        severity="warning",
-        expr=of.data_are_incomplete,
-        wait="5m",
-        keep="5m",
-        summary="A source cannot be read; what is shown of it is old.",
-        description="The stream {{ $labels.stream }} of {{ $labels.source }} cannot be read.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationReadingIncomplete",
-        group="sources",
-        about="source",
-        severity="warning",
-        expr=of.reading_is_incomplete,
-        wait="10m",
-        keep="5m",
-        summary="A source is read, but not all of it: runs of some workflows are not seen.",
-        description="The stream {{ $labels.stream }} of {{ $labels.source }} is read, but a part of it has not been"
-        " for {{ $value | humanizeDuration }}. The status page names the workflow and the reason.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationDataFaulty",
-        group="sources",
-        about="source",
-        severity="info",
-        expr=of.data_are_faulty,
-        wait="1h",
-        keep="15m",
-        summary="A part of what a platform answers cannot be used.",
-        description="The stream {{ $labels.stream }} of {{ $labels.source }} has not been read without a fault for an"
-        " hour.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationCredentialFailing",
-        group="sources",
-        about="source",
-        severity="critical",
-        expr=of.credential_is_refused,
-        wait="2m",
-        keep="5m",
-        summary="A platform refuses the credential of a source.",
-        description="The credential of {{ $labels.source }} is refused: nothing of it is read or retried.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationWebhookLoss",
-        group="sources",
-        about="source",
-        severity="warning",
-        expr=of.webhooks_are_lost,
-        wait="15m",
-        keep="15m",
-        summary="Runs end without the webhook that should tell of them.",
-        description="Webhooks of {{ $labels.source }} told of {{ $value | humanizePercentage }} of the runs of the last"
-        " hour only.",
-    ),
-    Alert(
-        name="AutomationQuotaLow",
-        group="sources",
-        about="source",
-        severity="warning",
-        expr=of.plan_is_nearly_used,
-        wait="15m",
-        keep="15m",
-        summary="Little is left of a plan.",
-        description="{{ $value | humanizePercentage }} of the {{ $labels.kind }} of {{ $labels.source }} are left.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationApiQuotaLow",
-        group="sources",
-        about="source",
-        severity="warning",
-        expr=of.api_budget_is_short,
-        wait="15m",
-        keep="15m",
-        summary="Requests to a platform wait for their turn most of the time.",
-        description="Of the requests {{ $labels.source }} may send, {{ $value | humanizePercentage }} were free on"
-        " average of 15 minutes.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationExporterClockOffset",
-        group="exporter",
-        about="source",
-        severity="warning",
-        expr=of.clocks_differ,
-        wait="10m",
-        keep="5m",
-        summary="The exporter's clock and a platform's differ.",
-        description="The clocks of the exporter and of {{ $labels.source }} differ by {{ $value | humanizeDuration }}.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationSeriesFolded",
-        group="exporter",
-        about="exporter",
-        severity="warning",
-        expr=of.series_are_folded,
-        wait="5m",
-        keep="5m",
-        summary="New workflows are shown together for lack of series.",
-        description="{{ $value }} workflows were folded into __other__ within a day: limits.series_max is reached.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationStoreDown",
-        group="exporter",
-        about="process",
-        severity="critical",
-        expr=of.store_is_down,
-        wait="1m",
-        keep="5m",
-        summary="The exporter can store nothing.",
-        description="{{ $labels.instance }} can store nothing: webhooks get 503, what is shown is old, and nothing is"
-        " retried. /-/ready says why.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationStoreErrors",
-        group="exporter",
-        about="process",
-        severity="warning",
-        expr=of.store_refuses_some,
-        wait="1m",
-        keep="15m",
-        summary="The exporter could not store something.",
-        description="{{ $labels.instance }} could not do {{ $value }} operations in its database within 15 minutes.",
-        needs_data=False,
-    ),
-    Alert(
-        name="AutomationExporterDown",
-        group="exporter",
-        about="process",
-        severity="critical",
-        expr=of.exporter_is_down,
-        wait="5m",
-        keep="1m",
-        summary="The exporter cannot be scraped.",
-        description="{{ with $labels.instance }}{{ . }}{{ else }}Every instance of {{ $labels.job }}{{ end }} is down"
-        " or gone: nothing is known of any workflow.",
-        needs_data=False,
-    ),
+    *UPKEEP,
 )

@@ -3,16 +3,14 @@
 import re
 
 from exporter.alerting.promql import (
-    API_QUOTA_REMAINING,
-    CLOCK_OFFSET,
-    CURSOR_LAG,
     SOURCE,
     WORKFLOW,
+    braced,
     by_objective,
     indented,
     named,
-    own,
     quoted,
+    read,
     seconds,
     select,
     shown,
@@ -24,6 +22,7 @@ from exporter.alerting.recording import (
     RATIO,
     RUNS,
     TICKET,
+    TOTAL,
     USUAL,
     Burn,
     enough,
@@ -32,20 +31,15 @@ from exporter.alerting.recording import (
     total,
 )
 from exporter.config.objectives import SloConfig
-from exporter.model import FAILED, Result, catalogue
+from exporter.model import FAILED, SUCCEEDED, Result, catalogue
 from exporter.model.rails import GateState
-from exporter.platform import StreamName
 
 #: Retries whose end is known, below which a share of failures says nothing.
 RETRIES_MIN = 5
-#: Two clocks that differ by more than this (seconds): one of them is wrong.
-CLOCK_OFFSET_MAX = 60.0
-#: Webhooks that tell of fewer runs than this are not to be relied on.
-WEBHOOK_RATIO = 0.9
-#: Streams whose data are missed when they are not read.
-WORK = ",".join(f'stream!="{name}"' for name in StreamName if not name.is_work)
 #: Runs an hour up to which a workflow runs rarely: once an hour is among it, whatever the minute.
 RARE = 1.2
+#: Runs of a day that all ended with a warning, below which that is chance.
+WARNINGS_MIN = 3
 #: Seconds after which a failure of what runs rarely is no news any more, though no run has succeeded since: a week, and
 #: a day for the weekly run to end.
 RARE_FOR = 8 * 86400
@@ -90,9 +84,17 @@ def _burning_source(
         parts.append(
             f"{select(RATIO + burn.long, slo, *matchers)} > {limit}\n"
             f"and {select(RATIO + burn.short, slo, *matchers)} > {limit}\n"
-            f"and {enough('source', slo, burn.long, events)}"
+            f"and {enough('source', slo, burn.long, events)}\n"
+            f"and last_over_time({select(f'source:{RUNS}', slo)}[{burn.half}] offset {burn.half})"
+            f"{_of_several(slo, burn) if burns is PAGE else ''}"
         )
     return "\nor\n".join(f"(\n{indented(part)}\n)" for part in parts)
+
+
+def _of_several(slo: SloConfig, burn: Burn) -> str:
+    """One bad workflow is no outage of its source, and has an alert of its own."""
+    failing = f"{over(f'workflow:{FAILURES}', slo, burn.long)} > 0"
+    return f"\nand on ({SOURCE}) count by ({SOURCE}) ({failing}) >= 2"
 
 
 def workflow_fails_in_a_row(slo: SloConfig) -> str:
@@ -103,10 +105,10 @@ def workflow_fails_in_a_row(slo: SloConfig) -> str:
     row = by_objective(slo, "consecutive_failures", lambda limit: f"{gauge} >= {limit:g}")
     first = by_objective(slo, "rare_failures", lambda limit: f"{gauge} >= {limit:g}")
     rarely = (
-        f"{_grouped(first)}\nand on ({WORKFLOW}) last_over_time({select(PER_HOUR, slo)}[6h]) <= {RARE:g}\n"
+        f"{braced(first)}\nand on ({WORKFLOW}) last_over_time({select(PER_HOUR, slo)}[6h]) <= {RARE:g}\n"
         f"unless on ({WORKFLOW}) time() - {failed} > {RARE_FOR}"
     )
-    return named(f"(\n{indented(_grouped(row))}\n  or\n{indented(_grouped(rarely))}\n)\n{_not_off(slo)}", slo, of=gauge)
+    return named(f"(\n{indented(braced(row))}\n  or\n{indented(braced(rarely))}\n)\n{_not_off(slo)}", slo, of=gauge)
 
 
 def workflow_fails_often(slo: SloConfig) -> str:
@@ -123,9 +125,7 @@ def workflow_fails_often(slo: SloConfig) -> str:
             return enough("workflow", slo, burn.long, least)
 
         ratios, events = by_objective(slo, "success_ratio", burning), by_objective(slo, "events_min", often)
-        parts.append(
-            f"{ratios}\nand {events}" if not slo.exceptions() else f"{_grouped(ratios)}\nand {_grouped(events)}"
-        )
+        parts.append(f"{ratios}\nand {events}" if not slo.exceptions() else f"{braced(ratios)}\nand {braced(events)}")
     recently = f"last_over_time({select(f'workflow:{RUNS}', slo)}[{PAGE[-1].long}])"
     return named("\nor\n".join(f"(\n{indented(part)}\n)" for part in parts), slo, of=recently)
 
@@ -137,7 +137,7 @@ def _workflow_ratio(slo: SloConfig, window: str) -> str:
 def workflow_is_overdue(slo: SloConfig) -> str:
     planned = shown(catalogue.WORKFLOW_NEXT_RUN.name, slo)
     late = by_objective(slo, "overdue_after", lambda limit: f"time() - {planned} > {seconds(limit)}")
-    return named(f"{_grouped(late)}\n{_could_run(slo)}", slo, of=planned)
+    return named(f"{braced(late)}\n{_could_run(slo)}", slo, of=planned)
 
 
 def workflow_is_silent(slo: SloConfig) -> str:
@@ -154,7 +154,7 @@ def workflow_is_silent(slo: SloConfig) -> str:
         return f"time() - {last} > on ({WORKFLOW}) group_left () {factor:g} * {usual}"
 
     return named(
-        f"{_grouped(by_objective(slo, 'silent_factor', silent))}\n"
+        f"{braced(by_objective(slo, 'silent_factor', silent))}\n"
         f"unless on ({WORKFLOW}) ({planned} - time() > on ({WORKFLOW}) group_left () {usual})\n"
         f"unless on ({WORKFLOW}) {half_counted(slo)}\n"
         f"{_could_run(slo)}",
@@ -163,25 +163,68 @@ def workflow_is_silent(slo: SloConfig) -> str:
     )
 
 
+def workflow_does_not_succeed(slo: SloConfig) -> str:
+    return _nothing_within(slo, "success_within", f"result=~{quoted('|'.join(r for r in Result if r in SUCCEEDED))}")
+
+
+def workflow_does_not_run(slo: SloConfig) -> str:
+    return _nothing_within(slo, "runs_within")
+
+
+def _nothing_within(slo: SloConfig, key: str, *results: str) -> str:
+    """No end of a run (with these results) for so long; none at all, where the workflow has been known for so long.
+
+    Only where successes are counted: of the others nobody knows whether they ran. What is off or blocked has an alert
+    of its own.
+    """
+    info = select(catalogue.WORKFLOW_INFO.name, slo)
+    last = f"max without (instance, pod, result) ({select(catalogue.WORKFLOW_LAST_RUN.name, slo, *results)})"
+    known = f"group by (job, platform, source, workflow_id) ({info})"
+
+    def nothing(limit: float) -> str:
+        then = f"last_over_time({info}[15m] offset {seconds(limit)}s)"
+        never = f"({seconds(limit)} * {known}\n  and on ({WORKFLOW}) {then}\n  unless on ({WORKFLOW}) {last})"
+        return f"time() - {last} > {seconds(limit)}\nor\n{never}"
+
+    success = f"result={quoted(Result.SUCCESS)}"
+    return named(
+        f"{braced(by_objective(slo, key, nothing))}\nand on ({WORKFLOW}) {select(catalogue.RUNS.name, slo, success)}\n"
+        f"{_not_off(slo)}\nunless on ({WORKFLOW}) {select(catalogue.WORKFLOW_BLOCKED.name, slo)} == 1\n{read(slo)}",
+        slo,
+        of=known,
+    )
+
+
+def workflow_only_warns(slo: SloConfig) -> str:
+    """Every run of a day ended with a warning; ``events_min`` is for ratios of busy ones, some runs are enough here."""
+    warned, all_of_them = (
+        f"sum without (result) (increase({total(catalogue.RUNS, slo, *these)}[1d]))"
+        for these in ((f"result={quoted(Result.WARNING)}",), ())
+    )
+    recent = f"{warned} >= {WARNINGS_MIN}\nand {warned} >= {all_of_them}"
+    return named(recent, slo, of=select(TOTAL, slo))
+
+
 def _could_run(slo: SloConfig) -> str:
     """It is on, free to run, and has no run that the next one may be waiting for; and we would know if it had run."""
     return (
         f"{_not_off(slo)}\n"
         f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_BLOCKED.name, slo)} == 1\n"
         f"unless on ({WORKFLOW}) {select(catalogue.RUNS_ACTIVE.name, slo)} > 0\n"
-        f"{_read(slo)}"
+        f"{read(slo)}"
     )
 
 
 def workflow_is_stuck(slo: SloConfig) -> str:
     oldest = shown(catalogue.RUN_OLDEST_ACTIVE.name, slo)
     long = by_objective(slo, "stuck_after", lambda limit: f"time() - {oldest} > {seconds(limit)}")
-    return named(f"{_grouped(long)}\n{_read(slo)}", slo, of=oldest)
+    return named(f"{braced(long)}\n{read(slo)}", slo, of=oldest)
 
 
 def workflow_was_disabled(slo: SloConfig) -> str:
     enabled = shown(catalogue.WORKFLOW_ENABLED.name, slo)
-    return named(f"{enabled} == 0\nand max_over_time(({enabled})[1d:15m]) == 1", slo, of=enabled)
+    blocked = f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_BLOCKED.name, slo)} == 1"
+    return named(f"{enabled} == 0\nand max_over_time(({enabled})[1d:15m]) == 1\n{blocked}", slo, of=enabled)
 
 
 def workflow_is_blocked(slo: SloConfig) -> str:
@@ -208,6 +251,13 @@ def dead_letters_grow(slo: SloConfig) -> str:
     return named(by_objective(slo, "dead_letter_growth", lambda limit: f"{growth} >= {limit:g}"), slo, of=gauge)
 
 
+def dead_letters_of_a_source_grow(slo: SloConfig) -> str:
+    """A few in each of many workflows. Those count that were known before: what is found at first did not grow."""
+    now, then, later = (_letters(slo, ago) for ago in ("", " offset 6h", " offset 1h"))
+    growth = f"sum without (workflow_id) (\n  {now}\n  - ({then} or {later})\n)"
+    return f"{growth} >= {slo.source_dead_letter_growth}"
+
+
 def _letters(slo: SloConfig, ago: str = "") -> str:
     """How many are open of each workflow."""
     shown = f"max without (instance, pod) ({select(catalogue.DEAD_LETTERS.name, slo)}{ago})"
@@ -217,7 +267,7 @@ def _letters(slo: SloConfig, ago: str = "") -> str:
 def dead_letters_are_old(slo: SloConfig) -> str:
     oldest = shown(catalogue.DEAD_LETTER_OLDEST.name, slo)
     old = by_objective(slo, "dead_letter_age", lambda limit: f"time() - {oldest} > {seconds(limit)}")
-    return named(f"{_grouped(old)}\n{_read(slo)}", slo, of=oldest)
+    return named(f"{braced(old)}\n{read(slo)}", slo, of=oldest)
 
 
 def dead_letters_expire(slo: SloConfig) -> str:
@@ -276,109 +326,6 @@ def retries_do_not_help(slo: SloConfig) -> str:
     return f"{failed}\n/ {known} > 0.5\nand round({known}) >= {RETRIES_MIN}"
 
 
-# Sources
-
-
-def data_are_incomplete(slo: SloConfig) -> str:
-    """The last sweep failed, and none has worked for a while. One unusable item alone does not silence a source.
-
-    Usage is read too rarely for that, and nothing but the alert on it depends on it. What cannot be stored is no fault
-    of the source.
-    """
-    complete = shown(own(lambda o: o.data_complete), slo, WORK)
-    success = shown(own(lambda o: o.sweep_success), slo)
-    return f"{complete} == 0\nunless time() - {success} <= {seconds(slo.stale_after)}\n{_stored(slo)}"
-
-
-def data_are_faulty(slo: SloConfig) -> str:
-    complete = f"{shown(own(lambda o: o.data_complete), slo)} == 0"
-    return f"{complete}\n{_stored(slo)}\nunless\n{_grouped(data_are_incomplete(slo))}"
-
-
-def reading_is_incomplete(slo: SloConfig) -> str:
-    """Sweeps go to their end, and yet something has not been read for a while: a workflow, or most of what there is."""
-    lag, complete = (shown(name, slo, WORK) for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
-    return (
-        f"{lag} > {seconds(slo.stale_after)}\nand on ({SOURCE}, stream) {complete} == 0\n"
-        f"unless on ({SOURCE}, stream)\n{_grouped(data_are_incomplete(slo))}"
-    )
-
-
-def credential_is_refused(slo: SloConfig) -> str:
-    """Refused within the hour (a refused credential is tried twice an hour at least) and not accepted since.
-
-    One for a source, whatever is read with the credential. The counter of a kind of error is born with the first one,
-    which increase() does not see: that is the ``unless``.
-    """
-    refused = select(own(lambda o: o.sweep_errors), slo, 'kind="auth"')
-    complete = select(own(lambda o: o.data_complete), slo)
-    return (
-        f"group without (instance, pod, stream, kind) (\n  (\n    increase({refused}[1h]) > 0\n    or\n"
-        f"    ({refused} unless {refused} offset 1h)\n  )\n"
-        f"  and on ({SOURCE}, stream) {complete} == 0\n)"
-    )
-
-
-def webhooks_are_lost(slo: SloConfig) -> str:
-    """While runs end: the ratio stays what it was when none do."""
-    ended = f"increase({total(catalogue.RUNS_OBSERVED, slo)}[1h]) > 0"
-    return f"{shown(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
-
-
-def plan_is_nearly_used(slo: SloConfig) -> str:
-    used, limit = (shown(metric.name, slo) for metric in (catalogue.USAGE, catalogue.USAGE_LIMIT))
-    return f"1 - {used} / {limit} < {slo.quota_share:g}"
-
-
-def api_budget_is_short(slo: SloConfig) -> str:
-    """What could be sent at once, against the most there was within a day: the configured share, whatever it is."""
-    remaining = select(API_QUOTA_REMAINING, slo)
-    now, most = (
-        f"max without (instance, pod) ({f}_over_time({remaining}[{window}]))"
-        for f, window in (("avg", "15m"), ("max", "1d"))
-    )
-    return f"{now}\n/ {most} < {slo.quota_share:g}"
-
-
-# The exporter
-
-
-def clocks_differ(slo: SloConfig) -> str:
-    return f"max without (instance, pod) (abs({select(CLOCK_OFFSET, slo)})) > {seconds(CLOCK_OFFSET_MAX)}"
-
-
-def series_are_folded(slo: SloConfig) -> str:
-    return f"round(sum without (instance, pod) (increase({select(own(lambda o: o.series_folded), slo)}[1d]))) > 0"
-
-
-def store_is_down(slo: SloConfig) -> str:
-    return f"{select(own(lambda o: o.store_up), slo)} == 0"
-
-
-def store_refuses_some(slo: SloConfig) -> str:
-    errors = select(own(lambda o: o.store_errors), slo)
-    return f"round(sum without (operation) (increase({errors}[15m]))) > 0\n{_stored(slo)}"
-
-
-def exporter_is_down(slo: SloConfig) -> str:
-    up = select("up", slo)
-    return f"{up} == 0 or absent({up})"
-
-
-def _read(slo: SloConfig) -> str:
-    """Only while the source can be read, and that be stored: what is old grows older by itself."""
-    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1\n{_stored(slo)}"
-
-
-def _stored(slo: SloConfig) -> str:
-    """Only while every store works. Where nobody tells, it is taken to."""
-    return f"unless on (job) {store_is_down(slo)}"
-
-
 def _not_off(slo: SloConfig) -> str:
     """What is off neither starts nor fails. Where nobody tells, it is taken to be on."""
     return f"unless on ({WORKFLOW}) {select(catalogue.WORKFLOW_ENABLED.name, slo)} == 0"
-
-
-def _grouped(expr: str) -> str:
-    return f"(\n{indented(expr)}\n)" if "\n" in expr else f"({expr})"

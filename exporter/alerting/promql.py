@@ -90,15 +90,17 @@ def indented(text: str) -> str:
 def by_objective(slo: SloConfig, key: str, compare: Callable[[float], str]) -> str:
     """``compare`` with the objective ``key`` of every workflow: the first override that fits, else the common one."""
     own_limits = [(those, limit) for those, o in slo.exceptions() if (limit := _limit(o, key)) is not None]
-    common = compare(_limit(slo, key) or 0.0)
+    expected = _limit(slo, key)
+    common = None if expected is None else compare(expected)
     if not own_limits:
-        return common
+        return common or compare(0.0)
     parts, earlier = [], list[str]()
     for those, limit in own_limits:
         matched = workflows(slo, those)
         parts.append(f"{grouped(compare(limit))}\nand {matched}{_except(earlier)}")
         earlier.append(matched)
-    return "\nor\n".join(f"(\n{indented(part)}\n)" for part in (f"{grouped(common)}{_except(earlier)}", *parts))
+    rest = [] if common is None else [f"{grouped(common)}{_except(earlier)}"]
+    return "\nor\n".join(f"(\n{indented(part)}\n)" for part in (*rest, *parts))
 
 
 def _except(those: list[str]) -> str:
@@ -139,3 +141,21 @@ def _named_so(slo: SloConfig, pattern: str, of_source: tuple[str, ...]) -> str:
         return info(slo, *of_source, f"workflow=~{quoted(expression)}")
     by_id, by_name = (info(slo, *of_source, f"{label}={quoted(pattern)}") for label in ("workflow_id", "workflow"))
     return f"({by_id} or {by_name})"
+
+
+def store_is_down(slo: SloConfig) -> str:
+    return f"{select(own(lambda o: o.store_up), slo)} == 0"
+
+
+def stored(slo: SloConfig) -> str:
+    """Only while every store works. Where nobody tells, it is taken to."""
+    return f"unless on (job) {store_is_down(slo)}"
+
+
+def read(slo: SloConfig) -> str:
+    """Only while the source can be read, and that be stored: what is old grows older by itself."""
+    return f"and on ({SOURCE}) {select(catalogue.SOURCE_UP.name, slo)} == 1\n{stored(slo)}"
+
+
+def braced(expr: str) -> str:
+    return f"(\n{indented(expr)}\n)" if "\n" in expr else f"({expr})"

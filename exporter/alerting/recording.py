@@ -80,6 +80,11 @@ class Burn:
     spent: float
     """The share of the whole budget that is gone when the long window has burnt like this throughout."""
 
+    @property
+    def half(self) -> str:
+        """Half of the long window, before which it is not judged: there was nothing to compare with."""
+        return f"{_HOURS[self.long] * 30:g}m"
+
     def ratio(self, slo: SloConfig, success_ratio: float) -> float:
         """The share of failed runs above which it burns. 30 days: 14.4, 6, 3 and 1 times the allowed share."""
         factor = self.spent * slo.window / (_HOURS[self.long] * 3600)
@@ -188,7 +193,7 @@ def half_counted(slo: SloConfig) -> str:
     did not run nobody knows.
     """
     success = f"result={quoted(Result.SUCCESS)}"
-    runs, successes = (total(catalogue.RUNS, slo, *more) for more in ((), (success,)))
+    runs, successes = (select(catalogue.RUNS.name, slo, *more) for more in ((), (success,)))
     return f"(\n  {runs}\n  unless on ({WORKFLOW}) {successes}\n)"
 
 

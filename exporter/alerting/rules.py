@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from exporter.alerting.alerts import ALERTS, Alert
+from exporter.alerting.alert import Alert
+from exporter.alerting.alerts import ALERTS
 from exporter.alerting.promql import of_source
 from exporter.alerting.recording import HABITS_INTERVAL, INTERVAL, Recording, habits, recordings
 from exporter.config.objectives import SloConfig
@@ -43,7 +44,8 @@ def _recorded(name: str, interval: int, recorded: list[Recording]) -> dict[str, 
 def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for alert in ALERTS:
-        groups.setdefault(f"automation-exporter-{alert.group}", []).append(_alert(alert, slo))
+        if alert.objective is None or slo.expects(alert.objective):
+            groups.setdefault(f"automation-exporter-{alert.group}", []).append(_alert(alert, slo))
     return [{"name": name, "interval": f"{INTERVAL}s", "rules": rules} for name, rules in groups.items()]
 
 

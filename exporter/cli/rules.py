@@ -2,16 +2,26 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from exporter.alerting import rules as generating
+from exporter.cli.parser import CONFIG_FILE
+from exporter.config.objectives import SloConfig
 from exporter.config.outline import outline
 
 
 def rules(options: argparse.Namespace) -> int:
-    slo = outline(options.config).objectives()
+    slo = _objectives(options.config)
     print(_FORMATS[options.format](generating.recording_rules(slo) + generating.alert_rules(slo)), end="")
     return 0
+
+
+def _objectives(config: Path) -> SloConfig:
+    """Those of the config; where nobody named one and none is at its usual place, the defaults."""
+    if config == Path(CONFIG_FILE) and not config.exists():
+        return SloConfig()
+    return outline(config).objectives()
 
 
 def _as_prometheus_rule(groups: list[dict[str, Any]]) -> str:

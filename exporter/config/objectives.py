@@ -25,6 +25,8 @@ class Override(Section):
         default=None, ge=1, description="left out: consecutive_failures, where that stands here"
     )
     silent_factor: float | None = Field(default=None, ge=1.0, allow_inf_nan=False)
+    success_within: Duration | None = None
+    runs_within: Duration | None = None
     overdue_after: Duration | None = None
     stuck_after: Duration | None = None
     dead_letter_age: Duration | None = None
@@ -81,12 +83,21 @@ class SloConfig(Section):
     silent_factor: float = Field(
         default=2.2, ge=1.0, allow_inf_nan=False, description="of its usual time between two runs: no run for so long"
     )
+    success_within: Duration | None = Field(
+        default=None, description="at least one run succeeds in so long, for example 26h; left out: nothing is expected"
+    )
+    runs_within: Duration | None = Field(
+        default=None, description="at least one run ends in so long, for what webhooks start; left out: likewise"
+    )
     overdue_after: Duration = Field(
         default="10m", validate_default=True, description="how late a planned run may start"
     )
     stuck_after: Duration = Field(default="2h", validate_default=True, description="how long a run may take, or wait")
     dead_letter_age: Duration = Field(default="1d", validate_default=True, description="how old a dead letter may get")
     dead_letter_growth: int = Field(default=5, ge=1, description="more open dead letters than six hours ago")
+    source_dead_letter_growth: int = Field(
+        default=50, ge=1, description="the same of a whole source, over all its workflows"
+    )
     dead_letters_max: int = Field(default=1000, ge=1, description="open dead letters a source has room for")
     queue_share: float = Field(default=0.8, gt=0.0, le=1.0, description="how full queues and dead letters may get")
     quota_share: float = Field(default=0.1, gt=0.0, lt=1.0, description="what should be left of plan and API limit")
@@ -117,6 +128,10 @@ class SloConfig(Section):
         made._labels = labels
         return made
 
+    def expects(self, key: str) -> bool:
+        """Whether the objective ``key`` is given at all, for all workflows or for some."""
+        return any(getattr(one, key) is not None for one in (self, *(override for _, override in self.exceptions())))
+
     def exceptions(self) -> list[tuple[Those, Override]]:
         """What is different for whom, in the order in which the first that fits decides."""
         places = [(key.partition("/"), override) for key, override in self.workflows.items()]
@@ -132,10 +147,10 @@ class SloConfig(Section):
             raise ValueError("an objective is meant over 7d to 90d; burn rates say nothing for other windows")
         return seconds
 
-    @field_validator("overdue_after", "stuck_after", "dead_letter_age", "stale_after")
+    @field_validator("success_within", "runs_within", "overdue_after", "stuck_after", "dead_letter_age", "stale_after")
     @classmethod
-    def _whole(cls, seconds: float) -> float:
-        if seconds < 60:
+    def _whole(cls, seconds: float | None) -> float | None:
+        if seconds is not None and seconds < 60:
             raise ValueError("the shortest is 1m: rules are evaluated once a minute")
         return seconds
 

@@ -22,7 +22,9 @@ from tests.alerts.world import (
     RETRIES,
     SOURCE,
     STORE_UP,
+    STREAM,
     SUCCESS,
+    UP,
     USED,
     Case,
     Cases,
@@ -30,6 +32,20 @@ from tests.alerts.world import (
 )
 
 ESCALATED = "automation_retry_escalations_total"
+
+DOWN = "Every instance of automation-exporter is down or gone: nothing is known of any workflow."
+RELOADED = metric("automation_exporter_config_last_reload_successful", JOB)
+PENDING = metric("automation_exporter_traces_pending", JOB)
+STARTED = metric("process_start_time_seconds", JOB)
+
+
+def answers(code: str) -> str:
+    return metric("automation_exporter_api_requests_total", SOURCE, endpoint="/runs", code=code)
+
+
+def seen(le: str) -> str:
+    return metric("automation_exporter_detection_delay_seconds_bucket", SOURCE, via="poll", le=le)
+
 
 SOURCES: dict[str, Cases] = {
     "AutomationDeadLettersEscalated": Cases(
@@ -243,6 +259,42 @@ SOURCES: dict[str, Cases] = {
             ),
         ],
     ),
+    "AutomationSourceDown": Cases(
+        fires=[
+            Case(
+                why="503 since minute 10",
+                series={UP: "1x10 0x60", answers("503"): "0x10 1+1x60", answers("200"): "0+1x10 10x60"},
+                at="18m",
+                told=(HERE, "Nothing of make-eu can be read, mostly 503."),
+            ),
+            Case(
+                why="throttled for ever, in the middle of reading: no sweep ends",
+                series={UP: "1x70", answers("429"): "0x10 1+1x60", answers("200"): "0+1x10 10x60"},
+                at="28m",
+                told=(HERE, "Nothing of make-eu can be read, mostly 429."),
+            ),
+            Case(
+                why="nothing was ever answered",
+                series={UP: "0x60", metric("automation_exporter_sweep_errors_total", STREAM, kind="timeout"): "1+1x60"},
+                at="10m",
+                told=(HERE, "Nothing of make-eu can be read, mostly timeout."),
+            ),
+        ],
+        silent=[
+            Case(
+                why="some requests are refused",
+                series={UP: "1x60", answers("429"): "0+1x60", answers("200"): "0+1x60"},
+                at="30m",
+            ),
+            Case(why="for three minutes", series={UP: "1x10 0x3 1x60"}, at="18m"),
+            Case(
+                why="the credential is refused, which is another alert",
+                series={UP: "0x60", COMPLETE: "0x60", REFUSED: "1+1x60", answers("401"): "0+1x60"},
+                at="30m",
+            ),
+            Case(why="nothing can be stored", series={UP: "0x60", STORE_UP: "0x60"}, at="30m"),
+        ],
+    ),
     "AutomationDataIncomplete": Cases(
         fires=[
             Case(
@@ -360,6 +412,24 @@ SOURCES: dict[str, Cases] = {
                 series={COMPLETE: "0x200", REFUSED: "1x200"},
                 at="130m",
             ),
+        ],
+    ),
+    "AutomationDetectionSlow": Cases(
+        fires=[
+            Case(
+                why="one in ten is counted an hour after its end",
+                series={seen("900"): "0+0.9x200", seen("3600"): "0+1x200", seen("+Inf"): "0+1x200"},
+                at="90m",
+                told=(HERE, "One run in twenty of make-eu is counted more than 37m 29s after its end."),
+            )
+        ],
+        silent=[
+            Case(
+                why="one in a hundred is",
+                series={seen("900"): "0+0.99x200", seen("3600"): "0+1x200", seen("+Inf"): "0+1x200"},
+                at="90m",
+            ),
+            Case(why="no run has ended", series={seen("900"): "5x200", seen("+Inf"): "9x200"}, at="90m"),
         ],
     ),
     "AutomationWebhookLoss": Cases(
@@ -486,25 +556,66 @@ SOURCES: dict[str, Cases] = {
             Case(why="a Prometheus that is new here", series={STORE_UP: "1x40", REFUSED_BY_STORE: "7x40"}, at="5m"),
         ],
     ),
+    "AutomationConfigReloadFailed": Cases(
+        fires=[
+            Case(
+                why="a changed config was refused at minute 10",
+                series={RELOADED: "1x10 0x30"},
+                at="20m",
+                told=(
+                    ONE,
+                    "host:10870 could not load its config. Its log and automation-exporter check say why.",
+                ),
+            )
+        ],
+        silent=[Case(why="corrected within three minutes", series={RELOADED: "1x10 0x2 1x30"}, at="20m")],
+    ),
+    "AutomationTracesPending": Cases(
+        fires=[
+            Case(
+                why="the Collector takes none any more",
+                series={PENDING: "0x10 0+50x200"},
+                at="90m",
+                told=(ONE, "2450 finished runs of host:10870 wait for their trace to be exported."),
+            )
+        ],
+        silent=[
+            Case(why="many, and they are sent", series={PENDING: "9000-20x200"}, at="90m"),
+            Case(why="a few that never go", series={PENDING: "20x200"}, at="90m"),
+        ],
+    ),
+    "AutomationExporterRestarting": Cases(
+        fires=[
+            Case(
+                why="every five minutes",
+                series={STARTED: "0x4 300x4 600x4 900x4 1200x4 1500x30"},
+                at="20m",
+                told=(ONE, "host:10870 started 4 times within an hour."),
+            )
+        ],
+        silent=[Case(why="deployed twice", series={STARTED: "0x10 600x10 1200x30"}, at="40m")],
+    ),
     "AutomationExporterDown": Cases(
         fires=[
             Case(
                 why="it does not answer",
                 series={f"up{{{JOB}}}": "1x10 0x30"},
                 at="20m",
-                told=(ONE, "host:10870 is down or gone: nothing is known of any workflow."),
+                told=(AT, DOWN),
             ),
             Case(
                 why="nobody scrapes it any more",
                 series={f"up{{{JOB}}}": "1x10 _x30"},
                 at="30m",
-                told=(
-                    {"job": "automation-exporter"},
-                    "Every instance of automation-exporter is down or gone: nothing is known of any workflow.",
-                ),
+                told=(AT, DOWN),
             ),
         ],
         silent=[
+            Case(
+                why="one of two replicas is left, which takes over",
+                series={f"up{{{JOB}}}": "1x10 0x30", 'up{job="automation-exporter", instance="other:10870"}': "1x40"},
+                at="30m",
+            ),
             Case(why="it answers", series={f"up{{{JOB}}}": "1x40"}, at="30m"),
             Case(why="a restart", series={f"up{{{JOB}}}": "1x10 0x2 1x40"}, at="20m"),
         ],

@@ -17,6 +17,7 @@ from tests.alerts.world import (
     OLDEST_RUN,
     SOURCE,
     UP,
+    WORKFLOW,
     Case,
     Cases,
     metric,
@@ -34,23 +35,47 @@ def weeks(*pairs: tuple[str, str]) -> dict[str, str]:
     return {INFO: "1x20000", UP: "1x20000", **dict(pairs)}
 
 
+OTHER = f'{SOURCE}, workflow_id="7"'
+WORST = " Worst: Invoices (5004), 7."
+
+
+def both(*, failing: float, minutes: int) -> dict[str, str]:
+    """Of two workflows this share fails; more runs of the first."""
+    rates = [
+        (runs(result, of), f"0+{each * share:g}x{minutes}")
+        for of, each in ((WORKFLOW, 1.5), (OTHER, 1.0))
+        for result, share in (("success", 1 - failing), ("failure", failing))
+    ]
+    return series(*rates)
+
+
+def letters_of(number: int) -> str:
+    return metric("automation_dead_letters", f'{SOURCE}, workflow_id="{number}"', error_class="network")
+
+
 WORKFLOWS: dict[str, Cases] = {
     "AutomationErrorBudgetBurnFast": Cases(
         fires=[
             Case(
                 why="one run in five fails, 60 runs an hour",
-                series=series((runs("success"), "0+0.8x120"), (runs("failure"), "0+0.2x120")),
+                series=both(failing=0.2, minutes=120),
                 at="90m",
-                told=(BURNT, "20% of the runs of make-eu fail, far more than the objective allows."),
+                told=(BURNT, f"20% of the runs of make-eu fail, far more than the objective allows.{WORST}"),
             ),
             Case(
                 why="one in ten for half a day is too slow for the first pair of windows and enough for the second",
-                series=series((runs("success"), "0+0.9x720"), (runs("timeout"), "0+0.1x720")),
+                series=both(failing=0.1, minutes=720),
                 at="10h",
-                told=(BURNT, "10% of the runs of make-eu fail, far more than the objective allows."),
+                told=(BURNT, f"10% of the runs of make-eu fail, far more than the objective allows.{WORST}"),
             ),
         ],
         silent=[
+            Case(
+                why="one bad workflow of two, which has an alert of its own",
+                series=series((runs("failure"), "0+1x120"), (runs("success", OTHER), "0+1x120")),
+                at="90m",
+            ),
+            Case(why="half of its first hour is not over", series=both(failing=0.5, minutes=120), at="28m"),
             Case(
                 why="ten runs an hour are too few to speak of a ratio",
                 series=series((runs("success"), "0+0.03x120"), (runs("failure"), "0+0.03x120")),
@@ -82,8 +107,8 @@ WORKFLOWS: dict[str, Cases] = {
         fires=[
             Case(
                 why="four in a hundred for hours",
-                series=series((runs("success"), "0+0.96x200"), (runs("failure"), "0+0.04x200")),
-                at="3h",
+                series=series((runs("success"), "0+0.96x900"), (runs("failure"), "0+0.04x900")),
+                at="13h",
                 told=(BURNT, "For hours, 4% of the runs of make-eu have failed."),
             )
         ],
@@ -92,7 +117,12 @@ WORKFLOWS: dict[str, Cases] = {
                 why="half a percent is what the objective allows",
                 series=series((runs("success"), "0+0.995x200"), (runs("failure"), "0+0.005x200")),
                 at="3h",
-            )
+            ),
+            Case(
+                why="a new install: two hours of a day that nobody saw",
+                series=series((runs("success"), "0+0.96x200"), (runs("failure"), "0+0.04x200")),
+                at="3h",
+            ),
         ],
     ),
     "AutomationWorkflowFailing": Cases(
@@ -208,6 +238,23 @@ WORKFLOWS: dict[str, Cases] = {
         ],
         every="30m",
     ),
+    "AutomationWorkflowOnlyWarns": Cases(
+        fires=[
+            Case(
+                why="all of an hour's four",
+                series=series((runs("warning"), "0x60 1x15 2x15 3x15 4x600"), (runs("success"), "0x700")),
+                at="3h",
+                told=(OFTEN, "All 4 runs of Invoices (5004) of make-eu within a day ended with a warning."),
+            )
+        ],
+        silent=[
+            Case(
+                why="one succeeded",
+                series=series((runs("warning"), "0x60 1x15 2x15 3x15 4x600"), (runs("success"), "0x90 1x700")),
+                at="3h",
+            )
+        ],
+    ),
     "AutomationWorkflowStuck": Cases(
         fires=[
             Case(
@@ -238,6 +285,13 @@ WORKFLOWS: dict[str, Cases] = {
             )
         ],
         silent=[
+            Case(
+                why="the platform switched it off and says why, which is another alert",
+                series=series(
+                    (ENABLED, "1x60 0x100"), (metric("automation_workflow_blocked", reason="invalid"), "_x60 1x100")
+                ),
+                at="2h",
+            ),
             Case(why="it has always been off", series=series((ENABLED, "0x200")), at="2h"),
             Case(why="it was switched off more than a day ago", series=series((ENABLED, "1x10 0x1600")), at="25h"),
         ],
@@ -318,6 +372,27 @@ WORKFLOWS: dict[str, Cases] = {
             Case(why="as many are resolved", series=series((LETTERS, "2x200 12x30 3x400")), at="7h"),
             Case(why="many, and they do not grow", series=series((LETTERS, "500x600")), at="7h"),
             Case(why="the first sweep of a source finds many", series=series((LETTERS, "_x10 500x600")), at="1h"),
+        ],
+    ),
+    "AutomationDeadLettersGrowingInSource": Cases(
+        fires=[
+            Case(
+                why="four new ones in each of 50 workflows",
+                series={letters_of(n): "0x200 4x400" for n in range(50)} | {UP: "1x600"},
+                at="4h",
+                told=(
+                    HERE,
+                    "make-eu has 200 more open dead letters than up to six hours ago, over all its workflows.",
+                ),
+            )
+        ],
+        silent=[
+            Case(
+                why="the first sweeps of a source find many, one workflow after the other",
+                series={letters_of(n): f"_x{n} 4x400" for n in range(50)},
+                at="100m",
+            ),
+            Case(why="they are resolved", series={letters_of(n): "0x200 4x5 0x400" for n in range(50)}, at="4h"),
         ],
     ),
     "AutomationDeadLettersOld": Cases(

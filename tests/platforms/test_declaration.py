@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exporter.alerting.expressions import WORK
+from exporter.alerting.upkeep import WORK
 from exporter.model import Result, Run, State
 from exporter.platform import Client, Known, Page, Platform, RunKey, Stream, StreamName, WebhookRequest
 from exporter.platform.section import SourceConfig
