@@ -45,6 +45,11 @@ ROOT = Path(__file__).parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 DEMO = "http://127.0.0.1:10870"
+#: Where the files of the project are shown, for pages that are read elsewhere as well (PyPI).
+OURS = re.compile(
+    r"https://(?:github\.com/automation-exporter/automation-exporter/(?:blob|tree)"
+    r"|raw\.githubusercontent\.com/automation-exporter/automation-exporter)/main/"
+)
 #: YAML that is not ours, by its first key.
 FOREIGN_YAML = {"route", "scrape_configs", "services"}
 SHORT_LABELS = {"S": "platform, source", "W": "platform, source, workflow_id"}
@@ -339,9 +344,13 @@ def anchors(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", path.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         file, _, fragment = target.partition("#")
         linked = path.parent / file if file else path
+        if OURS.match(target):
+            linked = ROOT / OURS.sub("", file)
+        elif re.match("https?://", target):
+            continue
         assert linked.exists(), target
         assert not fragment or fragment in anchors(linked), target
 

@@ -83,6 +83,8 @@ def destination(config: "TracesConfig", environ: Mapping[str, str] = os.environ)
     if config.endpoint is not None and not config.endpoint.startswith(("http://", "https://")):
         raise ExporterUnavailable("traces.endpoint: must be a URL such as http://127.0.0.1:4318")
     over_grpc = protocol == "grpc"
+    if over_grpc:
+        _grpc_of_the_extra()
     url = config.endpoint or variable("ENDPOINT")
     if url is None:
         raise ExporterUnavailable(
@@ -214,23 +216,27 @@ class _OverHttp:
 # Over gRPC
 
 
+def _grpc_of_the_extra() -> Any:
+    try:
+        import grpc
+    except ImportError:
+        raise ExporterUnavailable(
+            "traces.protocol: grpc needs the extra grpc: pip install 'automation-exporter[grpc]'"
+        ) from None
+    return grpc
+
+
 class _OverGrpc:
     def __init__(self, to: Destination) -> None:
-        try:
-            import grpc
-        except ImportError:
-            raise ExporterUnavailable(
-                "traces.protocol: grpc needs an extra: pip install 'automation-exporter[grpc]'"
-            ) from None
         self.timeout = to.timeout
-        self._grpc: Any = grpc
+        self._grpc: Any = _grpc_of_the_extra()
         self._to = to
         parts = urlsplit(to.url)
         self._target = parts.netloc or to.url
         self._credentials: Any = None
         if parts.scheme == "https" or (parts.scheme != "http" and not to.insecure):
             files = [None if path is None else _read(path) for path in (to.ca_file, to.key_file, to.certificate_file)]
-            self._credentials = grpc.ssl_channel_credentials(*files)
+            self._credentials = self._grpc.ssl_channel_credentials(*files)
         self._metadata = tuple(to.headers.items())
         self._open()
 
