@@ -51,7 +51,7 @@ OURS = re.compile(
     r"|raw\.githubusercontent\.com/automation-exporter/automation-exporter)/main/"
 )
 #: YAML that is not ours, by its first key.
-FOREIGN_YAML = {"route", "scrape_configs", "services"}
+FOREIGN_YAML = {"groups", "receivers", "route", "scrape_configs", "services"}
 SHORT_LABELS = {"S": "platform, source", "W": "platform, source, workflow_id"}
 
 
