@@ -43,6 +43,7 @@ COMPONENTS = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
+    "nginx": "nginx-light",
 }
 
 
