@@ -46,6 +46,7 @@ COMPONENTS = {
     "postgres": "postgresql",
     "kubectl": "kubernetes-client",
     "systemd-analyze": "systemd",
+    "nginx": "nginx-light",
 }
 
 

@@ -236,7 +236,8 @@ def test_with_re2_a_policy_matches_by_pattern(installed: Callable[[str], Path], 
 async def served(program: Path, folder: Path, address: str) -> AsyncIterator[str]:
     """The service of a config with the default address, at another."""
     file = folder / "config.yaml"
-    file.write_text(file.read_text().replace("127.0.0.1:0", address))
+    text = file.read_text().replace("127.0.0.1:0", address)
+    file.write_text(f"{text}store: {{url: 'sqlite:///{folder}/x.db'}}\n")
     command = [str(program), "run", "--config", str(file)]
     async with running(command, log=folder / "log", ready_url=f"http://{address}/-/healthy"):
         yield f"http://{address}"

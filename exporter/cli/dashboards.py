@@ -20,14 +20,14 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _copy(source: Traversable, target: Path) -> list[Path]:
+def _copy(source: Traversable, target: Path, ending: str = ".json") -> list[Path]:
     """What Grafana reads of a folder, to another that may be there already. Returns what was written."""
     target.mkdir(parents=True, exist_ok=True)
     written = list[Path]()
     for item in sorted(source.iterdir(), key=lambda item: item.name):
-        if item.name.endswith((".json", ".yaml")):
+        if item.name == "provisioning":
+            written += _copy(item, target / item.name, ".yaml")
+        elif item.name.endswith(ending):
             (target / item.name).write_bytes(item.read_bytes())
             written.append(target / item.name)
-        elif item.name == "provisioning":
-            written += _copy(item, target / item.name)
     return written
