@@ -136,7 +136,7 @@ async def coloured(server: PrometheusServer, colours: set[str], at: float | None
     for file in FILES:
         for panel in panels(board(file)):
             for target, steps, mappings in painted(panel):
-                values = [value for _, value in await server.query(filled(target["expr"]), time=at)]
+                values: list[float | None] = [v for _, v in await server.query(filled(target["expr"]), time=at)]
                 for value in values or [None]:
                     if colour(value, steps, mappings, whole=panel["type"] != "table") in colours:
                         found.add(panel["title"])
