@@ -3,6 +3,7 @@
 from dashboards.generator.panels import WORKFLOW_COLUMNS, Board, Column, graph, rows, stat
 from dashboards.generator.queries import (
     DAY,
+    DAY_SECONDS,
     KEY,
     by_workflow,
     counted,
@@ -22,6 +23,7 @@ from exporter.model import catalogue as c
 #: Resolved without a person's doing: by a retry of ours, by the platform, or by a later success.
 UNAIDED = 'by=~"retry|platform|superseded"'
 BY_RETRY = 'by="retry"'
+OLDEST = f"max(time() - {select(c.DEAD_LETTER_OLDEST)})"
 #: Retries whose effect somebody has to find out.
 UNSURE = 'state=~"held|in_doubt"'
 
@@ -52,10 +54,10 @@ BOARD = Board(
                 stat(
                     "Oldest",
                     "How long the oldest dead letter has been open.",
-                    f"max(time() - {select(c.DEAD_LETTER_OLDEST)})",
+                    f"{OLDEST} > {DAY_SECONDS} or {read(OLDEST)}",
                     do="Some platforms delete what is too old. Decide on it before they do.",
                     unit="s",
-                    limits=(86400, 604800),
+                    limits=(DAY_SECONDS, 7 * DAY_SECONDS),
                     width=3,
                 ),
                 stat(

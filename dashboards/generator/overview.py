@@ -17,6 +17,7 @@ from dashboards.generator.queries import (
     counted,
     increase,
     named,
+    of_read,
     of_workflow,
     per_hour,
     quantile,
@@ -24,6 +25,7 @@ from dashboards.generator.queries import (
     select,
     share,
     told,
+    told_each,
     worst,
 )
 from exporter.config.objectives import SloConfig
@@ -199,13 +201,13 @@ BOARD = Board(
                     ),
                     Column(
                         title="Failures in a row now",
-                        expr=named(f"{of_workflow(select(c.WORKFLOW_FAILURES))} {BROKE}"),
+                        expr=named(f"({told_each(of_workflow(select(c.WORKFLOW_FAILURES)))}) {BROKE}"),
                         limits=(1, 3),
                         texts=(("0", "0: runs again", "green"),),
                     ),
                     Column(
                         title="Open dead letters",
-                        expr=named(f"{by_workflow(select(c.DEAD_LETTERS))} {BROKE}"),
+                        expr=named(f"({told_each(by_workflow(select(c.DEAD_LETTERS)))}) {BROKE}"),
                         limits=(1, 10),
                     ),
                     do="It runs again where no failure is left in a row; its data are whole where no dead letter is"
@@ -270,7 +272,7 @@ BOARD = Board(
                 bars(
                     "Until a failure is noticed",
                     "95 of 100 runs of the time shown were counted within this time after they ended.",
-                    quantile(0.95, c.DETECTION_DELAY, "source", window=RANGE),
+                    of_read(quantile(0.95, c.DETECTION_DELAY, "source", window=RANGE)),
                     "{{source}}",
                     do="If it is more than you can wait, set up webhooks or shorten the poll interval of the source.",
                     unit="s",
@@ -285,7 +287,7 @@ BOARD = Board(
                 bars(
                     "Used of the plan",
                     "Where the platform tells how much the plan allows.",
-                    f"max by (source, kind) ({select(c.USAGE)} / ({select(c.USAGE_LIMIT)} > 0))",
+                    of_read(f"max by (source, kind) ({select(c.USAGE)} / ({select(c.USAGE_LIMIT)} > 0))"),
                     "{{source}} {{kind}}",
                     do="When it is used up, the platform stops or bills more: see beside it when that will be.",
                     unit="percentunit",
@@ -297,12 +299,14 @@ BOARD = Board(
                     " plan has begun anew since. The month is the calendar's, in UTC.",
                     Column(
                         title="At the month's end",
-                        expr=_MONTHS_END,
+                        expr=of_read(_MONTHS_END),
                         unit="percentunit",
                         decimals=0,
                         limits=(0.9, 1),
                     ),
-                    Column(title="Used up in", expr=_USED_UP, unit="s", limits=(7 * DAY_SECONDS, 3 * DAY_SECONDS)),
+                    Column(
+                        title="Used up in", expr=of_read(_USED_UP), unit="s", limits=(7 * DAY_SECONDS, 3 * DAY_SECONDS)
+                    ),
                     do="Above 100 %, or used up before your plan begins anew: find the workflow that costs most, or"
                     " book more.",
                     labels=(("source", "Source"), ("kind", "Kind")),

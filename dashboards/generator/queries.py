@@ -110,6 +110,16 @@ def counted(expr: str) -> str:
     return f"({expr}) > 0 or 0 * {_READ}"
 
 
+def of_read(expr: str) -> str:
+    """What is known of the sources that can be read now, each by itself."""
+    return f"({expr}) and on (source) max by (source) ({select(catalogue.SOURCE_UP)}) == 1"
+
+
+def told_each(expr: str) -> str:
+    """Numbers of troubles by source, of which 0 is said only while that source is read."""
+    return f"({expr}) > 0 or {of_read(expr)}"
+
+
 _READ = f"(min({select(catalogue.SOURCE_UP)}) * min({select(STORE_UP, of=EXPORTER)}) > 0)"
 #: Whether the exporter is scraped: of all that ``up`` knows, only what was an exporter within the last day.
 UP = f"up{{{EXPORTER}}} and on (job, instance) last_over_time({select(BUILD, of=EXPORTER)}[1d])"

@@ -55,7 +55,7 @@ def filled(expr: str, **variables: str) -> str:
     """A query as Grafana sends it, with everything chosen that is not in ``variables``."""
     chosen = {"job": ".+", "instance": ".+", "source": ".+", "workflow_id": ".+", "__rate_interval": "5m"}
     # the longest name first: $__range is the beginning of $__range_s
-    for name, value in sorted({**chosen, "__range": "2h", "__range_s": "7200", **variables}.items(), reverse=True):
+    for name, value in sorted({**chosen, "__range": "100m", "__range_s": "6000", **variables}.items(), reverse=True):
         expr = expr.replace(f"${name}", value)
     assert not re.search(r"\$(?!job|instance)[a-z_{]", expr), expr
     return expr

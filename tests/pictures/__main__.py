@@ -39,7 +39,14 @@ async def make(folder: Path) -> None:
             'topk(1, sum by (workflow_id) (automation_runs_total{result="failure"}))'
         )
         for file in FILES:
-            await draw(file, lived, IMAGES / f"{file.stem}.png", workflow_id=worst["workflow_id"], __range="6h")
+            await draw(
+                file,
+                lived,
+                IMAGES / f"{file.stem}.png",
+                workflow_id=worst["workflow_id"],
+                __range="5h",
+                __range_s="18000",
+            )
         for name, width, height, dark in (("status", 1280, 1000, False), ("status-phone", 390, 844, True)):
             async with chromium(folder, width=width, height=height, dark=dark) as page:
                 await page.open(lived.made.url + "/sign-in")

@@ -24,7 +24,7 @@ NOTE = "Drawn from what the panels' queries returned on a Prometheus of the test
 COLOURS = [mpl.colors.to_hex(colour) for pair in (0, 1) for colour in mpl.color_sequences["tab20"][pair::2]]
 FIXED = {"green": "#73bf69", "yellow": "#f2cc0c", "red": "#e02f44", "dark-red": "#a01020", "orange": "#ff9830",
          "blue": "#5794f2", "text": "#7c7c7c"}  # fmt: skip
-LIMITS = {"green": "#37872d", "orange": "#e0751a", "red": "#c4162a"}
+LIMITS = {"green": "#37872d", "orange": "#e0751a", "red": "#c4162a", "text": "#6e6e76"}
 COLUMNS, UNIT_WIDTH, UNIT_HEIGHT, DPI, GAP = 24, 0.62, 0.34, 90, 0.06
 Series = tuple[dict[str, str], list[tuple[float, float]]]
 
@@ -44,13 +44,16 @@ async def draw(file: Path, lived: History, to: Path, **variables: str) -> None:
             canvas.text(place["x"], place["y"] + 0.65, panel["title"], size=10, weight="bold")
             continue
         found = [await _asked(target, lived, panel, variables) for target in panel["targets"]]
+        canvas.panel(place, panel["title"])
+        if panel["type"] == "table":
+            _table(canvas, panel, found)
+            continue
         series = [
             (_legend(target, labels), labels, points)
             for target, answer in zip(panel["targets"], found, strict=True)
             for labels, points in answer
         ]
-        canvas.panel(place, panel["title"])
-        {"stat": _stat, "timeseries": _graph, "table": _table, "bargauge": _bars}[panel["type"]](canvas, panel, series)
+        {"stat": _stat, "timeseries": _graph, "bargauge": _bars}[panel["type"]](canvas, panel, series)
     figure.savefig(to, dpi=DPI)
     pyplot.close(figure)
 
@@ -84,6 +87,10 @@ class _Canvas:
         left, bottom, _, _ = self.box(x + 0.15, y, 0, 0)
         self.figure.text(left, bottom, text, va="center", **style)
 
+    def ended(self, x: float, y: float, text: str, **style: Any) -> None:
+        left, bottom, _, _ = self.box(x, y, 0, 0)
+        self.figure.text(left, bottom, text, ha="right", va="center", **style)
+
     def panel(self, place: Any, title: str) -> None:
         left, bottom, width, height = self.box(
             place["x"] + GAP, place["y"] + GAP, place["w"] - 2 * GAP, place["h"] - 2 * GAP
@@ -101,7 +108,8 @@ class _Canvas:
 
 def _stat(canvas: _Canvas, panel: Any, series: Sequence[Any]) -> None:
     defaults, place = panel["fieldConfig"]["defaults"], panel["gridPos"]
-    text, colour = "No data", "#6e6e76"
+    nothing = defaults["mappings"][0]["options"]["result"]
+    text, colour = nothing["text"], LIMITS[nothing["color"]]
     if series:
         legend, _, points = series[0]
         named = panel["options"]["textMode"] == "name"
@@ -212,27 +220,49 @@ def _bars(canvas: _Canvas, panel: Any, series: Sequence[Any]) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _table(canvas: _Canvas, panel: Any, series: Sequence[Any]) -> None:
+def _table(canvas: _Canvas, panel: Any, found: Sequence[list[Series]]) -> None:
+    """A row for each set of labels that are shown, with its value of each query."""
     place, defaults = panel["gridPos"], panel["fieldConfig"]["defaults"]
-    renamed = panel["transformations"][0]["options"]["renameByName"]
-    order = panel["transformations"][0]["options"]["indexByName"]
-    labels = sorted(renamed.keys() - {"Value"}, key=order.__getitem__)
+    renamed = panel["transformations"][-1]["options"]["renameByName"]
+    order = panel["transformations"][-1]["options"]["indexByName"]
+    names = sorted(renamed, key=order.__getitem__)
+    labels = [name for name in names if not name.startswith("Value")]
+    titles = [renamed[name] for name in names[len(labels) :]]
+    styles = {o["matcher"]["options"]: {p["id"]: p["value"] for p in o["properties"]}
+              for o in panel["fieldConfig"]["overrides"]}  # fmt: skip
+    cells: dict[tuple[str, ...], dict[str, float]] = {}
+    for title, answer in zip(titles, found, strict=True):
+        for of, points in answer:
+            cells.setdefault(tuple(of.get(label, "") for label in labels), {})[title] = points[-1][1]
     room = place["h"] - 2
-    values = sorted(((points[-1][1], of) for _, of, points in series), key=lambda row: -row[0])[:room]
-    share = (place["w"] - 2.6) / len(labels)
-    starts = [0.3 + share * number for number in range(len(labels))]
-    for x, label in zip(starts, labels, strict=True):
-        canvas.text(place["x"] + x - 0.15, place["y"] + 1.5, renamed[label], size=7.5, color="#6e6e76")
-    for line, (value, of) in enumerate(values):
+    lines = sorted(cells.items(), key=lambda row: -row[1].get(titles[0], -math.inf))[:room]
+    right = 2.6 if len(titles) == 1 else min(3.6, (place["w"] - 4.0 * len(labels)) / len(titles))
+    share = (place["w"] - right * len(titles)) / len(labels)
+    for at, label in enumerate(labels):
+        canvas.text(place["x"] + 0.15 + share * at, place["y"] + 1.5, renamed[label], size=7.5, color="#6e6e76")
+    ends = [place["x"] + place["w"] - 0.35 - right * (len(titles) - 1 - at) for at in range(len(titles))]
+    for end, title in zip(ends, titles, strict=True):
+        canvas.ended(end, place["y"] + 1.5, shortened(title, int(right * 9)), size=7.5, color="#6e6e76")
+    for line, (key, values) in enumerate(lines):
         y = place["y"] + 2.35 + line * 0.85
-        for x, label in zip(starts, labels, strict=True):
-            text = of.get(label, "")
-            canvas.text(place["x"] + x - 0.15, y, shortened(text, int(share * 9)))
-        text = said(value, defaults["unit"], defaults.get("decimals"))
-        left, bottom, _, _ = canvas.box(place["x"] + place["w"] - 0.35, y, 0, 0)
-        canvas.figure.text(left, bottom, text, ha="right", va="center")
-    if not values:
-        canvas.text(place["x"] + 0.15, place["y"] + 2.35, "none", color="#6e6e76")
+        for at, text in enumerate(key):
+            canvas.text(place["x"] + 0.15 + share * at, y, shortened(text, int(share * 9)))
+        for end, title in zip(ends, titles, strict=True):
+            if title in values:
+                text, colour = _cell(values[title], styles.get(title, {}), defaults)
+                canvas.ended(end, y, text, color=colour)
+    if not lines:
+        canvas.text(place["x"] + 0.15, place["y"] + 2.35, panel["fieldConfig"]["defaults"]["noValue"], color="#6e6e76")
+
+
+def _cell(value: float, style: Any, defaults: Any) -> tuple[str, str]:
+    """What a cell says, and in which colour."""
+    for mapping in style.get("mappings", ()):
+        if f"{value:g}" in mapping["options"]:
+            one = mapping["options"][f"{value:g}"]
+            return one["text"], LIMITS[one["color"]]
+    text = said(value, style.get("unit", defaults["unit"]), style.get("decimals", defaults.get("decimals")))
+    return text, _colour(value, style) if "thresholds" in style else "#24292e"
 
 
 def shortened(text: str, length: int) -> str:
