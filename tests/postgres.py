@@ -69,13 +69,13 @@ class Postgres:
         _pg_ctl(self.home, "-m", mode, "stop")
 
 
-def look(url: str, query: str) -> list[tuple[str, ...]]:
-    """The rows of a query on a database of either kind, as text, read from outside the program."""
+def look(url: str, query: str) -> list[tuple[str | None, ...]]:
+    """The rows of a query on a database of either kind, as text or None, read from outside the program."""
     if url.startswith("sqlite:///"):
         with sqlite3.connect(f"file:{url.removeprefix('sqlite:///')}?mode=ro", uri=True) as connection:
-            return [tuple(map(str, row)) for row in connection.execute(query)]
-    found = _run("psql", "-q", "-At", "-F", "\x1f", "-d", url, "-c", query)
-    return [tuple(line.split("\x1f")) for line in found.splitlines()]
+            return [tuple(None if value is None else str(value) for value in row) for row in connection.execute(query)]
+    found = _run("psql", "-q", "-At", "-F", "\x1f", "-P", "null=\x1e", "-d", url, "-c", query)
+    return [tuple(None if v == "\x1e" else v for v in line.split("\x1f")) for line in found.splitlines()]
 
 
 @contextmanager

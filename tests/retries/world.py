@@ -327,7 +327,7 @@ class FakePlatform:
             self.problems.append(f"{letter.id} was called with {len(rows)} durable intents")
         if item.native or item.gone or item.resolved_at is not None:
             self.problems.append(f"{letter.id} was called though native={item.native} resolved={item.resolved_at}")
-        retry: str = rows[0][0] if rows else "none"
+        retry = str(rows[0][0]) if rows else "none"
         self.calls.append((self.clock.now(), letter.id, retry))
         return retry
 
