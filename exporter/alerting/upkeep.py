@@ -131,7 +131,8 @@ def store_refuses_some(slo: SloConfig) -> str:
 
 
 def config_was_refused(slo: SloConfig) -> str:
-    return f"{select(own(lambda o: o.reload_successful), slo)} == 0"
+    loaded = select(own(lambda o: o.reload_timestamp), slo)  # one without a config before it does not run
+    return f"{select(own(lambda o: o.reload_successful), slo)} == 0\nand {loaded} > 0"
 
 
 def traces_pile_up(slo: SloConfig) -> str:

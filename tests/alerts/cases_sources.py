@@ -35,6 +35,7 @@ ESCALATED = "automation_retry_escalations_total"
 
 DOWN = "Every instance of automation-exporter is down or gone: nothing is known of any workflow."
 RELOADED = metric("automation_exporter_config_last_reload_successful", JOB)
+LOADED_AT = metric("automation_exporter_config_last_reload_success_timestamp_seconds", JOB)
 PENDING = metric("automation_exporter_traces_pending", JOB)
 STARTED = metric("process_start_time_seconds", JOB)
 
@@ -560,7 +561,7 @@ SOURCES: dict[str, Cases] = {
         fires=[
             Case(
                 why="a changed config was refused at minute 10",
-                series={RELOADED: "1x10 0x30"},
+                series={RELOADED: "1x10 0x30", LOADED_AT: "60x40"},
                 at="20m",
                 told=(
                     ONE,
@@ -568,7 +569,9 @@ SOURCES: dict[str, Cases] = {
                 ),
             )
         ],
-        silent=[Case(why="corrected within three minutes", series={RELOADED: "1x10 0x2 1x30"}, at="20m")],
+        silent=[
+            Case(why="corrected within three minutes", series={RELOADED: "1x10 0x2 1x30", LOADED_AT: "60x40"}, at="20m")
+        ],
     ),
     "AutomationTracesPending": Cases(
         fires=[
