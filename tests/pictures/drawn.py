@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from tests.dashboards.history import STEP, History
 from tests.dashboards.reading import board, filled
+from tests.servers import eventually
 
 dates: Any = _dates  # without types
 NOTE = "Drawn from what the panels' queries returned on a Prometheus of the tests. Not a picture of Grafana."
@@ -34,6 +36,9 @@ async def draw(file: Path, lived: History, to: Path, **variables: str) -> None:
     mpl.rcParams.update({"font.family": "sans-serif", "font.size": 8, "axes.edgecolor": "#d0d0d6"})
     dashboard = board(file)
     units = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"]) + 2
+    await eventually(partial(reached, lived))  # drawing holds the exporter up, which lives in the same process
+    answers = {panel["id"]: [await _asked(target, lived, panel, variables) for target in panel["targets"]]
+               for panel in dashboard["panels"] if panel["type"] != "row"}  # fmt: skip
     figure = pyplot.figure(figsize=(COLUMNS * UNIT_WIDTH, units * UNIT_HEIGHT), dpi=DPI, facecolor="#f4f5f5")
     canvas = _Canvas(figure, units, (lived.start, lived.end))
     canvas.text(0, -1.5, dashboard["title"], size=15, weight="bold")
@@ -43,7 +48,7 @@ async def draw(file: Path, lived: History, to: Path, **variables: str) -> None:
         if panel["type"] == "row":
             canvas.text(place["x"], place["y"] + 0.65, panel["title"], size=10, weight="bold")
             continue
-        found = [await _asked(target, lived, panel, variables) for target in panel["targets"]]
+        found = answers[panel["id"]]
         canvas.panel(place, panel["title"])
         if panel["type"] == "table":
             _table(canvas, panel, found)
@@ -56,6 +61,10 @@ async def draw(file: Path, lived: History, to: Path, **variables: str) -> None:
         {"stat": _stat, "timeseries": _graph, "bargauge": _bars}[panel["type"]](canvas, panel, series)
     figure.savefig(to, dpi=DPI)
     pyplot.close(figure)
+
+
+async def reached(lived: History) -> bool:
+    return bool(await lived.server.query("up == 1"))
 
 
 async def _asked(target: Any, lived: History, panel: Any, variables: dict[str, str]) -> list[Series]:
