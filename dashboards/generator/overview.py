@@ -161,7 +161,7 @@ BOARD = Board(
                     "Sources",
                     "Whether each source is read, and how old what is shown of it is.",
                     Column(
-                        title="Age of the data",
+                        title="Age",
                         expr=f"max by (source) (time() - {select(SWEPT)})",
                         unit="s",
                         limits=(900, 3600),
@@ -319,17 +319,19 @@ BOARD = Board(
                     "Of the finished runs of the time shown, where the platform tells. A row leads to its workflow.",
                     Column(
                         title="Operations",
-                        expr=worst(named(f"{by_workflow(increase(c.RUN_OPERATIONS, RANGE))} > 0")),
+                        expr=worst(named(f"{by_workflow(increase(c.RUN_OPERATIONS, RANGE))} > 0"), number=100),
                         decimals=0,
                     ),
                     Column(
                         title="Bytes moved",
-                        expr=worst(named(f"{by_workflow(increase(c.RUN_TRANSFER, RANGE))} > 0")),
+                        expr=worst(named(f"{by_workflow(increase(c.RUN_TRANSFER, RANGE))} > 0"), number=100),
                         unit="bytes",
                     ),
                     Column(
                         title="Time run",
-                        expr=worst(named(f"{by_workflow(increase(c.RUN_DURATION, RANGE, part='_sum'))} > 0")),
+                        expr=worst(
+                            named(f"{by_workflow(increase(c.RUN_DURATION, RANGE, part='_sum'))} > 0"), number=100
+                        ),
                         unit="s",
                     ),
                     do="A few workflows are mostly the whole bill: run them less often, or let them do less.",

@@ -11,7 +11,7 @@ import pytest
 
 from dashboards.generator.queries import RANGE, increase, recorded
 from exporter.model import catalogue
-from tests.dashboards.history import STEP, History, history
+from tests.dashboards.history import STEP, History, history, scraped_anew
 from tests.dashboards.reading import FILES, Shown, board, filled, panels, shown
 from tests.e2e.deployment import deployment
 from tests.servers import PrometheusServer, eventually, prometheus, real
@@ -174,16 +174,6 @@ def colour(value: float | None, steps: Any, mappings: Any, *, whole: bool) -> st
         if each["type"] == "value" and f"{value:g}" in each["options"]:
             return str(each["options"][f"{value:g}"]["color"])
     return str([step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1])
-
-
-async def scraped_anew(server: PrometheusServer) -> None:
-    """A scrape has ended that began after now."""
-    [(_, now)] = await server.query("time()")
-
-    async def since() -> bool:
-        return bool(await server.query(f"up == 1 and timestamp(up) > {now}"))
-
-    await eventually(since)
 
 
 async def returns_data(lived: History, query: Shown) -> bool:

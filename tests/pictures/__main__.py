@@ -4,16 +4,14 @@ import asyncio
 import base64
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from exporter.simulator.fleet import DEMO_RETRIES
 from tests.chromium import chromium
-from tests.dashboards.history import history
+from tests.dashboards.history import history, scraped_anew
 from tests.dashboards.reading import FILES
-from tests.pictures.drawn import draw, reached
-from tests.servers import eventually
+from tests.pictures.drawn import draw
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TOKEN = "letmein-please"
@@ -31,7 +29,7 @@ async def make(folder: Path) -> None:
         "retries": {"mode": "enforce", "policies": [unattended(policy) for policy in DEMO_RETRIES["policies"]]},
     }
     async with history(folder, hours=HOURS, workflows=6, changes=changes) as lived:
-        await eventually(partial(reached, lived))
+        await scraped_anew(lived.server)
         [(worst, _)] = await lived.server.query(
             'topk(1, sum by (workflow_id) (automation_runs_total{result="failure"}))'
         )

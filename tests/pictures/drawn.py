@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from matplotlib import dates as _dates
 from matplotlib import pyplot, ticker
 from matplotlib.patches import FancyBboxPatch
 
-from tests.dashboards.history import STEP, History
+from tests.dashboards.history import STEP, History, scraped_anew
 from tests.dashboards.reading import board, filled
-from tests.servers import eventually
 
 dates: Any = _dates  # without types
 NOTE = "Drawn from what the panels' queries returned on a Prometheus of the tests. Not a picture of Grafana."
@@ -36,7 +34,7 @@ async def draw(file: Path, lived: History, to: Path, **variables: str) -> None:
     mpl.rcParams.update({"font.family": "sans-serif", "font.size": 8, "axes.edgecolor": "#d0d0d6"})
     dashboard = board(file)
     units = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"]) + 2
-    await eventually(partial(reached, lived))  # drawing holds the exporter up, which lives in the same process
+    await scraped_anew(lived.server)  # drawing holds the exporter up, which lives in the same process
     answers = {panel["id"]: [await _asked(target, lived, panel, variables) for target in panel["targets"]]
                for panel in dashboard["panels"] if panel["type"] != "row"}  # fmt: skip
     figure = pyplot.figure(figsize=(COLUMNS * UNIT_WIDTH, units * UNIT_HEIGHT), dpi=DPI, facecolor="#f4f5f5")
@@ -61,10 +59,6 @@ async def draw(file: Path, lived: History, to: Path, **variables: str) -> None:
         {"stat": _stat, "timeseries": _graph, "bargauge": _bars}[panel["type"]](canvas, panel, series)
     figure.savefig(to, dpi=DPI)
     pyplot.close(figure)
-
-
-async def reached(lived: History) -> bool:
-    return bool(await lived.server.query("up == 1"))
 
 
 async def _asked(target: Any, lived: History, panel: Any, variables: dict[str, str]) -> list[Series]:
