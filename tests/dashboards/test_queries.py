@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dashboards.generator.queries import RANGE, increase, recorded
+from dashboards.generator.queries import RANGE, increase
+from exporter.alerting.recording import replicas
 from exporter.model import catalogue
 from tests.dashboards.history import STEP, History, history, scraped_anew
 from tests.dashboards.reading import FILES, Shown, board, filled, panels, shown
@@ -111,7 +112,7 @@ async def test_counters_go_on_across_replicas(tmp_path: Path, recording: bool) -
         of = 'job="pair",source="s",workflow_id="w",result="failure"'
         lines.append(f'automation_runs_total{{instance="{holder}",{of}}} {100 + passed} {moment}')
         if recording:
-            lines.append(f"{recorded(catalogue.RUNS.name)}{{{of}}} {100 + passed} {moment}")
+            lines.append(f"{replicas(catalogue.RUNS)}{{{of}}} {100 + passed} {moment}")
         alone = of.replace("pair", "single")
         lines.append(f'automation_runs_total{{instance="c",{alone}}} {500 + passed} {moment}')
     file = tmp_path / "history.openmetrics"
