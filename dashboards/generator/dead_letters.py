@@ -83,7 +83,7 @@ BOARD = Board(
                     width=3,
                 ),
                 stat(
-                    "Recovered without a person",
+                    "Without a person, 24 h",
                     "Share of those resolved in the last day that a retry, the platform or a later success resolved.",
                     read(share(c.DEAD_LETTERS_RESOLVED, DAY, UNAIDED)),
                     do="If it is low, look at Decisions and reasons for what keeps retries from being sent.",
@@ -92,8 +92,8 @@ BOARD = Board(
                     width=3,
                 ),
                 stat(
-                    "Mean time to recovery, 24 h",
-                    "From the opening of a dead letter to its resolution, of those resolved in the last day.",
+                    "Time to recover, 24 h",
+                    "Mean time from the opening of a dead letter to its resolution, of those resolved in the last day.",
                     mean(c.DEAD_LETTER_RESOLUTION, DAY),
                     do="If it is long, approve what waits, or shorten the first backoff of the policy.",
                     unit="s",

@@ -48,7 +48,7 @@ _USED_SINCE = f"({USED} - max by ({_PLAN}) ({select(c.USAGE)} offset {RANGE}) >=
 A_DAY = f"({_USED_SINCE} / {RANGE_SECONDS} * {DAY_SECONDS})"
 _TO_MONTHS_END = "(days_in_month() - day_of_month() + 1 - hour() / 24)"
 _MONTHS_END = f"({USED} + {A_DAY} * on () group_left () {_TO_MONTHS_END}) / ({LIMIT} > 0)"
-_USED_UP = f"({LIMIT} - {USED}) / ({A_DAY} > 0) * {DAY_SECONDS} >= 0"
+_USED_UP = f"({LIMIT} - {USED}) / ({A_DAY} > 0) * {DAY_SECONDS} >= 0 <= {366 * DAY_SECONDS}"
 
 #: Alerts carry no replica, and those about the exporter no source.
 _FIRING = 'job=~"$job", source=~"$source|", alertname=~"Automation.+"'
@@ -147,7 +147,7 @@ BOARD = Board(
                         ("source", "Source"),
                         ("workflow", "Workflow"),
                     ),
-                    empty="No alert fires, or this Prometheus has not loaded the alert rules.",
+                    empty="No alert fires, or no alert rules are loaded.",
                     width=12,
                 ),
                 rows(
@@ -161,7 +161,7 @@ BOARD = Board(
                     "Sources",
                     "Whether each source is read, and how old what is shown of it is.",
                     Column(
-                        title="Age of the data",
+                        title="Age",
                         expr=f"max by (source) (time() - {select(SWEPT)})",
                         unit="s",
                         limits=(900, 3600),
@@ -223,6 +223,7 @@ BOARD = Board(
                     decimals=1,
                     limits=(0.01, 0.05),
                     width=3,
+                    height=8,
                 ),
                 graph(
                     "Finished runs an hour, by result",
@@ -292,11 +293,12 @@ BOARD = Board(
                     do="When it is used up, the platform stops or bills more: see beside it when that will be.",
                     unit="percentunit",
                     limits=(0.8, 0.95),
+                    width=12,
                 ),
                 rows(
                     "How long the plan lasts",
                     "If it goes on as in the time shown. Unknown where that was not read from its beginning, or the"
-                    " plan has begun anew since. The month is the calendar's, in UTC.",
+                    " plan has begun anew since. The month is the calendar's, in UTC. More than a year is not written.",
                     Column(
                         title="At the month's end",
                         expr=of_read(_MONTHS_END),
@@ -310,26 +312,30 @@ BOARD = Board(
                     do="Above 100 %, or used up before your plan begins anew: find the workflow that costs most, or"
                     " book more.",
                     labels=(("source", "Source"), ("kind", "Kind")),
+                    width=12,
                 ),
                 rows(
                     "What costs most",
                     "Of the finished runs of the time shown, where the platform tells. A row leads to its workflow.",
                     Column(
                         title="Operations",
-                        expr=worst(named(f"{by_workflow(increase(c.RUN_OPERATIONS, RANGE))} > 0")),
+                        expr=worst(named(f"{by_workflow(increase(c.RUN_OPERATIONS, RANGE))} > 0"), number=100),
                         decimals=0,
                     ),
                     Column(
                         title="Bytes moved",
-                        expr=worst(named(f"{by_workflow(increase(c.RUN_TRANSFER, RANGE))} > 0")),
+                        expr=worst(named(f"{by_workflow(increase(c.RUN_TRANSFER, RANGE))} > 0"), number=100),
                         unit="bytes",
                     ),
                     Column(
                         title="Time run",
-                        expr=worst(named(f"{by_workflow(increase(c.RUN_DURATION, RANGE, part='_sum'))} > 0")),
+                        expr=worst(
+                            named(f"{by_workflow(increase(c.RUN_DURATION, RANGE, part='_sum'))} > 0"), number=100
+                        ),
                         unit="s",
                     ),
                     do="A few workflows are mostly the whole bill: run them less often, or let them do less.",
+                    width=24,
                 ),
             ),
         ),

@@ -34,7 +34,7 @@ _WORKFLOW_URL = (
 WORKFLOW_COLUMNS = (("source", "Source"), ("workflow", "Workflow"))
 #: What a panel says that has nothing to show. Nobody must take it for good news.
 UNKNOWN = "unknown"
-NO_ROWS = "No rows: there is none, or it is not known. See Exporter works and Sources down on the overview."
+NO_ROWS = "No rows: none, or not known."
 #: The recording rules are evaluated once a minute, and platforms are hardly polled more often: $__rate_interval is four
 #: times this at least.
 MIN_STEP = "1m"
@@ -106,6 +106,7 @@ def stat(
     decimals: int | None = None,
     unknown: tuple[str, str] = (UNKNOWN, "text"),
     width: int = 4,
+    height: int = 4,
 ) -> Panel:
     """One number, as it is now."""
     return Panel(
@@ -119,7 +120,7 @@ def stat(
         decimals=decimals,
         unknown=unknown,
         width=width,
-        height=4,
+        height=height,
     )
 
 
@@ -160,8 +161,9 @@ def rows(
     empty: str = NO_ROWS,
 ) -> Panel:
     """A table of what is now: ``labels``, and the values. A single column may be its query alone."""
+    heading = "Time" if unit == "s" else "Number"
     columns = tuple(
-        Column(title=title, expr=value, unit=unit, decimals=decimals) if isinstance(value, str) else value
+        Column(title=heading, expr=value, unit=unit, decimals=decimals) if isinstance(value, str) else value
         for value in values
     )
     return Panel(

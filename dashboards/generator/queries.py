@@ -4,6 +4,7 @@ Nothing becomes 0 for want of data: where nobody says a number, there is none.
 """
 
 from exporter.alerting.promql import own
+from exporter.alerting.recording import LEDGER, replicas
 from exporter.model import FAILED, catalogue
 from exporter.model.catalogue import Metric
 
@@ -38,11 +39,6 @@ def select(metric: Metric | str, *matchers: str, of: str = SOURCE) -> str:
     return f"{name}{{{', '.join([of, *matchers])}}}"
 
 
-def recorded(name: str) -> str:
-    """The series that the recording rules make of a counter of the ledger: of all replicas, the one that goes on."""
-    return f"replicas:{name}:max"
-
-
 def rate(metric: Metric | str, *matchers: str, of: str = SOURCE, part: str = "") -> str:
     """How many a second. ``part``: of a histogram, ``_bucket``, ``_sum`` or ``_count``."""
     return _rise("rate", metric, RATE, matchers, of=of, part=part)
@@ -61,9 +57,9 @@ def _rise(function: str, metric: Metric | str, window: str, matchers: tuple[str,
     """
     name = (metric if isinstance(metric, str) else metric.name) + part
     scraped = f"{function}({select(name, *matchers, of=of)}[{window}])"
-    if isinstance(metric, str) or metric.type != "counter" or metric not in catalogue.TALLIED:
+    if isinstance(metric, str) or metric not in LEDGER:
         return scraped  # of histograms nothing is recorded: a share of them is the same, seen twice or once
-    series = select(recorded(name), *matchers, of=of.replace(f", {INSTANCE}", ""))
+    series = select(replicas(metric), *matchers, of=of.replace(f", {INSTANCE}", ""))
     if window == RATE:
         return f"({function}({series}[{window}]) or ({scraped} unless on (job) {series}))"
     there = f"{series} offset {window}"

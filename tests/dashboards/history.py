@@ -13,7 +13,7 @@ from tests.e2e.deployment import Deployment, deployment
 from tests.e2e.test_retries import POLICY
 from tests.e2e.test_truth import ROOMY
 from tests.otlp import otlp_receiver
-from tests.servers import PrometheusServer, prometheus
+from tests.servers import PrometheusServer, eventually, prometheus
 
 STEP = 60.0
 #: On each source, with a policy that gives to a person what it does not retry.
@@ -68,6 +68,16 @@ async def history(
                 out.write("# EOF\n")
             async with prometheus(folder, [target], history=file, rules=rules) as server:
                 yield History(made=made, server=server, start=start)
+
+
+async def scraped_anew(server: PrometheusServer) -> None:
+    """A scrape has ended that began after now."""
+    [(_, now)] = await server.query("time()")
+
+    async def since() -> bool:
+        return bool(await server.query(f"up == 1 and timestamp(up) > {now}"))
+
+    await eventually(since)
 
 
 async def _live(made: Deployment, out: Any, labels: str) -> None:

@@ -11,8 +11,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.generator.__main__ import files
-from dashboards.generator.queries import recorded
-from exporter.model import catalogue
+from exporter.alerting.recording import LEDGER, replicas
 from tests.alerts.test_rules import known_metrics, selectors
 from tests.dashboards.reading import FILES, FOLDER, Shown, board, filled, panels, shown
 
@@ -21,7 +20,7 @@ BROUGHT = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "
 KNOWN = known_metrics()
 KNOWN |= {f"{name}_{part}": labels for name, labels in KNOWN.items() for part in ("bucket", "sum", "count")}
 #: What the recording rules make of counters of the ledger, which has no replica, and what Prometheus says of alerts.
-RECORDED = {recorded(metric.name): set(metric.labels) for metric in catalogue.TALLIED if metric.type == "counter"}
+RECORDED = {replicas(metric): set(metric.labels) for metric in LEDGER}
 ALERTS = {"ALERTS", "ALERTS_FOR_STATE"}
 #: Windows that are as long as the time asked about. All others follow the resolution of the graph.
 FIXED_WINDOWS = {"1d", "$__range"}

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from dashboards.generator.queries import RANGE, increase, recorded
+from dashboards.generator.queries import RANGE, increase
+from exporter.alerting.recording import replicas
 from exporter.model import catalogue
-from tests.dashboards.history import STEP, History, history
+from tests.dashboards.history import STEP, History, history, scraped_anew
 from tests.dashboards.reading import FILES, Shown, board, filled, panels, shown
 from tests.e2e.deployment import deployment
 from tests.servers import PrometheusServer, eventually, prometheus, real
@@ -111,7 +112,7 @@ async def test_counters_go_on_across_replicas(tmp_path: Path, recording: bool) -
         of = 'job="pair",source="s",workflow_id="w",result="failure"'
         lines.append(f'automation_runs_total{{instance="{holder}",{of}}} {100 + passed} {moment}')
         if recording:
-            lines.append(f"{recorded(catalogue.RUNS.name)}{{{of}}} {100 + passed} {moment}")
+            lines.append(f"{replicas(catalogue.RUNS)}{{{of}}} {100 + passed} {moment}")
         alone = of.replace("pair", "single")
         lines.append(f'automation_runs_total{{instance="c",{alone}}} {500 + passed} {moment}')
     file = tmp_path / "history.openmetrics"
@@ -174,16 +175,6 @@ def colour(value: float | None, steps: Any, mappings: Any, *, whole: bool) -> st
         if each["type"] == "value" and f"{value:g}" in each["options"]:
             return str(each["options"][f"{value:g}"]["color"])
     return str([step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1])
-
-
-async def scraped_anew(server: PrometheusServer) -> None:
-    """A scrape has ended that began after now."""
-    [(_, now)] = await server.query("time()")
-
-    async def since() -> bool:
-        return bool(await server.query(f"up == 1 and timestamp(up) > {now}"))
-
-    await eventually(since)
 
 
 async def returns_data(lived: History, query: Shown) -> bool:

@@ -9,10 +9,9 @@ from typing import Any
 
 from exporter.simulator.fleet import DEMO_RETRIES
 from tests.chromium import chromium
-from tests.dashboards.history import history
+from tests.dashboards.history import history, scraped_anew
 from tests.dashboards.reading import FILES
 from tests.pictures.drawn import draw
-from tests.servers import eventually
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TOKEN = "letmein-please"
@@ -30,11 +29,7 @@ async def make(folder: Path) -> None:
         "retries": {"mode": "enforce", "policies": [unattended(policy) for policy in DEMO_RETRIES["policies"]]},
     }
     async with history(folder, hours=HOURS, workflows=6, changes=changes) as lived:
-
-        async def scraped() -> bool:
-            return bool(await lived.server.query("up == 1"))
-
-        await eventually(scraped)
+        await scraped_anew(lived.server)
         [(worst, _)] = await lived.server.query(
             'topk(1, sum by (workflow_id) (automation_runs_total{result="failure"}))'
         )
