@@ -2,6 +2,7 @@
 databases of both kinds.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = testbed.missing()
         if reason is not None:
             pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that a test runs within its own process sets how loud the log is: not for the next test."""
+    loggers = [logging.getLogger(), logging.getLogger("exporter")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
