@@ -46,6 +46,14 @@ def take_reload() -> bool:
     return wanted
 
 
+def keep_out() -> None:
+    """The thread that calls this is given no signal any more: how a pool begins its threads.
+
+    A thread that was waited for may yet be there for a moment, when the handlers are not.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
+
+
 @contextmanager
 def blocked() -> Iterator[None]:
     """A thread that is started here is never given a signal."""

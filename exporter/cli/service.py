@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def until_stopped(
                     deadline.start()
             stop.set()
 
+        loop.set_default_executor(ThreadPoolExecutor(initializer=signals.keep_out))
         for number in signals.STOPPING:
             loop.add_signal_handler(number, stopping)
         loop.add_signal_handler(signal.SIGHUP, reload.set)

@@ -18,6 +18,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from exporter.log import get_logger
+from exporter.signals import keep_out
 from exporter.store.place import LOG_BYTES_MAX, Place
 from exporter.store.schema import check_version, migrate
 from exporter.store.script import Script, StoreError, StoreUnavailable
@@ -83,7 +84,7 @@ class SqliteEngine:
     async def open(cls, path: Path) -> "SqliteEngine":
         """Open or create the database at ``path`` and bring it to the newest schema. Raises ``StoreError``."""
         place = Place.take(path)
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        thread = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=keep_out)
         engine = None
         try:
             connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, place.real)
@@ -105,7 +106,7 @@ class SqliteEngine:
     @classmethod
     async def open_to_read(cls, path: Path) -> "SqliteEngine":
         """Open an existing database beside the process that uses it, or while none does. Raises ``StoreError``."""
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        thread = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=keep_out)
         engine = None
         try:
             connection = await asyncio.get_running_loop().run_in_executor(thread, _connect_to_read, path)

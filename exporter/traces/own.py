@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from exporter import __version__
+from exporter import __version__, signals
 from exporter.traces.answers import Answer, Verdict
 from exporter.traces.otlp import Sender
 
@@ -107,7 +107,8 @@ class OwnTracer:
             with suppress(RuntimeError):  # the loop is closed: it took too long
                 loop.call_soon_threadsafe(done.set)
 
-        threading.Thread(target=closing, daemon=True).start()
+        with signals.blocked():
+            threading.Thread(target=closing, daemon=True).start()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
                 await done.wait()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -298,6 +299,23 @@ async def test_signals_that_come_again_and_again_change_nothing(tmp_path: Path) 
                 await asyncio.sleep(0.001)
             code, said = await ended
     assert (code, "Traceback" in said) == (0, False), said
+
+
+async def test_only_the_main_thread_takes_signals(tmp_path: Path) -> None:
+    """Another may outlive the handlers by a moment, and a signal that comes then would kill."""
+    port = free_port()
+    async with started("run", "--config", str(config(tmp_path, port=port))) as one:
+        await answers(port, one)
+        stopping = sum(1 << (number - 1) for number in (*STOPPING, signal.SIGHUP))
+        takes = []
+        for thread in Path(f"/proc/{one.pid}/task").iterdir():
+            [mask] = re.findall(r"^SigBlk:\s*(\w+)", (thread / "status").read_text(), re.M)
+            if int(mask, 16) & stopping != stopping:
+                takes.append(int(thread.name))
+        assert len(list(Path(f"/proc/{one.pid}/task").iterdir())) > 1
+        assert takes == [one.pid]
+        one.send(signal.SIGTERM)
+        assert (await one.ended())[0] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
