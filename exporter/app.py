@@ -1,32 +1,28 @@
 """The whole story, in order: the ledger, what is known in memory, the metrics, the sources, the loops, the web.
 
-``service`` builds everything in one straight line and closes it in reverse. ``run`` keeps a service running: it stops
-on a signal and, when asked to reload, takes a new config whole or keeps the old one.
+``service`` builds everything in one straight line and closes it in reverse; ``exporter.reloading`` keeps it running.
 """
 
 import asyncio
 import secrets
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from exporter import __version__
 from exporter.clock import Clock, SystemClock
-from exporter.config import Config, ConfigError
-from exporter.config.cautions import cautions
-from exporter.log import configure, get_logger, register_secrets
+from exporter.config import Config
+from exporter.log import get_logger, register_secrets
+from exporter.memory import Memory, remember
 from exporter.model import DeadLetter
-from exporter.model.ledger import Committed, FoldRules, Key
-from exporter.model.policy import Rules
+from exporter.model.ledger import FoldRules, Key
 from exporter.platform import Platform, selected
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
-from exporter.retries.deciding import Decider
 from exporter.retries.operations import Operations
 from exporter.retries.repair_operations import RepairOperations
 from exporter.retries.repairer import Repairer
@@ -39,7 +35,7 @@ from exporter.traces.export import TraceExporter, is_enabled
 from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
-from exporter.view.known import SourceWorld, World
+from exporter.view.known import World
 from exporter.view.own import OwnMetrics
 from exporter.view.projection import Projection
 from exporter.web import local
@@ -58,19 +54,6 @@ log = get_logger(__name__)
 HOUSEKEEPING_INTERVAL = 60.0
 #: Seconds between two looks at how far operations are.
 OPERATIONS_INTERVAL = 5.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Memory:
-    """What the ledger knows, in memory: the first half of a service, and all that a command needs."""
-
-    ledger: Ledger
-    world: World
-    sources: dict[str, Source]
-    book: RetryBook
-    deciders: dict[str, Decider]
-    control: Control
-    operations: Operations
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,56 +95,6 @@ class Service:
     @property
     def operations(self) -> Operations:
         return self.memory.operations
-
-
-async def remember(
-    ledger: Ledger,
-    clock: Clock,
-    *,
-    names: Iterable[str],
-    source: Callable[[str, SourceWorld], Source | None],
-    rules: Callable[[], Rules],
-    projection: Projection | None = None,
-    served: bool = False,
-) -> Memory:
-    """Load what the ledger knows, and have it follow the ledger's commits from now on. Raises ``StoreError``.
-
-    ``names`` are the sources wanted; without any, those the ledger knows. ``source`` makes one of them, or None where
-    nothing is known about its platform: then it can be named, and no more. Where it is ``served``, retriers decide and
-    others see what they decided.
-    """
-    loaded = await ledger.load()
-    world = World(list(names) or list(loaded.first_sweeps))
-    world.load(loaded)
-    made = {name: one for name, known in world.sources.items() if (one := source(name, known)) is not None}
-    book = RetryBook(ledger, made, rules(), projection=projection)
-    if projection is not None:
-        projection.load(world, loaded.tallies)
-    ledger.on_commit = _follow(world, book, projection)
-    await book.load(clock.now())
-    deciders = {name: Decider(book, one) for name, one in made.items()}
-    control = Control(book, made, clock, names=world.sources, deciders=deciders if served else None)
-    return Memory(
-        ledger=ledger,
-        world=world,
-        sources=made,
-        book=book,
-        deciders=deciders,
-        control=control,
-        operations=Operations(book, control, ledger, clock),
-    )
-
-
-def _follow(world: World, book: RetryBook, projection: Projection | None) -> Callable[[Committed], None]:
-    """Who follows the ledger's commits, in this order: what is known, what is retried, what a scrape shows of both."""
-
-    def follow(committed: Committed) -> None:
-        touched = world.apply(committed)
-        book.apply(committed)
-        if projection is not None:
-            projection.follow(committed, touched, world)
-
-    return follow
 
 
 async def _no_reload() -> str | None:
@@ -411,100 +344,3 @@ async def _background() -> AsyncIterator[Callable[..., None]]:
             task.cancel()
     if raised is not None:
         raise raised
-
-
-async def run(
-    config: Config,
-    *,
-    stop: asyncio.Event,
-    reload: asyncio.Event,
-    load: Callable[[], Config],
-    clock: Clock | None = None,
-    on_running: Callable[[Service], None] = lambda service: None,
-) -> None:
-    """Keep a service running until ``stop`` is set. When ``reload`` is set, take the config anew, all or nothing."""
-    clock, own = clock or SystemClock(), OwnMetrics()
-    own.reload_successful.set(1)
-    own.reload_timestamp.set(clock.now())
-    pending: list[Config] = []
-
-    async def take() -> str | None:
-        """Read and check the config; None when it will be used."""
-        try:
-            pending.append(load())
-        except ConfigError as exc:
-            own.reload_successful.set(0)
-            for problem in exc.problems:
-                log.error("config not taken", problem=problem)
-            return exc.problems[0]
-        reload.set()
-        return None
-
-    previous: Config | None = None
-    doors = Doors()
-    try:
-        while not stop.is_set():
-            configure(config.log.level, config.log.format, sys.stderr)
-            try:
-                for caution in cautions(config, clock.now()):
-                    log.warning("config warning", problem=caution)
-                async with (
-                    _given_up_at(stop) as begun,
-                    service(config, clock=clock, own=own, reload=take, doors=doors) as running,
-                ):
-                    begun()
-                    if previous is not None:
-                        own.reload_successful.set(1)
-                        own.reload_timestamp.set(clock.now())
-                    previous = None
-                    on_running(running)
-                    while not stop.is_set() and not pending:
-                        await _either(stop, reload)
-                        if reload.is_set() and not pending:
-                            await take()
-                        reload.clear()
-                    if stop.is_set():
-                        doors.shut()
-            except Exception as exc:  # whatever keeps a new config from running, the old one did
-                if previous is None:
-                    raise
-                own.reload_successful.set(0)
-                log.error("config not taken", problem=str(exc))
-                config, previous = previous, None
-                continue
-            if pending:
-                previous, config = config, pending.pop()
-                pending.clear()
-    finally:
-        await doors.close()
-
-
-@asynccontextmanager
-async def _given_up_at(stop: asyncio.Event) -> AsyncIterator[Callable[[], object]]:
-    """What is begun in the block is given up when ``stop`` is set, wherever it waits, until it calls what it gets."""
-    task, given_up = asyncio.current_task(), False
-
-    async def watch() -> None:
-        nonlocal given_up
-        await stop.wait()
-        if task is not None:
-            given_up = True
-            task.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield watching.cancel
-    except asyncio.CancelledError:
-        if not given_up or task is None or task.uncancel() > 0:
-            raise
-    finally:
-        watching.cancel()
-
-
-async def _either(*events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 
-from exporter import app, log
+from exporter import app, log, reloading
 from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
@@ -71,7 +71,7 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
 
         async with asyncio.TaskGroup() as tasks:
             try:
-                await app.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
+                await reloading.run(config, stop=stop, reload=reload, load=lambda: config, on_running=announce)
             except AddressError as exc:
                 raise UsageError(no_address("--port", str(options.port), exc.cause)) from None
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from exporter.app import Memory, remember
 from exporter.cli import UsageError
 from exporter.clock import Clock, SystemClock
 from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
+from exporter.memory import Memory, remember
 from exporter.model.labels import NO_LABELS, Labels
 from exporter.model.retries import Retry
 from exporter.platform.section import SourceConfig

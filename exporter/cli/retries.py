@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from exporter.app import Memory
 from exporter.cli import UsageError
 from exporter.cli import audit as audits
 from exporter.cli import ledger as commands
@@ -16,6 +15,7 @@ from exporter.cli.ledger import dead_letter
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
 from exporter.config.outline import Outline, outline, without_config
+from exporter.memory import Memory
 from exporter.model.operations import OperationAction
 from exporter.retries.operations import Selection
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from exporter import app, log, signals
+from exporter import log, reloading, signals
 from exporter.config import Config, ConfigError, load
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     signals.take_reload()  # what came before the config is read asks for nothing
     config = _load(options.config)
     return until_stopped(
-        lambda stop, reload: app.run(config, stop=stop, reload=reload, load=lambda: _load(options.config)),
+        lambda stop, reload: reloading.run(config, stop=stop, reload=reload, load=lambda: _load(options.config)),
         seconds_max=STOP_SECONDS_MAX,
     )
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from exporter import app
-from exporter.app import Memory
 from exporter.cli import ledger as commands
 from exporter.cli import main
 from exporter.clock import SystemClock
 from exporter.config import validate
 from exporter.config.outline import outline
+from exporter.memory import Memory
 from exporter.store.sqlite import SqliteEngine
 
 WHOLE = """

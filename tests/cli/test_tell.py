@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from exporter.app import Memory
 from exporter.cli import ledger as commands
 from exporter.config.outline import without_config
+from exporter.memory import Memory
 from exporter.store.script import StoreError, StoreInUse
 from exporter.store.sqlite import SqliteEngine
 from exporter.web import local

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from exporter import app
+from exporter import app, reloading
 from exporter.clock import SystemClock
 from exporter.config import Config
 from exporter.model.operations import OperationAction
@@ -47,7 +47,7 @@ def serve(config: Config) -> None:
     retrier.INTERVAL, protocol.LOOK_FIRST = 0.02, 0.1
 
     async def main() -> None:
-        await app.run(config, stop=asyncio.Event(), reload=asyncio.Event(), load=lambda: config)
+        await reloading.run(config, stop=asyncio.Event(), reload=asyncio.Event(), load=lambda: config)
 
     asyncio.run(main())
 

@@ -10,7 +10,7 @@ import bcrypt
 import pytest
 from aiohttp import ClientSession
 
-from exporter import app
+from exporter import app, reloading
 from exporter.config import Config, ConfigError
 from exporter.model import Workflow
 from exporter.model.ledger import Batch
@@ -130,7 +130,7 @@ async def test_a_reload_takes_a_good_config_whole_and_keeps_the_old_one_otherwis
         return taken[-1]
 
     running = asyncio.create_task(
-        app.run(made.config, stop=stop, reload=reload, load=load, clock=made.clock, on_running=started.put_nowait)
+        reloading.run(made.config, stop=stop, reload=reload, load=load, clock=made.clock, on_running=started.put_nowait)
     )
     first = await started.get()
     value = first.own.registry.get_sample_value
@@ -166,7 +166,7 @@ async def test_a_config_that_cannot_be_started_leaves_the_old_one_running(made: 
     stop, reload = asyncio.Event(), asyncio.Event()
     started: asyncio.Queue[app.Service] = asyncio.Queue()
     running = asyncio.create_task(
-        app.run(
+        reloading.run(
             made.config,
             stop=stop,
             reload=reload,
