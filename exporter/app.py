@@ -5,30 +5,36 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from exporter import __version__
-from exporter.clock import Clock, SystemClock
+from exporter.clock import Clock, SharedClock, SystemClock
 from exporter.config import Config
 from exporter.log import get_logger, register_secrets
 from exporter.memory import Memory, remember
 from exporter.model import DeadLetter
+from exporter.model.leases import UPKEEP, Replica
 from exporter.model.ledger import FoldRules, Key
 from exporter.platform import Platform, selected
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.polling.poller import Poller
+from exporter.replicas import Replicas, Work
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
+from exporter.retries.deciding import Decider
 from exporter.retries.operations import Operations
 from exporter.retries.repair_operations import RepairOperations
 from exporter.retries.repairer import Repairer
 from exporter.retries.retrier import Retrier
 from exporter.source import Source, read_at_scrape
-from exporter.store.ledger import Ledger, open_engine
+from exporter.store.feed import LeaseLost, under
+from exporter.store.ledger import Ledger, open_beats, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
 from exporter.traces.export import TraceExporter, is_enabled
@@ -50,6 +56,9 @@ from exporter.webhooks.rotation import Rotation
 
 log = get_logger(__name__)
 
+#: Runs a loop in the background.
+Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
 #: Seconds between two rounds of expiring, pruning and counting rows.
 HOUSEKEEPING_INTERVAL = 60.0
 #: Seconds between two looks at how far operations are.
@@ -65,6 +74,8 @@ class Service:
     memory: Memory
     projection: Projection
     own: OwnMetrics
+    held: dict[str, Source] = field(default_factory=dict)  # what this replica polls, retries and exposes
+    replicas: Replicas | None = None  # where others share the database
     pollers: dict[str, Poller] = field(default_factory=dict)
     receivers: dict[str, Receiver] = field(default_factory=dict)
     retriers: dict[str, Retrier] = field(default_factory=dict)
@@ -117,7 +128,7 @@ async def service(
 
     Raises ``StoreError`` or ``OSError`` when the store or an address cannot be had.
     """
-    clock, own = clock or SystemClock(), own or OwnMetrics()
+    clock, own, shared = clock or SystemClock(), own or OwnMetrics(), None
     register_secrets(config.secrets())
     platforms = {source: PLATFORMS[section.platform] for source, section in config.sources.items()}
     own.forget_sources(
@@ -131,8 +142,11 @@ async def service(
             stack.push_async_callback(doors.close)
 
         # What was counted, durable; what is so now, in memory; and what a scrape shows of both.
+        engine = await open_engine(config.store.url)
+        if engine.is_shared:
+            clock = shared = SharedClock(clock)
         ledger = Ledger(
-            await open_engine(config.store.url),
+            engine,
             {source: _fold_rules(config, section, platforms[source]) for source, section in config.sources.items()},
             on_error=lambda operation: own.store_errors.labels(operation).inc(),
             on_up=lambda up: own.store_up.set(float(up)),
@@ -156,6 +170,7 @@ async def service(
             rules=config.rules,
             projection=projection,
             served=True,
+            decides=not engine.is_shared,
         )
         running = Service(memory=memory, projection=projection, own=own)
 
@@ -172,10 +187,11 @@ async def service(
             sources=memory.sources,
             repairers=running.repairers,
         ).begin
+        ledger.exports = lambda: running.held if engine.is_shared else None
         ledger.ahead = lambda: {
             name: -offset for name, source in memory.sources.items() if (offset := source.api.clock_offset())
         }
-        for unregister in read_at_scrape(own, memory.sources):
+        for unregister in read_at_scrape(own, running.held):
             stack.callback(unregister)
         if is_enabled(config.traces):
             running.traces = TraceExporter(
@@ -193,14 +209,11 @@ async def service(
         # still answered while the loops come to rest.
         stack.push_async_callback(doors.leave)
         tasks = await stack.enter_async_context(_background()) if loops else None
+        holder = Holder(running, clock, tasks)
+        if not engine.is_shared:
+            for name in (UPKEEP, *memory.sources):
+                holder.begin(name)
         if tasks is not None:
-            for poller in running.pollers.values():
-                tasks(poller.run())
-            for retrier in running.retriers.values():
-                tasks(retrier.run())
-            for repairer in running.repairers.values():
-                tasks(repairer.run())
-            tasks(_operations_loop(running, clock))
             tasks(_housekeeping_loop(running, config, clock, folded))
             tasks(ledger.recover(clock.sleep))
             if running.traces is not None:
@@ -210,6 +223,7 @@ async def service(
             config=config,
             clock=clock,
             sources=memory.sources,
+            held=running.held,
             projection=projection,
             own=own,
             receivers=running.receivers,
@@ -229,6 +243,10 @@ async def service(
                 apart, site.webhook_application(), certificate, key="server.webhooks_listen"
             )
         doors.settle()
+        if shared is not None:
+            running.replicas = await stack.enter_async_context(
+                _joined(running, config, shared, holder, tasks, reload=reload)
+            )
         stack.callback(local.announce(config, port=running.port, token=local_token))
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
@@ -265,15 +283,151 @@ async def _open_source(
             requests_max=config.limits.webhook_requests_max,
             refreshed=Rotation(webhook).refreshed,
         )
+    _arm(running, source, clock)
+
+
+def _arm(running: Service, source: Source, clock: Clock) -> None:
+    """What works for a source, made anew: it remembers nothing of a time when others did."""
+    name, ledger, book = source.name, running.ledger, running.book
+    decider = running.memory.deciders[name] = Decider(book, source)
     running.pollers[name] = Poller(source, ledger, clock, on_up=lambda up: running.projection.set_up(name, up))
     if source.adapter is not None:
-        running.retriers[name] = Retrier(
-            source, ledger, clock, book=running.book, decider=running.memory.deciders[name]
-        )
+        running.retriers[name] = Retrier(source, ledger, clock, book=book, decider=decider)
     if source.platform.repairing is not None:
-        running.repairers[name] = Repairer(
-            source, ledger, clock, book=running.book, decider=running.memory.deciders[name]
-        )
+        running.repairers[name] = Repairer(source, ledger, clock, book=book, decider=decider)
+
+
+class Holder:
+    """The sources that this process works for, and its loops for each."""
+
+    def __init__(self, running: Service, clock: Clock, tasks: Start | None) -> None:
+        """Without ``tasks`` no loop runs."""
+        self._running = running
+        self._clock = clock
+        self._tasks = tasks
+        self._loops: dict[str, list[asyncio.Task[None]]] = {}
+        for name in running.sources:
+            self._hide(name)
+
+    def begin(self, name: str, epoch: int | None = None) -> None:
+        """Work for a source from now on, under this epoch of its lease, if others could as well."""
+        loops: list[Coroutine[Any, Any, None]] = []
+        if name == UPKEEP:
+            loops.append(_operations_loop(self._running, self._clock))
+        else:
+            self._show(name)
+            loops += self._loops_of(name, taken=epoch is not None)
+        if self._tasks is None:
+            for loop in loops:
+                loop.close()
+            return
+        with nullcontext() if epoch is None else under(name, epoch):
+            self._loops[name] = [self._tasks(loop) for loop in loops]
+
+    async def end(self, name: str) -> None:
+        """Work for it no longer; returns when nothing is done for it any more."""
+        loops = self._loops.pop(name, [])
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        if name != UPKEEP:
+            self._hide(name)
+
+    def ahead(self) -> dict[str, float]:
+        """By how much our clock is ahead of the platforms' that this process asks."""
+        offsets = {name: source.api.clock_offset() for name, source in self._running.held.items()}
+        return {name: offset for name, offset in offsets.items() if offset is not None}
+
+    def hear(self, ahead: Mapping[str, float]) -> None:
+        """The same of the platforms that others ask."""
+        for name, offset in ahead.items():
+            if name in self._running.sources:
+                self._running.sources[name].api.hear_clock(self._clock.now() - offset)
+
+    def _loops_of(self, name: str, *, taken: bool) -> Iterator[Coroutine[Any, Any, None]]:
+        running, source = self._running, self._running.sources[name]
+        if taken:
+            _arm(running, source, self._clock)
+        yield running.pollers[name].run()
+        if name in running.retriers:
+            retrier = running.retriers[name]
+            yield self._taken_over(retrier) if taken else retrier.run()
+        if name in running.repairers:
+            yield running.repairers[name].run()
+
+    async def _taken_over(self, retrier: Retrier) -> None:
+        """Go on where another has left off."""
+        while True:
+            try:
+                await self._running.book.take_over(retrier.source.name, self._clock.now())
+                break
+            except LeaseLost:
+                return
+            except StoreError:  # counted and shown by the ledger
+                await self._clock.sleep(OPERATIONS_INTERVAL)
+        await retrier.run()
+
+    def _show(self, name: str) -> None:
+        running, source = self._running, self._running.sources[name]
+        running.held[name] = source
+        running.projection.hidden.discard(name)
+        running.own.leader.labels(name).set(1)
+        source.begin()
+
+    def _hide(self, name: str) -> None:
+        self._running.held.pop(name, None)
+        self._running.projection.hidden.add(name)
+        self._running.own.leader.labels(name).set(0)
+        self._running.own.forget_states(name)
+
+
+@asynccontextmanager
+async def _joined(
+    running: Service,
+    config: Config,
+    clock: SharedClock,
+    holder: Holder,
+    tasks: Start | None,
+    *,
+    reload: Callable[[], Awaitable[str | None]],
+) -> AsyncIterator[Replicas]:
+    """One of several replicas, from now on."""
+    me = Replica(
+        id=secrets.token_hex(8),
+        name=f"{socket.gethostname()}:{running.port}",
+        sources=frozenset(running.sources),
+    )
+    replicas: Replicas
+    beats = open_beats(config.store.url, lambda said: replicas.heard(said))
+    replicas = Replicas(
+        me,
+        running.sources,
+        beats=beats,
+        ledger=running.ledger,
+        clock=clock,
+        work=Work(begin=holder.begin, end=holder.end, ahead=holder.ahead, hear=holder.hear),
+        anew=reload,
+    )
+    try:
+        if tasks is not None:
+            with suppress(StoreError):  # said by the ledger; it is tried again
+                await replicas.beat_once()
+            tasks(replicas.run_beats())
+            tasks(replicas.run_news())
+            tasks(_watch_others(running, clock))
+        yield replicas
+    finally:
+        await replicas.leave()
+        await beats.close()
+
+
+async def _watch_others(running: Service, clock: Clock) -> None:
+    """Decide about the dead letters of sources that others retry as well, to show it, and to go on at once."""
+    while True:
+        for name, decider in list(running.memory.deciders.items()):
+            if name not in running.held:
+                await decider.turn(clock.now())
+        await clock.sleep(OPERATIONS_INTERVAL)
 
 
 def _trace_url(config: Config) -> TraceUrl:
@@ -306,7 +460,7 @@ async def housekeeping_once(running: Service, config: Config, now: float, folded
         before = min(now - config.store.retention, done.forgotten_until)
         await running.book.prune(now=min(now, max(theirs.values())), before=before)
     for source, judge in running.reliability.items():
-        if source in theirs:
+        if source in theirs and source in running.held:
             await judge.judge_once(theirs[source])
     if folded:
         taken = list(folded)  # more may be folded while these are written
@@ -331,13 +485,18 @@ async def _operations_loop(running: Service, clock: Clock) -> None:
 
 
 @asynccontextmanager
-async def _background() -> AsyncIterator[Callable[..., None]]:
+async def _background() -> AsyncIterator[Start]:
     """Loops that end with the block; one that breaks ends the service. What the block itself raises stays as it is."""
     raised: Exception | None = None
     async with asyncio.TaskGroup() as group:
         started: list[asyncio.Task[None]] = []
+
+        def start(loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            started.append(group.create_task(loop))
+            return started[-1]
+
         try:
-            yield lambda loop: started.append(group.create_task(loop))
+            yield start
         except Exception as exc:  # the group would wrap it together with what the loops raise
             raised = exc
         for task in started:

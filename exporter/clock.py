@@ -36,6 +36,36 @@ class SystemClock:
         return time.clock_gettime(_STEADY)
 
 
+class SharedClock:
+    """A clock by which several processes go: our own, set right by the one they share."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.ahead = 0.0  # seconds our own is ahead of the shared one
+
+    def now(self) -> float:
+        return self._clock.now() - self.ahead
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+    def steady(self) -> float:
+        return steady(self._clock)
+
+    def agree(self, shared: float) -> float:
+        """Go by what the shared clock shows now; returns by how much (seconds) that sets this one back.
+
+        Less than a second may be the way the answer took: it changes nothing.
+        """
+        step = self.now() - shared
+        if abs(step) < SHARED_STEP_MIN:
+            return 0.0
+        self.ahead += step
+        return step
+
+
+#: Seconds by which the shared clock must differ before ours is set by it.
+SHARED_STEP_MIN = 1.0
 #: Goes on while the machine sleeps, where there is such a clock.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

@@ -38,12 +38,13 @@ async def remember(
     rules: Callable[[], Rules],
     projection: Projection | None = None,
     served: bool = False,
+    decides: bool = True,
 ) -> Memory:
     """Load what the ledger knows, and have it follow the ledger's commits from now on. Raises ``StoreError``.
 
     ``names`` are the sources wanted; without any, those the ledger knows. ``source`` makes one of them, or None where
     nothing is known about its platform: then it can be named, and no more. Where it is ``served``, retriers decide and
-    others see what they decided.
+    others see what they decided; ``decides``: those of this process, about all of them, from now on.
     """
     loaded = await ledger.load()
     world = World(list(names) or list(loaded.first_sweeps))
@@ -53,7 +54,7 @@ async def remember(
     if projection is not None:
         projection.load(world, loaded.tallies)
     ledger.on_commit = _follow(world, book, projection)
-    await book.load(clock.now())
+    await book.load(clock.now(), decides=decides)
     deciders = {name: Decider(book, one) for name, one in made.items()}
     control = Control(book, made, clock, names=world.sources, deciders=deciders if served else None)
     return Memory(

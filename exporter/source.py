@@ -133,11 +133,16 @@ class Source:
         """Read by ``client`` and retry by ``adapter``, both over ``api``, from now on."""
         self.api, self.client, self.adapter = api, client, adapter
         self.metrics, self.span = metrics, span
-        self._clock, self._wall = clock, clock.now() - steady(clock)
+        self._clock = clock
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to read it: nothing was swept so far."""
+        self._wall = self._clock.now() - steady(self._clock)
         interval = self.section.poll.interval
         self._status = {s.name: StreamStatus(stream=s, interval=interval * s.every) for s in self.platform.streams}
         for stream in self._status:
-            metrics.data_complete(stream).set(0)
+            self.metrics.data_complete(stream).set(0)
 
     # What is asked of it
 

@@ -91,8 +91,8 @@ class RetryBook:
         self._full_at: dict[str, float] = {}
         self._changing = asyncio.Lock()
 
-    async def load(self, now: float) -> None:
-        """Start from what the ledger remembers."""
+    async def load(self, now: float, *, decides: bool = True) -> None:
+        """Start from what the ledger remembers; ``decides``: and go on deciding about all of its sources."""
         asks = any(policy.approve == "first_of_group" for policy in self.rules.policies)
         groups_since = now - GROUP_APPROVAL_SECONDS - GROUP_SLACK if asks else None
         remembered: Remembered = await self._ledger.transact(
@@ -102,7 +102,9 @@ class RetryBook:
         self._set_overrides({override.id: override for override in remembered.overrides})
         self._lowered_at, self.operations = remembered.lowered_at, remembered.operations
         self.repairs.apply(remembered.repairs)
-        await self._load_rails(remembered.kept, now)
+        self._load_rails(remembered.kept)
+        for source in self._sources if decides else ():
+            await self._go_on(source, remembered.kept.turns.get(source), now)
         for retry in remembered.retries:
             self._keep(retry)
         for retry in remembered.of_groups:
@@ -120,27 +122,37 @@ class RetryBook:
         """What a dead letter descends from, across the runs that retries created."""
         return self._root(source, letter, self._lineage)
 
-    async def _load_rails(self, found: kept.KeptState, now: float) -> None:
+    async def take_over(self, source: str, now: float) -> None:
+        """Go on where another process, which decided about a source so far, has left off."""
+        decided, last = await self._ledger.transact_about(source, "load_retries", script.resume(source))
+        self._decided = {key: one for key, one in self._decided.items() if key[0] != source} | decided
+        for of_turns in (self._unmade, self._beats, self._earned, self._unwritten):
+            of_turns.pop(source, None)
+        await self._go_on(source, last, now)
+
+    def _load_rails(self, found: kept.KeptState) -> None:
         for (source, policy, group), gate in found.gates.items():
             self._gates.setdefault(source, {})[policy, group] = gate
         for (source, key), setback in found.setbacks.items():
             self._setbacks.setdefault(source, {})[key] = setback
         self._purses, self._refused, self._escalated = found.purses, found.refused, found.escalated
-        for source in self._sources:
-            rules, last = self.rules.source(source), found.turns.get(source)
-            if last is not None and now - last > SLEPT_MIN:
-                await self._ledger.transact("load_retries", kept.slept(source, now - last, now))
-                for letter, decided in self._decided.items():
-                    if letter[0] == source and decided.waits_since is None:
-                        self._decided[letter] = replace(decided, waited=decided.waited + now - last)
-            if rules.budget is not None and source not in self._purses:
-                self._purses[source] = Purse(at=now)
-                await self._ledger.transact("load_retries", kept.put_purse(source, self._purses[source]))
-            if rules.storm is not None:
-                since = now - self._sources[source].ahead - rules.storm.within
-                ends = await self._ledger.transact("load_retries", script.ends_of_runs(source, since))
-                ahead = self._sources[source].ahead
-                self._ended[source] = deque((at + ahead, result in FAILED) for at, result in ends)
+
+    async def _go_on(self, source: str, last: float | None, now: float) -> None:
+        """Go on deciding about a source, which was ``last`` done some while ago."""
+        rules = self.rules.source(source)
+        if last is not None and now - last > SLEPT_MIN:
+            await self._ledger.transact("load_retries", kept.slept(source, now - last, now))
+            for letter, decided in self._decided.items():
+                if letter[0] == source and decided.waits_since is None:
+                    self._decided[letter] = replace(decided, waited=decided.waited + now - last)
+        if rules.budget is not None and source not in self._purses:
+            self._purses[source] = Purse(at=now)
+            await self._ledger.transact("load_retries", kept.put_purse(source, self._purses[source]))
+        if rules.storm is not None:
+            since = now - self._sources[source].ahead - rules.storm.within
+            ends = await self._ledger.transact("load_retries", script.ends_of_runs(source, since))
+            ahead = self._sources[source].ahead
+            self._ended[source] = deque((at + ahead, result in FAILED) for at, result in ends)
 
     def history(self, source: str, root: str) -> Sequence[Retry]:
         """The retries of one root, in order; the very same object while nothing has changed."""

@@ -3,6 +3,9 @@
 Batches that arrive while a transaction is under way share the next one, so a burst costs few commits and no batch waits
 longer than two. ``ingest`` returns once its batch is durable and the in-memory picture (``world``) has it.
 
+Where other processes write to the same database, what they commit is published here as well, in the order in which it
+was committed (``feed``).
+
 While the store is in trouble everything is refused at once, with one line in the log when that begins and one when it
 ends. It ends when a probing write succeeds (``recover``).
 """
@@ -11,13 +14,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
 from exporter.log import get_logger
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Key, Loaded
 from exporter.store import codec, maintenance
+from exporter.store import feed as news
+from exporter.store.feed import Feed, LeaseLost
 from exporter.store.ingest import ingest
 from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
@@ -50,13 +55,15 @@ class Ledger:
         operation that failed or was refused, ``on_up`` when the store begins to work or ceases to.
         """
         self._engine = engine
+        self._feed = Feed(rules) if engine.is_shared else None
         self.rules = rules
         self.on_commit = on_commit
         self.ahead: Callable[[], Mapping[str, float]] = dict  # by source: seconds its platform's clock is ahead of ours
+        self.exports: Callable[[], Collection[str] | None] = lambda: None  # whose traces are ours to export; None: all
         self._on_error = on_error
         self._on_up = on_up
         self._timer = timer
-        self._pending: list[tuple[Batch, asyncio.Future[Folded]]] = []
+        self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
         self._down = asyncio.Event()
@@ -82,7 +89,7 @@ class Ledger:
             raise StoreError("too many batches are waiting for the store")
         self._refuse("ingest")
         future: asyncio.Future[Folded] = asyncio.get_running_loop().create_future()
-        self._pending.append((batch, future))
+        self._pending.append(_Pending(batch, future, news.fences()))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_pending(), name="ledger-writer")
         return await future
@@ -102,37 +109,38 @@ class Ledger:
                     except Exception as alone:
                         self._fail([one], alone)
 
-    async def _write(self, waiting: list[tuple[Batch, asyncio.Future[Folded]]]) -> None:
+    async def _write(self, waiting: "list[_Pending]") -> None:
         stalled = asyncio.get_running_loop().call_later(COMMIT_SECONDS_MAX, self._stall, waiting)
         try:
             committed = await self._run(
                 "ingest",
-                ingest([batch for batch, _ in waiting], self.rules),
-                sources={batch.source for batch, _ in waiting},
+                ingest([one.batch for one in waiting], self.rules),
+                sources={one.batch.source for one in waiting},
+                fences=_together(waiting),
             )
         finally:
             stalled.cancel()
         if self._engine.trouble is not None:  # committed where a restart would not find it
             raise StoreUnavailable(self._engine.trouble)
-        for (_, future), outcome in zip(waiting, committed.outcomes, strict=True):
-            if not future.done():
-                future.set_result(outcome)
+        for one, outcome in zip(waiting, committed.outcomes, strict=True):
+            if not one.future.done():
+                one.future.set_result(outcome)
 
-    def _stall(self, writing: list[tuple[Batch, asyncio.Future[Folded]]]) -> None:
+    def _stall(self, writing: "list[_Pending]") -> None:
         """Let nobody wait for a disk that hangs. What is stored in the end after all comes again and counts once."""
         waiting, self._pending = [*writing, *self._pending], []
         error = _hangs()
         self._broke("ingest", error)
         self._fail(waiting, error)
 
-    def _fail(self, waiting: list[tuple[Batch, asyncio.Future[Folded]]], exc: Exception) -> None:
+    def _fail(self, waiting: "list[_Pending]", exc: Exception) -> None:
         error = exc if isinstance(exc, StoreError) else StoreError(f"could not store: {type(exc).__name__}")
         if exc is not error:
-            log.error("batch not stored", source=waiting[0][0].source, error=exc)
+            log.error("batch not stored", source=waiting[0].batch.source, error=exc)
             error.__cause__ = exc
-        for _, future in waiting:
-            if not future.done():
-                future.set_exception(error)
+        for one in waiting:
+            if not one.future.done():
+                one.future.set_exception(error)
 
     def _refuse(self, operation: str) -> None:
         """Raise ``StoreUnavailable`` while the store is in trouble, without asking it."""
@@ -141,11 +149,23 @@ class Ledger:
             self._on_error(operation)
             raise StoreUnavailable(self.error)
 
-    async def _run(self, operation: str, script: Script[Any], *, sources: Collection[str] | None = None) -> Any:
+    async def _run(
+        self,
+        operation: str,
+        script: Script[Any],
+        *,
+        sources: Collection[str] | None = None,
+        fences: Mapping[str, int] | None = None,
+    ) -> Any:
         self._refuse(operation)
+        if self._feed is not None:
+            loads, fences = operation == "load", news.fences() if fences is None else fences
+            script = self._feed.within(script, sources=sources, fences=fences, loads=loads)
         try:
             with self._timer(operation):
                 result = await self._engine.run(script, sources=sources)
+        except LeaseLost:
+            raise
         except Exception as exc:
             self._broke(operation, exc)
             raise
@@ -153,6 +173,10 @@ class Ledger:
             self._broke(operation, StoreUnavailable(self._engine.trouble))
         elif not self.is_down:
             self._works()
+        if self._feed is not None:
+            for committed in self._feed.take(result):
+                self.on_commit(committed)
+            return result.result
         if isinstance(result, Committed):
             self.on_commit(result)
         return result
@@ -222,6 +246,16 @@ class Ledger:
         result: T = await self._run(operation, script)
         return result
 
+    async def transact_about(self, source: str, operation: str, script: Script[T]) -> T:
+        """The same, of a script that is about one source and may overlap with what others do to others."""
+        result: T = await self._run(operation, script, sources=[source])
+        return result
+
+    async def follow(self) -> None:
+        """Hear what other processes have committed. Raises ``StoreError``."""
+        if self._feed is not None:
+            await self._run("follow", news.nothing(), sources=())
+
     async def load(self) -> Loaded:
         """Everything the in-memory picture starts from. Raises ``StoreError``."""
         try:
@@ -257,6 +291,8 @@ class Ledger:
             done.pruned_dead_letters += step.pruned_dead_letters
             done.expired += len(step.dead_letters)
             is_full = step.is_full
+        if self._feed is not None:
+            await self._run("prune", news.prune(), sources=())
         done.rows = await self._run("count_rows", maintenance.count_rows(), sources=())
         return done
 
@@ -268,7 +304,9 @@ class Ledger:
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""
-        script = maintenance.pending_traces(limit=limit, settled_before=settled_before, ahead=self.ahead())
+        script = maintenance.pending_traces(
+            limit=limit, settled_before=settled_before, ahead=self.ahead(), sources=self.exports()
+        )
         pending: list[maintenance.PendingTrace] = await self._run("pending_traces", script, sources=())
         return pending
 
@@ -277,7 +315,8 @@ class Ledger:
         await self._run("mark_traced", maintenance.mark_traced(keys), sources={source for source, _, _ in keys})
 
     async def count_pending_traces(self) -> int:
-        count: int = await self._run("count_pending_traces", maintenance.count_pending_traces(), sources=())
+        counting = maintenance.count_pending_traces(self.exports())
+        count: int = await self._run("count_pending_traces", counting, sources=())
         return count
 
     async def mark_folded(self, keys: list[Key]) -> None:
@@ -293,6 +332,23 @@ class Ledger:
             with suppress(asyncio.CancelledError):
                 await self._writer
         await self._engine.close()
+
+
+class _Pending(NamedTuple):
+    """A batch that waits for a commit."""
+
+    batch: Batch
+    future: asyncio.Future[Folded]
+    fences: Mapping[str, int]
+
+
+def _together(waiting: "list[_Pending]") -> dict[str, int]:
+    """The leases under which batches that share a transaction are written; of two of a source, the older."""
+    found: dict[str, int] = {}
+    for one in waiting:
+        for source, epoch in one.fences.items():
+            found[source] = min(epoch, found.get(source, epoch))
+    return found
 
 
 def _hangs() -> StoreUnavailable:
@@ -325,6 +381,13 @@ def database(url: str) -> Path:
     if url.startswith("sqlite:///"):
         return Path(url.removeprefix("sqlite:///"))
     raise StoreError(f"unknown kind of store: {url.split(':', 1)[0]!r}; use sqlite:///FILE")
+
+
+def open_beats(url: str, on_news: Callable[[str], object], *, password: str | None = None) -> Engine:
+    """An engine beside the one of a ledger that is shared, which waits for no lock; see ``PostgresEngine``."""
+    from exporter.store.postgres import PostgresEngine
+
+    return PostgresEngine.open_to_listen(url, on_news, password=password)
 
 
 async def open_engine(url: str, *, password: str | None = None, to_read: bool = False) -> Engine:

@@ -197,18 +197,22 @@ def judge_webhooks(source: str, *, until: float) -> Script[Judged]:
     return Judged(reported=reported, missed=missed, tallies=tallies)
 
 
-def pending_traces(*, limit: int, settled_before: float, ahead: Mapping[str, float]) -> Script[list[PendingTrace]]:
-    """Counted attempts, and closed retries, whose trace is still to be exported, oldest first.
+def pending_traces(
+    *, limit: int, settled_before: float, ahead: Mapping[str, float], sources: Collection[str] | None = None
+) -> Script[list[PendingTrace]]:
+    """Counted attempts, and closed retries, whose trace is still to be exported, oldest first; of all ``sources``, or
+    of these.
 
     A run of which more is expected, its error or its steps, is withheld until it was counted before ``settled_before``,
     on our clock; ``ahead`` says of which sources the clock is how much ahead of ours.
     """
     cases = " ".join(f"WHEN ${2 * n} THEN CAST(${2 * n + 1} AS DOUBLE PRECISION)" for n in range(1, len(ahead) + 1))
     shift = f"CASE source {cases} ELSE 0 END" if ahead else "0"
+    known = (settled_before, *flat(ahead.items()))
     rows = yield (
-        f"""SELECT source, attempt, data FROM traces WHERE settled = 1 OR counted_at - ({shift}) < $1
-            ORDER BY counted_at, source, run_id LIMIT {int(limit)}""",
-        (settled_before, *flat(ahead.items())),
+        f"""SELECT source, attempt, data FROM traces WHERE (settled = 1 OR counted_at - ({shift}) < $1)
+            AND {_among(sources, start=len(known) + 1)} ORDER BY counted_at, source, run_id LIMIT {int(limit)}""",
+        (*known, *(sources or ())),
     )
     retries = [PendingTrace(source=source, of=retry_of(data)) for source, attempt, data in rows if attempt == 0]
     runs = [(source, codec.traced_run(data)) for source, attempt, data in rows if attempt != 0]
@@ -238,8 +242,15 @@ def mark_traced(keys: list[tuple[str, str, int]]) -> Script[None]:
         yield f"DELETE FROM traces WHERE (source, run_id, attempt) IN (VALUES {keys_of})", flat(part)
 
 
-def count_pending_traces() -> Script[int]:
-    rows = yield "SELECT count(*) FROM traces", ()
+def _among(sources: Collection[str] | None, *, start: int = 1) -> str:
+    """Whether a row is about one of these sources, their names given as values from ``start`` on; None: about any."""
+    if sources is None:
+        return "TRUE"
+    return f"source IN ({', '.join(f'${start + n}' for n in range(len(sources)))})" if sources else "FALSE"
+
+
+def count_pending_traces(sources: Collection[str] | None = None) -> Script[int]:
+    rows = yield f"SELECT count(*) FROM traces WHERE {_among(sources)}", tuple(sources or ())
     count: int = rows[0][0]
     return count
 

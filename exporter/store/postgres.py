@@ -14,7 +14,7 @@ PostgreSQL has no character NUL in a text, and keys of ours and names of strange
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from exporter.log import get_logger
+from exporter.store import feed
 from exporter.store.schema import check_version, migrate
 from exporter.store.script import Script, StoreError, StoreUnavailable
 
@@ -32,7 +33,9 @@ log = get_logger(__name__)
 CONNECT_SECONDS_MAX, ASK_INTERVAL = 10.0, 1.0
 #: Seconds that one statement may take, and that others may keep its lock; beyond that the database ends it. Nobody who
 #: was stopped in the middle of a transaction keeps others waiting longer than ``IDLE_SECONDS_MAX``.
-STATEMENT_SECONDS_MAX, LOCK_SECONDS_MAX, IDLE_SECONDS_MAX = 60, 20, 15
+STATEMENT_SECONDS_MAX, LOCK_SECONDS_MAX, IDLE_SECONDS_MAX = 60, 20, 6
+#: What a statement may take of who listens: it waits for nobody.
+LISTENER_SECONDS_MAX = 4
 #: What a migration may take: it rewrites every row.
 MIGRATION_SECONDS_MAX = 3600
 #: The lock that a transaction shares which says what it is about, and that others have alone.
@@ -62,10 +65,17 @@ _TROUBLE = {
 class PostgresEngine:
     """Runs scripts one after the other. Make one with ``open``."""
 
-    def __init__(self, url: str, password: str | None, *, to_read: bool) -> None:
+    def __init__(
+        self, url: str, password: str | None, *, to_read: bool, on_news: Callable[[str], object] | None = None
+    ) -> None:
         self._url = url
         self._password = password
         self._to_read = to_read
+        self._on_news = on_news
+        # Who listens has to know soon that nobody is there.
+        self._seconds, self._patience = STATEMENT_SECONDS_MAX, LOCK_SECONDS_MAX
+        if on_news is not None:
+            self._seconds, self._patience = LISTENER_SECONDS_MAX, 0
         self._turn = asyncio.Lock()
         self._connection: asyncpg.Connection[Any] | None = None
         self._trouble: str | None = None
@@ -73,6 +83,10 @@ class PostgresEngine:
     @property
     def where(self) -> str:
         return place(self._url)
+
+    @property
+    def is_shared(self) -> bool:
+        return not self._to_read
 
     @property
     def trouble(self) -> str | None:
@@ -83,7 +97,7 @@ class PostgresEngine:
         """Connect, and bring the database to the newest schema, one process at a time. Raises ``StoreError``."""
         engine = cls(url, password, to_read=False)
         try:
-            await engine._transact(migrate(), None, seconds=MIGRATION_SECONDS_MAX)
+            await engine._transact(_prepare(), None, seconds=MIGRATION_SECONDS_MAX)
         except StoreUnavailable as exc:
             await engine.close()
             raise StoreError(f"cannot open the database {engine.where}: {exc}") from None
@@ -111,11 +125,22 @@ class PostgresEngine:
             raise
         return engine
 
+    @classmethod
+    def open_to_listen(
+        cls, url: str, on_news: Callable[[str], object], *, password: str | None = None
+    ) -> "PostgresEngine":
+        """Connect beside another engine of this process: scripts take no locks and wait for none of those.
+
+        ``on_news`` is called with what anybody says on the channel of the feed, while the connection can hear it: a
+        proxy may keep that from us. It connects with the first script.
+        """
+        return cls(url, password, to_read=False, on_news=on_news)
+
     async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
         """Run one script in one transaction; it is durable when this returns. See ``Engine``."""
-        if self._trouble is not None:
+        if self._trouble is not None and self._on_news is None:
             raise StoreUnavailable(self._trouble)
-        return await asyncio.shield(asyncio.ensure_future(self._transact(script, sources)))
+        return await asyncio.shield(asyncio.ensure_future(self._transact(script, sources, seconds=self._seconds)))
 
     async def check(self) -> None:
         """See ``Engine``."""
@@ -152,12 +177,12 @@ class PostgresEngine:
         self, connection: "asyncpg.Connection[Any]", script: Script[T], sources: Collection[str] | None, seconds: int
     ) -> T:
         number: str | None = None
-        async with asyncio.timeout(None if self._to_read else seconds + LOCK_SECONDS_MAX):
+        async with asyncio.timeout(None if self._to_read else seconds + self._patience):
             await connection.execute(self._begin(sources, seconds))
         try:
             sql, values = next(script)
             while True:
-                rows = await connection.fetch(sql, *map(_sent, values), timeout=seconds + LOCK_SECONDS_MAX)
+                rows = await connection.fetch(sql, *map(_sent, values), timeout=seconds + self._patience)
                 sql, values = script.send([tuple(map(_read, row)) for row in rows])
         except StopIteration as stop:
             if not self._to_read:
@@ -177,6 +202,8 @@ class PostgresEngine:
         )
         if self._to_read:
             return f"{_READS}; {limits}"
+        if self._on_news is not None:
+            return f"{_WRITES}; {limits}"
         if sources is None:
             return f"{_WRITES}; {limits}; SELECT pg_advisory_xact_lock({EVERYTHING})"
         locks = [f"SELECT pg_advisory_xact_lock_shared({EVERYTHING})"]
@@ -215,6 +242,9 @@ class PostgresEngine:
                     statement_cache_size=0,  # a proxy gives each transaction another connection
                     server_settings={"application_name": "automation-exporter"},
                 )
+                if self._on_news is not None:
+                    on_news = self._on_news
+                    await self._connection.add_listener(feed.CHANNEL, lambda *heard: _hear(on_news, heard[-1]))
             except (ValueError, OverflowError) as exc:
                 raise StoreError(f"store.url does not say where a PostgreSQL is: {_line(exc)}") from None
         return self._connection
@@ -239,6 +269,10 @@ class PostgresEngine:
         if not self._to_read:
             self._trouble = text
         return StoreUnavailable(text)
+
+
+def _hear(on_news: Callable[[str], object], said: object) -> None:
+    on_news(str(said))
 
 
 def place(url: str) -> str:
@@ -280,6 +314,13 @@ def _read(value: Any) -> Any:
     if isinstance(value, str) and "\1" in value:
         return "\1".join(part.replace("\1\2", "\0") for part in value.split("\1\1"))
     return value
+
+
+def _prepare() -> Script[None]:
+    """Bring the schema up to date, with what several processes need to agree."""
+    yield from migrate()
+    for statement in feed.TABLES:
+        yield statement, ()
 
 
 def _probe() -> Script[None]:

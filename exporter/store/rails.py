@@ -59,6 +59,12 @@ def load() -> Script[KeptState]:
     return found
 
 
+def last_turn(source: str) -> Script[float | None]:
+    """When the dead letters of a source were last decided about."""
+    rows = yield "SELECT data FROM retry_state WHERE source = $1 AND kind = $2 AND key = ''", (source, TURN)
+    return float(rows[0][0]) if rows else None
+
+
 def put(source: str, kind: str, states: Mapping[str, Any]) -> Script[None]:
     """Keep these, by key; None: no longer."""
     gone = [(source, kind, key) for key, state in states.items() if state is None]

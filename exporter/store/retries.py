@@ -97,15 +97,27 @@ def remember(
         sql = "SELECT data FROM retries WHERE shadow = 0 AND outcome IS NOT NULL AND claimed_at > $1"
         found.of_groups = [_retry(row) for row in (yield sql, (groups_since,))]
     rows = yield "SELECT source, dead_letter_id, policy, decision, reason, waited, waits_since FROM decisions", ()
-    found.decided = {
-        (row[0], row[1]): Decided(label=(row[2], row[3], row[4]), waited=row[5], waits_since=row[6]) for row in rows
-    }
+    found.decided = _decided(rows)
     rows = yield "SELECT source, full_at FROM paces", ()
     found.full_at = dict(rows)
     found.kept = yield from rails.load()
     found.operations = yield from operations.load()
     found.repairs = yield from repairs.load()
     return found
+
+
+def resume(source: str) -> Script[tuple[dict[Key, Decided], float | None]]:
+    """What was last decided of the dead letters of one source, and when that was last done."""
+    columns = "source, dead_letter_id, policy, decision, reason, waited, waits_since"
+    rows = yield f"SELECT {columns} FROM decisions WHERE source = $1", (source,)
+    return _decided(rows), (yield from rails.last_turn(source))
+
+
+def _decided(rows: Iterable[Row]) -> dict[Key, Decided]:
+    return {
+        (source, letter_id): Decided(label=(policy, decision, reason), waited=waited, waits_since=since)
+        for source, letter_id, policy, decision, reason, waited, since in rows
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,10 @@ class Engine(Protocol):
         Set as well when a commit succeeded, but in a place that is no longer the configured one.
         """
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write to the database as well."""
+
     async def run(self, script: Script[T], *, sources: Collection[str] | None = None) -> T:
         """Run one script. Where it says which ``sources`` it is about, it may overlap with what other processes do to
         other sources; without, it has the database alone.

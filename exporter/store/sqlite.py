@@ -77,6 +77,10 @@ class SqliteEngine:
         return "" if self._place is None else str(self._place.path)
 
     @property
+    def is_shared(self) -> bool:
+        return False
+
+    @property
     def trouble(self) -> str | None:
         return self._trouble
 

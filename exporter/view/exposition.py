@@ -17,7 +17,7 @@ The formats are Prometheus' text format 0.0.4 and OpenMetrics 1.0, the latter wi
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf, isfinite, isnan
@@ -132,12 +132,21 @@ class _Family:
         for kept in (self._slots, self._labels, self._prefixes, self._values, self._suffixes, self._groups):
             kept.clear()
 
-    def render(self, *, openmetrics: bool) -> Iterator[bytes]:
-        """The text of this moment, in chunks of whole lines; nothing at all, not even HELP, without series."""
-        if not self._labels:
-            return iter(())
+    def render(self, *, openmetrics: bool, hidden: Collection[str] = ()) -> Iterator[bytes]:
+        """The text of this moment, in chunks of whole lines; nothing at all, not even HELP, without series.
+
+        Series of the ``hidden`` sources are left out.
+        """
+        prefixes, values = self._prefixes.copy(), self._values.copy()
         suffixes = self._suffixes.copy() if openmetrics else []
-        return self._chunks(self._header(openmetrics), self._prefixes.copy(), self._values.copy(), suffixes)
+        if hidden and "source" in self.metric.labels:
+            at = self.metric.labels.index("source")
+            shown = [slot for slot, labels in enumerate(self._labels) if labels[at] not in hidden]
+            prefixes, suffixes = _slots(prefixes, shown, self._lines), _slots(suffixes, shown, self._lines)
+            values = _slots(values, shown, self._stored)
+        if not prefixes:
+            return iter(())
+        return self._chunks(self._header(openmetrics), prefixes, values, suffixes)
 
     def _slot(self, labels: Labels) -> int:
         """The slot of these labels, born at 0 if they are new."""
@@ -326,9 +335,12 @@ class Registry:
         """Forget the series whose labels have all these values, in every family that has them, and say how many."""
         return sum(family.remove_matching(**wanted) for family in self.families)
 
-    def render(self, *, openmetrics: bool) -> Iterator[bytes]:
-        """The text of this moment, in chunks to be sent one by one. OpenMetrics still lacks its `EOF`."""
-        return _join_small([family.render(openmetrics=openmetrics) for family in self.families])
+    def render(self, *, openmetrics: bool, hidden: Collection[str] = ()) -> Iterator[bytes]:
+        """The text of this moment, in chunks to be sent one by one, without the series of the ``hidden`` sources.
+
+        OpenMetrics still lacks its `EOF`.
+        """
+        return _join_small([family.render(openmetrics=openmetrics, hidden=hidden) for family in self.families])
 
 
 def _join_small(texts: Iterable[Iterator[bytes]]) -> Iterator[bytes]:
@@ -382,6 +394,11 @@ def _not_negative(value: float) -> float:
 
 def _below_zero(value: float) -> ValueError:
     return ValueError(f"{value} is no part of a total")
+
+
+def _slots(column: list[T], slots: Iterable[int], width: int) -> list[T]:
+    """The items of some slots; of an empty column, nothing."""
+    return [item for slot in slots for item in column[slot * width : (slot + 1) * width]]
 
 
 def _replace_by_last(column: list[T], slot: int, width: int) -> None:

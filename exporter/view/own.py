@@ -110,6 +110,7 @@ class OwnMetrics:
             "Factor by which reliable webhooks stretch the poll interval; 1: not at all.",
             _SOURCE,
         )
+        self.leader = gauge("leader", "Whether this replica polls, retries and exposes the source.", ("source",))
         self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
         self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
         for operation in ("ingest", "probe"):  # there before the first error, so that it is seen as a rise
@@ -146,6 +147,12 @@ class OwnMetrics:
             for platform, source in {(labels["platform"], labels["source"]) for labels in samples}:
                 if (platform, source) not in kept or (of_webhooks and source not in receiving):
                     metric.remove_by_labels({"platform": platform, "source": source})
+
+    def forget_states(self, source: str) -> None:
+        """Forget how a source is, which another replica says from now on."""
+        for gauge in self._states:
+            if gauge is not self.leader:
+                gauge.remove_by_labels({"source": source})
 
     @contextmanager
     def commit_timer(self, operation: str) -> Iterator[None]:

@@ -96,6 +96,7 @@ class Projection:
         given = replace(given, labels=(*given.labels, *self._label_names))
         self._families[given.name] = _family(given)
         self.registry = Registry(list(self._families.values()))
+        self.hidden: set[str] = set()  # sources that another replica exposes
         self._totals: Tallies = {}
         self._shown: dict[Key, str] = {}  # workflow -> its id, or OTHER
         self._uncounted: dict[Key, tuple[Result, ...]] = {}  # of each shown workflow, as its counters show it

@@ -40,6 +40,7 @@ class Site:
         config: Config,
         clock: Clock,
         sources: Mapping[str, Source],
+        held: Mapping[str, Source],
         projection: Projection,
         own: OwnMetrics,
         receivers: Mapping[str, Receiver],
@@ -48,10 +49,11 @@ class Site:
         store_error: Callable[[], Awaitable[str | None]],
         reload: Callable[[], Awaitable[str | None]],
     ) -> None:
-        """``reload`` returns None, or why the config was not taken."""
+        """``held``: the sources that this replica polls; ``reload`` returns None, or why the config was not taken."""
         self._config = config
         self._clock = clock
         self._sources = sources
+        self._held = held
         self._projection = projection
         self._own = own
         self._receivers = receivers
@@ -135,7 +137,7 @@ class Site:
 
     def _exposition(self, openmetrics: bool) -> Iterator[bytes]:
         self._own.series.set(self._projection.registry.series())
-        yield from self._projection.registry.render(openmetrics=openmetrics)
+        yield from self._projection.registry.render(openmetrics=openmetrics, hidden=self._projection.hidden)
         yield self._own.render(openmetrics=openmetrics)
         if openmetrics:
             yield EOF
@@ -144,7 +146,7 @@ class Site:
         return web.Response(text="healthy\n")
 
     async def _ready(self, request: web.Request) -> web.Response:
-        reasons = status.not_ready(self._sources, now=self._clock.now(), store_error=await self._store_error())
+        reasons = status.not_ready(self._held, now=self._clock.now(), store_error=await self._store_error())
         if not reasons:
             return _json({"ready": True, "reasons": []})
         listed = [{"source": reason.source, "detail": reason.detail} for reason in reasons]

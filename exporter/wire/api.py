@@ -197,6 +197,10 @@ class Api:
         """Seconds our clock is ahead of the platform's; None while no answer had the time."""
         return self._theirs.offset()
 
+    def hear_clock(self, theirs: float) -> None:
+        """What the platform's clock shows now, as another replica has it, which asks the platform."""
+        self._theirs.hear(theirs)
+
     def latest(self) -> float:
         """The latest time to be believed of the platform's items."""
         return self._theirs.latest()

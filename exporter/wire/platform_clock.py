@@ -57,6 +57,11 @@ class PlatformClock:
                 date += min(float(age), AGE_SECONDS_MAX)
             self._shifts.append(date - steady(self._clock))
 
+    def hear(self, theirs: float) -> None:
+        """What another replica, which asks the platform, says its time is now."""
+        self.answered = True
+        self._shifts.append(theirs - steady(self._clock))
+
     def _theirs(self, shift: float) -> float:
         ours, theirs = self._clock.now(), steady(self._clock) + shift
         return theirs if abs(theirs - ours) > CLOCK_OFFSET_SECONDS_MIN else ours

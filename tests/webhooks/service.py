@@ -177,6 +177,10 @@ class Fronted:
         return self.engine.where
 
     @property
+    def is_shared(self) -> bool:
+        return self.engine.is_shared
+
+    @property
     def trouble(self) -> str | None:
         return self.engine.trouble
 

@@ -1,0 +1,246 @@
+"""What one process commits, told to the others that share the database: so each remembers the ledger as it is.
+
+Each transaction that alters what somebody remembers adds one row here, within itself, that says so. And each begins by
+reading the rows that others added since: so whoever commits has heard everything that came before, and memory follows
+the commits of all processes in their order.
+
+Rows are numbered within the lock of the sources they are about (a *stream*; "" for transactions that have the database
+alone). Of one stream, and of "", each process has therefore seen all up to a number; what other streams commit
+meanwhile may come in any order.
+
+**Fencing.** What the holder of a source writes, and it alone, is written under the epoch of its lease: in another
+epoch it is refused.
+"""
+
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from exporter.model import Queue, RunFinished, Usage, Via
+from exporter.model.ledger import Batch, Committed, Folded
+from exporter.model.operations import OperationState
+from exporter.store.script import Script, StoreError
+
+T = TypeVar("T")
+
+#: On which others listen for news.
+CHANNEL = "automation_exporter"
+#: Rows are kept so long (seconds). Who has not read for half as long begins anew.
+KEPT_SECONDS = 300.0
+#: The stream of what has the database alone.
+ALONE = ""
+
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS feed (
+        seq BIGSERIAL PRIMARY KEY,
+        stream TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL DEFAULT extract(epoch FROM clock_timestamp()),
+        data BYTEA NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS feed_by_stream ON feed (stream, seq)",
+    """CREATE TABLE IF NOT EXISTS replicas (
+        id TEXT NOT NULL PRIMARY KEY,
+        until DOUBLE PRECISION NOT NULL,
+        data BYTEA NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS leases (
+        source TEXT NOT NULL PRIMARY KEY,
+        holder TEXT NOT NULL,
+        epoch BIGINT NOT NULL
+    )""",
+)
+
+_fences: ContextVar[Mapping[str, int]] = ContextVar("_fences")
+
+
+class LeaseLost(StoreError):
+    """Another replica holds the source by now: what this one was about to write is its affair."""
+
+
+@contextmanager
+def under(source: str, epoch: int) -> Generator[None]:
+    """Whatever is written within, or by tasks begun within, is written under this lease."""
+    token = _fences.set({source: epoch})
+    try:
+        yield
+    finally:
+        _fences.reset(token)
+
+
+def fences() -> Mapping[str, int]:
+    """The leases (source, epoch) under which the running task writes; none where anybody may write it."""
+    return _fences.get({})
+
+
+class _Heard(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What followers need of a batch."""
+
+    source: str
+    stream: str
+    cursors: dict[str, Any] = msgspec.field(default_factory=dict)
+    queues: list[Queue] = msgspec.field(default_factory=list)
+    usage: list[Usage] = msgspec.field(default_factory=list)
+    finished: list[RunFinished] = msgspec.field(default_factory=list)
+
+
+_FIELDS = [one for one in msgspec.structs.fields(Committed) if one.name != "outcomes"]
+#: All of ``Committed`` but the batches as they came.
+_Told = msgspec.defstruct(
+    "_Told",
+    [
+        ("heard", list[_Heard], msgspec.field(default_factory=list)),
+        *((one.name, one.type, msgspec.field(default_factory=one.default_factory)) for one in _FIELDS),
+    ],
+    kw_only=True,
+    omit_defaults=True,
+)
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Told).decode
+
+
+def written(committed: Committed) -> bytes | None:
+    """A commit as its row has it; None where it alters nothing that anybody remembers."""
+    heard = [one for one in map(_heard, committed.outcomes) if one is not None]
+    fields: dict[str, Any] = {one.name: getattr(committed, one.name) for one in _FIELDS}
+    data: bytes = _encode(_Told(heard=heard, **fields))
+    return None if data == _NOTHING else data
+
+
+_NOTHING = _encode(_Told())
+
+
+def read(data: bytes, sources: Collection[str]) -> Committed:
+    """A commit from its row, as far as it is about these sources. What is not known to this version is left out."""
+    told: Any = _decode(data)
+    outcomes = [
+        Folded(
+            batch=Batch(
+                source=one.source,
+                observations=[*one.queues, *one.usage],
+                via=Via.POLL,
+                now=0.0,
+                started_at=None,
+                stream=one.stream,
+                cursors=one.cursors,
+            ),
+            changes=list(one.finished),
+        )
+        for one in told.heard
+        if one.source in sources
+    ]
+    return Committed(outcomes=outcomes, **{one.name: _of(sources, getattr(told, one.name)) for one in _FIELDS})
+
+
+def _of(sources: Collection[str], told: Any) -> Any:
+    """What a field says of these sources, and of none in particular."""
+    if isinstance(told, list):
+        return [one for one in told if getattr(one, "source", "") in sources or not getattr(one, "source", "")]
+    return {key: value for key, value in told.items() if _source(key, value) in sources}
+
+
+def _source(key: Any, value: Any) -> str:
+    match key:
+        case (_, str(source), _, _, _):  # a tally
+            return source
+        case (str(source), *_):
+            return source
+    return ALONE if isinstance(value, OperationState) else str(key)
+
+
+def _heard(outcome: Folded) -> _Heard | None:
+    batch = outcome.batch
+    queues = [item for item in batch.observations if isinstance(item, Queue)]
+    usage = [item for item in batch.observations if isinstance(item, Usage)]
+    finished = [change for change in outcome.changes if isinstance(change, RunFinished)]
+    if not (batch.cursors or queues or usage or finished):
+        return None
+    return _Heard(
+        source=batch.source,
+        stream=batch.stream,
+        cursors=dict(batch.cursors),
+        queues=queues,
+        usage=usage,
+        finished=finished,
+    )
+
+
+class Within(Generic[T]):
+    """What a script returned, and the rows of the feed that it read and added."""
+
+    __slots__ = ("others", "own", "result")
+
+    def __init__(self, others: list[tuple[int, str, bytes]], own: tuple[int, str] | None, result: T) -> None:
+        self.others, self.own, self.result = others, own, result
+
+
+class Feed:
+    """How far this process has read the feed. Make it follow with what ``Ledger`` runs."""
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        self._streams = [ALONE, *sources]
+        self._seen: dict[str, int] | None = None  # by stream; None before the ledger was loaded
+
+    def within(
+        self, script: Script[T], *, sources: Collection[str] | None, fences: Mapping[str, int], loads: bool = False
+    ) -> Script[Within[T]]:
+        """Run a script as part of the feed. Raises ``LeaseLost``."""
+        others = yield from self._news()
+        for source, epoch in fences.items():
+            rows = yield "SELECT epoch FROM leases WHERE source = $1", (source,)
+            if [row[0] for row in rows] != [epoch]:
+                raise LeaseLost(f"another replica holds {source or 'the upkeep'} by now")
+        if loads:
+            last: int = (yield "SELECT coalesce(max(seq), 0) FROM feed", ())[0][0]
+            self._seen, others = dict.fromkeys(self._streams, last), []
+        result = yield from script
+        own: tuple[int, str] | None = None
+        data = written(result) if isinstance(result, Committed) else None
+        if data is not None:
+            stream = ALONE if sources is None else min(sources, default=ALONE)
+            adding = "INSERT INTO feed (stream, data) VALUES ($1, $2) RETURNING seq"
+            row: tuple[str, bytes] = (stream, data)
+            if not fences or not fences.keys() >= set(sources or ()):  # whoever holds it wants to know at once
+                adding = f"WITH added AS ({adding}) SELECT seq, pg_notify('{CHANNEL}', '') FROM added"
+            own = (yield adding, row)[0][0], stream
+        return Within(others, own, result)
+
+    def _news(self) -> Script[list[tuple[int, str, bytes]]]:
+        if self._seen is None:
+            return []
+        rows = yield (
+            """SELECT seq, stream, data FROM unnest($1::text[], $2::bigint[]) AS seen (of, up_to), LATERAL
+                (SELECT seq, stream, data FROM feed WHERE stream = of AND seq > up_to) AS news ORDER BY seq""",
+            (list(self._seen), list(self._seen.values())),
+        )
+        return [(seq, stream, data) for seq, stream, data in rows]
+
+    def take(self, within: Within[Any]) -> list[Committed]:
+        """What is to be published of it, in order; nothing twice."""
+        found: list[Committed] = []
+        for seq, stream, data in within.others:
+            if self._is_new(seq, stream):
+                found.append(read(data, self._streams))
+        result, own = within.result, within.own
+        if isinstance(result, Committed) and (own is None or self._is_new(*own)):
+            found.append(result)
+        return found
+
+    def _is_new(self, seq: int, stream: str) -> bool:
+        assert self._seen is not None  # noqa: S101 (who reads rows has begun)
+        if seq <= self._seen[stream]:
+            return False
+        self._seen[stream] = seq
+        return True
+
+
+def nothing() -> Script[None]:
+    """To be run within the feed: only what others added is read."""
+    yield from ()
+
+
+def prune() -> Script[None]:
+    """Forget what everybody has read."""
+    yield f"DELETE FROM feed WHERE at < extract(epoch FROM clock_timestamp()) - {KEPT_SECONDS}", ()

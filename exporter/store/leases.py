@@ -1,0 +1,80 @@
+"""The rows by which replicas agree who holds which source. Times are the database's."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from exporter.model.leases import Lease, Replica, Seen
+from exporter.store.feed import CHANNEL
+from exporter.store.script import Script
+
+#: A replica that was not heard of for so long (seconds) holds nothing any more.
+TTL = 12.0
+_NOW = "extract(epoch FROM clock_timestamp())::double precision"
+
+
+class _Told(msgspec.Struct, kw_only=True):
+    """What a replica says of itself."""
+
+    name: str
+    sources: list[str]
+    ahead: dict[str, float] = {}
+
+
+def beat(me: Replica, *, ahead: Mapping[str, float]) -> Script[Seen]:
+    """Be alive for another while, and see who else is.
+
+    ``ahead``: of the sources it holds, by how many seconds the database's clock is ahead of the platform's.
+    """
+    told = _Told(name=me.name, sources=sorted(me.sources), ahead=dict(ahead))
+    yield (
+        f"""INSERT INTO replicas (id, until, data) VALUES ($1, {_NOW} + {TTL}, $2)
+            ON CONFLICT (id) DO UPDATE SET until = excluded.until, data = excluded.data""",
+        (me.id, msgspec.msgpack.encode(told)),
+    )
+    return (yield from see())
+
+
+def see() -> Script[Seen]:
+    """Everybody alive, and every lease."""
+    replicas: dict[str, Replica] = {}
+    offsets: dict[str, float] = {}
+    now = (yield f"SELECT {_NOW}", ())[0][0]
+    for identity, data in (yield f"SELECT id, data FROM replicas WHERE until > {_NOW} ORDER BY id", ()):
+        told = msgspec.msgpack.decode(data, type=_Told)
+        replicas[identity] = Replica(id=identity, name=told.name, sources=frozenset(told.sources))
+        offsets |= told.ahead
+    rows = yield "SELECT source, holder, epoch FROM leases", ()
+    leases = {source: Lease(source=source, holder=holder, epoch=epoch) for source, holder, epoch in rows}
+    return Seen(now=now, replicas=replicas, leases=leases, ahead=offsets)
+
+
+def take(source: str, me: str) -> Script[int | None]:
+    """Take a source that nobody holds who is alive; returns the epoch, None if somebody was first.
+
+    To be run within the lock of the source: whoever held it writes before this, or never.
+    """
+    sql = f"""INSERT INTO leases (source, holder, epoch) VALUES ($1, $2, 1)
+        ON CONFLICT (source) DO UPDATE SET holder = excluded.holder, epoch = leases.epoch + 1
+            WHERE leases.holder = '' OR leases.holder = excluded.holder
+            OR NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = leases.holder AND replicas.until > {_NOW})
+        RETURNING epoch"""
+    rows = yield sql, (source, me)
+    return rows[0][0] if rows else None
+
+
+def give(source: str, me: str) -> Script[None]:
+    """Give up a source; the next one takes it under a new epoch."""
+    yield "UPDATE leases SET holder = '' WHERE source = $1 AND holder = $2", (source, me)
+
+
+def leave(me: str) -> Script[None]:
+    """Be gone at once, and forget those that have been gone for long."""
+    yield "UPDATE leases SET holder = '' WHERE holder = $1", (me,)
+    yield "DELETE FROM replicas WHERE id = $1", (me,)
+    yield f"DELETE FROM replicas WHERE until < {_NOW} - 86400", ()
+
+
+def say(what: str) -> Script[None]:
+    """Say something to all replicas that can hear it."""
+    yield "SELECT pg_notify($1, $2)", (CHANNEL, what)
