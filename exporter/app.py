@@ -199,7 +199,7 @@ async def service(
 
         # What was counted, durable; what is so now, in memory; and what a scrape shows of both.
         ledger = Ledger(
-            await open_engine(config.store.url),
+            await open_engine(config.store.url, password=config.store.password_now),
             {source: _fold_rules(config, section, platforms[source]) for source, section in config.sources.items()},
             on_error=lambda operation: own.store_errors.labels(operation).inc(),
             on_up=lambda up: own.store_up.set(float(up)),

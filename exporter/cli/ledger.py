@@ -55,7 +55,7 @@ async def offline(
     a source gives its section.
     """
     platforms = known(outline.platforms)
-    ledger = Ledger(await open_engine(outline.store_url, to_read=to_read), {})
+    ledger = Ledger(await open_engine(outline.store_url, password=outline.store.password_now, to_read=to_read), {})
     try:
         labels = outline.labels() if by_rules else dict[str, Labels]()
         yield await remember(

@@ -17,9 +17,9 @@ import orjson
 
 from exporter.log import get_logger
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Key, Loaded
-from exporter.store import codec, maintenance
+from exporter.store import address, codec, maintenance
 from exporter.store.ingest import ingest
-from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
+from exporter.store.script import Engine, Password, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
 
 T = TypeVar("T")
@@ -327,9 +327,9 @@ def database(url: str) -> Path:
     raise StoreError(f"unknown kind of store: {url.split(':', 1)[0]!r}; use sqlite:///FILE")
 
 
-async def open_engine(url: str, *, password: str | None = None, to_read: bool = False) -> Engine:
-    """The engine a store URL names; PostgreSQL takes a ``password`` where the URL has none. Raises ``StoreError``."""
-    if url.startswith(("postgresql://", "postgres://")):
+async def open_engine(url: str, *, password: Password | None = None, to_read: bool = False) -> Engine:
+    """The engine a store URL names; PostgreSQL asks for the ``password`` at each connection. Raises ``StoreError``."""
+    if address.is_postgres(url):
         try:
             from exporter.store.postgres import PostgresEngine
         except ImportError:
