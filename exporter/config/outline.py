@@ -118,7 +118,7 @@ def without_config(store_url: str) -> Outline:
 
 
 def _store(section: Any, environment: Mapping[str, str]) -> StoreConfig:
-    """Which database, and its password if it takes one: that of a SQLite is nobody's business. Raises ``ConfigError``."""
+    """Which database, and its password: a SQLite has none, whatever is written there. Raises ``ConfigError``."""
     if section is not None and not isinstance(section, dict):
         raise ConfigError(["store: must be a section of keys and values"])
     problems: list[str] = []

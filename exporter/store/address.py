@@ -56,7 +56,7 @@ def _mistaken_options(query: str) -> str | None:
     if mode and mode not in TLS_MODES:
         return f"sslmode is one of {', '.join(TLS_MODES)}"
     if mode.startswith("verify-") and not found.get("sslrootcert"):
-        return f"sslmode={mode} needs sslrootcert=FILE, the certificates to trust, or sslrootcert={SYSTEM} for the system's"
+        return f"sslmode={mode} needs sslrootcert=FILE with the certificates to trust, or {SYSTEM} for the system's"
     if found.get("sslrootcert") == SYSTEM and mode != "verify-full":
         return f"sslrootcert={SYSTEM} goes with sslmode=verify-full only: anybody can have a certificate of these"
     return None
