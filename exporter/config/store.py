@@ -1,6 +1,7 @@
 """The section ``store``: which database, its password, and how long it remembers."""
 
 import re
+from importlib.util import find_spec
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,13 +23,19 @@ class StoreConfig(Section):
     def _known_engine(cls, value: str) -> str:
         if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
             return value
+        if address.is_postgres(value):
+            if (wrong := address.mistake(value)) is not None:
+                raise ValueError(wrong)
+            if find_spec("asyncpg") is None:
+                raise ValueError("PostgreSQL needs the extra postgres: pip install 'automation-exporter[postgres]'")
+            return value
         if re.fullmatch(r"[\w./-]+\.(db|sqlite3?)", value):  # anything else may be something else, and is not quoted
             raise ValueError(f"a path is no URL: write sqlite:///{value}")
         if ":" not in value:
             raise ValueError("a path is no URL: write sqlite:/// before it")
         if value.startswith("sqlite:"):
             raise ValueError("use sqlite:///FILE: three slashes, and a fourth where the path begins with one")
-        raise ValueError("use sqlite:///FILE (PostgreSQL is not supported by this version)")
+        raise ValueError("use sqlite:///FILE or postgresql://USER@HOST/DATABASE")
 
     @field_validator("retention")
     @classmethod
