@@ -32,6 +32,7 @@ from exporter.retries.repair_operations import RepairOperations
 from exporter.retries.repairer import Repairer
 from exporter.retries.retrier import Retrier
 from exporter.source import Source, read_at_scrape
+from exporter.store.address import is_postgres
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
 from exporter.traces.exemplars import attach
@@ -56,6 +57,8 @@ log = get_logger(__name__)
 
 #: Seconds between two rounds of expiring, pruning and counting rows.
 HOUSEKEEPING_INTERVAL = 60.0
+#: Seconds between two looks at what was said to others with the same database.
+HEARING_INTERVAL = 1.0
 #: Seconds between two looks at how far operations are.
 OPERATIONS_INTERVAL = 5.0
 
@@ -268,6 +271,8 @@ async def service(
             for repairer in running.repairers.values():
                 tasks(repairer.run())
             tasks(_operations_loop(running, clock))
+            if is_postgres(config.store.url):
+                tasks(_hearing_loop(running, clock))
             tasks(_housekeeping_loop(running, config, clock, folded))
             tasks(ledger.recover(clock.sleep))
             if running.traces is not None:
@@ -388,6 +393,15 @@ async def _housekeeping_loop(running: Service, config: Config, clock: Clock, fol
         with suppress(StoreError):  # counted and shown by the ledger
             await housekeeping_once(running, config, clock.now(), folded)
         await clock.sleep(HOUSEKEEPING_INTERVAL)
+
+
+async def _hearing_loop(running: Service, clock: Clock) -> None:
+    """Heed what commands write into the database, beside the service."""
+    while True:
+        with suppress(StoreError):  # counted and shown by the ledger
+            if await running.book.hear(now=clock.now()):
+                running.control.said(*running.sources)
+        await clock.sleep(HEARING_INTERVAL)
 
 
 async def _operations_loop(running: Service, clock: Clock) -> None:

@@ -90,6 +90,7 @@ class RetryBook:
         self._lowered_at: dict[str, float] = {}  # by source
         self._full_at: dict[str, float] = {}
         self._changing = asyncio.Lock()
+        self._heard = 0  # the newest row of the audit when others were last listened to
 
     async def load(self, now: float) -> None:
         """Start from what the ledger remembers."""
@@ -443,6 +444,15 @@ class RetryBook:
 
     async def end(self, overrides: Sequence[Override], *, who: str, now: float) -> None:
         await self._ledger.transact("override", script.end_overrides(overrides, who=who, now=now))
+
+    async def hear(self, *, now: float) -> bool:
+        """Take over what people have said to other processes with this database; whether there was anything."""
+        last = await self._ledger.hear(audit.last())
+        if last == self._heard:
+            return False
+        await self._ledger.hear(script.heard(now, frozenset(self.overrides)))
+        self._heard = last
+        return True
 
     async def redate(self, source: str, *, now: float) -> None:
         """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""

@@ -34,6 +34,11 @@ def history(retry_id: str) -> Script[list[dict[str, Any]]]:
     return [{"at": at, **orjson.loads(data)} for at, data in rows]
 
 
+def last() -> Script[int]:
+    """The number of the newest row: another one says that something was said or done."""
+    return int((yield "SELECT max(seq) FROM audit", ())[0][0] or 0)
+
+
 def records(*, since: float = float("-inf"), after: int = 0, limit: int = AUDIT_ROWS) -> Script[list[dict[str, Any]]]:
     """What the audit says from a moment on, of rows after a number: at most ``limit`` of them, oldest first.
 

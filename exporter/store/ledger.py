@@ -222,6 +222,11 @@ class Ledger:
         result: T = await self._run(operation, script)
         return result
 
+    async def hear(self, script: Script[T]) -> T:
+        """The same of one that only reads what other processes wrote, and so waits for none of them."""
+        result: T = await self._run("hear", script, sources=())
+        return result
+
     async def load(self) -> Loaded:
         """Everything the in-memory picture starts from. Raises ``StoreError``."""
         try:

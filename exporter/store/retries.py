@@ -410,6 +410,18 @@ def open_overrides(now: float) -> Script[list[Override]]:
     return [override_of(data) for (data,) in rows]
 
 
+def heard(now: float, known: Collection[str]) -> Script[Committed]:
+    """What people have said by now, in whatever process: of the overrides ``known`` (ids) those that hold no more."""
+    said = yield from open_overrides(now)
+    opened = yield "SELECT data FROM retries WHERE outcome IS NULL AND shadow = 0", ()
+    return Committed(
+        overrides=[override for override in said if override.id not in known],
+        ended_overrides=sorted(set(known) - {override.id for override in said}),
+        retries=[_retry(row) for row in opened],
+        operations=(yield from operations.load()),
+    )
+
+
 def row_of(retry: Retry) -> Row:
     return (
         retry.id, retry.source, retry.root, retry.dead_letter_id, int(retry.shadow), retry.state.value,
