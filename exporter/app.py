@@ -142,7 +142,7 @@ async def service(
             stack.push_async_callback(doors.close)
 
         # What was counted, durable; what is so now, in memory; and what a scrape shows of both.
-        engine = await open_engine(config.store.url)
+        engine = await open_engine(config.store.url, password=config.store.password_now)
         if engine.is_shared:
             clock = shared = SharedClock(clock)
         ledger = Ledger(
@@ -398,7 +398,7 @@ async def _joined(
         sources=frozenset(running.sources),
     )
     replicas: Replicas
-    beats = open_beats(config.store.url, lambda said: replicas.heard(said))
+    beats = open_beats(config.store.url, lambda said: replicas.heard(said), password=config.store.password_now)
     replicas = Replicas(
         me,
         running.sources,

@@ -16,6 +16,11 @@ from pathlib import Path
 
 from tests.servers import PATIENCE_SECONDS, free_port
 
+#: Who may enter: members of the role ``secured`` with their password, everybody else without.
+_HBA = """
+host all +secured all scram-sha-256
+host all all all trust
+"""
 #: Attempts to start it.
 _STARTS_MAX = 60
 #: Where Debian puts the programs of its versions, the newest first.
@@ -29,7 +34,7 @@ def program(name: str) -> str | None:
 
 @dataclass(slots=True)
 class Postgres:
-    """A running server. Everybody on this machine may enter, with any password."""
+    """A running server. Everybody on this machine may enter, but for those who are ``secured``."""
 
     port: int
     home: Path
@@ -43,6 +48,13 @@ class Postgres:
         name = f"t{next(self._numbers)}"
         _run("psql", "-q", "-d", self.url(), "-c", f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def secured(self, password: str) -> str:
+        """The URL of a new, empty database, and its owner, whom the server lets in with a password only."""
+        url, owner = self.make(), f"owner{next(self._numbers)}"
+        self.sql(self.url(), f"CREATE ROLE {owner} LOGIN IN ROLE secured PASSWORD '{password}'")
+        self.sql(self.url(), f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {owner}")
+        return url.replace("postgres@", f"{owner}@")
 
     def sql(self, url: str, statement: str) -> str:
         """What a statement answers, as text."""
@@ -86,7 +98,9 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres(port=free_port(), home=home, _numbers=count(1))
     try:
         _run("initdb", "-D", str(home / "data"), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", user=user)
+        (home / "data" / "pg_hba.conf").write_text(_HBA)
         server.start()
+        server.sql(server.url(), "CREATE ROLE secured")
         try:
             yield server
         finally:

@@ -33,7 +33,7 @@ def since(text: str, now: float, option: str = "--since") -> float:
 
 async def audit(outline: Outline, *, since: float, say: Say, as_json: bool = False) -> int:
     """The rows from a moment on, one JSON object a line, or all as one list."""
-    ledger = Ledger(await open_engine(outline.store_url, to_read=True), {})
+    ledger = Ledger(await open_engine(outline.store_url, password=outline.store.password_now, to_read=True), {})
     try:
         after, all_rows = 0, []
         while found := await ledger.transact("audit", script.records(since=since, after=after)):
@@ -54,7 +54,7 @@ async def verify(outline: Outline, *, since: float, say: Say, as_json: bool = Fa
     """Whether each row since a moment follows from the one before it. Raises ``StoreError`` that names the first that
     does not; as JSON it is said, and 1 returned.
     """
-    ledger = Ledger(await open_engine(outline.store_url, to_read=True), {})
+    ledger = Ledger(await open_engine(outline.store_url, password=outline.store.password_now, to_read=True), {})
     try:
         found = await ledger.transact("audit", script.check(since=since))
         broken = None if found.broken is None else await ledger.transact("audit", _row(found.broken))

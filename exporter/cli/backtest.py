@@ -22,7 +22,7 @@ MESSAGE_CHARS_MAX = 80
 async def backtested(outline: Outline, since: float, now: float, *, say: Say, as_json: bool = False) -> int:
     """What the policies of a file would have done from a moment on, and what retries were good for."""
     rules, labels = outline.rules(), outline.labels()
-    ledger = Ledger(await open_engine(outline.store_url, to_read=True), {})
+    ledger = Ledger(await open_engine(outline.store_url, password=outline.store.password_now, to_read=True), {})
     try:
         loaded = await ledger.load()
         history = await ledger.transact("history", script.history(since))

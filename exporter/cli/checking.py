@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from exporter import log
 from exporter.clock import SystemClock
-from exporter.config import Config, ConfigError, load
+from exporter.config import Config, ConfigError, StoreConfig, load
 from exporter.config.cautions import cautions
 from exporter.config.twins import TWICE
 from exporter.model.policy import Rules
@@ -28,8 +28,10 @@ from exporter.platform import Platform, Watches
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.source import make_api
+from exporter.store.address import is_postgres, place
 from exporter.store.ledger import database
 from exporter.store.place import not_ours
+from exporter.store.script import StoreError
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
 from exporter.view.costs import series_of, series_of_retries
@@ -88,7 +90,10 @@ def _verdict(problems: int, warnings: int, *, online: bool) -> str:
 
 async def _try_here(config: Config, report: Report, environment: Mapping[str, str], *, online: bool) -> None:
     """The database's folder, the addresses, the certificates and where traces go."""
-    _try_store(config.store.url, report)
+    if is_postgres(config.store.url):
+        await _try_postgres(config.store, report, online=online)
+    else:
+        _try_store(config.store.url, report)
     for key in ("listen", "webhooks_listen"):
         address = getattr(config.server, key)
         if address is not None:
@@ -133,6 +138,22 @@ def _try_store(url: str, report: Report) -> None:
     words = space(shutil.disk_usage(folder).free)
     if words is not None:
         (report.problems if words[0] else report.warnings).append(f"store.url: {words[1]} on the disk of {folder}")
+
+
+async def _try_postgres(store: StoreConfig, report: Report, *, online: bool) -> None:
+    """Whether a PostgreSQL lets us in and gives what a ledger needs: another machine's affair, so online only."""
+    if not online:
+        report.notes.append(f"store.url: {place(store.url)} is tried with --online")
+        return
+    from exporter.store.trying import tried  # needs asyncpg
+
+    try:
+        found = await tried(store.url, store.password_now)
+    except StoreError as exc:
+        report.problems.append(str(exc) if str(exc).startswith("store.url") else f"store.url: {exc}")
+        return
+    report.problems += [f"store.url: {problem}" for problem in found.problems]
+    report.notes.append(f"store.url: {place(store.url)}: {found.told}")
 
 
 def _is_sqlite(file: Path) -> bool:

@@ -25,6 +25,7 @@ from exporter.platform.section import SourceConfig
 from exporter.retries.control import retry_facts
 from exporter.source import Source
 from exporter.store import retries as script
+from exporter.store.address import is_postgres
 from exporter.store.ledger import Ledger, database, open_engine
 from exporter.store.script import StoreError, StoreInUse
 from exporter.web import local
@@ -55,7 +56,7 @@ async def offline(
     a source gives its section.
     """
     platforms = known(outline.platforms)
-    ledger = Ledger(await open_engine(outline.store_url, to_read=to_read), {})
+    ledger = Ledger(await open_engine(outline.store_url, password=outline.store.password_now, to_read=to_read), {})
     try:
         labels = outline.labels() if by_rules else dict[str, Labels]()
         yield await remember(
@@ -125,12 +126,11 @@ async def tell(
 ) -> int:
     """Say something to the running service, or, where none runs, to the ledger: ``here`` does what ``path`` does.
 
+    A PostgreSQL takes it beside the service, which hears it there.
     ``show`` puts the answer into lines; else each value of it is one.
     """
-    who, file = _user(), database(outline.store_url)
-    if not file.exists():  # a new one would heed it, and no service would ever see it
-        here_or_there = "" if file.is_absolute() else "; store.url is relative to the folder the service was started in"
-        raise StoreError(f"there is no database {file}: the service has never run with it{here_or_there}")
+    who = _user()
+    await _find(outline)
     loop = asyncio.get_running_loop()
     patience = loop.time() + START_SECONDS_MAX
     while True:
@@ -149,6 +149,17 @@ async def tell(
     for line in [as_text(answer)] if as_json else (show or plain)(answer):
         say(line)
     return 0
+
+
+async def _find(outline: Outline) -> None:
+    """Raises ``StoreError`` if there is no database yet: a new one would heed it, and no service would ever see it."""
+    if is_postgres(outline.store_url):
+        await (await open_engine(outline.store_url, password=outline.store.password_now, to_read=True)).close()
+        return
+    file = database(outline.store_url)
+    if not file.exists():
+        here_or_there = "" if file.is_absolute() else "; store.url is relative to the folder the service was started in"
+        raise StoreError(f"there is no database {file}: the service has never run with it{here_or_there}")
 
 
 def plain(answer: Answer) -> Iterable[str]:

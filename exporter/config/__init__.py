@@ -17,16 +17,17 @@ from exporter.config import wording
 from exporter.config.mistakes import mistakes
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
+from exporter.config.store import StoreConfig
 from exporter.config.twins import twins
 from exporter.model.labels import NO_LABELS, alert_labels, exposed
 from exporter.model.policy import Rules
 from exporter.model.reach import Place
 from exporter.platform.labels import LabelsConfig, labels_of
-from exporter.platform.section import Duration, Name, Secret, Section, SourceConfig, Url, secrets_in
+from exporter.platform.section import Name, Secret, Section, SourceConfig, Url, secrets_in
 from exporter.platforms import PLATFORMS
 from exporter.text import NESTED, ConfigError, Text, fill, stands_below
 
-__all__ = ["Config", "ConfigError", "file_text", "load", "parse", "read", "validate"]
+__all__ = ["Config", "ConfigError", "StoreConfig", "file_text", "load", "parse", "read", "validate"]
 
 
 class TlsConfig(Section):
@@ -66,31 +67,6 @@ class ServerConfig(Section):
         if self.webhooks_listen == self.listen and not self.listen.endswith(":0"):
             raise ValueError("webhooks_listen is the address of listen; leave it out, or give it another port")
         return self
-
-
-class StoreConfig(Section):
-    url: str = "sqlite:///automation-exporter.db"
-    retention: Duration = Field(default="30d", validate_default=True)
-
-    @field_validator("url")
-    @classmethod
-    def _known_engine(cls, value: str) -> str:
-        if value.startswith("sqlite:///") and len(value) > len("sqlite:///"):
-            return value
-        if re.fullmatch(r"[\w./-]+\.(db|sqlite3?)", value):  # anything else may be something else, and is not quoted
-            raise ValueError(f"a path is no URL: write sqlite:///{value}")
-        if ":" not in value:
-            raise ValueError("a path is no URL: write sqlite:/// before it")
-        if value.startswith("sqlite:"):
-            raise ValueError("use sqlite:///FILE: three slashes, and a fourth where the path begins with one")
-        raise ValueError("use sqlite:///FILE (PostgreSQL is not supported by this version)")
-
-    @field_validator("retention")
-    @classmethod
-    def _long_enough(cls, seconds: float) -> float:
-        if seconds < 86400:
-            raise ValueError("the shortest retention is 1d: runs are recognised by the ledger for that long")
-        return seconds
 
 
 class LimitsConfig(Section):
@@ -237,7 +213,7 @@ class Config(Section):
 
     def secrets(self) -> list[str]:
         """Every secret value, so that logs can be scrubbed of them."""
-        return secrets_in(self)
+        return [*secrets_in(self), *self.store.secrets_in_url]
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:

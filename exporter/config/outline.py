@@ -16,12 +16,14 @@ from exporter.config import StoreConfig, file_text, of_no_label, of_no_source, w
 from exporter.config.mistakes import mistakes
 from exporter.config.objectives import SloConfig
 from exporter.config.retries import RetriesConfig, compile_rules
+from exporter.log import register_secrets
 from exporter.model.labels import Labels, alert_labels
 from exporter.model.policy import Rules
 from exporter.model.reach import Place
-from exporter.platform.fields import Section
+from exporter.platform.fields import Section, secrets_in
 from exporter.platform.labels import LabelsConfig, labels_of
 from exporter.platforms import PLATFORMS
+from exporter.store import address
 from exporter.text import ConfigError, Text, expand, fill, stands_below
 
 S = TypeVar("S", bound=Section)
@@ -31,11 +33,15 @@ S = TypeVar("S", bound=Section)
 class Outline:
     """What is needed is checked when it is asked for; each may raise ``ConfigError``."""
 
-    store_url: str
+    store: StoreConfig  # of which the URL is known, and the password where there is one
     platforms: Mapping[str, str]  # by source, whatever is written there
     file: Path | None = None
     _text: Text | None = None
     _environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def store_url(self) -> str:
+        return self.store.url
 
     def rules(self) -> Rules:
         """What is written about retrying, compiled."""
@@ -91,35 +97,44 @@ def outline(path: Path, environment: Mapping[str, str] = os.environ) -> Outline:
     text = file_text(path)
     try:
         written = Text(text)
-        store = written.section("store", lenient=True)
-        if store is not None and not isinstance(store, dict):
-            raise ConfigError(["store: must be a section of keys and values"])
-        problems: list[str] = []
-        url = (store or {}).get("url", StoreConfig.model_fields["url"].default)
-        if isinstance(url, str):
-            url = expand(url, "store.url", environment, problems)
-        if problems:
-            raise ConfigError(problems)
-        try:
-            url = StoreConfig.model_validate({"url": url}).url
-        except ValidationError as exc:
-            raise ConfigError(wording.lines(exc, "store", StoreConfig)) from None
+        store = _store(written.section("store", lenient=True), environment)
         platforms = {
             name: expand(str(section.get("platform")), "", environment, [])
             for name, section in _sources(written).items()
         }
     except ConfigError as exc:
         raise ConfigError(exc.problems, file=path) from None
-    return Outline(store_url=url, platforms=platforms, file=path, _text=written, _environment=environment)
+    return Outline(store=store, platforms=platforms, file=path, _text=written, _environment=environment)
 
 
 def without_config(store_url: str) -> Outline:
     """Where only the database is known. Raises ``ConfigError``."""
     try:
-        url = StoreConfig.model_validate({"url": store_url}).url
+        store = StoreConfig.model_validate({"url": store_url})
     except ValidationError as exc:
         raise ConfigError(["--" + line for line in wording.lines(exc, "store", StoreConfig)]) from None
-    return Outline(store_url=url, platforms={})
+    register_secrets(store.secrets_in_url)
+    return Outline(store=store, platforms={})
+
+
+def _store(section: Any, environment: Mapping[str, str]) -> StoreConfig:
+    """Which database, and its password: a SQLite has none, whatever is written there. Raises ``ConfigError``."""
+    if section is not None and not isinstance(section, dict):
+        raise ConfigError(["store: must be a section of keys and values"])
+    problems: list[str] = []
+    wanted = {key: value for key, value in (section or {}).items() if key == "url"}
+    filled = fill(wanted, "store", environment, problems)
+    if not problems and address.is_postgres(str(filled.get("url"))):
+        secret = {key: value for key, value in (section or {}).items() if key in ("password", "password_file")}
+        filled |= fill(secret, "store", environment, problems)
+    if problems:
+        raise ConfigError(problems)
+    try:
+        store = StoreConfig.model_validate(filled)
+    except ValidationError as exc:
+        raise ConfigError(wording.lines(exc, "store", StoreConfig)) from None
+    register_secrets([*secrets_in(store), *store.secrets_in_url])
+    return store
 
 
 def known(platforms: Mapping[str, str]) -> dict[str, Any]:

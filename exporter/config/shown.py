@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, SecretStr
 
-from exporter.config import BasicAuthConfig, Config
+from exporter.config import BasicAuthConfig, Config, StoreConfig
+from exporter.store.address import masked, written_secrets
 from exporter.text import expand
 
 #: What a made-up secret begins with.
@@ -61,9 +62,19 @@ class _Shown:
                 out[name] = self._default(value, info.get_default(call_default_factory=True), at)
             elif isinstance(model, BasicAuthConfig):
                 out[name] = self._secrets_of(value, given[name], at)
+            elif isinstance(model, StoreConfig) and name == "url":
+                out[name] = self._database(given[name], at)
             else:
                 out[name] = self._value(value, given.get(name), at)
         return out
+
+    def _database(self, written: Any, place: str) -> str:
+        """The URL of a database; a password within it is shown as any other secret, also where a variable has it."""
+        text = str(written)
+        found = written_secrets(text)
+        if not found or not all(_REFERENCES.fullmatch(one) or _DEFAULTED.fullmatch(one) for one in found):
+            text = expand(text, "", self._environment, []).replace("$", "$$")
+        return masked(text, lambda secret: str(self._secret(secret, f"{place}.password")))
 
     def _default(self, value: Any, default: Any, place: str) -> Any:
         if isinstance(value, BaseModel):
@@ -115,7 +126,7 @@ class _Shown:
         text = str(written)
         if _REFERENCES.fullmatch(text):
             return text
-        variable = re.sub(r"\W+", "_", place).strip("_").upper()
+        variable = _variable(place)
         if found := _DEFAULTED.fullmatch(text):
             variable = found[1]
             if self._environment.get(variable):
@@ -124,6 +135,10 @@ class _Shown:
                 return text
             text = found[2]
         return f"${{{variable}:-{_made_up(expand(text, '', self._environment, []))}}}"
+
+
+def _variable(place: str) -> str:
+    return re.sub(r"\W+", "_", place).strip("_").upper()
 
 
 def _made_up(secret: str) -> str:
@@ -147,6 +162,9 @@ def _secrets(value: Any, place: str) -> list[tuple[str, str]]:
         return [(place, value.get_secret_value())]
     if isinstance(value, BasicAuthConfig):
         return [(f"{place}.users.{name}", digest) for name, digest in value.users.items()]
+    if isinstance(value, StoreConfig):
+        found = [(f"{place}.password", value.password.get_secret_value())] if value.password is not None else []
+        return [*found, *((f"{place}.url", secret) for secret in value.secrets_in_url)]
     if isinstance(value, BaseModel):
         return [
             found

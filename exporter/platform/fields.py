@@ -48,6 +48,12 @@ def read_secret(path: Path) -> str | None:
         return None
 
 
+def secret_now(secret: SecretStr) -> SecretStr:
+    """The secret as its file has it now; as it was, where the file cannot be read."""
+    found = read_secret(secret.path) if isinstance(secret, FileSecret) else None
+    return FileSecret(found, secret.path) if found is not None and isinstance(secret, FileSecret) else secret
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 
 

@@ -20,11 +20,11 @@ import orjson
 
 from exporter.log import get_logger
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Key, Loaded
-from exporter.store import codec, maintenance
+from exporter.store import address, codec, maintenance
 from exporter.store import feed as news
 from exporter.store.feed import Feed, LeaseLost
 from exporter.store.ingest import ingest
-from exporter.store.script import Engine, Script, StoreError, StoreUnavailable
+from exporter.store.script import Engine, Password, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
 
 T = TypeVar("T")
@@ -383,16 +383,16 @@ def database(url: str) -> Path:
     raise StoreError(f"unknown kind of store: {url.split(':', 1)[0]!r}; use sqlite:///FILE")
 
 
-def open_beats(url: str, on_news: Callable[[str], object], *, password: str | None = None) -> Engine:
+def open_beats(url: str, on_news: Callable[[str], object], *, password: Password | None = None) -> Engine:
     """An engine beside the one of a ledger that is shared, which waits for no lock; see ``PostgresEngine``."""
     from exporter.store.postgres import PostgresEngine
 
     return PostgresEngine.open_to_listen(url, on_news, password=password)
 
 
-async def open_engine(url: str, *, password: str | None = None, to_read: bool = False) -> Engine:
-    """The engine a store URL names; PostgreSQL takes a ``password`` where the URL has none. Raises ``StoreError``."""
-    if url.startswith(("postgresql://", "postgres://")):
+async def open_engine(url: str, *, password: Password | None = None, to_read: bool = False) -> Engine:
+    """The engine a store URL names; PostgreSQL asks for the ``password`` at each connection. Raises ``StoreError``."""
+    if address.is_postgres(url):
         try:
             from exporter.store.postgres import PostgresEngine
         except ImportError:

@@ -16,15 +16,16 @@ import hashlib
 import ssl
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from exporter.log import get_logger
 from exporter.store import feed
+from exporter.store.address import FILES, SYSTEM, mistake, options, place
 from exporter.store.schema import check_version, migrate
-from exporter.store.script import Script, StoreError, StoreUnavailable
+from exporter.store.script import Password, Script, StoreError, StoreUnavailable
 
 T = TypeVar("T")
 log = get_logger(__name__)
@@ -48,7 +49,7 @@ _TROUBLE = {
     "08": "the connection to the database was lost",
     "25006": "the database may only be read: it is a standby, or its disk is full",
     "25P": "the database ended the transaction: it took too long",
-    "28": "the database does not let us in: look at the user and the password of store.url",
+    "28": "the database does not let us in: look at the user of store.url, at store.password and at its pg_hba.conf",
     "3D000": "there is no such database: create it",
     "42501": "the user of store.url lacks rights in the database: it must own its schema",
     "53100": "the disk of the database is full: make room on it",
@@ -66,8 +67,11 @@ class PostgresEngine:
     """Runs scripts one after the other. Make one with ``open``."""
 
     def __init__(
-        self, url: str, password: str | None, *, to_read: bool, on_news: Callable[[str], object] | None = None
+        self, url: str, password: Password | None, *, to_read: bool, on_news: Callable[[str], object] | None = None
     ) -> None:
+        """Raises ``StoreError`` if the URL is none."""
+        if (wrong := mistake(url)) is not None:
+            raise StoreError(f"store.url: {wrong}")
         self._url = url
         self._password = password
         self._to_read = to_read
@@ -93,7 +97,7 @@ class PostgresEngine:
         return self._trouble
 
     @classmethod
-    async def open(cls, url: str, *, password: str | None = None) -> "PostgresEngine":
+    async def open(cls, url: str, *, password: Password | None = None) -> "PostgresEngine":
         """Connect, and bring the database to the newest schema, one process at a time. Raises ``StoreError``."""
         engine = cls(url, password, to_read=False)
         try:
@@ -107,7 +111,7 @@ class PostgresEngine:
         return engine
 
     @classmethod
-    async def open_to_read(cls, url: str, *, password: str | None = None) -> "PostgresEngine":
+    async def open_to_read(cls, url: str, *, password: Password | None = None) -> "PostgresEngine":
         """Connect to read, beside those who write. Raises ``StoreError``."""
         engine = cls(url, password, to_read=True)
         try:
@@ -127,7 +131,7 @@ class PostgresEngine:
 
     @classmethod
     def open_to_listen(
-        cls, url: str, on_news: Callable[[str], object], *, password: str | None = None
+        cls, url: str, on_news: Callable[[str], object], *, password: Password | None = None
     ) -> "PostgresEngine":
         """Connect beside another engine of this process: scripts take no locks and wait for none of those.
 
@@ -234,10 +238,12 @@ class PostgresEngine:
 
     async def _connected(self) -> "asyncpg.Connection[Any]":
         if self._connection is None or self._connection.is_closed():
+            _find_files(self._url)
             try:
                 self._connection = await asyncpg.connect(
                     self._url,
-                    password=self._password,
+                    password=None if self._password is None else await asyncio.to_thread(self._password),
+                    ssl=True if options(self._url).get("sslrootcert") == SYSTEM else None,
                     timeout=CONNECT_SECONDS_MAX,
                     statement_cache_size=0,  # a proxy gives each transaction another connection
                     server_settings={"application_name": "automation-exporter"},
@@ -275,11 +281,14 @@ def _hear(on_news: Callable[[str], object], said: object) -> None:
     on_news(str(said))
 
 
-def place(url: str) -> str:
-    """How a person finds the database of a URL: no user's password, no options."""
-    parts = urlsplit(url)
-    user = "" if not parts.username else f"{parts.username}@"
-    return f"postgresql://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
+def _find_files(url: str) -> None:
+    """Raises ``StoreError`` if a file that the URL names cannot be read: OpenSSL would not say which."""
+    for name, file in options(url).items():
+        if name in FILES and file != SYSTEM:
+            try:
+                Path(file).read_bytes()
+            except OSError as exc:
+                raise StoreError(f"store.url: cannot read its {name}, {file}: {exc.strerror}") from None
 
 
 def lock_of(source: str) -> int:

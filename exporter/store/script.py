@@ -4,7 +4,7 @@ So the SQL and the logic between two statements are written once, and an engine 
 writer thread, PostgreSQL on a connection. Placeholders are ``$1``, ``$2``, …: SQLite takes them rewritten to ``?1``.
 """
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +15,9 @@ Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
 #: Yields statements, is sent their rows, returns a T. Runs inside one transaction.
 Script = Generator[Statement, list[Row], T]
+
+#: Tells the password of a database, as it is by now; None where the URL or the environment has it.
+Password = Callable[[], str | None]
 
 #: Rows in one multi-row statement. Engines keep statements prepared, and each number of rows is one of its own: few
 #: and short ones, because a thousand of up to a thousand rows would take hundreds of megabytes.

@@ -2,6 +2,8 @@
 
 It names the service's address and a secret made for this run, and is removed at the end. So a kill switch needs no
 configuration to work.
+
+A PostgreSQL has nothing beside it, and takes what commands say itself: whoever runs with it hears it there.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import aiohttp
 import orjson
 
 from exporter.config import Config
+from exporter.store.address import is_postgres
 from exporter.store.ledger import database
 from exporter.store.script import StoreError
 
@@ -25,6 +28,8 @@ Answer = dict[str, Any]
 
 def announce(config: Config, *, port: int, token: str) -> Callable[[], None]:
     """Write the file; returns what removes it."""
+    if is_postgres(config.store.url):
+        return lambda: None
     path = _path(config.store.url)
     host = config.server.listen.rpartition(":")[0].strip("[]")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
@@ -48,6 +53,8 @@ class NotThere(StoreError):
 
 async def ask(store_url: str, path: str, body: dict[str, Any], *, seconds_max: float = ANSWER_SECONDS_MAX) -> Answer:
     """Post to the running service. Raises ``NotThere``, or ``StoreError`` with the way out when it refuses."""
+    if is_postgres(store_url):
+        raise NotThere("who runs with a PostgreSQL hears what is said in the database")
     url, token = _where(store_url)
     timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS_MAX)
     headers = {"Authorization": f"Bearer {token}"}
@@ -100,6 +107,8 @@ def _where(store_url: str) -> tuple[str, str]:
 
 def running_at(store_url: str) -> str | None:
     """Where the service answers that uses this database; None if none says so."""
+    if is_postgres(store_url):
+        return None
     try:
         return str(orjson.loads(_path(store_url).read_bytes())["url"])
     except (OSError, orjson.JSONDecodeError, LookupError, TypeError):

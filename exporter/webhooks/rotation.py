@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from exporter.log import get_logger, register_secrets
-from exporter.platform.fields import FileSecret, read_secret
+from exporter.platform.fields import FileSecret, secret_now
 from exporter.platform.webhook_section import WebhookConfig
 from exporter.wire import schemes
 
@@ -45,7 +45,7 @@ class Rotation:
         if stamps == self._files:
             return None
         self._files = stamps
-        fields = {name: tuple(map(_now, field)) for name, field in _secrets(self._config).items()}
+        fields = {name: tuple(map(secret_now, field)) for name, field in _secrets(self._config).items()}
         if fields == _secrets(self._config):
             return None
         register_secrets(s.get_secret_value() for field in fields.values() for s in field)
@@ -67,12 +67,6 @@ def _secrets(config: WebhookConfig) -> dict[str, tuple[SecretStr, ...]]:
 
 def _of_files(field: tuple[SecretStr, ...]) -> list[FileSecret]:
     return [secret for secret in field if isinstance(secret, FileSecret)]
-
-
-def _now(secret: SecretStr) -> SecretStr:
-    """The secret as its file has it now; as it was, where the file cannot be read."""
-    found = read_secret(secret.path) if isinstance(secret, FileSecret) else None
-    return FileSecret(found, secret.path) if found is not None and isinstance(secret, FileSecret) else secret
 
 
 def _stamp(path: Path) -> _Stamp:

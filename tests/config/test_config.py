@@ -103,7 +103,10 @@ sources.make-eu.poll.interval=5 parsecs   | sources.make-eu.poll.interval: not a
 sources.make-eu.token=${NOPE}             | sources.make-eu.token: the environment variable NOPE is not set
 sources.make-eu.token_file=/nope          | sources.make-eu.token_file: give either token or token_file, not both
 server.listen=10870                       | server.listen: write an address as HOST:PORT, for example 127.0.0.1:10870
-store.url=mysql://x                       | store.url: use sqlite:///FILE (PostgreSQL is not supported by this version)
+store.url=mysql://x                       | store.url: use sqlite:///FILE or postgresql://USER@HOST/DATABASE
+store.url=postgresql://u:a#b@h/db         | store.url: it has a #: in a password write # as %23, or give it as store.password or store.password_file
+store.url=postgresql://h/db?sslmode=no    | store.url: sslmode is one of disable, allow, prefer, require, verify-ca, verify-full
+store.password=hidden                     | store.password: a SQLite database has none; remove it
 store.retention=1h                        | store.retention: the shortest retention is 1d: runs are recognised by the ledger for that long
 retries.policies=[x]                      | retries.policies[0]: must be a section of keys and values
 nonsense=1                                | nonsense: unknown key

@@ -122,3 +122,37 @@ def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory,
     config, _, once_more = again(text, environment, tmp_path_factory.getbasetemp())
     assert config.sources["q"].labels == {"a": label}
     assert without_secrets(once_more) == without_secrets(config)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("postgresql://u@h/db", r"postgresql://u@h/db"),
+        ("postgresql://u:${MAKE_TOKEN}@h/db", r"postgresql://u:\$\{MAKE_TOKEN\}@h/db"),
+        ("postgresql://u:hidden-one@h/db", r"postgresql://u:\$\{STORE_URL_PASSWORD:-masked-\w+\}@h/db"),
+        ("postgresql://u:${UNSET:-hidden-one}@h/db", r"postgresql://u:\$\{UNSET:-masked-\w+\}@h/db"),
+        (
+            "postgresql://u@h/db?password=hidden-one",
+            r"postgresql://u@h/db\?password=\$\{STORE_URL_PASSWORD:-masked-\w+\}",
+        ),
+        ("postgresql://u:hidd$$one@h/db", r"postgresql://u:\$\{STORE_URL_PASSWORD:-masked-\w+\}@h/db"),
+        ("${DATABASE_URL}", r"postgresql://u:\$\{STORE_URL_PASSWORD:-masked-\w+\}@h/db\?sslmode=require"),
+        ("postgresql://${USER_AND_PASSWORD}@h/db", r"postgresql://u:\$\{STORE_URL_PASSWORD:-masked-\w+\}@h/db"),
+    ],
+)
+def test_the_password_of_a_database_is_shown_as_where_it_comes_from(
+    written: str, expected: str, tmp_path: Path
+) -> None:
+    environment = ENVIRONMENT | {"USER_AND_PASSWORD": "u:hidden-one"}
+    environment |= {"DATABASE_URL": "postgresql://u:hidden-one@h/db?sslmode=require"}
+    source = "m:\n    platform: qlik\n    url: https://q.example\n    token: ${MAKE_TOKEN}\n"
+    text = f"store: {{url: '{written}'}}\nsources:\n  {source}"
+    config, printed, once_more = again(text, environment, tmp_path)
+    assert re.fullmatch(expected, yaml.safe_load(printed)["store"]["url"])
+    assert "hidden-one" not in printed
+    assert once_more.store.url.startswith("postgresql://u")
+    if "masked" in expected:
+        assert [line for line in cautions(once_more, 0.0) if line.startswith("store.url")]
+        assert "hidden-one" in config.secrets() or "hidd$one" in config.secrets()
+    _, twice, _ = again(printed, environment, tmp_path)
+    assert twice == printed

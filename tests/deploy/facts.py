@@ -8,7 +8,7 @@ import yaml
 
 from exporter import __version__
 from exporter.cli.parser import CONFIG_FILE
-from exporter.config import Config, ServerConfig, StoreConfig, parse
+from exporter.config import Config, ServerConfig, parse
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -23,7 +23,6 @@ CONFIGS = {
     "systemd": "${CREDENTIALS_DIRECTORY}",
 }
 IMAGE = f"ghcr.io/automation-exporter/automation-exporter:{__version__}"
-has_postgres = "password" in StoreConfig.model_fields
 
 
 def dockerfile(pattern: str) -> str:
@@ -49,13 +48,11 @@ def secrets_of(name: str) -> set[str]:
 
 
 def runnable(name: str, folder: Path) -> str:
-    """The text of a config with its secrets in a folder of the test, and a database this version knows."""
+    """The text of a config with its secrets in a folder of the test."""
     for secret in secrets_of(name):
         (folder / secret).write_text("0123456789abcdef0123456789abcdef")
     text = config_text(name).replace(CONFIGS[name] + "/", f"{folder}/")
-    if not has_postgres:
-        text = re.sub(r"^store:\n(  .*\n)+", "", text, flags=re.M)
-    return text
+    return re.sub(r"sqlite:////\S*/", f"sqlite:///{folder}/", text)
 
 
 def config(name: str, folder: Path) -> Config:

@@ -8,7 +8,7 @@ import pytest
 
 from exporter.model.ledger import FoldRules
 from exporter.store.ledger import Ledger, open_engine
-from exporter.store.postgres import PostgresEngine, place
+from exporter.store.postgres import PostgresEngine
 from exporter.store.script import Script, StoreError, StoreUnavailable
 from tests.postgres import Postgres, look, postgres
 from tests.servers import eventually, free_port, real
@@ -181,7 +181,3 @@ async def test_who_only_reads_changes_nothing_and_says_that_it_is_empty(server: 
         await engine.run(put("a"))
     assert await engine.run(names()) == []
     await engine.close()
-
-
-def test_the_place_of_a_database_shows_no_password() -> None:
-    assert place("postgresql://u:secret@h:5/db?sslmode=require") == "postgresql://u@h:5/db"
