@@ -409,9 +409,9 @@ async def _joined(
         anew=reload,
     )
     try:
+        with suppress(StoreError):  # said by the ledger; it is tried again
+            await replicas.come()
         if tasks is not None:
-            with suppress(StoreError):  # said by the ledger; it is tried again
-                await replicas.beat_once()
             tasks(replicas.run_beats())
             tasks(replicas.run_news())
             tasks(_watch_others(running, clock))

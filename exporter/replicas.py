@@ -81,6 +81,11 @@ class Replicas:
         """Somebody said something on the channel of the feed."""
         (self.beat_due if said == FREE else self.news_due).set()
 
+    async def come(self) -> None:
+        """Be there from now on, and take what is free. Raises ``StoreError``."""
+        await self._beats.run(leases.come(self.me))
+        await self.beat_once()
+
     async def beat_once(self) -> None:
         """Be alive for another while; end what was lost, give up what is too much, take what is free.
 

@@ -43,6 +43,7 @@ TABLES = (
     "CREATE INDEX IF NOT EXISTS feed_by_stream ON feed (stream, seq)",
     """CREATE TABLE IF NOT EXISTS replicas (
         id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL,
         until DOUBLE PRECISION NOT NULL,
         data BYTEA NOT NULL
     )""",

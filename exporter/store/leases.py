@@ -10,13 +10,14 @@ from exporter.store.script import Script
 
 #: A replica that was not heard of for so long (seconds) holds nothing any more.
 TTL = 12.0
+#: Replicas that were not heard of for so long (seconds) are forgotten.
+FORGOTTEN = 86400.0
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 
 
 class _Told(msgspec.Struct, kw_only=True):
     """What a replica says of itself."""
 
-    name: str
     sources: list[str]
     ahead: dict[str, float] = {}
 
@@ -26,13 +27,18 @@ def beat(me: Replica, *, ahead: Mapping[str, float]) -> Script[Seen]:
 
     ``ahead``: of the sources it holds, by how many seconds the database's clock is ahead of the platform's.
     """
-    told = _Told(name=me.name, sources=sorted(me.sources), ahead=dict(ahead))
+    told = _Told(sources=sorted(me.sources), ahead=dict(ahead))
     yield (
-        f"""INSERT INTO replicas (id, until, data) VALUES ($1, {_NOW} + {TTL}, $2)
+        f"""INSERT INTO replicas (id, name, until, data) VALUES ($1, $2, {_NOW} + {TTL}, $3)
             ON CONFLICT (id) DO UPDATE SET until = excluded.until, data = excluded.data""",
-        (me.id, msgspec.msgpack.encode(told)),
+        (me.id, me.name, msgspec.msgpack.encode(told)),
     )
     return (yield from see())
+
+
+def come(me: Replica) -> Script[None]:
+    """Take the place of whoever was here before: at one address there is one process."""
+    yield f"DELETE FROM replicas WHERE (name = $1 AND id <> $2) OR until < {_NOW} - {FORGOTTEN}", (me.name, me.id)
 
 
 def see() -> Script[Seen]:
@@ -40,9 +46,9 @@ def see() -> Script[Seen]:
     replicas: dict[str, Replica] = {}
     offsets: dict[str, float] = {}
     now = (yield f"SELECT {_NOW}", ())[0][0]
-    for identity, data in (yield f"SELECT id, data FROM replicas WHERE until > {_NOW} ORDER BY id", ()):
+    for identity, name, data in (yield f"SELECT id, name, data FROM replicas WHERE until > {_NOW} ORDER BY id", ()):
         told = msgspec.msgpack.decode(data, type=_Told)
-        replicas[identity] = Replica(id=identity, name=told.name, sources=frozenset(told.sources))
+        replicas[identity] = Replica(id=identity, name=name, sources=frozenset(told.sources))
         offsets |= told.ahead
     rows = yield "SELECT source, holder, epoch FROM leases", ()
     leases = {source: Lease(source=source, holder=holder, epoch=epoch) for source, holder, epoch in rows}
@@ -69,10 +75,9 @@ def give(source: str, me: str) -> Script[None]:
 
 
 def leave(me: str) -> Script[None]:
-    """Be gone at once, and forget those that have been gone for long."""
+    """Be gone at once."""
     yield "UPDATE leases SET holder = '' WHERE holder = $1", (me,)
     yield "DELETE FROM replicas WHERE id = $1", (me,)
-    yield f"DELETE FROM replicas WHERE until < {_NOW} - 86400", ()
 
 
 def say(what: str) -> Script[None]:
