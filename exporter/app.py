@@ -144,7 +144,7 @@ async def service(
         # What was counted, durable; what is so now, in memory; and what a scrape shows of both.
         engine = await open_engine(config.store.url, password=config.store.password_now)
         if engine.is_shared:
-            clock = shared = SharedClock(clock)
+            clock = shared = SharedClock(clock, follows=isinstance(clock, SystemClock))
         ledger = Ledger(
             engine,
             {source: _fold_rules(config, section, platforms[source]) for source, section in config.sources.items()},

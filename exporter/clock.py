@@ -39,8 +39,10 @@ class SystemClock:
 class SharedClock:
     """A clock by which several processes go: our own, set right by the one they share."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, follows: bool = True) -> None:
+        """One that does not follow is right already."""
         self._clock = clock
+        self._follows = follows
         self.ahead = 0.0  # seconds our own is ahead of the shared one
 
     def now(self) -> float:
@@ -58,7 +60,7 @@ class SharedClock:
         Less than a second may be the way the answer took: it changes nothing.
         """
         step = self.now() - shared
-        if abs(step) < SHARED_STEP_MIN:
+        if abs(step) < SHARED_STEP_MIN or not self._follows:
             return 0.0
         self.ahead += step
         return step

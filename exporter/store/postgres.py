@@ -44,6 +44,14 @@ EVERYTHING = 0x6175746F6D617465
 _BYTES = 8192  # that a probing write stores
 _READS = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WRITES = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL synchronous_commit = on"
+#: What the database, its client and the network between them raise.
+_FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 #: Errors that no statement is the cause of, by what their code (SQLSTATE) begins with.
 _TROUBLE = {
     "08": "the connection to the database was lost",
@@ -170,7 +178,7 @@ class PostgresEngine:
             try:
                 connection = await self._connected()
                 return await self._in_transaction(connection, script, sources, seconds)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+            except _FAILURES as exc:
                 raise self._refused(exc) from exc
             except BaseException:
                 if self._connection is not None and self._connection.is_in_transaction():
@@ -195,7 +203,7 @@ class PostgresEngine:
             result: T = stop.value
             return result
         except BaseException:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with suppress(*_FAILURES):
                 await connection.execute("ROLLBACK", timeout=CONNECT_SECONDS_MAX)
             raise
 
@@ -217,7 +225,7 @@ class PostgresEngine:
     async def _commit(self, connection: "asyncpg.Connection[Any]", number: str | None) -> None:
         try:
             await connection.execute("COMMIT", timeout=CONNECT_SECONDS_MAX)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+        except _FAILURES as exc:
             if number is None:  # nothing was written
                 raise
             self._trouble = _explained(exc)
@@ -229,7 +237,7 @@ class PostgresEngine:
         """Whether a transaction was committed, asked until the database answers."""
         while True:
             await self._disconnect()
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with suppress(*_FAILURES):
                 connection = await self._connected()
                 fate = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", number)
                 if fate != "in progress":  # that ends by itself, once the database knows that its client is gone
@@ -260,7 +268,7 @@ class PostgresEngine:
         if connection is not None and not connection.is_closed():
             try:
                 await connection.close(timeout=1.0)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except _FAILURES:
                 connection.terminate()
 
     def _refused(self, exc: Exception) -> StoreError:

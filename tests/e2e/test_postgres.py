@@ -150,6 +150,11 @@ async def test_from_the_first_run_to_a_copy(make: tuple[Any, str], tmp_path: Pat
         await service.process.wait()
 
     async with command(tmp_path, "run", "--config", str(config)) as service:
+
+        async def goes_on() -> bool:  # once the one before, which could not say goodbye, counts as gone
+            return bool(await totals(service))
+
+        assert await eventually(goes_on)
         assert await totals(service) == before
         again = Sender(await service.found(r"msg=running .*port=(\d+)"))
         again.sent = 100
