@@ -26,6 +26,8 @@ log = get_logger(__name__)
 
 #: Seconds between two beats, and between two looks for what others committed where nobody tells that there is any.
 BEAT, LOOK = 3.0, 0.5
+#: What is free for so long (seconds) is taken by whoever sees it.
+OVERDUE = 3 * BEAT
 #: What is said to others when a source is free to be taken.
 FREE = "free"
 #: A clock that is so far (seconds) from the database's is worth a word.
@@ -76,6 +78,7 @@ class Replicas:
         self._alive_until = 0.0  # on our steady clock
         self._followed_at = steady(clock)
         self._clock_is_off = False
+        self._free_since: dict[str, float] = {}  # on our steady clock
 
     def heard(self, said: str) -> None:
         """Somebody said something on the channel of the feed."""
@@ -113,12 +116,20 @@ class Replicas:
             return
         for source in self._left_behind():
             await self._take(source)
-        while (free := to_take(self.seen, self.me.id, self._sources)) is not None and await self._take(free):
-            pass
+        overdue = self._overdue(began)
+        while (free := to_take(self.seen, self.me.id, self._sources, overdue=overdue)) is not None:
+            if not await self._take(free):
+                break
 
     def _left_behind(self) -> list[str]:
         """What is ours by its row, and not worked for: we were not alive for a while, and nobody took it."""
         return [source for source in self._sources if source in self.seen.held_by(self.me.id) - self.held.keys()]
+
+    def _overdue(self, now: float) -> set[str]:
+        """What nobody has held for some beats."""
+        free = {source for source in self._sources if self.seen.holder(source) is None}
+        self._free_since = {source: self._free_since.get(source, now) for source in free}
+        return {source for source, since in self._free_since.items() if now - since > OVERDUE}
 
     async def _take(self, source: str) -> bool:
         epoch = await self._ledger.transact_about(source, "lease", leases.take(source, self.me.id))

@@ -52,13 +52,17 @@ class Seen:
         return {lease.source for lease in self.leases.values() if lease.holder == replica}
 
 
-def to_take(seen: Seen, me: str, sources: Collection[str]) -> str | None:
-    """The source this replica should take now: one that nobody holds, if none who could take it has less."""
+def to_take(seen: Seen, me: str, sources: Collection[str], *, overdue: Collection[str] = ()) -> str | None:
+    """The source this replica should take now: one that nobody holds, if none who could take it has less.
+
+    What is ``overdue`` anybody takes: whose turn it was may be alive, and unable to.
+    """
     loads = _loads(seen)
     for source in sorted(sources):
         able = [one.id for one in seen.replicas.values() if source in one.sources or source == UPKEEP]
-        if seen.holder(source) is None and loads.get(me, 0) <= min((loads[one] for one in able), default=0):
-            return source
+        if seen.holder(source) is None:
+            if source in overdue or loads.get(me, 0) <= min((loads[one] for one in able), default=0):
+                return source
     return None
 
 
