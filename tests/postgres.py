@@ -16,9 +16,12 @@ from pathlib import Path
 
 from tests.servers import PATIENCE_SECONDS, free_port
 
-#: Who may enter: members of the role ``secured`` with their password, everybody else without.
+#: Who may enter: members of the role ``secured`` with their password, of ``encrypted`` with TLS, of ``certified`` with
+#: a certificate as well, everybody else without.
 _HBA = """
 host all +secured all scram-sha-256
+hostnossl all +encrypted all reject
+hostssl all +certified all cert
 host all all all trust
 """
 #: Attempts to start it.
@@ -49,12 +52,25 @@ class Postgres:
         _run("psql", "-q", "-d", self.url(), "-c", f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def secured(self, password: str) -> str:
+    def secured(self, password: str, role: str = "secured") -> str:
         """The URL of a new, empty database, and its owner, whom the server lets in with a password only."""
         url, owner = self.make(), f"owner{next(self._numbers)}"
-        self.sql(self.url(), f"CREATE ROLE {owner} LOGIN IN ROLE secured PASSWORD '{password}'")
+        self.sql(self.url(), f"CREATE ROLE {owner} LOGIN IN ROLE {role} PASSWORD '{password}'")
         self.sql(self.url(), f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {owner}")
         return url.replace("postgres@", f"{owner}@")
+
+    def speak_tls(self, certificate: Path, key: Path, clients: Path) -> None:
+        """From now on, with this certificate, and trusting those of clients."""
+        for name, file in (("ssl_cert_file", certificate), ("ssl_key_file", key), ("ssl_ca_file", clients)):
+            copy = self.home / "data" / f"{name}.pem"
+            copy.write_bytes(file.read_bytes())
+            copy.chmod(0o600)
+            if (user := _user()) is not None:
+                os.chown(copy, user, -1)
+            self.sql(self.url(), f"ALTER SYSTEM SET {name} = '{copy}'")
+        self.sql(self.url(), "ALTER SYSTEM SET ssl = on")
+        self.stop()
+        self.start()
 
     def sql(self, url: str, statement: str) -> str:
         """What a statement answers, as text."""
@@ -100,7 +116,8 @@ def postgres() -> Iterator[Postgres]:
         _run("initdb", "-D", str(home / "data"), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", user=user)
         (home / "data" / "pg_hba.conf").write_text(_HBA)
         server.start()
-        server.sql(server.url(), "CREATE ROLE secured")
+        for role in ("secured", "encrypted", "certified"):
+            server.sql(server.url(), f"CREATE ROLE {role}")
         try:
             yield server
         finally:

@@ -41,12 +41,14 @@ EVERYTHING = 0x6175746F6D617465
 _BYTES = 8192  # that a probing write stores
 _READS = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WRITES = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL synchronous_commit = on"
+_TLS = "look at sslmode and sslrootcert of store.url"
 #: Errors that no statement is the cause of, by what their code (SQLSTATE) begins with.
 _TROUBLE = {
     "08": "the connection to the database was lost",
     "25006": "the database may only be read: it is a standby, or its disk is full",
     "25P": "the database ended the transaction: it took too long",
-    "28": "the database does not let us in: look at the user of store.url, at store.password and at its pg_hba.conf",
+    "28000": "the database does not let us in: look at the user and sslmode of store.url, and at its pg_hba.conf",
+    "28": "the database does not let us in: look at the user of store.url and at store.password",
     "3D000": "there is no such database: create it",
     "42501": "the user of store.url lacks rights in the database: it must own its schema",
     "53100": "the disk of the database is full: make room on it",
@@ -221,6 +223,8 @@ class PostgresEngine:
                     statement_cache_size=0,  # a proxy gives each transaction another connection
                     server_settings={"application_name": "automation-exporter"},
                 )
+            except ssl.SSLError:  # some are a ValueError as well
+                raise
             except (ValueError, OverflowError) as exc:
                 raise StoreError(f"store.url does not say where a PostgreSQL is: {_line(exc)}") from None
         return self._connection
@@ -267,8 +271,12 @@ def _explained(exc: Exception) -> str | None:
     if not isinstance(exc, asyncpg.PostgresError):
         if isinstance(exc, TimeoutError):
             return "the database does not answer"
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return f"the certificate of the database is refused: {exc.verify_message.rstrip('.')}; {_TLS}"
         if isinstance(exc, ssl.SSLError):
-            return f"no TLS with the database: {_line(exc)}; look at sslmode and sslrootcert of store.url"
+            return f"no TLS with the database: {_line(exc)}; {_TLS}"
+        if "rejected SSL upgrade" in str(exc):
+            return f"the database has no TLS; {_TLS}"
         return f"the database cannot be reached: {_line(exc)}"
     code = exc.sqlstate or ""
     found = [text for kind, text in _TROUBLE.items() if code.startswith(kind)]
