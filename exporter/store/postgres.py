@@ -41,6 +41,8 @@ EVERYTHING = 0x6175746F6D617465
 _BYTES = 8192  # that a probing write stores
 _READS = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WRITES = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL synchronous_commit = on"
+#: What a driver raises whose server fails it, or goes away in the middle of anything.
+_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 _TLS = "look at sslmode and sslrootcert of store.url"
 #: Errors that no statement is the cause of, by what their code (SQLSTATE) begins with.
 _TROUBLE = {
@@ -147,7 +149,7 @@ class PostgresEngine:
             try:
                 connection = await self._connected()
                 return await self._in_transaction(connection, script, sources, seconds)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+            except _BROKEN as exc:
                 raise self._refused(exc) from exc
             except BaseException:
                 if self._connection is not None and self._connection.is_in_transaction():
@@ -172,7 +174,7 @@ class PostgresEngine:
             result: T = stop.value
             return result
         except BaseException:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with suppress(*_BROKEN):
                 await connection.execute("ROLLBACK", timeout=CONNECT_SECONDS_MAX)
             raise
 
@@ -192,7 +194,7 @@ class PostgresEngine:
     async def _commit(self, connection: "asyncpg.Connection[Any]", number: str | None) -> None:
         try:
             await connection.execute("COMMIT", timeout=CONNECT_SECONDS_MAX)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+        except _BROKEN as exc:
             if number is None:  # nothing was written
                 raise
             self._trouble = _explained(exc)
@@ -204,7 +206,7 @@ class PostgresEngine:
         """Whether a transaction was committed, asked until the database answers."""
         while True:
             await self._disconnect()
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with suppress(*_BROKEN):
                 connection = await self._connected()
                 fate = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", number)
                 if fate != "in progress":  # that ends by itself, once the database knows that its client is gone
@@ -234,14 +236,14 @@ class PostgresEngine:
         if connection is not None and not connection.is_closed():
             try:
                 await connection.close(timeout=1.0)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except _BROKEN:
                 connection.terminate()
 
     def _refused(self, exc: Exception) -> StoreError:
         """What an error means for whoever asked, and for those who will."""
         text = _explained(exc)
         connection = self._connection
-        if connection is not None and (connection.is_closed() or not isinstance(exc, asyncpg.PostgresError)):
+        if connection is not None and (text is not None or connection.is_closed()):  # it may be in any state
             connection.terminate()
             self._connection = None
         if text is None:
@@ -271,6 +273,8 @@ def _explained(exc: Exception) -> str | None:
     if not isinstance(exc, asyncpg.PostgresError):
         if isinstance(exc, TimeoutError):
             return "the database does not answer"
+        if isinstance(exc, asyncpg.InternalClientError):
+            return _TROUBLE["08"]
         if isinstance(exc, ssl.SSLCertVerificationError):
             return f"the certificate of the database is refused: {exc.verify_message.rstrip('.')}; {_TLS}"
         if isinstance(exc, ssl.SSLError):
