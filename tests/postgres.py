@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -95,6 +95,51 @@ class Postgres:
 
     def stop(self, mode: str = "fast") -> None:
         _pg_ctl(self.home, "-m", mode, "stop")
+
+
+#: A proxy that gives each transaction another connection of two.
+_POOLER = """
+[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {home}/users
+pool_mode = transaction
+default_pool_size = 2
+server_round_robin = 1
+"""
+
+
+@contextmanager
+def pooler(server: Postgres) -> Iterator[Callable[[str], str]]:
+    """A pgbouncer in transaction mode before it: what the URL of a database on the server becomes through it."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="automation-exporter-pgbouncer-") as folder:
+        home = Path(folder)
+        (home / "users").write_text('"postgres" ""')
+        (home / "pgbouncer.ini").write_text(_POOLER.format(server=server.port, port=port, home=home))
+        if (user := _user()) is not None:
+            for path in (home, *home.iterdir()):
+                os.chown(path, user, -1)
+        with (home / "log").open("wb") as log:
+            command = [shutil.which("pgbouncer") or "pgbouncer", str(home / "pgbouncer.ini")]
+            running = subprocess.Popen(command, user=user, cwd="/", stdout=log, stderr=log)
+        try:
+            for attempt in range(_STARTS_MAX):
+                try:
+                    _run("psql", "-q", "-d", f"postgresql://postgres@127.0.0.1:{port}/postgres", "-c", "SELECT 1")
+                    break
+                except RuntimeError as exc:
+                    if attempt == _STARTS_MAX - 1 or running.poll() is not None:
+                        raise RuntimeError((home / "log").read_text()) from exc
+                    time.sleep(0.2)
+            yield lambda url: url.replace(f":{server.port}/", f":{port}/")
+        finally:
+            running.kill()
+            running.wait()
 
 
 def look(url: str, query: str) -> list[tuple[str | None, ...]]:
