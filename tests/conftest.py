@@ -4,14 +4,14 @@ databases of both kinds.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.n8n import testbed
-from tests.postgres import Postgres, postgres
+from tests.postgres import Postgres, pooler, postgres
 from tests.servers import PATIENCE_SECONDS, missing_component, real
 
 # A shared machine stalls now and then; a slow example is no wrong example, and slowly made examples are no bad ones.
@@ -53,10 +53,28 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=real("postgres"))])
+@pytest.fixture(scope="session")
+def pooled(server: Postgres) -> Iterator[Callable[[str], str]]:
+    """What the URL of a database of the server becomes through a proxy in transaction mode."""
+    with pooler(server) as through:
+        yield through
+
+
+#: The kinds of databases there are.
+KINDS = (
+    "sqlite",
+    pytest.param("postgresql", marks=real("postgres")),
+    pytest.param("pgbouncer", marks=[real("postgres"), real("pgbouncer"), pytest.mark.slow]),
+)
+
+
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database: what the ledger does it does on each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/t.db"
     server: Postgres = request.getfixturevalue("server")
-    return server.make()
+    if request.param == "postgresql":
+        return server.make()
+    through: Callable[[str], str] = request.getfixturevalue("pooled")
+    return through(server.make())

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -16,9 +16,12 @@ from pathlib import Path
 
 from tests.servers import PATIENCE_SECONDS, free_port
 
-#: Who may enter: members of the role ``secured`` with their password, everybody else without.
+#: Who may enter: members of the role ``secured`` with their password, of ``encrypted`` with TLS, of ``certified`` with
+#: a certificate as well, everybody else without.
 _HBA = """
 host all +secured all scram-sha-256
+hostnossl all +encrypted all reject
+hostssl all +certified all cert
 host all all all trust
 """
 #: Attempts to start it.
@@ -49,12 +52,25 @@ class Postgres:
         _run("psql", "-q", "-d", self.url(), "-c", f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def secured(self, password: str) -> str:
+    def secured(self, password: str, role: str = "secured") -> str:
         """The URL of a new, empty database, and its owner, whom the server lets in with a password only."""
         url, owner = self.make(), f"owner{next(self._numbers)}"
-        self.sql(self.url(), f"CREATE ROLE {owner} LOGIN IN ROLE secured PASSWORD '{password}'")
+        self.sql(self.url(), f"CREATE ROLE {owner} LOGIN IN ROLE {role} PASSWORD '{password}'")
         self.sql(self.url(), f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {owner}")
         return url.replace("postgres@", f"{owner}@")
+
+    def speak_tls(self, certificate: Path, key: Path, clients: Path) -> None:
+        """From now on, with this certificate, and trusting those of clients."""
+        for name, file in (("ssl_cert_file", certificate), ("ssl_key_file", key), ("ssl_ca_file", clients)):
+            copy = self.home / "data" / f"{name}.pem"
+            copy.write_bytes(file.read_bytes())
+            copy.chmod(0o600)
+            if (user := _user()) is not None:
+                os.chown(copy, user, -1)
+            self.sql(self.url(), f"ALTER SYSTEM SET {name} = '{copy}'")
+        self.sql(self.url(), "ALTER SYSTEM SET ssl = on")
+        self.stop()
+        self.start()
 
     def sql(self, url: str, statement: str) -> str:
         """What a statement answers, as text."""
@@ -81,6 +97,51 @@ class Postgres:
         _pg_ctl(self.home, "-m", mode, "stop")
 
 
+#: A proxy that gives each transaction another connection of two.
+_POOLER = """
+[databases]
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {home}/users
+pool_mode = transaction
+default_pool_size = 2
+server_round_robin = 1
+"""
+
+
+@contextmanager
+def pooler(server: Postgres) -> Iterator[Callable[[str], str]]:
+    """A pgbouncer in transaction mode before it: what the URL of a database on the server becomes through it."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="automation-exporter-pgbouncer-") as folder:
+        home = Path(folder)
+        (home / "users").write_text('"postgres" ""')
+        (home / "pgbouncer.ini").write_text(_POOLER.format(server=server.port, port=port, home=home))
+        if (user := _user()) is not None:
+            for path in (home, *home.iterdir()):
+                os.chown(path, user, -1)
+        with (home / "log").open("wb") as log:
+            command = [shutil.which("pgbouncer") or "pgbouncer", str(home / "pgbouncer.ini")]
+            running = subprocess.Popen(command, user=user, cwd="/", stdout=log, stderr=log)
+        try:
+            for attempt in range(_STARTS_MAX):
+                try:
+                    _run("psql", "-q", "-d", f"postgresql://postgres@127.0.0.1:{port}/postgres", "-c", "SELECT 1")
+                    break
+                except RuntimeError as exc:
+                    if attempt == _STARTS_MAX - 1 or running.poll() is not None:
+                        raise RuntimeError((home / "log").read_text()) from exc
+                    time.sleep(0.2)
+            yield lambda url: url.replace(f":{server.port}/", f":{port}/")
+        finally:
+            running.kill()
+            running.wait()
+
+
 def look(url: str, query: str) -> list[tuple[str | None, ...]]:
     """The rows of a query on a database of either kind, as text or None, read from outside the program."""
     if url.startswith("sqlite:///"):
@@ -100,7 +161,8 @@ def postgres() -> Iterator[Postgres]:
         _run("initdb", "-D", str(home / "data"), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", user=user)
         (home / "data" / "pg_hba.conf").write_text(_HBA)
         server.start()
-        server.sql(server.url(), "CREATE ROLE secured")
+        for role in ("secured", "encrypted", "certified"):
+            server.sql(server.url(), f"CREATE ROLE {role}")
         try:
             yield server
         finally:

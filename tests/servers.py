@@ -47,6 +47,7 @@ COMPONENTS = {
     "kubectl": "kubernetes-client",
     "systemd-analyze": "systemd",
     "nginx": "nginx-light",
+    "pgbouncer": "pgbouncer",
 }
 
 

@@ -44,20 +44,16 @@ EVERYTHING = 0x6175746F6D617465
 _BYTES = 8192  # that a probing write stores
 _READS = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WRITES = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL synchronous_commit = on"
-#: What the database, its client and the network between them raise.
-_FAILURES = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
+#: What a driver raises whose server fails it, or goes away in the middle of anything.
+_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+_TLS = "look at sslmode and sslrootcert of store.url"
 #: Errors that no statement is the cause of, by what their code (SQLSTATE) begins with.
 _TROUBLE = {
     "08": "the connection to the database was lost",
     "25006": "the database may only be read: it is a standby, or its disk is full",
     "25P": "the database ended the transaction: it took too long",
-    "28": "the database does not let us in: look at the user of store.url, at store.password and at its pg_hba.conf",
+    "28000": "the database does not let us in: look at the user and sslmode of store.url, and at its pg_hba.conf",
+    "28": "the database does not let us in: look at the user of store.url and at store.password",
     "3D000": "there is no such database: create it",
     "42501": "the user of store.url lacks rights in the database: it must own its schema",
     "53100": "the disk of the database is full: make room on it",
@@ -178,7 +174,7 @@ class PostgresEngine:
             try:
                 connection = await self._connected()
                 return await self._in_transaction(connection, script, sources, seconds)
-            except _FAILURES as exc:
+            except _BROKEN as exc:
                 raise self._refused(exc) from exc
             except BaseException:
                 if self._connection is not None and self._connection.is_in_transaction():
@@ -203,7 +199,7 @@ class PostgresEngine:
             result: T = stop.value
             return result
         except BaseException:
-            with suppress(*_FAILURES):
+            with suppress(*_BROKEN):
                 await connection.execute("ROLLBACK", timeout=CONNECT_SECONDS_MAX)
             raise
 
@@ -225,7 +221,7 @@ class PostgresEngine:
     async def _commit(self, connection: "asyncpg.Connection[Any]", number: str | None) -> None:
         try:
             await connection.execute("COMMIT", timeout=CONNECT_SECONDS_MAX)
-        except _FAILURES as exc:
+        except _BROKEN as exc:
             if number is None:  # nothing was written
                 raise
             self._trouble = _explained(exc)
@@ -237,7 +233,7 @@ class PostgresEngine:
         """Whether a transaction was committed, asked until the database answers."""
         while True:
             await self._disconnect()
-            with suppress(*_FAILURES):
+            with suppress(*_BROKEN):
                 connection = await self._connected()
                 fate = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", number)
                 if fate != "in progress":  # that ends by itself, once the database knows that its client is gone
@@ -259,6 +255,8 @@ class PostgresEngine:
                 if self._on_news is not None:
                     on_news = self._on_news
                     await self._connection.add_listener(feed.CHANNEL, lambda *heard: _hear(on_news, heard[-1]))
+            except ssl.SSLError:  # some are a ValueError as well
+                raise
             except (ValueError, OverflowError) as exc:
                 raise StoreError(f"store.url does not say where a PostgreSQL is: {_line(exc)}") from None
         return self._connection
@@ -268,14 +266,14 @@ class PostgresEngine:
         if connection is not None and not connection.is_closed():
             try:
                 await connection.close(timeout=1.0)
-            except _FAILURES:
+            except _BROKEN:
                 connection.terminate()
 
     def _refused(self, exc: Exception) -> StoreError:
         """What an error means for whoever asked, and for those who will."""
         text = _explained(exc)
         connection = self._connection
-        if connection is not None and (connection.is_closed() or not isinstance(exc, asyncpg.PostgresError)):
+        if connection is not None and (text is not None or connection.is_closed()):  # it may be in any state
             connection.terminate()
             self._connection = None
         if text is None:
@@ -309,8 +307,14 @@ def _explained(exc: Exception) -> str | None:
     if not isinstance(exc, asyncpg.PostgresError):
         if isinstance(exc, TimeoutError):
             return "the database does not answer"
+        if isinstance(exc, asyncpg.InternalClientError):
+            return _TROUBLE["08"]
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return f"the certificate of the database is refused: {exc.verify_message.rstrip('.')}; {_TLS}"
         if isinstance(exc, ssl.SSLError):
-            return f"no TLS with the database: {_line(exc)}; look at sslmode and sslrootcert of store.url"
+            return f"no TLS with the database: {_line(exc)}; {_TLS}"
+        if "rejected SSL upgrade" in str(exc):
+            return f"the database has no TLS; {_TLS}"
         return f"the database cannot be reached: {_line(exc)}"
     code = exc.sqlstate or ""
     found = [text for kind, text in _TROUBLE.items() if code.startswith(kind)]
