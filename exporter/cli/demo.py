@@ -14,6 +14,7 @@ from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
+from exporter.model import words
 from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
@@ -25,7 +26,7 @@ from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
 from exporter.simulator.make import MakeSimulator
-from exporter.web import status, words
+from exporter.web import status
 from exporter.web.doors import AddressError, no_address
 
 #: Workflows of each platform in the demo: enough for something to happen all the time.

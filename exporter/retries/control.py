@@ -306,6 +306,7 @@ def decision_facts(decision: Decision | None) -> dict[str, Any] | None:
         "reason": decision.reason.value,
         "policy": decision.policy,
         "mode": decision.mode.value,
+        "words": in_words(decision),
         "detail": decision.detail,
         "next_at": decision.next_at,
         "awaits_approval": decision.awaits_approval,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.clock import Clock
-from exporter.model.decision import snapshot_of
+from exporter.model.decision import climb, snapshot_of
 from exporter.model.groups import Group, experience_of, experiences, group_of, rank
 from exporter.model.operations import (
     Alike,
@@ -35,10 +35,17 @@ UNDO_SECONDS = 10.0
 AT_ONCE = 20
 #: An approval ends by itself after so long (seconds).
 APPROVAL_SECONDS = 86400.0
+#: Things of one operation that takes another call than a retry.
+REPAIRED_MAX = 50
 #: The trend of groups is at most this old (seconds).
 GROUPS_SECONDS = 60.0
 #: Refusals of the ladder that no time and no approval ends.
 _FOR_GOOD = frozenset({Reason.UNDETERMINED, Reason.NOT_ELIGIBLE, Reason.EXHAUSTED})
+#: What a person may be offered to do to dead letters, the likeliest first.
+_OFFERED = (OperationAction.APPROVE, OperationAction.RELEASE, OperationAction.RETRY, OperationAction.HOLD)
+#: And of one alone, what takes another call; the first of them also of a group.
+_REPAIRS = (OperationAction.DISCARD, OperationAction.FIX_AND_RETRY, OperationAction.RERUN)
+_ASIDE = (OverrideAction.HOLD, OverrideAction.QUARANTINE)
 _OVERRIDES = {
     OperationAction.APPROVE: OverrideAction.APPROVE,
     OperationAction.RETRY: OverrideAction.RETRY_NOW,
@@ -97,6 +104,8 @@ class Operations:
         self._groups_at = float("-inf")
         #: Begins what takes another call than a retry: there only where the sources are connected.
         self.begin_repair: Callable[..., Awaitable[dict[str, Any]]] | None = None
+        #: Why such a call cannot be begun (action, source, id), as far as that is known without asking; None if it can.
+        self.repair_objection: Callable[[OperationAction, str, str], str | None] = lambda *_: "nothing is connected"
 
     # What is so
 
@@ -171,6 +180,49 @@ class Operations:
             if one.subject.letter.opened_at >= began and one.key not in known and selection.fits(one)
         )
 
+    # What may be done
+
+    def can(self, group: Group) -> list[OperationAction]:
+        """What a person may do to a group as it is, the likeliest first: what would not be refused by all of it."""
+        return self.can_to(self._made[group.id][0])
+
+    def can_to(self, found: Sequence[Found]) -> list[OperationAction]:
+        """The same of some dead letters that are open."""
+        actions = [action for action in _OFFERED if any(self._offers(action, one) for one in found)]
+        for action in _REPAIRS if len(found) == 1 else _REPAIRS[:1]:
+            if len(found) <= REPAIRED_MAX and any(
+                self.repair_objection(action, one.subject.source, one.subject.letter.id) is None for one in found
+            ):
+                actions.append(action)
+        return actions
+
+    def _offers(self, action: OperationAction, found: Found) -> bool:
+        """Whether an action would change something about a dead letter."""
+        decision = found.ladder.decision
+        if action is OperationAction.APPROVE and not decision.awaits_approval:
+            return False
+        if action is OperationAction.HOLD and any(o.action in _ASIDE for o in found.subject.overrides):
+            return False
+        return self.objection(action, (found.subject.source, found.subject.letter.id), found) is None
+
+    def objection(self, action: OperationAction, key: tuple[str, str], found: Found | None) -> str | None:
+        """Why an action makes no sense for a dead letter as it was found; None if it does."""
+        if action is OperationAction.RELEASE:
+            return self._control.not_held(key, found)
+        why = objection(found, action, until=self._clock.now() + APPROVAL_SECONDS)
+        if why is not None or found is None or action is not OperationAction.RETRY:
+            return why
+        return self._never(found)
+
+    def _never(self, found: Found) -> str | None:
+        """Why a retry at once would not be sent though a person says so: what the ladder will say by then."""
+        subject, action, now = found.subject, OverrideAction.RETRY_NOW, self._clock.now()
+        said = snapshot_of(subject, found.ladder.owner, action)
+        word = self._control.word(action, source=subject.source, key=subject.root, who="", snapshot=said)
+        ladder = climb(replace(subject, overrides=[*subject.overrides, word]), self._book.rules, now)
+        refusing = (rung for rung in ladder.rungs if rung.refuses and rung.reason is Reason.NOT_ELIGIBLE)
+        return next((rung.detail for rung in refusing), None)
+
     # What is done
 
     async def begin(
@@ -211,10 +263,7 @@ class Operations:
             if not waiting:
                 raise ControlError(f"nothing waits for approval of {_words(selection)}", status=404)
             found, keys = list(waiting), [(one.subject.source, one.subject.letter.id) for one in waiting]
-        if action is OperationAction.RELEASE:
-            objections = [self._control.not_held(key, one) for key, one in zip(keys, found, strict=True)]
-        else:
-            objections = [objection(one, action, until=self._clock.now() + APPROVAL_SECONDS) for one in found]
+        objections = [self.objection(action, key, one) for key, one in zip(keys, found, strict=True)]
         refused = {key: why_not for key, why_not in zip(keys, objections, strict=True) if why_not is not None}
         if len(refused) == len(keys):
             raise ControlError(_all_refused(alike(_named(refused))))

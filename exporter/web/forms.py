@@ -17,7 +17,7 @@ from exporter.model.retries import Reason, Verb
 from exporter.retries.control import Control, ControlError, Found
 from exporter.retries.operations import Operations, Selection
 from exporter.store.script import StoreError
-from exporter.web import words
+from exporter.model import words
 from exporter.web.group_pages import ACTIONS, NAMED_BEFORE, confirm_page
 from exporter.web.markup import Visitor
 from exporter.web.page import sign_in_page

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from exporter.web import words
+from exporter.model import words
 from exporter.web.markup import Visitor, address, asks, document, facts, linked, row, secret, short, table
 
 #: Groups, and dead letters of one group, on one page.

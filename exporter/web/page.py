@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from exporter.web import words
+from exporter.model import words
 from exporter.web.group_pages import folded
 from exporter.web.markup import (
     Visitor,

@@ -15,7 +15,7 @@ from exporter.retries.control import Found, decision_facts, retry_facts
 from exporter.retries.facts import group_facts
 from exporter.source import Source, StreamStatus
 from exporter.view.known import SourceWorld
-from exporter.web import words
+from exporter.model import words
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
 FRESH_INTERVALS = 5.0
@@ -254,13 +254,14 @@ def retries(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> di
 
 
 def groups(
-    sources: Mapping[str, Source], book: RetryBook, shown: Sequence[Group], *, now: float
+    sources: Mapping[str, Source], operations: Operations, book: RetryBook, shown: Sequence[Group], *, now: float
 ) -> list[dict[str, Any]]:
     """These groups of open dead letters, each with how its gate stands and where its newest failure is to be seen."""
+    can = operations.can
     rails = {name: book.rails(name, now) for name in {group.source for group in shown}}
     return [
         {
-            **group_facts(group),
+            **group_facts(group, can(group)),
             "gate": _gate(book, group, rails[group.source], now),
             "url": _newest_url(sources[group.source], group),
         }

@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.model.retries import Reason, Verb
-from exporter.web import words
+from exporter.model import words
 
 
 @pytest.mark.parametrize(
