@@ -129,6 +129,14 @@ class Control:
             raise ControlError(f"there is no source {name}", status=404)
         return self._sources[name]
 
+    @property
+    def sources(self) -> Collection[str]:
+        """Their names."""
+        return self._sources.keys()
+
+    def is_paused(self, source: str) -> bool:
+        return self._book.is_paused(source, self._clock.now())
+
     def now(self) -> float:
         return self._clock.now()
 

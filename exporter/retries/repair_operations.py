@@ -17,7 +17,8 @@ from exporter.platform.repairing import Plan, case_of
 from exporter.retries import repair_protocol as protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import ControlError
-from exporter.retries.operations import REPAIRED_MAX, UNDO_SECONDS, Operations, Selection, objection
+from exporter.retries.objections import objection
+from exporter.retries.operations import REPAIRED_MAX, UNDO_SECONDS, Operations, Selection
 from exporter.retries.repairer import Repairer, not_granted
 from exporter.source import Source
 from exporter.store import repairs as script
@@ -119,8 +120,9 @@ class RepairOperations:
         """Why it cannot be begun, as far as that is known without asking the platform; None if it can."""
         repair = RepairAction(action.value)
         try:
+            if source in self._sources:  # it costs less to see that it is not granted
+                self._check_grant(repair, source)
             thing = self._one(repair, source, identity)
-            self._check_grant(repair, source)
         except ControlError as exc:
             return str(exc)
         return self._objection(repair, thing)
