@@ -171,7 +171,8 @@ async def _report(running: app.Service, stop: asyncio.Event) -> None:
 def gates(running: app.Service, groups: Sequence[Group], now: float) -> Iterator[str]:
     """How the gates of large groups stand."""
     large = [group for group in groups if len(group.letters) >= DEMO_GATES_FROM]
-    for group, facts in zip(large, status.groups(running.sources, running.book, large, now=now), strict=True):
+    found = status.groups(running.sources, running.operations, running.book, large, now=now)
+    for group, facts in zip(large, found, strict=True):
         if facts["gate"] is not None:
             stands = words.gate({**facts["gate"], "under_way": 0}, now)
             yield f"{_named(group)}: {stands}"

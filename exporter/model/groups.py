@@ -158,4 +158,3 @@ def readable(error: Error | None) -> str:
 
 
 _READABLE_CHARS = 160
-

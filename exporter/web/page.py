@@ -1,9 +1,10 @@
 """The status page: one HTML text made of plain values. Its verdict first, then what waits for a person.
 
-It reloads itself, unless something in it is unfolded: what is open is part of its address, so that it stays open
-whenever the page is loaded again. What a person fills in stands on pages of their own.
+It is loaded again by itself, unless something in it is unfolded or somebody has it stand still: both are part of its
+address, so that they stay whenever the page is loaded. What a person fills in stands on pages of their own.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,26 +14,20 @@ from urllib.parse import quote
 
 from exporter.model import words
 from exporter.web.group_pages import folded
-from exporter.web.markup import (
-    Visitor,
-    address,
-    asks,
-    button,
-    document,
-    linked,
-    row,
-    secret,
-    short,
-    table,
-)
+from exporter.web.markup import Visitor, address, asks, button, document, linked, row, secret, short, table, ways
+from exporter.web.questions import subject
+from exporter.web.status import Trouble
 
-#: Of each kind so many are shown on the page: the JSON, or a page of their own, has more.
+#: Of each kind so many are shown on the page: a page of their own, or a dashboard, has more.
 GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, TROUBLE_SHOWN_MAX, RETRIES_SHOWN_MAX, URGENT_SHOWN_MAX = 30, 5, 20, 15, 10
 #: Workflows of one stream shown as unread.
 UNREAD_SHOWN_MAX = 5
 #: Sources and groups named in one sentence.
 NAMED_MAX = 4
-_REFRESH = 10
+#: The page is loaded again after so long (seconds).
+REFRESH_SECONDS = 30
+#: What stands among the groups that are unfolded while the page is to stand still.
+STILL = "still"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +35,9 @@ class Seen:
     """What the page is made of, in plain values as ``exporter.web.status`` says them."""
 
     status: Mapping[str, Any]
-    trouble: Sequence[Mapping[str, Any]]
+    store_error: str | None
+    trouble: Sequence[Trouble]  # all of them, the worst first
+    can_repair: Mapping[tuple[str, str], Sequence[str]]  # what a person can do to a workflow or its run: of those shown
     groups: Sequence[Mapping[str, Any]]  # the largest
     groups_of: Mapping[str, int]  # how many there are, by source
     approvals: Mapping[str, int]  # dead letters that wait for approval, by policy
@@ -55,17 +52,17 @@ def page(seen: Seen, visitor: Visitor, opened: frozenset[str] = frozenset()) -> 
     now = seen.status["now"]
     parts = [
         _header(seen.status, visitor, opened),
-        _notice(visitor),
+        f'<p class="said" role="status">{escape(visitor.notice)}</p>' if visitor.notice else "",
         _verdict(seen),
         _retrying(seen, now, visitor),
         _waits(seen, now, visitor),
         _operations(seen.operations, now, visitor),
         _groups(seen, now, visitor, opened),
-        f"<h2>Workflows in trouble</h2>{_trouble(seen.trouble, now)}",
-        f"<h2>Sources</h2>{_sources(seen.status['sources'], now)}",
+        _trouble(seen, now, visitor),
+        f"<h2>Sources</h2>{_sources(seen, now)}",
         f"<h2>Recent retries</h2>{_retries(seen.retries['retries'], now)}",
     ]
-    return document("".join(parts), refresh=None if opened else _REFRESH)
+    return document("".join(parts))
 
 
 def sign_in_page(*, csrf: str, problem: str | None = None) -> str:
@@ -74,7 +71,8 @@ def sign_in_page(*, csrf: str, problem: str | None = None) -> str:
     return document(
         f'<h1>Sign in</h1>{wrong}<form method="post" action="sign-in">{secret(csrf)}'
         '<p><label>Admin token <input type="password" name="token" autocomplete="current-password" autofocus></label> '
-        '<button>Sign in</button></p></form><p><a href="./">Back</a></p>'
+        '<button>Sign in</button></p></form><p><a href="./">Back</a></p>',
+        title="Sign in",
     )
 
 
@@ -85,21 +83,16 @@ def _header(facts: Mapping[str, Any], visitor: Visitor, opened: frozenset[str]) 
         account = button("sign-out", "Sign out", visitor)
     elif visitor.control:
         account = '<a href="sign-in">Sign in</a>'
-    again = ""
+    same = address("./", open=",".join(sorted(opened))) if opened else "./"
+    again = f"loads itself again every {REFRESH_SECONDS} seconds · "
+    again += f'<a href="{address("./", open=STILL)}">let it stand still</a>'
     if opened:
-        same = address("./", open=",".join(sorted(opened)))
-        again = (
-            f'<p><small>This page stands still while something is unfolded. <a href="{same}">Load it again</a> · '
-            '<a href="./">fold everything</a></small></p>'
-        )
+        folded_all = "fold everything" if opened - {STILL} else "let it load itself again"
+        again = f'stands still · <a href="./">{folded_all}</a>'
     return (
-        f"<header><h1>automation-exporter <small>{escape(facts['version'])}</small></h1>"
-        f"<div>{links}<small>{_time(facts['now'])}</small> {account}</div></header>{again}"
+        f"<header><h1>automation-exporter <small>{escape(facts['version'])}</small></h1><div>{links}{account}</div>"
+        f'</header><p><small>As of {_time(facts["now"])} · <a href="{same}">load it again</a> · {again}</small></p>'
     )
-
-
-def _notice(visitor: Visitor) -> str:
-    return f'<p class="said" role="status">{escape(visitor.notice)}</p>' if visitor.notice else ""
 
 
 # The verdict
@@ -108,10 +101,12 @@ def _notice(visitor: Visitor) -> str:
 def _verdict(seen: Seen) -> str:
     """What a person has to know, in one sentence."""
     fine, troubled, css = 0, list[str](), "good"
+    others = Counter(one.source for one in seen.trouble if not one.failing)
     for source in seen.status["sources"]:
-        problems, unwell = _problems(source, seen.groups_of.get(source["source"], 0))
+        name = source["source"]
+        problems, unwell = _problems(source, seen.groups_of.get(name, 0), others[name])
         if problems:
-            troubled.append(f"<b>{escape(source['source'])}</b>: {escape(', '.join(problems))}")
+            troubled.append(f"<b>{escape(name)}</b>: {', '.join(problems)}")
             css = "bad" if unwell or css == "bad" else "wait"
         else:
             fine += 1
@@ -119,25 +114,33 @@ def _verdict(seen: Seen) -> str:
     named = troubled[:NAMED_MAX]
     if len(troubled) > NAMED_MAX:
         named.append(f"{words.count(len(troubled) - NAMED_MAX, 'more source')} in trouble")
+    if seen.store_error is not None:
+        css, where = "bad", ways("", alert="AutomationStoreDown")
+        named.insert(0, f"<b>the database cannot be written</b>: {escape(short(seen.store_error))} ({where})")
     well = [f"{words.count(fine, 'source')} fine"] if fine else []
-    said = "; ".join([*well, *named]) or "no source yet"
+    said = " ".join(f'<span class="part">{part};</span>' for part in [*well, *named] or ["no source yet"])
     yours = f"{words.count(waiting, 'dead letter')} wait{'s' if waiting == 1 else ''} for you" if waiting else ""
-    return f'<p class="verdict {css}">{said}; {yours or "nothing waits for you"}.</p>'
+    yours = f"<b>{yours}.</b>" if yours else "nothing waits for you."
+    return f'<p class="verdict {css}">{said} <span class="part">{yours}</span></p>'
 
 
-def _problems(source: Mapping[str, Any], groups: int) -> tuple[list[str], bool]:
+def _problems(source: Mapping[str, Any], groups: int, others: int) -> tuple[list[str], bool]:
     """What is the matter with a source, and whether it is more than dead letters."""
     problems = list[str]()
     streams = source["streams"]
     broken = next((stream for stream in streams if stream["error"]), None)
     if broken is not None:
-        problems.append(f"{broken['stream'].replace('_', ' ')} cannot be read ({short(broken['error'])})")
+        alert = "AutomationCredentialFailing" if broken["error_kind"] == "auth" else "AutomationDataIncomplete"
+        said = f"{broken['stream'].replace('_', ' ')} cannot be read ({short(broken['error'])})"
+        problems.append(f"{escape(said)} {ways('', alert=alert)}")
     elif any(stream["success_at"] is None for stream in streams):
         problems.append("not read completely yet")
     elif not all(stream["fresh"] for stream in streams):
         problems.append("some of it was not read for long")
     if source["failing_workflows"]:
         problems.append(f"{words.count(source['failing_workflows'], 'workflow')} failing")
+    if others:
+        problems.append(f"{words.count(others, 'workflow')} late, stuck or stopped")
     unwell = bool(problems)
     if source["dead_letters"]:
         letters = words.count(source["dead_letters"], "dead letter")
@@ -167,24 +170,19 @@ def _retrying(seen: Seen, now: float, visitor: Visitor) -> str:
     if visitor.may_act:
         parts.append(button("act/pause", "Pause all", visitor))
         if paused:
-            parts.append(button("act/resume", "Resume", visitor))
+            parts.append(asks("Resume", "", action="resume"))
     lines = [" ".join(parts)]
     for source in seen.rails:
         said = list[str]()
         if source["storm"]:
-            said.append(f'<span class="bad">storm: {escape(source["storm"])}</span>')
+            runbook = ways("", alert="AutomationRetryStorm")
+            said.append(f'<span class="bad">storm: {escape(source["storm"])}</span> {runbook}')
         if source["set_back_until"] is not None:
-            said.append(f'<span class="wait">the platform is busy; left alone until {_at(source, now)}</span>')
-        if source["budget"] is not None:
-            most = f"{source['budget_max']:.0f}"
-            said.append(f"{source['budget']:.1f} of {most} failed retries can be afforded now (its budget)")
+            until = words.at(source["set_back_until"], now)
+            said.append(f'<span class="wait">the platform is busy; left alone until {until} UTC</span>')
         if said:
             lines.append(f"<b>{escape(source['source'])}</b>: {'; '.join(said)}")
     return f'<div class="{"stop" if paused else ""}">{"<br>".join(lines)}</div>'
-
-
-def _at(source: Mapping[str, Any], now: float) -> str:
-    return f"{words.at(source['set_back_until'], now)} UTC"
 
 
 #: Of one dead letter, and of more.
@@ -214,15 +212,17 @@ def _waits(seen: Seen, now: float, visitor: Visitor) -> str:
         more = [words.count(len(found) - NAMED_MAX, "more group")] if len(found) > NAMED_MAX else []
         total = sum(number for _, _, number in found)
         said = f"{words.count(total, 'dead letter')} {_NEEDS[why][total != 1]}"
-        lines.append(f"{said}: {', '.join([*links, *more])}")
+        runbook = ways("", alert="AutomationDeadLettersEscalated")
+        lines.append(f"{said}: {', '.join([*links, *more])} · {runbook}")
     urgent = _urgent(seen)
     for retry in urgent[:URGENT_SHOWN_MAX]:
-        letter = escape(f"{retry['source']}/{retry['dead_letter_id']}")
-        line = f"the retry of {letter}, {words.ago(retry['claimed_at'], now)}: {words.became(retry['state'])}"
+        key = f"{retry['source']}/{retry['dead_letter_id']}"
+        line = f"the retry of {escape(key)}, {words.ago(retry['claimed_at'], now)}: {words.became(retry['state'])}"
+        line += f" · {_audit(retry['source'], retry['dead_letter_id'])} · "
+        line += ways("", alert="AutomationRetryHeld" if retry["state"] == "held" else "AutomationRetryInDoubt")
         if visitor.may_act:
-            key = f"{retry['source']}/{retry['dead_letter_id']}"
-            line += " " + button("act/release", "It had an effect", visitor, id=key)
-            line += " " + button("act/release-not-sent", "It had none", visitor, id=key)
+            line += " " + asks("It had an effect", "", action="release", id=key, sent="yes")
+            line += " " + asks("It had none", "", action="release", id=key, sent="no")
         lines.append(line)
     if len(urgent) > URGENT_SHOWN_MAX:
         lines.append(f"and {len(urgent) - URGENT_SHOWN_MAX} more retries of unknown outcome")
@@ -232,11 +232,15 @@ def _waits(seen: Seen, now: float, visitor: Visitor) -> str:
     return f"<h2>Waits for you</h2><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{hint}"
 
 
+def _audit(source: str, identity: str) -> str:
+    return f'<a href="retries/{quote(source, safe="")}/{quote(identity, safe="")}">audit</a>'
+
+
 def _operations(operations: Sequence[Mapping[str, Any]], now: float, visitor: Visitor) -> str:
     """What people have asked for, and how far it has come."""
     made = []
     for operation in operations[:OPERATIONS_SHOWN_MAX]:
-        what = f"{operation['action']} {words.count(operation['total'], 'dead letter')}"
+        what = f"{operation['action']} {words.count(operation['total'], subject(operation['action']))}"
         why = f": {escape(operation['why'])}" if operation["why"] else ""
         split = ", ".join(f"{n} {words.became(state)}" for state, n in operation["outcomes"].items())
         bar = (
@@ -254,8 +258,8 @@ def _operations(operations: Sequence[Mapping[str, Any]], now: float, visitor: Vi
             if visitor.may_act and operation["outcomes"].get("waiting"):
                 more += " " + button("act/cancel", "Cancel the rest", visitor, operation=operation["id"])
         who = f"by {escape(operation['who'])}, {words.ago(operation['created_at'], now)}"
-        audit = f'<a href="api/v1/operations/{quote(operation["id"], safe="")}">each of them</a>'
-        made.append(f"<li><b>{escape(what)}</b> {who}{why} ({audit})<br>{bar}{more}</li>")
+        each = f'<a href="operations/{quote(operation["id"], safe="")}">each of them</a>'
+        made.append(f"<li><b>{escape(what)}</b> {who}{why} ({each})<br>{bar}{more}</li>")
     return f"<h2>Operations</h2><ul>{''.join(made)}</ul>" if made else ""
 
 
@@ -270,30 +274,75 @@ def _groups(seen: Seen, now: float, visitor: Visitor, opened: frozenset[str]) ->
     return f'<h2 id="groups">{title}</h2>{"".join(made)}'
 
 
-def _sources(sources: Sequence[Mapping[str, Any]], now: float) -> str:
+def _trouble(seen: Seen, now: float, visitor: Visitor) -> str:
     rows = []
+    for one in seen.trouble[:TROUBLE_SHOWN_MAX]:
+        where = ways("", title=one.title, url=one.url, dashboard=one.dashboard, alert=one.problems[0].alert)
+        run = f" · {linked('the run', one.run_url)}" if one.run_url else ""
+        acts = ""
+        for action in seen.can_repair.get((one.source, one.workflow_id), ()) if visitor.may_act else ():
+            key = f"{one.source}/{one.active_run_id if action == 'stop' else one.workflow_id}"
+            acts += " " + asks(_REPAIRS[action], "", action=action, id=key)
+        rows.append(
+            row(
+                ("Workflow", f"<b>{escape(short(one.workflow or one.workflow_id))}</b><br><small>{where}{run}</small>"),
+                ("Source", escape(one.source)),
+                ("What", f'<span class="bad">{escape("; ".join(each.said for each in one.problems))}</span>{acts}'),
+                ("Last success", "not seen" if one.last_success_at is None else words.ago(one.last_success_at, now)),
+            )
+        )
+    left = len(seen.trouble) - TROUBLE_SHOWN_MAX
+    more = f"<p>and {left:,} more: the dashboards show all</p>" if left > 0 else ""
+    return f"<h2>Workflows in trouble</h2>{table(('Workflow', 'Source', 'What', 'Last success'), rows)}{more}"
+
+
+_REPAIRS = {"reactivate": "Switch on", "stop": "Stop the run"}
+
+
+def _sources(seen: Seen, now: float) -> str:
+    rows, sources = [], seen.status["sources"]
+    held = any(source["holder"] is not None for source in sources)
+    rails = {one["source"]: one for one in seen.rails}
+    budgeted = any(one["budget"] is not None for one in seen.rails)
     for source in sources:
         streams = "<br>".join(_stream(stream, now) for stream in source["streams"])
-        budget = source["budget"]
-        limit = "" if budget["limit"] is None else f" of {budget['limit']:.0f}"
-        failing = source["failing_workflows"]
+        failing, left = source["failing_workflows"], rails.get(source["source"], {}).get("budget")
         rows.append(
             row(
                 ("Source", f"<b>{escape(source['source'])}</b><br><small>{escape(source['title'])}</small>"),
-                ("Workflows", str(source["workflows"]), "n"),
-                ("Active runs", str(source["active_runs"]), "n"),
-                ("Failing", str(failing), "n bad" if failing else "n"),
-                ("Dead letters", str(source["dead_letters"]), "n"),
-                ("Requests/min", f"{budget['requests_per_minute']:.0f}{limit}", "n"),
+                *([("Held by", escape(source["holder"] or "nobody"))] if held else []),
+                ("Workflows", f"{source['workflows']:,}", "n"),
+                ("Active runs", f"{source['active_runs']:,}", "n"),
+                ("Failing", f"{failing:,}", "n bad" if failing else "n"),
+                ("Dead letters", f"{source['dead_letters']:,}", "n"),
+                ("Requests a minute", _of(source["budget"]["requests_per_minute"], source["budget"]["limit"]), "n"),
+                *([("Retry budget", _of(left, rails[source["source"]]["budget_max"]), "n")] if budgeted else []),
                 ("Last read", streams),
             )
         )
-    names = ("Source", "Workflows", "Active runs", "Failing", "Dead letters", "Requests/min", "Last read")
-    legend = (
-        "<p><small>Requests/min: what this service may ask of the platform, of the limit that the platform gives its "
-        "users. Last read: when each kind of data was last read completely; red is later than it should be.</small></p>"
+    numbers = ["Workflows", "Active runs", "Failing", "Dead letters", "Requests a minute"]
+    numbers += ["Retry budget"] if budgeted else []
+    names = ["Source", *(["Held by"] if held else []), *numbers, "Last read"]
+    return table(names, rows, numbers=numbers) + (_legend(budgeted=budgeted) if rows else "")
+
+
+def _legend(*, budgeted: bool) -> str:
+    budget = (
+        "<b>Retry budget</b>: how many more retries may fail before they slow down, of the most there can be; a "
+        "success earns a part of one. "
     )
-    return table(names, rows, right=5) + (legend if rows else "")
+    return (
+        "<p><small><b>Requests a minute</b>: what this service may ask of the platform, of the limit that the platform "
+        f"gives its users. {budget if budgeted else ''}<b>Last read</b>: when each kind of data was last read "
+        "completely; red is later than it should be.</small></p>"
+    )
+
+
+def _of(number: float | None, most: float | None) -> str:
+    if number is None:
+        return ""
+    shown = f"{number:,.1f}".removesuffix(".0")
+    return shown if most is None else f"{shown} of {most:,.0f}"
 
 
 def _stream(stream: Mapping[str, Any], now: float) -> str:
@@ -314,7 +363,7 @@ def _faults(stream: Mapping[str, Any]) -> str:
         return ""
     of = fault["workflow"] or fault["workflow_id"]
     place = f"{of}: " if of else ""
-    said = escape(f"{fault['kind']}: {place}{fault['detail']}")
+    said = escape(f"{fault['kind'].replace('_', ' ')}: {place}{fault['detail']}")
     return f', <span class="wait">{stream["faults"]} unusable</span> <small>{said}</small>'
 
 
@@ -329,21 +378,6 @@ def _unread(unread: Mapping[str, Any]) -> Iterator[str]:
         yield f'<br><span class="bad">and {left} more</span>'
 
 
-def _trouble(workflows: Sequence[Mapping[str, Any]], now: float) -> str:
-    rows = [
-        row(
-            ("Workflow", linked(short(workflow["workflow"] or workflow["workflow_id"]), workflow["url"])),
-            ("Source", escape(workflow["source"])),
-            ("What", f'<span class="bad">{escape("; ".join(workflow["problems"]))}</span>'),
-            ("Last success", "" if workflow["since"] is None else words.ago(workflow["since"], now)),
-        )
-        for workflow in workflows[:TROUBLE_SHOWN_MAX]
-    ]
-    left = len(workflows) - TROUBLE_SHOWN_MAX
-    more = f"<p>and at least {left} more: the dashboards show all</p>" if left > 0 else ""
-    return table(("Workflow", "Source", "What", "Last success"), rows) + more
-
-
 def _retries(retries: Sequence[Mapping[str, Any]], now: float) -> str:
     """The newest retries; open ones first."""
     shown = sorted(retries, key=lambda retry: retry["state"] is None)[:RETRIES_SHOWN_MAX]
@@ -352,7 +386,7 @@ def _retries(retries: Sequence[Mapping[str, Any]], now: float) -> str:
         state = "shadow" if retry["shadow"] else retry["outcome"] or retry["state"]
         css = {"succeeded": "good", "failed": "bad", "rejected": "bad", "held": "bad", "in_doubt": "bad"}.get(state, "")
         letter = f"{escape(retry['source'])}<br><small>{escape(retry['dead_letter_id'])}</small>"
-        audit = f'<a href="api/v1/retries/{quote(retry["id"], safe="")}">audit</a>'
+        audit = f'<a href="retries/{quote(retry["id"], safe="")}">audit</a>'
         lineage = f"<br><small>root {escape(retry['root'])}</small>" if retry["root"] != retry["dead_letter_id"] else ""
         runs = "".join(f"<br><small>made run {escape(run)}</small>" for run in retry["new_runs"][:3])
         approved = f"<br><small>approved by {escape(retry['approved_by'])}</small>" if retry["approved_by"] else ""

@@ -1,21 +1,25 @@
 """The pages that people look at: the status page, its groups, one group. What they show is in memory."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from aiohttp import web
 
 from exporter import __version__
 from exporter.clock import Clock
+from exporter.config.objectives import SloConfig
 from exporter.model.groups import Group
-from exporter.retries.control import ControlError
+from exporter.model.operations import OperationAction
+from exporter.retries.control import ControlError, retry_facts
 from exporter.retries.facts import operation_facts
 from exporter.source import Source
 from exporter.web import status
+from exporter.web.audit_pages import not_there_page, operation_page, retry_page
 from exporter.web.forms import Forms, html
 from exporter.web.group_pages import GROUPS_PER_PAGE, LETTERS_PER_PAGE, group_page, groups_page, no_group_page
 from exporter.web.markup import Visitor
-from exporter.web.page import GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, Seen, page
+from exporter.web.page import GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, REFRESH_SECONDS, TROUBLE_SHOWN_MAX, Seen, page
 from exporter.web.retry_routes import ControlRoutes
 
 #: An operation that has ended is shown for so long (seconds).
@@ -34,6 +38,9 @@ class Pages:
         forms: Forms | None,
         clock: Clock,
         trace_url: status.TraceUrl,
+        *,
+        slo: SloConfig,
+        store_error: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._sources = sources
         self._control = control.control
@@ -42,10 +49,15 @@ class Pages:
         self._forms = forms
         self._clock = clock
         self._trace_url = trace_url
+        self._slo = slo
+        self._store_error = store_error
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         router.add_get("/groups", self._groups)
         router.add_get("/groups/{id}", self._group)
+        router.add_get("/retries/{id}", self._retry)
+        router.add_get("/retries/{source}/{id}", self._retry)
+        router.add_get("/operations/{id}", self._operation)
 
     async def first(self, request: web.Request) -> web.Response:
         """The status page."""
@@ -53,11 +65,13 @@ class Pages:
         approvals = Counter(
             one.ladder.decision.policy for one in self._control.everything() if one.ladder.decision.awaits_approval
         )
-        opened = _opened(request)
+        opened, trouble = _opened(request), status.in_trouble(self._sources, self._slo, now=now)
         seen = Seen(
             status=status.status(self._sources, now=now, version=__version__),
-            trouble=status.in_trouble(self._sources, now=now),
-            groups=status.groups(self._sources, self._book, _shown(groups, opened), now=now),
+            store_error=await self._store_error(),
+            trouble=trouble,
+            can_repair={(one.source, one.workflow_id): self._repairs(one) for one in trouble[:TROUBLE_SHOWN_MAX]},
+            groups=self._facts(_shown(groups, opened), now, opened),
             groups_of=Counter(group.source for group in groups),
             approvals=dict(approvals.most_common()),
             needy=_needy(groups),
@@ -65,7 +79,25 @@ class Pages:
             retries=status.retries(self._sources, self._book, now=now),
             rails=status.rails(self._sources, self._book, now=now),
         )
-        return html(page(seen, self._visitor(request), opened))
+        return html(page(seen, self._visitor(request), opened), refresh=None if opened else REFRESH_SECONDS)
+
+    def _facts(self, groups: Sequence[Group], now: float, opened: Collection[str]) -> list[dict[str, Any]]:
+        known = self._sources, self._operations, self._book
+        return status.groups(*known, groups, now=now, slo=self._slo, opened=opened)
+
+    def _repairs(self, one: status.Trouble) -> list[str]:
+        """What the platform can be asked for to end the trouble of a workflow."""
+        alerts = {problem.alert for problem in one.problems}
+        asked = {
+            OperationAction.REACTIVATE: one.workflow_id if "AutomationWorkflowBlocked" in alerts else None,
+            OperationAction.STOP: one.active_run_id if "AutomationWorkflowStuck" in alerts else None,
+        }
+        objection = self._operations.repair_objection
+        return [
+            action.value
+            for action, identity in asked.items()
+            if identity is not None and objection(action, one.source, identity) is None
+        ]
 
     def _newest(self, now: float) -> list[dict[str, object]]:
         """The operations under way, then those that ended lately."""
@@ -79,7 +111,7 @@ class Pages:
     async def _groups(self, request: web.Request) -> web.Response:
         now, groups, first = self._clock.now(), self._operations.groups(), _from(request)
         shown = groups[first : first + GROUPS_PER_PAGE]
-        facts = status.groups(self._sources, self._book, shown, now=now)
+        facts = self._facts(shown, now, _opened(request))
         return html(groups_page(facts, len(groups), first, now, self._visitor(request), _opened(request)))
 
     async def _group(self, request: web.Request) -> web.Response:
@@ -88,14 +120,32 @@ class Pages:
             group = self._operations.group(request.match_info["id"])
         except ControlError as exc:
             return html(no_group_page(), status=exc.status)
-        [facts] = status.groups(self._sources, self._book, [group], now=now)
+        [facts] = self._facts([group], now, [group.id])
         wanted = frozenset(group.letters[first : first + LETTERS_PER_PAGE])
         letters = [
-            status.letter(self._sources[group.source], one, trace_url=self._trace_url)
+            status.letter(self._sources[group.source], self._operations, one, trace_url=self._trace_url)
             for one in self._control.everything()
             if one.subject.letter.id in wanted and one.subject.source == group.source
         ]
         return html(group_page(facts, letters, first, now, self._visitor(request)))
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        """One retry by its id; or all of one dead letter, SOURCE/ID."""
+        parts = [request.match_info[key] for key in ("source", "id") if key in request.match_info]
+        identity, base = "/".join(parts), "../" * len(parts)
+        retries = [retry_facts(retry) for retry in self._book.named(identity)]
+        audit = await self._book.audit_of(identity) if len(parts) == 1 or parts[0] in self._sources else []
+        if not retries and not audit:
+            return html(not_there_page(identity, base=base), status=404)
+        return html(retry_page(identity, retries, audit, self._clock.now(), base=base))
+
+    async def _operation(self, request: web.Request) -> web.Response:
+        identity = request.match_info["id"]
+        try:
+            state = await self._operations.one(identity)
+        except ControlError as exc:
+            return html(not_there_page(identity, base="../"), status=exc.status)
+        return html(operation_page(operation_facts(state), self._clock.now(), base="../"))
 
     def _visitor(self, request: web.Request) -> Visitor:
         return Visitor() if self._forms is None else self._forms.visitor(request)
