@@ -114,9 +114,9 @@ def group_of(
     letter, workflow = subject.letter, subject.workflow
     told = [(ladder.told, ladder.group) for _, ladder in ordered]
     labels = Counter(_label(decision) for decision, _ in told)
-    most = labels.most_common(1)[0][0]
-    usual, gate = next(one for one in told if _label(one[0]) == most)
     said = Counter(in_short(decision) for decision, _ in told)
+    most = said.most_common(1)[0][0]
+    usual, gate = next(one for one in told if in_short(one[0]) == most)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
     newest = ordered[-1][0].letter.opened_at

@@ -66,6 +66,8 @@ _MODES = {
     Mode.ENFORCE: "automatic: sent as the policies say",
 }
 _UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0))
+#: Less than two of a unit are said in the next smaller one: so much of it are two.
+_TWICE = 1.98
 
 
 # Decisions
@@ -84,6 +86,8 @@ def in_short(decision: Decision) -> str:
     """The same of many alike, without what differs between them."""
     if decision.awaits_approval:
         return "waits for approval"
+    if decision.reason is Reason.MODE and decision.verb is Verb.WAIT and decision.detail.startswith("approved"):
+        return "approved: begins soon"
     if decision.reason is Reason.MODE and decision.verb is Verb.HOLD:
         return "not retried: retrying is off" if decision.mode is Mode.OFF else f"not retried in mode {decision.mode}"
     if decision.reason is Reason.DUE and decision.mode is Mode.SHADOW:
@@ -91,6 +95,18 @@ def in_short(decision: Decision) -> str:
     if decision.reason is Reason.EXHAUSTED and decision.verb is Verb.QUARANTINE:
         return "given up: its retries are used up"
     return _DECIDED.get((decision.verb, decision.reason), f"{decision.verb}: {decision.reason}")
+
+
+def was_decided(record: Mapping[str, Any]) -> str:
+    """What a record of the audit says was decided, in words; "" if it says nothing of that."""
+    try:
+        verb, reason, mode = Verb(record["decision"]), Reason(record["reason"]), Mode(record["mode"])
+    except (KeyError, ValueError):
+        return ""
+    decision = Decision(verb=verb, reason=reason, mode=mode, detail=str(record.get("detail", "")))
+    said = in_words(decision)
+    told = decision.detail in said or reason in _TOLD_IN_WORDS
+    return said if told else f"{said} ({decision.detail})"
 
 
 def until(facts: Mapping[str, Any] | None, now: float) -> str:
@@ -152,6 +168,8 @@ _IN_DETAIL: Mapping[Reason, Callable[[Decision], str]] = {
     Reason.NOT_ELIGIBLE: _added,
     Reason.PREFLIGHT: _added,
 }
+#: Those whose words say all that the detail does.
+_TOLD_IN_WORDS = frozenset({Reason.DUE, Reason.HELD, Reason.MODE})
 
 
 # What else is so
@@ -188,20 +206,39 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration as people say it."""
+    """A duration as people say it: "90 minutes", but "1 hour"."""
     for unit, size in _UNITS:
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}s"
+        units = seconds / size
+        if units >= _TWICE or abs(units - 1) < 2 - _TWICE:
+            return count(round(units), unit)
     return count(round(max(0.0, seconds)), "second")
 
 
 def ago(then: float, now: float) -> str:
+    """How long ago a moment was. One to come is what a platform said whose clock is ahead, or ours is behind."""
+    if then - now >= 60:
+        return f"{span(then - now)} ahead of our clock"
     return "just now" if now - then < 2 else f"{span(now - then)} ago"
+
+
+def moment(at: float) -> str:
+    """A moment in full. What no calendar holds is said as the number of seconds that it is."""
+    found = _date(at)
+    return f"{at:.0f} seconds after 1970" if found is None else f"{found:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def at(then: float, now: float) -> str:
     """A moment as the time of day in UTC, with the day if that is not today."""
-    moment, today = datetime.fromtimestamp(then, UTC), datetime.fromtimestamp(now, UTC)
-    if moment.date() == today.date():
-        return f"{moment:%H:%M}" if then - now >= 120 else f"{moment:%H:%M:%S}"
-    return f"{moment:%H:%M on} {moment.day} {moment:%B}"
+    found, today = _date(then), _date(now)
+    if found is None or today is None:
+        return moment(then)
+    if found.date() == today.date():
+        return f"{found:%H:%M}" if then - now >= 120 else f"{found:%H:%M:%S}"
+    return f"{found:%H:%M on} {found.day} {found:%B}"
+
+
+def _date(at: float) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

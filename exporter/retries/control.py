@@ -137,6 +137,11 @@ class Control:
     def is_paused(self, source: str) -> bool:
         return self._book.is_paused(source, self._clock.now())
 
+    def is_lowered(self, source: str) -> bool:
+        """Whether only what a person approves is sent, though the config says more."""
+        holding = self._book.holding(self._clock.now())
+        return any(o.action is OverrideAction.LOWER and o.source in ("", source) for o in holding)
+
     def now(self) -> float:
         return self._clock.now()
 

@@ -4,6 +4,7 @@ A session is a random cookie that no script and no other site can read or send; 
 session, and what another site sends is refused by where it comes from. Nothing here exists without an admin token.
 """
 
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from exporter.model.operations import OperationAction
 from exporter.retries.control import Control, ControlError, workflow_name
 from exporter.retries.operations import Operations, Selection
 from exporter.store.script import StoreError
-from exporter.web.markup import Visitor
+from exporter.web.markup import Visitor, place
 from exporter.web.page import sign_in_page
 from exporter.web.proof import same
 from exporter.web.questions import ACTIONS, NAMED_BEFORE, confirm_page, named_letter, named_plan, resume_page
@@ -107,7 +108,7 @@ class Forms:
     # Signing in
 
     async def _sign_in_form(self, request: web.Request) -> web.Response:
-        return html(sign_in_page(csrf=self._csrf))
+        return html(sign_in_page(csrf=self._csrf, at=place(request.query.get("at", ""))))
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         try:
@@ -115,21 +116,22 @@ class Forms:
         except BodyError as exc:
             problem = f"{str(exc).capitalize()}: try again."
             return html(sign_in_page(csrf=self._csrf, problem=problem), status=exc.status)
-        now, peer = self._clock.now(), peer_of(request.transport)
+        now, peer, at = self._clock.now(), peer_of(request.transport), _place(form)
+        again = functools.partial(sign_in_page, csrf=self._csrf, at=at)
         if not _same_site(request) or not same(_field(form, "csrf"), self._csrf):
-            return html(sign_in_page(csrf=self._csrf, problem="This form has expired: try again."), status=403)
+            return html(again(problem="This form has expired: try again."), status=403)
         if self._guesses.must_wait(peer, now):
-            return html(sign_in_page(csrf=self._csrf, problem="Too many wrong tokens: wait a minute."), status=429)
+            return html(again(problem="Too many wrong tokens: wait a minute."), status=429)
         if not same(_field(form, "token"), self._token):
             self._guesses.wrong(peer, now)
-            return html(sign_in_page(csrf=self._csrf, problem="That is not the admin token."), status=401)
+            return html(again(problem="That is not the admin token."), status=401)
         self._guesses.right(peer)
         self._sessions = {key: one for key, one in self._sessions.items() if now < one.until}
         if len(self._sessions) >= SESSIONS_MAX:
             del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].until)]
         key = secrets.token_urlsafe(32)
         self._sessions[key] = _Session(csrf=secrets.token_urlsafe(16), until=now + SESSION_SECONDS)
-        response = _back("./")
+        response = _back("./" + at)
         # Without a path of our own the browser takes the folder of this page, which may lie under a prefix that only
         # the proxy in front knows.
         response.set_cookie(
@@ -182,18 +184,18 @@ class Forms:
 
     async def _confirm(self, request: web.Request) -> web.Response:
         """Show what would be done, and to which; nothing is done by looking."""
-        session = self._session(request)
+        session, at = self._session(request), place(request.query.get("at", ""))
         if session is None:
             return _back("./sign-in")
         try:
             if request.query.get("action") == "resume":
-                return html(self._asked_to_resume(session))
-            return html(await self._asked(request.query, session))
-        except ControlError as exc:
+                return html(self._asked_to_resume(session, at))
+            return html(await self._asked(request.query, session, at))
+        except (ControlError, StoreError) as exc:
             session.notice = str(exc)
-            return _back("./")
+            return _back("./" + at)
 
-    async def _asked(self, query: Mapping[str, str], session: _Session) -> str:
+    async def _asked(self, query: Mapping[str, str], session: _Session, at: str) -> str:
         """The page that asks, with a frozen list of what it is about. Raises ``ControlError``."""
         asked, what, selection = query.get("action", ""), "", Selection()
         if asked not in ACTIONS:
@@ -225,6 +227,7 @@ class Forms:
             asked=token,
             csrf=session.csrf,
             sent=sent,
+            at=at,
         )
 
     async def _looked(self, action: OperationAction, selection: Selection, *, settles: bool) -> Mapping[str, Any]:
@@ -251,18 +254,20 @@ class Forms:
             made.append(named_letter(letter | {"opened_at": found.subject.letter.opened_at}, now))
         return made
 
-    def _asked_to_resume(self, session: _Session) -> str:
+    def _asked_to_resume(self, session: _Session, at: str) -> str:
         paused = [name for name in self._control.sources if self._control.is_paused(name)]
-        if not paused:
+        lowered = [name for name in self._control.sources if self._control.is_lowered(name)]
+        if not paused and not lowered:
             raise ControlError("no retries are paused")
-        return resume_page(paused, csrf=session.csrf)
+        return resume_page(paused, lowered, csrf=session.csrf, at=at)
 
     async def _act(self, request: web.Request, session: _Session, form: Form) -> web.Response:
         try:
             session.notice = await self._do(request.match_info["action"], session, form)
         except (ControlError, StoreError) as exc:
             session.notice = str(exc)
-        return _back("../")
+        came_from = _place(form)
+        return _back("../" + (came_from if came_from.startswith("?") else ""))  # where its progress is to be seen
 
     async def _do(self, action: str, session: _Session, form: Form) -> str:
         match action:
@@ -308,6 +313,10 @@ class Forms:
 def _key(text: str) -> tuple[str, str]:
     source, _, identity = text.partition("/")
     return source, identity
+
+
+def _place(form: Form) -> str:
+    return place(_field(form, "at") or "")
 
 
 def _why(form: Form) -> str:

@@ -10,7 +10,21 @@ from typing import Any
 from urllib.parse import quote
 
 from exporter.model import words
-from exporter.web.markup import Visitor, address, asks, document, facts, linked, row, short, table, ways
+from exporter.web.markup import (
+    MESSAGE_CHARS,
+    Visitor,
+    address,
+    asks,
+    document,
+    facts,
+    linked,
+    notice,
+    plain,
+    row,
+    table,
+    told,
+    ways,
+)
 
 #: Groups, and dead letters of one group, on one page.
 GROUPS_PER_PAGE, LETTERS_PER_PAGE = 30, 50
@@ -31,12 +45,12 @@ def folded(
     others = opened - {identity} if is_open else opened | {identity}
     kept = {"open": ",".join(sorted(others))} if others else {}
     toggle = address(page, **query, **kept) + f"#g-{identity}"
-    name = short(group["workflow"] or group["workflow_id"])
+    name, error = told(group["workflow"] or group["workflow_id"]), told(group["error"], most=MESSAGE_CHARS)
     fresh = f", {group['opened_last_hour']:,} in the last hour" if group["opened_last_hour"] else ""
     said = words.until(group["decision"], now)
     head = (
-        f"<b>{group['count']:,} × {escape(name)}</b> <small>{escape(group['source'])}</small>: {escape(group['error'])}"
-        f'<br><span class="{_css(group["decision"])}">{escape(said)}</span> '
+        f"<b>{group['count']:,} × {name}</b> <small>{told(group['source'])}</small>: {error}"
+        f'<br><span class="{_css(group["decision"])}">{told(said, most=MESSAGE_CHARS)}</span> '
         f"<small>oldest {words.ago(group['oldest_at'], now)}{fresh}</small>"
     )
     toggled = (
@@ -59,11 +73,11 @@ def _css(decision: Mapping[str, Any] | None) -> str:
 
 def _group_facts(group: Mapping[str, Any], now: float) -> str:
     said, decision = group["said"], group["decision"] or {}
-    split = "; ".join(f"{n:,} × {escape(words_of)}" for words_of, n in said.items()) if len(said) > 1 else ""
+    each = [f"{number:,} × {told(one, most=MESSAGE_CHARS)}" for one, number in said.items()]
     failed = linked("the newest of them", group["url"]) if group["url"] else ""
     return facts(
-        ("Decided", split),
-        ("Policy", escape(decision.get("policy", ""))),
+        ("Decided", "; ".join(each) if len(each) > 1 else ""),
+        ("Policy", told(decision["policy"]) if decision.get("policy") else ""),
         ("Kind of error", escape((group["error_class"] or "not known yet").replace("_", " "))),
         ("Oldest, newest", f"{words.ago(group['oldest_at'], now)}, {words.ago(group['newest_at'], now)}"),
         ("Gate", "" if group["gate"] is None else escape(words.gate(group["gate"], now))),
@@ -84,16 +98,16 @@ _ALERTS = {
 
 
 def _ways(group: Mapping[str, Any], base: str) -> str:
-    decision = group["decision"] or {}
-    needy = decision.get("decision") in ("escalate", "quarantine")
-    alert = "AutomationDeadLettersEscalated" if needy else _ALERTS.get(decision.get("reason", ""), "")
-    return ways(
-        base,
-        title=group["title"],
-        url=group["workflow_url"],
-        dashboard=group["dashboard"],
-        alert=alert or "AutomationDeadLettersOld",
-    )
+    where, alert = group["workflow_url"], alert_of(group["decision"])
+    return ways(base, title=group["title"], url=where, dashboard=group["dashboard"], alert=alert)
+
+
+def alert_of(decision: Mapping[str, Any] | None) -> str:
+    """The alert whose runbook says what to do about dead letters of which this is decided."""
+    if decision is None:
+        return "AutomationDeadLettersOld"
+    needy = decision["decision"] in ("escalate", "quarantine")
+    return "AutomationDeadLettersEscalated" if needy else _ALERTS.get(decision["reason"], "AutomationDeadLettersOld")
 
 
 #: What the ways to the questions are called, by action.
@@ -116,7 +130,7 @@ def _acts(group: Mapping[str, Any], visitor: Visitor, base: str) -> str:
     for action in group["acts"]:
         number = f" {waiting:,}" if action == "approve" else ""
         if action not in _BY_NAME:
-            made.append(asks(_LABELS[action] + number, base, action=action, group=group["id"]))
+            made.append(asks(_LABELS[action] + number, base, visitor, action=action, group=group["id"]))
     return " ".join(made)
 
 
@@ -131,7 +145,7 @@ def groups_page(
     made = "".join(folded(group, now, visitor, opened=opened, page="groups", **query) for group in groups)
     shown = f"{first + 1:,} to {first + len(groups):,} of {total:,}" if groups else f"none from {first + 1:,} on"
     return document(
-        f'<p><a href="./">Status</a></p><h1>Groups of dead letters: {shown}</h1>{made}'
+        f'<p><a href="./">Status</a></p>{notice(visitor)}<h1>Groups of dead letters: {shown}</h1>{made}'
         f"<p>{_turning('groups', first, GROUPS_PER_PAGE, total)}</p>",
         title="Groups of dead letters",
     )
@@ -149,13 +163,14 @@ def group_page(
     rows = [_letter(letter, now, visitor) for letter in letters]
     said = words.until(group["decision"], now)
     return document(
-        f'<p><a href="../">Status</a></p><h1>{group["count"]:,} × {escape(name)} '
-        f"<small>{escape(group['source'])}</small></h1><p>{escape(group['error'])}</p>"
-        f'<p><span class="{_css(group["decision"])}">{escape(said)}</span></p>{_group_facts(group, now)}'
+        f'<p><a href="../">Status</a></p>{notice(visitor)}<h1>{group["count"]:,} × {told(name, most=MESSAGE_CHARS)} '
+        f"<small>{told(group['source'])}</small></h1><p>{told(group['error'], most=MESSAGE_CHARS)}</p>"
+        f'<p><span class="{_css(group["decision"])}">{told(said, most=MESSAGE_CHARS)}</span></p>'
+        f"{_group_facts(group, now)}"
         f'<p class="acts">{_acts(group, visitor, "../")} {_ways(group, "../")}</p>'
         f"{table(('Dead letter', 'Failed', 'What happens', ''), rows, none='None here.')}"
         f"<p>{_turning(quote(group['id'], safe=''), first, LETTERS_PER_PAGE, group['count'])}</p>",
-        title=f"{group['count']:,} × {name}",
+        title=f"{group['count']:,} × {plain(name)}",
     )
 
 
@@ -167,19 +182,27 @@ def no_group_page() -> str:
     )
 
 
-def _letter(letter: Mapping[str, Any], now: float, visitor: Visitor) -> str:
+def what_happens(letter: Mapping[str, Any], now: float) -> str:
+    """What is decided of a dead letter, in words."""
+    said = told(words.until(letter["decision"], now), most=MESSAGE_CHARS)
+    return f'<span class="{_css(letter["decision"])}">{said}</span>'
+
+
+def letter_acts(letter: Mapping[str, Any], visitor: Visitor, base: str) -> str:
+    """What may be done to one dead letter."""
     key = f"{letter['source']}/{letter['id']}"
-    acts = [asks(_LABELS[action], "../", action=action, id=key) for action in letter["can"]] if visitor.may_act else []
+    can = letter["can"] if visitor.may_act else ()
+    return " ".join(asks(_LABELS[action], base, visitor, action=action, id=key) for action in can)
+
+
+def _letter(letter: Mapping[str, Any], now: float, visitor: Visitor) -> str:
     trace = f" {linked('trace', letter['trace_url'])}" if letter["trace_url"] else ""
     audit = f' <a href="../retries/{quote(letter["source"], safe="")}/{quote(letter["id"], safe="")}">audit</a>'
     return row(
         ("Dead letter", linked(letter["id"], letter["url"]) + trace + audit),
         ("Failed", words.ago(letter["opened_at"], now)),
-        (
-            "What happens",
-            f'<span class="{_css(letter["decision"])}">{escape(words.until(letter["decision"], now))}</span>',
-        ),
-        ("", " ".join(acts)),
+        ("What happens", what_happens(letter, now)),
+        ("", letter_acts(letter, visitor, "../")),
     )
 
 

@@ -1,9 +1,11 @@
 """The pieces that pages are made of: the document with its style, tables, links, forms. No script, nothing foreign.
 
-Everything a person or a platform wrote is escaped. Links and forms are relative: the page may live under a prefix that
-only a proxy knows; ``base`` is the way from a page to the first one.
+What a person or a platform wrote goes through ``told``: it is cut and escaped, and neither controls nor directions in
+it reach what stands beside it. Links and forms are relative: the page may live under a prefix that only a proxy knows;
+``base`` is the way from a page to the first one.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,7 +24,7 @@ header{display:flex;flex-wrap:wrap;gap:.3rem 1rem;align-items:baseline;justify-c
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td[data-name=Source]{min-width:7rem}
+td[data-name=Source],td[data-name=Policy]{min-width:7rem}
 .bad{color:var(--bad)}.good{color:var(--good)}.wait{color:var(--wait)}small,.soft{color:var(--dim)}
 .tag{display:inline-block;border:1px solid currentColor;border-radius:.3rem;padding:0 .35rem;font-size:.85em}
 .said,.stop,.verdict{border-left:4px solid var(--good);background:var(--soft);padding:.5rem .8rem;margin:.8rem 0}
@@ -44,8 +46,10 @@ td[data-name]::before{content:attr(data-name) ": ";color:var(--dim)}td:empty{dis
 dl{grid-template-columns:1fr;margin-left:.5rem}dt{margin-top:.2rem}.acts{margin-left:.5rem}
 a.do,button{padding:.4rem .8rem}.part{display:block}}
 """
-#: Names and messages longer than this are cut where they are only one of many.
-_SHORT_CHARS = 80
+#: Names are cut after so many characters, and messages, which stand for themselves.
+NAME_CHARS, MESSAGE_CHARS = 80, 400
+#: What moves, hides or ends what stands around it, or what no text of ours can hold.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +59,20 @@ class Visitor:
     control: bool = False
     csrf: str | None = None
     notice: str | None = None
+    at: str = ""  # the page that is looked at, from the first one: where to come back to
 
     @property
     def may_act(self) -> bool:
         return self.csrf is not None
+
+
+#: Pages of ours, as they are named from the first one.
+_PLACE = re.compile(r"(?:\?|groups|retries/|operations/)[\w%.~,=&?/-]{0,400}", re.A)
+
+
+def place(text: str) -> str:
+    """Where to come back to, if it is a page of ours; "", the first one, if not."""
+    return text if _PLACE.fullmatch(text) and ".." not in text else ""
 
 
 def document(body: str, *, title: str = "automation-exporter") -> str:
@@ -66,7 +80,7 @@ def document(body: str, *, title: str = "automation-exporter") -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{_STYLE}</style></head>'
+        f'<link rel="icon" href="data:,"><title>{escape(plain(title))}</title><style>{_STYLE}</style></head>'
         f"<body><main>{body}</main></body></html>\n"
     )
 
@@ -94,15 +108,29 @@ def facts(*pairs: tuple[str, str]) -> str:
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{text}</dd>' for name, text in pairs if text)}</dl>"
 
 
-def short(text: str) -> str:
-    return text if len(text) <= _SHORT_CHARS else text[: _SHORT_CHARS - 1] + "…"
+def plain(text: object, *, most: int = NAME_CHARS) -> str:
+    """What somebody wrote as one line of at most so many characters, which shows whatever is in it. Not escaped."""
+    said = str(text)
+    cut = said if len(said) <= most else said[: most - 1] + "…"
+    return _UNSEEN.sub(lambda found: " " if found[0] in "\t\n\r" else "\ufffd", cut)
 
 
-def linked(text: str, url: str | None) -> str:
+def told(text: object, *, most: int = NAME_CHARS) -> str:
+    """The same as HTML, on its own: whichever way it is written, what stands around it is not."""
+    return f"<bdi>{escape(plain(text, most=most))}</bdi>"
+
+
+def notice(visitor: Visitor) -> str:
+    """What became of what a person did last."""
+    said = told(visitor.notice, most=MESSAGE_CHARS) if visitor.notice else ""
+    return f'<p class="said" role="status">{said}</p>' if said else ""
+
+
+def linked(text: object, url: str | None) -> str:
     """A link out of here, if it is one."""
     if url is None or not url.startswith(("https://", "http://")):
-        return escape(text)
-    return f'<a href="{escape(url)}" rel="noreferrer noopener" target="_blank">{escape(text)}</a>'
+        return told(text)
+    return f'<a href="{escape(url)}" rel="noreferrer noopener" target="_blank">{told(text)}</a>'
 
 
 def ways(base: str, *, title: str = "", url: str | None = None, dashboard: str | None = None, alert: str = "") -> str:
@@ -117,12 +145,15 @@ def address(path: str, **query: str) -> str:
     return escape(f"{path}?{urlencode(query)}" if query else path)
 
 
-def asks(text: str, base: str, **query: str) -> str:
-    """The way to the page on which a person confirms something."""
-    return f'<a class="do" href="{address(f"{base}confirm", **query)}">{escape(text)}</a>'
+def asks(text: str, base: str, visitor: Visitor, **query: str) -> str:
+    """The way to the page on which a person confirms something, and back."""
+    back = {"at": visitor.at} if visitor.at else {}
+    return f'<a class="do" href="{address(f"{base}confirm", **query, **back)}">{escape(plain(text))}</a>'
 
 
 def button(action: str, text: str, visitor: Visitor, **fields: str) -> str:
+    if visitor.at:
+        fields = {**fields, "at": visitor.at}
     hidden = "".join(f'<input type="hidden" name="{name}" value="{escape(value)}">' for name, value in fields.items())
     return f'<form method="post" action="{action}">{secret(visitor.csrf or "")}{hidden}<button>{text}</button></form>'
 

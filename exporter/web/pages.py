@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -11,16 +12,33 @@ from exporter.clock import Clock
 from exporter.config.objectives import SloConfig
 from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
-from exporter.retries.control import ControlError, retry_facts
+from exporter.model.retries import RetryState
+from exporter.retries.control import ControlError, retry_facts, workflow_name
 from exporter.retries.facts import operation_facts
 from exporter.source import Source
+from exporter.store.script import StoreError
 from exporter.web import status
-from exporter.web.audit_pages import not_there_page, operation_page, retry_page
+from exporter.web.audit_pages import not_there_page, operation_page, retry_page, unread_page
 from exporter.web.forms import Forms, html
-from exporter.web.group_pages import GROUPS_PER_PAGE, LETTERS_PER_PAGE, group_page, groups_page, no_group_page
-from exporter.web.markup import Visitor
-from exporter.web.page import GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, REFRESH_SECONDS, TROUBLE_SHOWN_MAX, Seen, page
+from exporter.web.group_pages import (
+    GROUPS_PER_PAGE,
+    LETTERS_PER_PAGE,
+    alert_of,
+    group_page,
+    groups_page,
+    no_group_page,
+)
+from exporter.web.markup import Visitor, place
+from exporter.web.page import (
+    GROUPS_SHOWN_MAX,
+    OPERATIONS_SHOWN_MAX,
+    REFRESH_SECONDS,
+    RETRIES_SHOWN_MAX,
+    TROUBLE_SHOWN_MAX,
+    page,
+)
 from exporter.web.retry_routes import ControlRoutes
+from exporter.web.verdict import Seen
 
 #: An operation that has ended is shown for so long (seconds).
 ENDED_SECONDS = 3600.0
@@ -66,6 +84,7 @@ class Pages:
             one.ladder.decision.policy for one in self._control.everything() if one.ladder.decision.awaits_approval
         )
         opened, trouble = _opened(request), status.in_trouble(self._sources, self._slo, now=now)
+        retries = sorted(self._book.everything(), key=lambda retry: not retry.is_open)  # the newest of each
         seen = Seen(
             status=status.status(self._sources, now=now, version=__version__),
             store_error=await self._store_error(),
@@ -75,8 +94,12 @@ class Pages:
             groups_of=Counter(group.source for group in groups),
             approvals=dict(approvals.most_common()),
             needy=_needy(groups),
+            unsettled=[retry_facts(retry) for retry in retries if retry.state is RetryState.HELD and retry.is_open],
             operations=self._newest(now),
-            retries=status.retries(self._sources, self._book, now=now),
+            mode=self._book.rules.mode.value,
+            policies=len(self._book.rules.policies),
+            paused=[name for name in self._sources if self._book.is_paused(name, now)],
+            retries=[retry_facts(retry) for retry in retries[:RETRIES_SHOWN_MAX]],
             rails=status.rails(self._sources, self._book, now=now),
         )
         return html(page(seen, self._visitor(request), opened), refresh=None if opened else REFRESH_SECONDS)
@@ -134,10 +157,36 @@ class Pages:
         parts = [request.match_info[key] for key in ("source", "id") if key in request.match_info]
         identity, base = "/".join(parts), "../" * len(parts)
         retries = [retry_facts(retry) for retry in self._book.named(identity)]
-        audit = await self._book.audit_of(identity) if len(parts) == 1 or parts[0] in self._sources else []
-        if not retries and not audit:
+        letter = self._letter(*parts) if len(parts) > 1 else None
+        audit, unread = list[dict[str, Any]](), None
+        try:
+            if len(parts) == 1 or parts[0] in self._sources:
+                audit = await self._book.audit_of(identity)
+        except StoreError as exc:
+            unread = str(exc)
+        if not retries and not audit and letter is None:
+            if unread is not None:
+                return html(unread_page(unread, base=base), status=503)
             return html(not_there_page(identity, base=base), status=404)
-        return html(retry_page(identity, retries, audit, self._clock.now(), base=base))
+        known = identity, letter, retries, audit, self._clock.now(), self._visitor(request)
+        return html(retry_page(*known, base=base, unread=unread))
+
+    def _letter(self, name: str, identity: str) -> dict[str, Any] | None:
+        """A dead letter that is open."""
+        try:
+            found = self._control.one(name, identity)
+        except ControlError:
+            return None
+        source, workflow_id = self._sources[name], found.subject.letter.workflow_id
+        facts = status.letter(source, self._operations, found, trace_url=self._trace_url)
+        return {
+            **facts,
+            "title": source.platform.title,
+            "workflow": workflow_name(found.subject),
+            "workflow_url": source.workflow_url(workflow_id),
+            "dashboard": status.dashboard_url(self._slo, name, workflow_id),
+            "alert": alert_of(facts["decision"]),
+        }
 
     async def _operation(self, request: web.Request) -> web.Response:
         identity = request.match_info["id"]
@@ -145,10 +194,13 @@ class Pages:
             state = await self._operations.one(identity)
         except ControlError as exc:
             return html(not_there_page(identity, base="../"), status=exc.status)
+        except StoreError as exc:
+            return html(unread_page(str(exc), base="../"), status=503)
         return html(operation_page(operation_facts(state), self._clock.now(), base="../"))
 
     def _visitor(self, request: web.Request) -> Visitor:
-        return Visitor() if self._forms is None else self._forms.visitor(request)
+        visitor = Visitor() if self._forms is None else self._forms.visitor(request)
+        return replace(visitor, at=place(request.rel_url.raw_path_qs.removeprefix("/")))
 
 
 def _shown(groups: Sequence[Group], opened: frozenset[str]) -> list[Group]:
@@ -157,11 +209,14 @@ def _shown(groups: Sequence[Group], opened: frozenset[str]) -> list[Group]:
 
 
 def _needy(groups: Sequence[Group]) -> dict[str, list[tuple[str, str, int]]]:
-    """Groups with dead letters that need a person, by why: group, workflow, how many."""
+    """Groups with dead letters that need a person, by why: group, workflow, how many.
+
+    What a person or a policy has put aside is where somebody wanted it to be.
+    """
     found: dict[str, list[tuple[str, str, int]]] = {}
-    for verb in ("escalate", "quarantine"):
+    for verb, label in (("escalate", "escalate: "), ("quarantine", "quarantine: exhausted")):
         for group in groups:
-            number = sum(n for label, n in group.decisions.items() if label.startswith(f"{verb}:"))
+            number = sum(n for known, n in group.decisions.items() if known.startswith(label))
             if number:
                 found.setdefault(verb, []).append((group.id, group.workflow or group.workflow_id, number))
     return found

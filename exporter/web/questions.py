@@ -7,7 +7,7 @@ from typing import Any
 from exporter.model import words
 from exporter.model.operations import OperationAction
 from exporter.model.repairs import RepairAction, RepairSubject
-from exporter.web.markup import document, secret, short
+from exporter.web.markup import MESSAGE_CHARS, document, plain, secret, told
 
 #: Things named before something is done to them.
 NAMED_BEFORE = 5
@@ -57,38 +57,48 @@ def confirm_page(
     asked: str,
     csrf: str,
     sent: bool | None = None,
+    at: str = "",
 ) -> str:
-    """What is about to be done, to how many, and to which; ``named`` are the first of them, in words."""
+    """What is about to be done, to how many, and to which; ``named`` are the first of them, in words.
+
+    ``at``: the page from which it was asked, to come back to.
+    """
     verb, meaning = _ASKED[action]
-    listed = "".join(f"<li>{escape(one)}</li>" for one in named)
+    listed = "".join(f"<li>{told(one, most=MESSAGE_CHARS)}</li>" for one in named)
     left = total - len(named)
     more = f"<li>and {left:,} more</li>" if left else ""
     without = ""
     if refused:
-        said = "".join(f"<li>{escape(reason)}</li>" for reason in refused[:NAMED_BEFORE])
+        said = "".join(f"<li>{told(reason, most=MESSAGE_CHARS)}</li>" for reason in refused[:NAMED_BEFORE])
         rest = len(refused) - NAMED_BEFORE
         without = f"<p>Left out: {len(refused):,}</p><ul>{said}{f'<li>and {rest:,} more</li>' if rest > 0 else ''}</ul>"
     return document(
-        f"<h1>{verb} {words.count(total, subject(action))}?</h1><p>{escape(what)}: these, as they are now. What "
-        f"changes before its turn is left out.</p><p>{meaning if sent is None else _SETTLED[sent]}</p>"
+        f"<h1>{verb} {words.count(total, subject(action))}?</h1><p>{told(what, most=MESSAGE_CHARS)}: these, as they "
+        f"are now. What changes before its turn is left out.</p><p>{meaning if sent is None else _SETTLED[sent]}</p>"
         f"<ul>{listed}{more}</ul>{without}"
         f'<form method="post" action="act/begin">{secret(csrf)}'
-        f'<input type="hidden" name="asked" value="{escape(asked)}">'
+        f'<input type="hidden" name="asked" value="{escape(asked)}">{_comes_back(at)}'
         '<p><label>Why (optional) <input name="why" maxlength="200"></label></p>'
-        f'<p><button>{verb} these</button></p></form><p><a href="./">Back</a></p>',
+        f'<p><button>{verb} these</button></p></form><p><a href="./{escape(at)}">Back</a></p>',
         title=f"{verb}?",
     )
 
 
-def resume_page(paused: Sequence[str], *, csrf: str) -> str:
-    """Before retries go on."""
+def resume_page(paused: Sequence[str], lowered: Sequence[str], *, csrf: str, at: str = "") -> str:
+    """Before retries go on: of the sources where they are paused, or where only what is approved is sent."""
+    said = f"Retries of {', '.join(map(told, paused))} are paused. " if paused else ""
+    if lowered:
+        said += f"Of {', '.join(map(told, lowered))} only what a person approves is sent; that ends as well. "
     return document(
-        f"<h1>Resume retries?</h1><p>Retries of {escape(', '.join(paused))} are paused. What is due by now is sent as "
-        "the policies, the gates and the rate limits allow.</p>"
-        f'<form method="post" action="act/resume">{secret(csrf)}<p><button>Resume retries</button></p></form>'
-        '<p><a href="./">Back</a></p>',
+        f"<h1>Resume retries?</h1><p>{said}What is due by now is sent as the policies, the gates and the rate limits "
+        f'allow.</p><form method="post" action="act/resume">{secret(csrf)}{_comes_back(at)}'
+        f'<p><button>Resume retries</button></p></form><p><a href="./{escape(at)}">Back</a></p>',
         title="Resume?",
     )
+
+
+def _comes_back(at: str) -> str:
+    return f'<input type="hidden" name="at" value="{escape(at)}">' if at else ""
 
 
 def subject(action: str) -> str:
@@ -97,7 +107,7 @@ def subject(action: str) -> str:
 
 
 def named_letter(letter: Mapping[str, Any], now: float) -> str:
-    return f"{letter['key']}: {short(letter['workflow'])}, {words.ago(letter['opened_at'], now)}"
+    return f"{plain(letter['key'])}: {plain(letter['workflow'])}, {words.ago(letter['opened_at'], now)}"
 
 
 def named_plan(plan: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from exporter.model.fold import WorkflowEntry
 from exporter.model.groups import Group
 from exporter.model.rails import Rails
 from exporter.model.redact import redact
+from exporter.model.retries import OverrideAction
 from exporter.retries.book import RetryBook
-from exporter.retries.control import Found, decision_facts, retry_facts
+from exporter.retries.control import Found, decision_facts, letter_facts, retry_facts
 from exporter.retries.facts import group_facts
 from exporter.retries.operations import Operations
 from exporter.source import Source, StreamStatus
@@ -169,6 +170,7 @@ class Problem:
     """What is the matter with a workflow, in words, and the alert whose runbook says what to do."""
 
     alert: str
+    kind: str  # in one word, or few: "3 workflows overdue"
     said: str
 
 
@@ -229,21 +231,21 @@ def _problems(entry: WorkflowEntry, known: SourceWorld, slo: SloConfig, now: flo
     workflow, problems = entry.workflow, list[Problem]()
     if entry.failures:
         said = "its last run failed" if entry.failures == 1 else f"{entry.failures:,} failures in a row"
-        problems.append(Problem(alert="AutomationWorkflowFailing", said=said))
+        problems.append(Problem(alert="AutomationWorkflowFailing", kind="failing", said=said))
     if workflow.blocked is not None:
         said = f"stopped by its platform: {_BLOCKED.get(workflow.blocked.value, workflow.blocked.value)}"
-        problems.append(Problem(alert="AutomationWorkflowBlocked", said=said))
+        problems.append(Problem(alert="AutomationWorkflowBlocked", kind="stopped", said=said))
     if workflow.enabled and workflow.next_run_at is not None and now - workflow.next_run_at > slo.overdue_after:
         said = f"overdue for {words.span(now - workflow.next_run_at)}"
-        problems.append(Problem(alert="AutomationWorkflowOverdue", said=said))
+        problems.append(Problem(alert="AutomationWorkflowOverdue", kind="overdue", said=said))
     run = _oldest_active(known, workflow.id)
     if run is not None and run.started_at is not None and now - run.started_at > slo.stuck_after:
         said = f"a run has not ended for {words.span(now - run.started_at)}"
-        problems.append(Problem(alert="AutomationWorkflowStuck", said=said))
+        problems.append(Problem(alert="AutomationWorkflowStuck", kind="stuck", said=said))
     queue = known.queues.get(workflow.id)
     if queue is not None and queue.limit and queue.items >= slo.queue_share * queue.limit:
         said = f"its queue is nearly full: {queue.items:,.0f} of {queue.limit:,.0f}"
-        problems.append(Problem(alert="AutomationQueueNearLimit", said=said))
+        problems.append(Problem(alert="AutomationQueueNearLimit", kind="with a nearly full queue", said=said))
     return problems
 
 
@@ -284,12 +286,12 @@ def dead_letters(
 
 
 def letter(source: Source, operations: Operations, found: Found, *, trace_url: TraceUrl) -> dict[str, Any]:
-    """One open dead letter in the list of its group, with what a person can do to it."""
+    """One open dead letter, with what a person can do to it."""
     one = found.subject.letter
     return {
+        **letter_facts(one),
         "source": source.name,
-        "id": one.id,
-        "opened_at": one.opened_at,
+        "group": found.group,
         "url": _failed_run_url(source, one),
         "trace_url": trace_url(source, one),
         "decision": decision_facts(found.ladder.told),
@@ -369,15 +371,18 @@ def _newest_url(source: Source, group: Group) -> str | None:
 
 def rails(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> list[dict[str, Any]]:
     """What holds back the retries of each source as a whole."""
-    found = []
+    found, holding = [], book.holding(now)
     for name in sources:
         stands, cap = book.rails(name, now), book.rules.source(name).budget
+        lowering = [o for o in holding if o.source in ("", name) and o.action is OverrideAction.LOWER]
         setback = stands.setbacks.get("")
         found.append(
             {
                 "source": name,
                 "storm": stands.storm,
                 "set_back_until": None if setback is None else setback.holds_until(now),
+                "mode": book.rules.mode_of(name, lowering).value,
+                "lowered": next((f"{one.who}: {one.why}".removesuffix(": ") for one in lowering), ""),
                 "budget": stands.tokens,
                 "budget_max": None if cap is None else cap.cap,
             }
