@@ -114,13 +114,13 @@ def _reading(streams: Sequence[Mapping[str, Any]], now: float) -> list[tuple[str
     broken = [stream for stream in streams if stream["error"]]
     if broken:
         first, is_all = broken[0], len(broken) == len(streams)
-        what = "it" if is_all else first["stream"].replace("_", " ")
+        what = "" if is_all else first["stream"].replace("_", " ")
         cause = told(first["error"], most=REASON_CHARS)
         alert = "AutomationSourceDown" if is_all else "AutomationDataIncomplete"
         runbook = ways("", alert="AutomationCredentialFailing" if first["error_kind"] == "auth" else alert)
         if first["fresh"]:
-            return [(f"the last reading of {what} failed ({cause}) {runbook}", 1)]
-        return [(f"{what} cannot be read ({cause}) {runbook}", 2)]
+            return [(f"the last reading{what and f' of {what}'} failed ({cause}) {runbook}", 1)]
+        return [(f"{what and f'{what} '}cannot be read ({cause}) {runbook}", 2)]
     if any(stream["success_at"] is None for stream in streams):
         is_new = all(stream["success_at"] is None for stream in streams)
         return [("not read yet" if is_new else "not read completely yet", 1)]

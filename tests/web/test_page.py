@@ -38,7 +38,7 @@ async def test_the_verdict_of_a_bad_night(bad: Deployment) -> None:
     verdict = person.text.split("Retries:")[0]
     assert re.search(r"make : 1 workflow failing, 1 stopped, \d+ dead letters in 5 groups;", verdict)
     assert "qlik : 1 workflow stuck;" in verdict
-    assert re.search(r"etlworks : it cannot be read \(.*503.*\) runbook ;", verdict)
+    assert re.search(r"etlworks : cannot be read \(.*503.*\) runbook ;", verdict)
     assert 'href="runbooks/AutomationSourceDown"' in person.page.split("Retries:")[0]
     assert "7 dead letters wait for you." in verdict
     assert "sources fine" not in verdict

@@ -77,6 +77,7 @@ class Person:
         self.at = made.url + "/"
         self.page = ""
         self.answered: dict[str, str] = {}
+        self.status = 0
 
     def loads_again(self) -> bool:
         """Whether the page loads itself again."""
@@ -86,7 +87,7 @@ class Person:
         self.at = urljoin(self.at, to)
         async with self.made.session.get(self.at, headers=self.headers) as response:
             self.at, self.page = str(response.url), await response.text()
-            self.answered = dict(response.headers)
+            self.answered, self.status = dict(response.headers), response.status
         return self.page
 
     async def follow(self, text: str) -> str:
