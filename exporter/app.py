@@ -179,14 +179,15 @@ async def service(
         stack.push_async_callback(tracer.aclose)
         for source in memory.sources.values():
             await _open_source(running, stack, config, source, clock, tracer)
-        memory.operations.begin_repair = RepairOperations(
+        repairs = RepairOperations(
             memory.operations,
             memory.book,
             ledger,
             clock,
             sources=memory.sources,
             repairers=running.repairers,
-        ).begin
+        )
+        memory.operations.begin_repair, memory.operations.repair_objection = repairs.begin, repairs.objection
         ledger.exports = lambda: running.held if engine.is_shared else None
         ledger.ahead = lambda: {
             name: -offset for name, source in memory.sources.items() if (offset := source.api.clock_offset())

@@ -82,6 +82,7 @@ class Source:
         self.completion_due = asyncio.Event()
         self.stream_due: dict[str, asyncio.Event] = {stream.name: asyncio.Event() for stream in platform.streams}
         self.retries_due = asyncio.Event()
+        self.holder: str | None = None  # the replica that reads it, where several share the work
         self._section = section
         self._clock: Clock
         self._wall = 0.0
@@ -154,6 +155,11 @@ class Source:
     def run_url(self, run: Run) -> str | None:
         """The page of a run that a person would open."""
         return self.platform.run_url(self.section, run)
+
+    def workflow_url(self, workflow_id: str) -> str | None:
+        """The page of a workflow on its platform, for a person; None where it is not known."""
+        workflow = self.known.workflows.get(workflow_id)
+        return None if workflow is None else self.platform.workflow_url(self.section, workflow)
 
     @property
     def streams(self) -> dict[str, StreamStatus]:

@@ -1,6 +1,7 @@
 """A real headless Chromium, driven over its DevTools protocol."""
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -69,6 +70,20 @@ class Page:
         """What a piece of script says, run by the debugger: the page itself may run none."""
         answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True)
         return answer["result"].get("value")
+
+    async def wait_for(self, script: str) -> Any:
+        """What a promise comes to."""
+        answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return answer["result"].get("value")
+
+    async def picture(self) -> bytes:
+        """The whole page as a PNG, however long it is."""
+        size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
+        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        return base64.b64decode(shot["data"])
 
     async def text(self) -> str:
         found = await self.read("document.body.innerText")

@@ -14,6 +14,7 @@ from exporter.cli import UsageError
 from exporter.cli.service import until_stopped
 from exporter.clock import SystemClock
 from exporter.config import ConfigError
+from exporter.model import words
 from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome
@@ -25,7 +26,7 @@ from exporter.simulator.companions import companions
 from exporter.simulator.core import Faults
 from exporter.simulator.fleet import DEMO_RETRIES, Fleet, demo_config
 from exporter.simulator.make import MakeSimulator
-from exporter.web import status, words
+from exporter.web import status
 from exporter.web.doors import AddressError, no_address
 
 #: Workflows of each platform in the demo: enough for something to happen all the time.
@@ -170,7 +171,8 @@ async def _report(running: app.Service, stop: asyncio.Event) -> None:
 def gates(running: app.Service, groups: Sequence[Group], now: float) -> Iterator[str]:
     """How the gates of large groups stand."""
     large = [group for group in groups if len(group.letters) >= DEMO_GATES_FROM]
-    for group, facts in zip(large, status.groups(running.sources, running.book, large, now=now), strict=True):
+    found = status.groups(running.sources, running.operations, running.book, large, now=now)
+    for group, facts in zip(large, found, strict=True):
         if facts["gate"] is not None:
             stands = words.gate({**facts["gate"], "under_way": 0}, now)
             yield f"{_named(group)}: {stands}"

@@ -31,7 +31,7 @@ async def groups(outline: Outline, *, say: Say, as_json: bool = False) -> int:
     """Open dead letters by what they have in common, the largest group first."""
     clock = SystemClock()
     async with offline(outline, to_read=True, by_rules=True, clock=clock) as opened:
-        found = [group_facts(group) for group in opened.operations.groups()]
+        found = [group_facts(group, opened.operations.can(group)) for group in opened.operations.groups()]
         paused = [source for source in outline.platforms if opened.book.is_paused(source, clock.now())]
         mode = opened.book.rules.mode
     if as_json:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from exporter.cli import UsageError
 from exporter.config.outline import outline, without_config
+from exporter.model import words
 from exporter.store.backup import backup as copied
 from exporter.store.copying import Copied, read, write
 from exporter.store.ledger import database, open_engine
 from exporter.store.script import StoreError
-from exporter.web import words
 
 
 def backup(options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from exporter.model.retries import (
     lowest,
 )
 from exporter.model.subject import Subject, facts_of, ran
+from exporter.model.words import span
 
 #: Refusals that pass with time: what waits for approval may be approved meanwhile.
 PASSING = frozenset(
@@ -356,7 +357,7 @@ class _Climber:
         if spent >= owner.retries:
             why = f"{spent} of {owner.retries} retries are used"
         elif self.now - self.subject.failed_at() - self.subject.idle(self.now) > owner.give_up_after:
-            why = f"it could have been tried for more than {owner.give_up_after:.0f} s"
+            why = f"it could have been tried for more than {span(owner.give_up_after)}"
         return Rung(reason=Reason.EXHAUSTED, refuses=why is not None, verb=Verb(owner.exhausted), detail=why or "")
 
     def _backoff(self, owner: Policy) -> Rung:

@@ -15,7 +15,7 @@ from exporter.model import DeadLetter, Error
 from exporter.model.decision import Ladder
 from exporter.model.retries import Decision, Outcome, Retry
 from exporter.model.subject import Subject, error_fingerprint
-from exporter.model.words import in_short
+from exporter.model.words import in_short, span
 
 #: Seconds within which newly opened dead letters make the trend.
 TREND_SECONDS = 3600.0
@@ -46,7 +46,7 @@ class Experience:
     def words(self) -> str:
         if not self.tries:
             return "not retried yet"
-        after = "" if self.seconds is None else f", after a median of {_span(self.seconds)}"
+        after = "" if self.seconds is None else f", after a median of {span(self.seconds)}"
         return f"retries of this error succeed {self.successes} of {self.tries} times{after}"
 
 
@@ -114,9 +114,9 @@ def group_of(
     letter, workflow = subject.letter, subject.workflow
     told = [(ladder.told, ladder.group) for _, ladder in ordered]
     labels = Counter(_label(decision) for decision, _ in told)
-    most = labels.most_common(1)[0][0]
-    usual, gate = next(one for one in told if _label(one[0]) == most)
     said = Counter(in_short(decision) for decision, _ in told)
+    most = said.most_common(1)[0][0]
+    usual, gate = next(one for one in told if in_short(one[0]) == most)
     ends = [r for s, _ in ordered for r in s.history if r.outcome is not None and not r.shadow]
     last = max(ends, key=lambda retry: retry.closed_at or 0.0, default=None)
     newest = ordered[-1][0].letter.opened_at
@@ -158,9 +158,3 @@ def readable(error: Error | None) -> str:
 
 
 _READABLE_CHARS = 160
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

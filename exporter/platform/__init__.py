@@ -188,6 +188,7 @@ class Platform:
     lists_active: frozenset[State] = frozenset({State.PENDING, State.RUNNING})
     receive: Callable[[WebhookRequest], WebhookEvents] = receive_documented  # pure; raises MalformedEvent
     run_url: Callable[[Any, Run], str | None] = lambda config, run: None  # config, run -> the page of it, for a person
+    workflow_url: Callable[[Any, Workflow], str | None] = lambda config, workflow: None  # the same of a workflow
     #: config -> the results of runs whose steps are asked for once they ended: their traces wait for that
     steps_later: Callable[[Any], frozenset[Result]] = lambda config: frozenset()
     retrying: Retrying | None = None  # how its dead letters are retried; None: they cannot be

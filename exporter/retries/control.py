@@ -129,6 +129,19 @@ class Control:
             raise ControlError(f"there is no source {name}", status=404)
         return self._sources[name]
 
+    @property
+    def sources(self) -> Collection[str]:
+        """Their names."""
+        return self._sources.keys()
+
+    def is_paused(self, source: str) -> bool:
+        return self._book.is_paused(source, self._clock.now())
+
+    def is_lowered(self, source: str) -> bool:
+        """Whether only what a person approves is sent, though the config says more."""
+        holding = self._book.holding(self._clock.now())
+        return any(o.action is OverrideAction.LOWER and o.source in ("", source) for o in holding)
+
     def now(self) -> float:
         return self._clock.now()
 
@@ -306,6 +319,7 @@ def decision_facts(decision: Decision | None) -> dict[str, Any] | None:
         "reason": decision.reason.value,
         "policy": decision.policy,
         "mode": decision.mode.value,
+        "words": in_words(decision),
         "detail": decision.detail,
         "next_at": decision.next_at,
         "awaits_approval": decision.awaits_approval,

@@ -1,13 +1,10 @@
 """Groups and operations as plain values, for the web and the commands alike."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from exporter.model.groups import Group
-from exporter.model.operations import (
-    UNDER_WAY,
-    OperationState,
-)
-from exporter.model.retries import Reason
+from exporter.model.operations import UNDER_WAY, OperationAction, OperationState
 from exporter.model.words import in_words
 from exporter.retries.control import decision_facts
 
@@ -37,8 +34,8 @@ def operation_facts(state: OperationState, *, new_since: int = 0, items: bool = 
     return facts
 
 
-def group_facts(group: Group) -> dict[str, Any]:
-    """A group as plain values."""
+def group_facts(group: Group, can: Sequence[OperationAction]) -> dict[str, Any]:
+    """A group as plain values, with what a person ``can`` do to it."""
     return {
         "id": group.id,
         "source": group.source,
@@ -55,7 +52,7 @@ def group_facts(group: Group) -> dict[str, Any]:
         "words": in_words(group.decision),
         "said": group.said,
         "awaits_approval": group.awaits_approval,
-        "can": what_a_person_can_do(group),
+        "can": [_command(action, group) for action in can],
         "last_outcome": group.last_outcome,
         "retries": {
             "tries": group.experience.tries,
@@ -67,13 +64,7 @@ def group_facts(group: Group) -> dict[str, Any]:
     }
 
 
-def what_a_person_can_do(group: Group) -> list[str]:
-    """The commands that would change something, the likeliest first."""
-    if group.awaits_approval:
-        return [f"approve --group {group.id}", f"hold --group {group.id}"]
-    reason, verb = group.decision.reason, group.decision.verb.value
-    if verb == "quarantine" or reason in (Reason.HELD, Reason.EXHAUSTED):
-        return [f"release --group {group.id}", f"retry --group {group.id}"]
-    if reason in (Reason.MODE, Reason.NOT_ELIGIBLE):
-        return []
-    return [f"retry --group {group.id}", f"hold --group {group.id}"]
+def _command(action: OperationAction, group: Group) -> str:
+    """How an action is typed. What takes its dead letter by name is offered for one alone."""
+    by_name = action in (OperationAction.FIX_AND_RETRY, OperationAction.RERUN)
+    return f"{action} {group.source}/{group.letters[0]}" if by_name else f"{action} --group {group.id}"

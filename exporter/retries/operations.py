@@ -14,7 +14,6 @@ from exporter.clock import Clock
 from exporter.model.decision import snapshot_of
 from exporter.model.groups import Group, experience_of, experiences, group_of, rank
 from exporter.model.operations import (
-    Alike,
     Item,
     ItemState,
     Operation,
@@ -22,9 +21,10 @@ from exporter.model.operations import (
     OperationState,
     alike,
 )
-from exporter.model.retries import Action, Mode, Override, OverrideAction, Reason
+from exporter.model.retries import Override, OverrideAction
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import LETS_PASS, Control, ControlError, Found
+from exporter.retries.objections import all_refused, named, never_sent, objection
 from exporter.store import operations as script
 from exporter.store import repairs as repair_script
 from exporter.store.ledger import Ledger
@@ -35,10 +35,15 @@ UNDO_SECONDS = 10.0
 AT_ONCE = 20
 #: An approval ends by itself after so long (seconds).
 APPROVAL_SECONDS = 86400.0
+#: Things of one operation that takes another call than a retry.
+REPAIRED_MAX = 50
 #: The trend of groups is at most this old (seconds).
 GROUPS_SECONDS = 60.0
-#: Refusals of the ladder that no time and no approval ends.
-_FOR_GOOD = frozenset({Reason.UNDETERMINED, Reason.NOT_ELIGIBLE, Reason.EXHAUSTED})
+#: What a person may be offered to do to dead letters, the likeliest first.
+_OFFERED = (OperationAction.APPROVE, OperationAction.RELEASE, OperationAction.RETRY, OperationAction.HOLD)
+#: And of one alone, what takes another call; the first of them also of a group.
+_REPAIRS = (OperationAction.DISCARD, OperationAction.FIX_AND_RETRY, OperationAction.RERUN)
+_ASIDE = (OverrideAction.HOLD, OverrideAction.QUARANTINE)
 _OVERRIDES = {
     OperationAction.APPROVE: OverrideAction.APPROVE,
     OperationAction.RETRY: OverrideAction.RETRY_NOW,
@@ -97,6 +102,8 @@ class Operations:
         self._groups_at = float("-inf")
         #: Begins what takes another call than a retry: there only where the sources are connected.
         self.begin_repair: Callable[..., Awaitable[dict[str, Any]]] | None = None
+        #: Why such a call cannot be begun (action, source, id), as far as that is known without asking; None if it can.
+        self.repair_objection: Callable[[OperationAction, str, str], str | None] = lambda *_: "nothing is connected"
 
     # What is so
 
@@ -171,6 +178,41 @@ class Operations:
             if one.subject.letter.opened_at >= began and one.key not in known and selection.fits(one)
         )
 
+    # What may be done
+
+    def can(self, group: Group) -> list[OperationAction]:
+        """What a person may do to a group as it is, the likeliest first: what would not be refused by all of it."""
+        return self.can_to(self._made[group.id][0])
+
+    def can_to(self, found: Sequence[Found]) -> list[OperationAction]:
+        """The same of some dead letters that are open."""
+        actions = [action for action in _OFFERED if any(self._offers(action, one) for one in found)]
+        for action in _REPAIRS if len(found) == 1 else _REPAIRS[:1]:
+            if len(found) <= REPAIRED_MAX and any(
+                self.repair_objection(action, one.subject.source, one.subject.letter.id) is None for one in found
+            ):
+                actions.append(action)
+        return actions
+
+    def _offers(self, action: OperationAction, found: Found) -> bool:
+        """Whether an action would change something about a dead letter."""
+        decision = found.ladder.decision
+        if action is OperationAction.APPROVE and not decision.awaits_approval:
+            return False
+        if action is OperationAction.HOLD and any(o.action in _ASIDE for o in found.subject.overrides):
+            return False
+        return self.objection(action, (found.subject.source, found.subject.letter.id), found) is None
+
+    def objection(self, action: OperationAction, key: tuple[str, str], found: Found | None) -> str | None:
+        """Why an action makes no sense for a dead letter as it was found; None if it does."""
+        if action is OperationAction.RELEASE:
+            return self._control.not_held(key, found)
+        now = self._clock.now()
+        why = objection(found, action, until=now + APPROVAL_SECONDS)
+        if why is not None or found is None or action is not OperationAction.RETRY:
+            return why
+        return never_sent(found.subject, found.ladder, self._book.rules, now)
+
     # What is done
 
     async def begin(
@@ -211,13 +253,10 @@ class Operations:
             if not waiting:
                 raise ControlError(f"nothing waits for approval of {_words(selection)}", status=404)
             found, keys = list(waiting), [(one.subject.source, one.subject.letter.id) for one in waiting]
-        if action is OperationAction.RELEASE:
-            objections = [self._control.not_held(key, one) for key, one in zip(keys, found, strict=True)]
-        else:
-            objections = [objection(one, action, until=self._clock.now() + APPROVAL_SECONDS) for one in found]
+        objections = [self.objection(action, key, one) for key, one in zip(keys, found, strict=True)]
         refused = {key: why_not for key, why_not in zip(keys, objections, strict=True) if why_not is not None}
         if len(refused) == len(keys):
-            raise ControlError(_all_refused(alike(_named(refused))))
+            raise ControlError(all_refused(alike(named(refused))))
         now = self._clock.now()
         lets_pass = action in (OperationAction.APPROVE, OperationAction.RETRY)
         alone = action is OperationAction.RETRY and len(keys) == 1
@@ -238,7 +277,7 @@ class Operations:
             "action": action.value,
             "count": len(covered),
             "dead_letters": [f"{source}/{letter_id}" for source, letter_id in covered],
-            "refused": [f"{key}: {reason}" for key, reason in _named(refused).items()],
+            "refused": [f"{key}: {reason}" for key, reason in named(refused).items()],
             "starts_at": operation.starts_at if lets_pass else None,
             "until": until,
         }
@@ -410,53 +449,6 @@ class Operations:
             return self._control.one(*key)
         except ControlError:
             return None
-
-
-def objection(found: Found | None, action: OperationAction, *, until: float = float("inf")) -> str | None:
-    """Why an action can never come true for a dead letter as it is, up to when it ends by itself; None if it can."""
-    if found is None or action not in (OperationAction.APPROVE, OperationAction.RETRY):
-        return None
-    ladder, decision = found.ladder, found.ladder.decision
-    repaired = next((o for o in found.subject.overrides if o.snapshot.get("repair")), None)
-    if repaired is not None:
-        return repaired.why
-    if found.subject.traits is None:
-        return "this platform knows no retry"
-    if decision.mode.rank < Mode.APPROVE.rank:
-        return f"the mode is {decision.mode}; nothing is sent in it"
-    refusing = [rung for rung in ladder.rungs if rung.refuses]
-    held = next((rung for rung in refusing if rung.reason is Reason.HELD or rung.verb.value == "quarantine"), None)
-    if held is not None and held.reason is not Reason.EXHAUSTED:
-        return f"{held.detail}; release it first"
-    if action is OperationAction.APPROVE:
-        if ladder.owner is None and not any(rung.reason is Reason.UNDETERMINED for rung in refusing):
-            return "no policy owns it; ask for a retry of it instead"
-        if ladder.owner is not None and ladder.owner.action is not Action.RETRY:
-            return f"its policy {ladder.owner.name} says {ladder.owner.action}; ask for a retry of it instead"
-    for rung in refusing:
-        at_once = action is OperationAction.RETRY and rung.reason in (Reason.EXHAUSTED, Reason.UNDETERMINED)
-        if rung.reason in _FOR_GOOD and not at_once:
-            way_out = "; release it first, or ask for a retry of it" if rung.reason is Reason.EXHAUSTED else ""
-            return f"{rung.detail}{way_out}"
-        ends = float("inf") if rung.next_at is None else rung.next_at
-        if rung.reason is Reason.PAUSED and ends >= until:
-            return f"{rung.detail} for longer than that would hold; resume first"
-        if rung.reason is Reason.WINDOW and ends >= until and action is OperationAction.APPROVE:
-            return "the hours of its policy never open, or after that would have ended; ask for a retry of it instead"
-    return None
-
-
-def _named(refused: Mapping[tuple[str, str], str]) -> dict[str, str]:
-    return {f"{source}/{letter_id}": why for (source, letter_id), why in refused.items()}
-
-
-def _all_refused(reasons: Sequence[Alike]) -> str:
-    """One line that says why an operation makes no sense at all."""
-    first, count = reasons[0], sum(one.count for one in reasons)
-    if count == 1:
-        return f"{first.example}: {first.why}"
-    more = "" if len(reasons) == 1 else f"; {count - first.count} for other reasons"
-    return f"it makes sense for none of {count} dead letters: {first.count} such as {first.example}: {first.why}{more}"
 
 
 def _selection(facts: Mapping[str, Any]) -> Selection:

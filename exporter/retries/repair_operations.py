@@ -17,15 +17,14 @@ from exporter.platform.repairing import Plan, case_of
 from exporter.retries import repair_protocol as protocol
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import ControlError
-from exporter.retries.operations import UNDO_SECONDS, Operations, Selection, objection
+from exporter.retries.objections import objection
+from exporter.retries.operations import REPAIRED_MAX, UNDO_SECONDS, Operations, Selection
 from exporter.retries.repairer import Repairer, not_granted
 from exporter.source import Source
 from exporter.store import repairs as script
 from exporter.store.ledger import Ledger
 from exporter.wire.errors import ApiError
 
-#: Things of one operation.
-ITEMS_MAX = 50
 #: All plans of one operation have to be made in so long (seconds).
 PLAN_SECONDS_MAX = 45.0
 
@@ -79,8 +78,9 @@ class RepairOperations:
         things = self._meant(repair, selection)
         for source in dict.fromkeys(thing.source for thing in things):
             self._check_grant(repair, source)
-        if len(things) > ITEMS_MAX:
-            raise ControlError(f"these are {len(things)}; {repair} takes {ITEMS_MAX} at most: name fewer", status=400)
+        if len(things) > REPAIRED_MAX:
+            detail = f"these are {len(things)}; {repair} takes {REPAIRED_MAX} at most: name fewer"
+            raise ControlError(detail, status=400)
         refused = {thing.key: no for thing in things if (no := self._objection(repair, thing)) is not None}
         plans = await self._plans(repair, [thing for thing in things if thing.key not in refused])
         refused |= {key: plan.refusal for key, plan in plans.items() if plan.refusal is not None}
@@ -115,6 +115,17 @@ class RepairOperations:
         for source in {thing.source for thing in covered}:
             self._repairers[source].due.set()
         return answer | {"starts_at": operation.starts_at, "until": repairs[0].until}
+
+    def objection(self, action: OperationAction, source: str, identity: str) -> str | None:
+        """Why it cannot be begun, as far as that is known without asking the platform; None if it can."""
+        repair = RepairAction(action.value)
+        try:
+            if source in self._sources:  # it costs less to see that it is not granted
+                self._check_grant(repair, source)
+            thing = self._one(repair, source, identity)
+        except ControlError as exc:
+            return str(exc)
+        return self._objection(repair, thing)
 
     # What is meant
 

@@ -4,24 +4,25 @@ A session is a random cookie that no script and no other site can read or send; 
 session, and what another site sends is refused by where it comes from. Nothing here exists without an admin token.
 """
 
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qs
 
 from aiohttp import web
 
 from exporter.clock import Clock
+from exporter.model import words
 from exporter.model.operations import OperationAction
-from exporter.model.retries import Reason, Verb
-from exporter.retries.control import Control, ControlError, Found
+from exporter.retries.control import Control, ControlError, workflow_name
 from exporter.retries.operations import Operations, Selection
 from exporter.store.script import StoreError
-from exporter.web import words
-from exporter.web.group_pages import ACTIONS, NAMED_BEFORE, confirm_page
-from exporter.web.markup import Visitor
+from exporter.web.markup import Visitor, place
 from exporter.web.page import sign_in_page
 from exporter.web.proof import same
+from exporter.web.questions import ACTIONS, NAMED_BEFORE, confirm_page, named_letter, named_plan, resume_page
 from exporter.wire import body as bodies
 from exporter.wire.body import BodyError
 from exporter.wire.peers import Guesses, Waiting, peer_of
@@ -44,6 +45,11 @@ _DONE = {
     OperationAction.RETRY: "To be retried now",
     OperationAction.HOLD: "Held",
     OperationAction.RELEASE: "Released",
+    OperationAction.DISCARD: "To be discarded",
+    OperationAction.FIX_AND_RETRY: "To be fixed and retried",
+    OperationAction.RERUN: "To be run again",
+    OperationAction.REACTIVATE: "To be switched on",
+    OperationAction.STOP: "To be stopped",
 }
 Form = Mapping[str, Sequence[str]]
 
@@ -55,6 +61,7 @@ class _Asked:
     action: OperationAction
     selection: Selection
     keys: Sequence[tuple[str, str]]
+    sent: bool | None = None  # of retries whose outcome nobody knows: whether they had an effect
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,7 +108,7 @@ class Forms:
     # Signing in
 
     async def _sign_in_form(self, request: web.Request) -> web.Response:
-        return html(sign_in_page(csrf=self._csrf))
+        return html(sign_in_page(csrf=self._csrf, at=place(request.query.get("at", ""))))
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         try:
@@ -109,21 +116,22 @@ class Forms:
         except BodyError as exc:
             problem = f"{str(exc).capitalize()}: try again."
             return html(sign_in_page(csrf=self._csrf, problem=problem), status=exc.status)
-        now, peer = self._clock.now(), peer_of(request.transport)
+        now, peer, at = self._clock.now(), peer_of(request.transport), _place(form)
+        again = functools.partial(sign_in_page, csrf=self._csrf, at=at)
         if not _same_site(request) or not same(_field(form, "csrf"), self._csrf):
-            return html(sign_in_page(csrf=self._csrf, problem="This form has expired: try again."), status=403)
+            return html(again(problem="This form has expired: try again."), status=403)
         if self._guesses.must_wait(peer, now):
-            return html(sign_in_page(csrf=self._csrf, problem="Too many wrong tokens: wait a minute."), status=429)
+            return html(again(problem="Too many wrong tokens: wait a minute."), status=429)
         if not same(_field(form, "token"), self._token):
             self._guesses.wrong(peer, now)
-            return html(sign_in_page(csrf=self._csrf, problem="That is not the admin token."), status=401)
+            return html(again(problem="That is not the admin token."), status=401)
         self._guesses.right(peer)
         self._sessions = {key: one for key, one in self._sessions.items() if now < one.until}
         if len(self._sessions) >= SESSIONS_MAX:
             del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].until)]
         key = secrets.token_urlsafe(32)
         self._sessions[key] = _Session(csrf=secrets.token_urlsafe(16), until=now + SESSION_SECONDS)
-        response = _back("./")
+        response = _back("./" + at)
         # Without a path of our own the browser takes the folder of this page, which may lie under a prefix that only
         # the proxy in front knows.
         response.set_cookie(
@@ -176,20 +184,22 @@ class Forms:
 
     async def _confirm(self, request: web.Request) -> web.Response:
         """Show what would be done, and to which; nothing is done by looking."""
-        session = self._session(request)
+        session, at = self._session(request), place(request.query.get("at", ""))
         if session is None:
             return _back("./sign-in")
         try:
-            return html(await self._asked(request.query, session))
-        except ControlError as exc:
+            if request.query.get("action") == "resume":
+                return html(self._asked_to_resume(session, at))
+            return html(await self._asked(request.query, session, at))
+        except (ControlError, StoreError) as exc:
             session.notice = str(exc)
-            return _back("./")
+            return _back("./" + at)
 
-    async def _asked(self, query: Mapping[str, str], session: _Session) -> str:
+    async def _asked(self, query: Mapping[str, str], session: _Session, at: str) -> str:
         """The page that asks, with a frozen list of what it is about. Raises ``ControlError``."""
-        action, what, selection = query.get("action", ""), "", Selection()
-        if action not in ACTIONS:
-            raise ControlError(f"there is no action {action}", status=404)
+        asked, what, selection = query.get("action", ""), "", Selection()
+        if asked not in ACTIONS:
+            raise ControlError(f"there is no action {asked}", status=404)
         if "id" in query:
             what, selection = query["id"], Selection(ids=[_key(query["id"])])
         elif "group" in query:
@@ -198,44 +208,66 @@ class Forms:
             what, selection = f"{name} ({group.source}): {group.error}", Selection(group=group.id)
         elif "policy" in query:
             what, selection = f"Under the policy {query['policy']}", Selection(policy=query["policy"])
-        found = {(one.subject.source, one.subject.letter.id): one for one in self._operations.selected(selection)}
-        if action == OperationAction.RELEASE and not selection.ids:
-            found = {key: one for key, one in found.items() if _is_kept(one)}
-            if not found:
-                raise ControlError("nothing holds any of them")
-        answer = await self._operations.begin(
-            OperationAction(action), selection, who=WHO, dry_run=True, only=found.keys()
-        )
+        action, sent = OperationAction(asked), None
+        if action is OperationAction.RELEASE and selection.ids:
+            sent = {"yes": True, "no": False}.get(query.get("sent", ""))
+        answer = await self._looked(action, selection, settles=sent is not None)
         keys = [_key(listed) for listed in answer["dead_letters"]]
         while len(session.asked) >= ASKED_MAX:
             del session.asked[next(iter(session.asked))]
         token = secrets.token_urlsafe(8)
-        session.asked[token] = _Asked(action=OperationAction(action), selection=selection, keys=keys)
-        letters = [
-            {
-                "key": found[key].key,
-                "workflow": _workflow(found[key]),
-                "opened_at": found[key].subject.letter.opened_at,
-            }
-            for key in keys[:NAMED_BEFORE]
-        ]
+        session.asked[token] = _Asked(action=action, selection=selection, keys=keys, sent=sent)
+        named = [named_plan(plan) for plan in answer.get("plans", ())] or self._named(keys[:NAMED_BEFORE])
         return confirm_page(
             action,
-            letters,
+            named[:NAMED_BEFORE],
             len(keys),
             answer["refused"],
             what=what,
             asked=token,
             csrf=session.csrf,
-            now=self._clock.now(),
+            sent=sent,
+            at=at,
         )
+
+    async def _looked(self, action: OperationAction, selection: Selection, *, settles: bool) -> Mapping[str, Any]:
+        """What an operation would be about; of a repair, what its platform says of it. Raises ``ControlError``."""
+        options: dict[str, Any] = {"who": WHO, "dry_run": True}
+        if action.is_repair or settles:
+            return await self._operations.begin(action, selection, **options)
+        found = {(one.subject.source, one.subject.letter.id): one for one in self._operations.selected(selection)}
+        if action is OperationAction.RELEASE and not selection.ids:
+            found = {key: one for key, one in found.items() if self._operations.objection(action, key, one) is None}
+            if not found:
+                raise ControlError("nothing holds any of them")
+        return await self._operations.begin(action, selection, only=found.keys(), **options)
+
+    def _named(self, keys: Sequence[tuple[str, str]]) -> list[str]:
+        made, now = list[str](), self._clock.now()
+        for key in keys:
+            try:
+                found = self._control.one(*key)
+            except ControlError:  # of a retry that is to be settled the dead letter may be gone
+                made.append("/".join(key))
+                continue
+            letter = {"key": found.key, "workflow": workflow_name(found.subject)}
+            made.append(named_letter(letter | {"opened_at": found.subject.letter.opened_at}, now))
+        return made
+
+    def _asked_to_resume(self, session: _Session, at: str) -> str:
+        paused = [name for name in self._control.sources if self._control.is_paused(name)]
+        lowered = [name for name in self._control.sources if self._control.is_lowered(name)]
+        if not paused and not lowered:
+            raise ControlError("no retries are paused")
+        return resume_page(paused, lowered, csrf=session.csrf, at=at)
 
     async def _act(self, request: web.Request, session: _Session, form: Form) -> web.Response:
         try:
             session.notice = await self._do(request.match_info["action"], session, form)
         except (ControlError, StoreError) as exc:
             session.notice = str(exc)
-        return _back("../")
+        came_from = _place(form)
+        return _back("../" + (came_from if came_from.startswith("?") else ""))  # where its progress is to be seen
 
     async def _do(self, action: str, session: _Session, form: Form) -> str:
         match action:
@@ -253,27 +285,23 @@ class Forms:
             case "cancel":
                 answer = await self._operations.cancel(_field(form, "operation") or "", who=WHO)
                 return f"Cancelled: {answer['cancelled']}."
-            case "release" | "release-not-sent":
-                keys = [_key(value) for value in form.get("id", []) if "/" in value]
-                if len(keys) != 1:
-                    raise ControlError("nothing was chosen", status=400)
-                sent = action == "release"
-                await self._operations.begin(OperationAction.RELEASE, Selection(ids=keys), who=WHO, sent=sent)
-                unless = "" if sent else "; unless the platform shows otherwise, its retry does not count"
-                return f"{keys[0][1]} is released{unless}."
-            case "approve" | "retry" | "hold":
-                keys = [_key(value) for value in form.get("id", []) if "/" in value]
-                if not keys:
-                    raise ControlError("nothing was chosen", status=400)
-                return await self._begin(
-                    _Asked(action=OperationAction(action), selection=Selection(ids=keys), keys=keys), why=""
-                )
         raise ControlError(f"there is no action {action}", status=404)
 
     async def _begin(self, asked: _Asked, *, why: str) -> str:
-        answer = await self._operations.begin(
-            asked.action, asked.selection, who=WHO, why=why, at_once=len(asked.keys) == 1, only=asked.keys
-        )
+        options: dict[str, Any] = {"who": WHO, "why": why}
+        if asked.sent is not None:
+            await self._operations.begin(asked.action, asked.selection, sent=asked.sent, **options)
+            unless = "" if asked.sent else "; unless the platform shows otherwise, its retry does not count"
+            return f"{asked.keys[0][1]} is released{unless}."
+        if asked.action.is_repair:
+            keys = [key for key in asked.keys if self._operations.repair_objection(asked.action, *key) is None]
+            if not keys:
+                raise ControlError("None of them is there any longer as it was: nothing was done.")
+            answer = await self._operations.begin(asked.action, Selection(ids=keys), **options)
+        else:
+            answer = await self._operations.begin(
+                asked.action, asked.selection, at_once=len(asked.keys) == 1, only=asked.keys, **options
+            )
         said = f"{_DONE[asked.action]}: {answer['count']}."
         starts_at, now = answer.get("starts_at"), self._clock.now()
         if starts_at is not None and starts_at > now:
@@ -287,17 +315,8 @@ def _key(text: str) -> tuple[str, str]:
     return source, identity
 
 
-def _workflow(found: Found) -> str:
-    workflow = found.subject.workflow
-    return found.subject.letter.workflow_id if workflow is None or not workflow.name else workflow.name
-
-
-def _is_kept(found: Found) -> bool:
-    """Whether something holds a dead letter that a person may take back."""
-    decision = found.ladder.told
-    if decision.reason is Reason.EXHAUSTED or decision.verb is Verb.QUARANTINE:
-        return True
-    return decision.reason is Reason.HELD and decision.verb is Verb.HOLD
+def _place(form: Form) -> str:
+    return place(_field(form, "at") or "")
 
 
 def _why(form: Form) -> str:
@@ -307,8 +326,11 @@ def _why(form: Form) -> str:
     return given
 
 
-def html(text: str, *, status: int = 200) -> web.Response:
-    """A page that may hold nothing but itself, and stand in no other's frame."""
+def html(text: str, *, status: int = 200, refresh: int | None = None) -> web.Response:
+    """A page that may hold nothing but itself, and stand in no other's frame.
+
+    ``refresh``: the browser loads it again after so many seconds.
+    """
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; "
     )
@@ -318,6 +340,8 @@ def html(text: str, *, status: int = 200) -> web.Response:
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }
+    if refresh is not None:
+        headers["Refresh"] = str(refresh)
     return web.Response(text=text, status=status, content_type="text/html", headers=headers)
 
 

@@ -1,7 +1,7 @@
-"""Groups of dead letters as HTML: folded in a list, one with its dead letters, and the question before a deed.
+"""Groups of dead letters as HTML: folded in a list, and one with its dead letters.
 
-A group is a ``details`` whose summary is a link: what is unfolded is part of the page's address, which needs no script
-and survives whatever loads the page again.
+A group is unfolded by a link: what is unfolded is part of the page's address, which needs no script and survives
+whatever loads the page again. (A link in the summary of a ``details`` is two controls in one for a screen reader.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,26 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from exporter.web import words
-from exporter.web.markup import Visitor, address, asks, document, facts, linked, row, secret, short, table
+from exporter.model import words
+from exporter.web.markup import (
+    MESSAGE_CHARS,
+    Visitor,
+    address,
+    asks,
+    document,
+    facts,
+    linked,
+    notice,
+    plain,
+    row,
+    table,
+    told,
+    ways,
+)
 
 #: Groups, and dead letters of one group, on one page.
 GROUPS_PER_PAGE, LETTERS_PER_PAGE = 30, 50
-#: Dead letters named before something is done to them.
-NAMED_BEFORE = 5
 _CSS = {"retry": "good", "wait": "wait", "hold": "wait", "ignore": "soft", "quarantine": "bad", "escalate": "bad"}
-#: Modes in which a person may have something sent.
-_SENDING = ("approve", "enforce")
 
 
 def folded(
@@ -35,21 +45,24 @@ def folded(
     others = opened - {identity} if is_open else opened | {identity}
     kept = {"open": ",".join(sorted(others))} if others else {}
     toggle = address(page, **query, **kept) + f"#g-{identity}"
-    name = short(group["workflow"] or group["workflow_id"])
+    name, error = told(group["workflow"] or group["workflow_id"]), told(group["error"], most=MESSAGE_CHARS)
     fresh = f", {group['opened_last_hour']:,} in the last hour" if group["opened_last_hour"] else ""
-    said = words.decision(group["decision"], now)
+    said = words.until(group["decision"], now)
     head = (
-        f"<b>{group['count']:,} × {escape(name)}</b> <small>{escape(group['source'])}</small>: {escape(group['error'])}"
-        f'<br><span class="{_css(group["decision"])}">{escape(said)}</span> '
+        f"<b>{group['count']:,} × {name}</b> <small>{told(group['source'])}</small>: {error}"
+        f'<br><span class="{_css(group["decision"])}">{told(said, most=MESSAGE_CHARS)}</span> '
         f"<small>oldest {words.ago(group['oldest_at'], now)}{fresh}</small>"
     )
-    letters = f'<a href="groups/{quote(identity, safe="")}">its {words.count(group["count"], "dead letter")}</a>'
-    return (
-        f'<details id="g-{identity}"{" open" if is_open else ""}><summary tabindex="-1">'
-        f'<a href="{toggle}" aria-expanded="{"true" if is_open else "false"}">{head}</a></summary>'
-        f"{_group_facts(group, now)}"
-        f'<p class="acts">{_acts(group, visitor, "")} {letters}</p></details>'
+    toggled = (
+        f'<h3><a href="{toggle}" aria-expanded="{"true" if is_open else "false"}" class="{"open" if is_open else ""}">'
+        f"{head}</a></h3>"
     )
+    return f'<div class="group" id="g-{identity}">{toggled}{_unfolded(group, now, visitor) if is_open else ""}</div>'
+
+
+def _unfolded(group: Mapping[str, Any], now: float, visitor: Visitor) -> str:
+    letters = f'<a href="groups/{quote(group["id"], safe="")}">its {words.count(group["count"], "dead letter")}</a>'
+    return f'{_group_facts(group, now)}<p class="acts">{_acts(group, visitor, "")} {letters} · {_ways(group, "")}</p>'
 
 
 def _css(decision: Mapping[str, Any] | None) -> str:
@@ -59,15 +72,13 @@ def _css(decision: Mapping[str, Any] | None) -> str:
 
 
 def _group_facts(group: Mapping[str, Any], now: float) -> str:
-    decisions = group["decisions"]
-    split = "; ".join(f"{n:,} {escape(words.label(label))}" for label, n in decisions.items())
-    approvals = f"{group['awaits_approval']:,} wait for approval" if group["awaits_approval"] else ""
-    policy = group["decision"]["policy"] if group["decision"] else ""
-    failed = linked("the newest of them on its platform", group["url"]) if group["url"] else ""
+    said, decision = group["said"], group["decision"] or {}
+    each = [f"{number:,} × {told(one, most=MESSAGE_CHARS)}" for one, number in said.items()]
+    failed = linked("the newest of them", group["url"]) if group["url"] else ""
     return facts(
-        ("Decided", "; ".join(filter(None, (split if len(decisions) > 1 else "", approvals)))),
-        ("Policy", escape(policy)),
-        ("Error class", escape(group["error_class"] or "not known yet")),
+        ("Decided", "; ".join(each) if len(each) > 1 else ""),
+        ("Policy", told(decision["policy"]) if decision.get("policy") else ""),
+        ("Kind of error", escape((group["error_class"] or "not known yet").replace("_", " "))),
         ("Oldest, newest", f"{words.ago(group['oldest_at'], now)}, {words.ago(group['newest_at'], now)}"),
         ("Gate", "" if group["gate"] is None else escape(words.gate(group["gate"], now))),
         ("Last retry", escape(words.became(group["last_outcome"])) if group["last_outcome"] else ""),
@@ -77,23 +88,53 @@ def _group_facts(group: Mapping[str, Any], now: float) -> str:
     )
 
 
+#: The alert whose runbook says what to do, by why dead letters are not retried.
+_ALERTS = {
+    "storm": "AutomationRetryStorm",
+    "budget": "AutomationRetryBudgetEmpty",
+    "gate": "AutomationRetryGateShut",
+    "exhausted": "AutomationDeadLettersEscalated",
+}
+
+
+def _ways(group: Mapping[str, Any], base: str) -> str:
+    where, alert = group["workflow_url"], alert_of(group["decision"])
+    return ways(base, title=group["title"], url=where, dashboard=group["dashboard"], alert=alert)
+
+
+def alert_of(decision: Mapping[str, Any] | None) -> str:
+    """The alert whose runbook says what to do about dead letters of which this is decided."""
+    if decision is None:
+        return "AutomationDeadLettersOld"
+    needy = decision["decision"] in ("escalate", "quarantine")
+    return "AutomationDeadLettersEscalated" if needy else _ALERTS.get(decision["reason"], "AutomationDeadLettersOld")
+
+
+#: What the ways to the questions are called, by action.
+_LABELS = {
+    "approve": "Approve",
+    "release": "Release",
+    "retry": "Retry now",
+    "hold": "Hold",
+    "discard": "Discard",
+    "fix-and-retry": "Fix and retry",
+    "rerun": "Run again",
+}
+
+
 def _acts(group: Mapping[str, Any], visitor: Visitor, base: str) -> str:
-    """What may be done to the whole group."""
+    """What may be done to the whole group. What takes its dead letter by name stands beside that one."""
     if not visitor.may_act:
         return ""
-    made, labels, group_id = list[str](), group["decisions"], group["id"]
-    if group["awaits_approval"]:
-        made.append(asks(f"Approve {group['awaits_approval']:,}", base, action="approve", group=group_id))
-    if group["decision"]["mode"] in _SENDING:
-        made.append(asks("Retry now", base, action="retry", group=group_id))
-    kept = [
-        label for label in labels if label == "hold: held" or label.startswith("quarantine") or "exhausted" in label
-    ]
-    if len(kept) < len(labels):
-        made.append(asks("Hold", base, action="hold", group=group_id))
-    if kept:
-        made.append(asks("Release", base, action="release", group=group_id))
+    made, waiting = list[str](), group["awaits_approval"]
+    for action in group["acts"]:
+        number = f" {waiting:,}" if action == "approve" else ""
+        if action not in _BY_NAME:
+            made.append(asks(_LABELS[action] + number, base, visitor, action=action, group=group["id"]))
     return " ".join(made)
+
+
+_BY_NAME = ("fix-and-retry", "rerun")
 
 
 def groups_page(
@@ -104,8 +145,9 @@ def groups_page(
     made = "".join(folded(group, now, visitor, opened=opened, page="groups", **query) for group in groups)
     shown = f"{first + 1:,} to {first + len(groups):,} of {total:,}" if groups else f"none from {first + 1:,} on"
     return document(
-        f'<p><a href="./">Status</a></p><h1>Groups of dead letters: {shown}</h1>{made}'
-        f"<p>{_turning('groups', first, GROUPS_PER_PAGE, total)}</p>"
+        f'<p><a href="./">Status</a></p>{notice(visitor)}<h1>Groups of dead letters: {shown}</h1>{made}'
+        f"<p>{_turning('groups', first, GROUPS_PER_PAGE, total)}</p>",
+        title="Groups of dead letters",
     )
 
 
@@ -119,14 +161,16 @@ def group_page(
     """One group, with its dead letters from the number ``first`` on."""
     name = group["workflow"] or group["workflow_id"]
     rows = [_letter(letter, now, visitor) for letter in letters]
-    said = words.decision(group["decision"], now)
+    said = words.until(group["decision"], now)
     return document(
-        f'<p><a href="../">Status</a></p><h1>{group["count"]:,} × {escape(name)} '
-        f"<small>{escape(group['source'])}</small></h1><p>{escape(group['error'])}</p>"
-        f'<p><span class="{_css(group["decision"])}">{escape(said)}</span></p>{_group_facts(group, now)}'
-        f'<p class="acts">{_acts(group, visitor, "../")}</p>'
+        f'<p><a href="../">Status</a></p>{notice(visitor)}<h1>{group["count"]:,} × {told(name, most=MESSAGE_CHARS)} '
+        f"<small>{told(group['source'])}</small></h1><p>{told(group['error'], most=MESSAGE_CHARS)}</p>"
+        f'<p><span class="{_css(group["decision"])}">{told(said, most=MESSAGE_CHARS)}</span></p>'
+        f"{_group_facts(group, now)}"
+        f'<p class="acts">{_acts(group, visitor, "../")} {_ways(group, "../")}</p>'
         f"{table(('Dead letter', 'Failed', 'What happens', ''), rows, none='None here.')}"
-        f"<p>{_turning(quote(group['id'], safe=''), first, LETTERS_PER_PAGE, group['count'])}</p>"
+        f"<p>{_turning(quote(group['id'], safe=''), first, LETTERS_PER_PAGE, group['count'])}</p>",
+        title=f"{group['count']:,} × {plain(name)}",
     )
 
 
@@ -138,28 +182,27 @@ def no_group_page() -> str:
     )
 
 
+def what_happens(letter: Mapping[str, Any], now: float) -> str:
+    """What is decided of a dead letter, in words."""
+    said = told(words.until(letter["decision"], now), most=MESSAGE_CHARS)
+    return f'<span class="{_css(letter["decision"])}">{said}</span>'
+
+
+def letter_acts(letter: Mapping[str, Any], visitor: Visitor, base: str) -> str:
+    """What may be done to one dead letter."""
+    key = f"{letter['source']}/{letter['id']}"
+    can = letter["can"] if visitor.may_act else ()
+    return " ".join(asks(_LABELS[action], base, visitor, action=action, id=key) for action in can)
+
+
 def _letter(letter: Mapping[str, Any], now: float, visitor: Visitor) -> str:
-    decision, key = letter["decision"] or {}, f"{letter['source']}/{letter['id']}"
-    acts = list[str]()
-    if visitor.may_act:
-        held = decision.get("reason") in ("held", "exhausted") and decision.get("decision") in ("hold", "quarantine")
-        if decision.get("awaits_approval"):
-            acts.append(asks("Approve", "../", action="approve", id=key))
-        if held:
-            acts.append(asks("Release", "../", action="release", id=key))
-        else:
-            sends = decision.get("mode") in _SENDING
-            acts += [asks("Retry now", "../", action="retry", id=key)] if sends else []
-            acts.append(asks("Hold", "../", action="hold", id=key))
     trace = f" {linked('trace', letter['trace_url'])}" if letter["trace_url"] else ""
+    audit = f' <a href="../retries/{quote(letter["source"], safe="")}/{quote(letter["id"], safe="")}">audit</a>'
     return row(
-        ("Dead letter", linked(letter["id"], letter["url"]) + trace),
+        ("Dead letter", linked(letter["id"], letter["url"]) + trace + audit),
         ("Failed", words.ago(letter["opened_at"], now)),
-        (
-            "What happens",
-            f'<span class="{_css(letter["decision"])}">{escape(words.decision(letter["decision"], now))}</span>',
-        ),
-        ("", " ".join(acts)),
+        ("What happens", what_happens(letter, now)),
+        ("", letter_acts(letter, visitor, "../")),
     )
 
 
@@ -172,60 +215,3 @@ def _turning(path: str, first: int, size: int, total: int) -> str:
         left = total - first - size
         made.append(f'<a href="{address(path, **{"from": str(first + size)})}">after ({left:,} more)</a>')
     return " · ".join(made)
-
-
-#: What is asked, what it means, and what the button says, by action.
-_ASKED = {
-    "approve": (
-        "Approve",
-        "Each of them is retried once, as its policy and its gate allow. This begins ten seconds after you confirm, "
-        "if it is more than one: until then, cancelling it is as if nothing had been said.",
-    ),
-    "retry": (
-        "Retry",
-        "Each of them is sent to its platform again, as soon as the rate limit allows: past its hours, its waiting "
-        "time, the gate and the budget.",
-    ),
-    "hold": ("Hold", "None of them is retried until somebody releases it."),
-    "release": (
-        "Release",
-        "What holds them is taken back, and the retries that are used up count no longer: the policy decides about "
-        "them anew.",
-    ),
-}
-ACTIONS = tuple(_ASKED)
-
-
-def confirm_page(
-    action: str,
-    letters: Sequence[Mapping[str, Any]],
-    total: int,
-    refused: Sequence[str],
-    *,
-    what: str,
-    asked: str,
-    csrf: str,
-    now: float,
-) -> str:
-    """What is about to be done, to how many, and to which; ``letters`` are the first of them."""
-    verb, meaning = _ASKED[action]
-    listed = "".join(
-        f"<li>{escape(letter['key'])} <small>{escape(short(letter['workflow']))}, "
-        f"{words.ago(letter['opened_at'], now)}</small></li>"
-        for letter in letters
-    )
-    left = total - len(letters)
-    more = f"<li>and {left:,} more</li>" if left else ""
-    without = ""
-    if refused:
-        said = "".join(f"<li>{escape(reason)}</li>" for reason in refused[:NAMED_BEFORE])
-        rest = len(refused) - NAMED_BEFORE
-        without = f"<p>Left out: {len(refused):,}</p><ul>{said}{f'<li>and {rest:,} more</li>' if rest > 0 else ''}</ul>"
-    return document(
-        f"<h1>{verb} {words.count(total, 'dead letter')}?</h1><p>{escape(what)}: these, as they are now. What changes "
-        f"before its turn is left out.</p><p>{meaning}</p><ul>{listed}{more}</ul>{without}"
-        f'<form method="post" action="act/begin">{secret(csrf)}'
-        f'<input type="hidden" name="asked" value="{escape(asked)}">'
-        '<p><label>Why (optional) <input name="why" maxlength="200"></label></p>'
-        f'<p><button>{verb} these</button></p></form><p><a href="./">Back</a></p>'
-    )

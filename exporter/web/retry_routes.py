@@ -154,7 +154,8 @@ class ControlRoutes:
 
     async def _groups(self, request: web.Request) -> web.Response:
         """Open dead letters by what they have in common, the largest group first."""
-        return _json({"groups": [group_facts(group) for group in self.operations.groups()]})
+        said = self.operations
+        return _json({"groups": [group_facts(group, said.can(group)) for group in said.groups()]})
 
     async def _list(self, request: web.Request) -> web.Response:
         """The newest operations, without their lists."""

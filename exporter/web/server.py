@@ -71,7 +71,7 @@ class Site:
                 secure=config.server.tls is not None,
             )
         )
-        self._pages = Pages(sources, control, self._forms, clock, trace_url)
+        self._pages = Pages(sources, control, self._forms, clock, trace_url, slo=config.slo, store_error=store_error)
         auth = config.server.basic_auth
         self._passwords = None if auth is None else Passwords(auth.users, clock)
         self._store_error = store_error

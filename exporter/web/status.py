@@ -1,21 +1,24 @@
 """What the service says about itself: readiness with its reasons, and the status as plain values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+from urllib.parse import urlencode
 
-from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run
+from exporter.config.objectives import SloConfig
+from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run, words
 from exporter.model.fold import WorkflowEntry
 from exporter.model.groups import Group
 from exporter.model.rails import Rails
 from exporter.model.redact import redact
+from exporter.model.retries import OverrideAction
 from exporter.retries.book import RetryBook
-from exporter.retries.control import Found, decision_facts, retry_facts
+from exporter.retries.control import Found, decision_facts, letter_facts, retry_facts
 from exporter.retries.facts import group_facts
+from exporter.retries.operations import Operations
 from exporter.source import Source, StreamStatus
 from exporter.view.known import SourceWorld
-from exporter.web import words
 
 #: A stream is fresh while its last complete sweep is at most this many of its intervals old …
 FRESH_INTERVALS = 5.0
@@ -25,10 +28,15 @@ FRESH_SECONDS_MIN = 120.0
 DEAD_LETTERS_MAX = 500
 #: Retries listed on one answer.
 RETRIES_MAX = 500
-#: Workflows in trouble listed on one page.
+#: Workflows listed of one stream as unread.
 WORKFLOWS_MAX = 50
-#: A workflow whose next run is this late (seconds) is in trouble, and one whose queue is filled up to this share.
-OVERDUE_AFTER, QUEUE_SHARE = 300.0, 0.8
+_BLOCKED = {
+    "invalid": "too many errors",
+    "paused": "paused",
+    "quota": "the plan is used up",
+    "dead_letters": "its dead letters have to be dealt with first",
+    "unavailable": "not available",
+}
 
 #: The page of a dead letter's trace, if traces have pages.
 TraceUrl = Callable[[Source, DeadLetter], str | None]
@@ -96,6 +104,7 @@ def _source(source: Source, now: float) -> dict[str, Any]:
         "source": source.name,
         "platform": source.platform.name,
         "title": source.platform.title,
+        "holder": source.holder,
         "workflows": len(known.workflows),
         "active_runs": len(known.open_runs),
         "dead_letters": len(known.dead_letters),
@@ -110,6 +119,7 @@ def _source(source: Source, now: float) -> dict[str, Any]:
                 "success_at": s.success_at,
                 "failures": s.failures,
                 "error": s.error or s.refusal,
+                "error_kind": None if s.error is None or s.kind is None else s.kind.value,
                 "faults": s.faults,
                 "last_fault": _fault(s, known),
                 "unread": _unread_facts(source, s),
@@ -155,46 +165,97 @@ def _name(known: SourceWorld, workflow_id: str | None) -> str | None:
     return None if workflow is None else workflow.name
 
 
-def in_trouble(sources: Mapping[str, Source], *, now: float) -> list[dict[str, Any]]:
-    """Workflows that somebody should look at, the worst first: what is wrong with each, in words."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is the matter with a workflow, in words, and the alert whose runbook says what to do."""
+
+    alert: str
+    kind: str  # in one word, or few: "3 workflows overdue"
+    said: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """A workflow that somebody should look at. Times are the platform's."""
+
+    source: str
+    title: str  # of the platform
+    workflow_id: str
+    workflow: str | None
+    problems: Sequence[Problem]  # the worst first
+    failing: bool
+    failures: int  # in a row
+    last_success_at: float | None
+    active_run_id: str | None  # the oldest
+    url: str | None
+    run_url: str | None  # of the oldest active run
+    dashboard: str | None
+
+
+def in_trouble(sources: Mapping[str, Source], slo: SloConfig, *, now: float) -> list[Trouble]:
+    """Workflows that somebody should look at, the worst first."""
     found = [
-        (source, entry, problems)
+        _trouble(source, entry, problems, slo)
         for source in sources.values()
         for entry in source.known.entries.values()
-        if entry.gone_at is None and (problems := _problems(entry, source.known, now))
+        if entry.gone_at is None and (problems := _problems(entry, source.known, slo, now - source.ahead))
     ]
-    found.sort(key=lambda one: (-one[1].failures, -len(one[2]), one[0].name, one[1].workflow.id))
-    return [
-        {
-            "source": source.name,
-            "workflow_id": entry.workflow.id,
-            "workflow": entry.workflow.name,
-            "problems": problems,
-            "since": entry.last(SUCCEEDED),
-            "url": _active_run_url(source, entry.workflow.id),
-        }
-        for source, entry, problems in found[:WORKFLOWS_MAX]
-    ]
+    return sorted(found, key=lambda one: (-one.failures, -len(one.problems), one.source, one.workflow_id))
 
 
-def _active_run_url(source: Source, workflow_id: str) -> str | None:
-    """The page of the oldest unfinished run."""
-    runs = sorted(source.known.runs_of(workflow_id), key=lambda run: run.started_at or 0.0)
-    return source.run_url(runs[0]) if runs else None
+def _trouble(source: Source, entry: WorkflowEntry, problems: Sequence[Problem], slo: SloConfig) -> Trouble:
+    identity = entry.workflow.id
+    run = _oldest_active(source.known, identity)
+    return Trouble(
+        source=source.name,
+        title=source.platform.title,
+        workflow_id=identity,
+        workflow=entry.workflow.name,
+        problems=problems,
+        failing=entry.failures > 0,
+        failures=entry.failures,
+        last_success_at=entry.last(SUCCEEDED),
+        active_run_id=None if run is None else run.id,
+        url=source.workflow_url(identity),
+        run_url=None if run is None else source.run_url(run),
+        dashboard=dashboard_url(slo, source.name, identity),
+    )
 
 
-def _problems(entry: WorkflowEntry, world: SourceWorld, now: float) -> list[str]:
-    workflow, problems = entry.workflow, list[str]()
+def _oldest_active(known: SourceWorld, workflow_id: str) -> Run | None:
+    return min(known.runs_of(workflow_id), key=lambda run: run.started_at or float("inf"), default=None)
+
+
+def _problems(entry: WorkflowEntry, known: SourceWorld, slo: SloConfig, now: float) -> list[Problem]:
+    """``now`` is the platform's."""
+    workflow, problems = entry.workflow, list[Problem]()
     if entry.failures:
-        problems.append("its last run failed" if entry.failures == 1 else f"{entry.failures} failures in a row")
+        said = "its last run failed" if entry.failures == 1 else f"{entry.failures:,} failures in a row"
+        problems.append(Problem(alert="AutomationWorkflowFailing", kind="failing", said=said))
     if workflow.blocked is not None:
-        problems.append(f"blocked: {workflow.blocked.value}")
-    if workflow.enabled and workflow.next_run_at is not None and now - workflow.next_run_at > OVERDUE_AFTER:
-        problems.append(f"overdue for {words.span(now - workflow.next_run_at)}")
-    queue = world.queues.get(workflow.id)
-    if queue is not None and queue.limit and queue.items >= QUEUE_SHARE * queue.limit:
-        problems.append(f"its queue is nearly full: {queue.items:.0f} of {queue.limit:.0f}")
+        said = f"stopped by its platform: {_BLOCKED.get(workflow.blocked.value, workflow.blocked.value)}"
+        problems.append(Problem(alert="AutomationWorkflowBlocked", kind="stopped", said=said))
+    if workflow.enabled and workflow.next_run_at is not None and now - workflow.next_run_at > slo.overdue_after:
+        said = f"overdue for {words.span(now - workflow.next_run_at)}"
+        problems.append(Problem(alert="AutomationWorkflowOverdue", kind="overdue", said=said))
+    run = _oldest_active(known, workflow.id)
+    if run is not None and run.started_at is not None and now - run.started_at > slo.stuck_after:
+        said = f"a run has not ended for {words.span(now - run.started_at)}"
+        problems.append(Problem(alert="AutomationWorkflowStuck", kind="stuck", said=said))
+    queue = known.queues.get(workflow.id)
+    if queue is not None and queue.limit and queue.items >= slo.queue_share * queue.limit:
+        said = f"its queue is nearly full: {queue.items:,.0f} of {queue.limit:,.0f}"
+        problems.append(Problem(alert="AutomationQueueNearLimit", kind="with a nearly full queue", said=said))
     return problems
+
+
+def dashboard_url(slo: SloConfig, source: str, workflow_id: str) -> str | None:
+    """The dashboard of one workflow: ``slo.dashboard_url`` is a Grafana's address, or that of one dashboard in it."""
+    if slo.dashboard_url is None:
+        return None
+    base = slo.dashboard_url.rstrip("/")
+    board = base if "/d/" in base else f"{base}/d/automation-workflow"
+    return f"{board}?{urlencode({'var-source': source, 'var-workflow_id': workflow_id})}"
 
 
 def dead_letters(
@@ -224,16 +285,17 @@ def dead_letters(
     return {"total": len(found), "dead_letters": found[:DEAD_LETTERS_MAX]}
 
 
-def letter(source: Source, found: Found, *, trace_url: TraceUrl) -> dict[str, Any]:
-    """One open dead letter in the list of its group."""
+def letter(source: Source, operations: Operations, found: Found, *, trace_url: TraceUrl) -> dict[str, Any]:
+    """One open dead letter, with what a person can do to it."""
     one = found.subject.letter
     return {
+        **letter_facts(one),
         "source": source.name,
-        "id": one.id,
-        "opened_at": one.opened_at,
+        "group": found.group,
         "url": _failed_run_url(source, one),
         "trace_url": trace_url(source, one),
         "decision": decision_facts(found.ladder.told),
+        "can": operations.can_to([found]),
     }
 
 
@@ -254,18 +316,35 @@ def retries(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> di
 
 
 def groups(
-    sources: Mapping[str, Source], book: RetryBook, shown: Sequence[Group], *, now: float
+    sources: Mapping[str, Source],
+    operations: Operations,
+    book: RetryBook,
+    shown: Sequence[Group],
+    *,
+    now: float,
+    slo: SloConfig | None = None,
+    opened: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """These groups of open dead letters, each with how its gate stands and where its newest failure is to be seen."""
+    """These groups of open dead letters, each with how its gate stands, and where it is to be seen.
+
+    Of those that are ``opened`` also what a person can do, which costs a look at each dead letter.
+    """
     rails = {name: book.rails(name, now) for name in {group.source for group in shown}}
-    return [
-        {
-            **group_facts(group),
-            "gate": _gate(book, group, rails[group.source], now),
-            "url": _newest_url(sources[group.source], group),
-        }
-        for group in shown
-    ]
+    made = []
+    for group in shown:
+        source, can = sources[group.source], operations.can(group) if group.id in opened else []
+        made.append(
+            {
+                **group_facts(group, can),
+                "acts": [action.value for action in can],
+                "title": source.platform.title,
+                "gate": _gate(book, group, rails[group.source], now),
+                "url": _newest_url(source, group),
+                "workflow_url": source.workflow_url(group.workflow_id),
+                "dashboard": None if slo is None else dashboard_url(slo, group.source, group.workflow_id),
+            }
+        )
+    return made
 
 
 def _gate(book: RetryBook, group: Group, rails: Rails, now: float) -> dict[str, Any] | None:
@@ -292,15 +371,18 @@ def _newest_url(source: Source, group: Group) -> str | None:
 
 def rails(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> list[dict[str, Any]]:
     """What holds back the retries of each source as a whole."""
-    found = []
+    found, holding = [], book.holding(now)
     for name in sources:
         stands, cap = book.rails(name, now), book.rules.source(name).budget
+        lowering = [o for o in holding if o.source in ("", name) and o.action is OverrideAction.LOWER]
         setback = stands.setbacks.get("")
         found.append(
             {
                 "source": name,
                 "storm": stands.storm,
                 "set_back_until": None if setback is None else setback.holds_until(now),
+                "mode": book.rules.mode_of(name, lowering).value,
+                "lowered": next((f"{one.who}: {one.why}".removesuffix(": ") for one in lowering), ""),
                 "budget": stands.tokens,
                 "budget_max": None if cap is None else cap.cap,
             }

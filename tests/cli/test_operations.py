@@ -121,16 +121,17 @@ def test_groups_say_what_a_person_needs_at_three_in_the_morning(typed: Typed) ->
     group = group_of(typed, "eu/1")
     assert lines[2] == f"{group}  3 x network  eu/w1  Flow w1  connect ETIMEDOUT 10.0.0.1:443"
     assert re.fullmatch(rf"    oldest {MOMENT}, newest {MOMENT}; none opened in the last hour", lines[3])
-    assert lines[4:8] == [
+    assert lines[4:9] == [
         "    waits for approval (policy transient)",
         "    not retried yet",
         f"    automation-exporter retries approve --group {group}",
+        f"    automation-exporter retries retry --group {group}",
         f"    automation-exporter retries hold --group {group}",
     ]
     text = "\n".join(lines)
     assert re.search(rf"newest {MOMENT}; 1 opened in the last hour", text)
-    assert "a person has to see to it, its policy says (policy data)" in text
-    assert "no policy matches (no policy)" in text
+    assert "needs a person: its policy says so (policy data)" in text
+    assert "not retried: no policy covers it (no policy)" in text
     assert "wait: " not in text
 
 
@@ -156,7 +157,7 @@ def test_a_group_of_which_some_are_decided_otherwise_says_so(typed: Typed) -> No
 def test_what_a_group_can_do_can_be_typed(typed: Typed) -> None:
     lines = [line.strip() for line in typed("groups")[1]]
     commands = [shlex.split(line)[2:] for line in lines if line.startswith("automation-exporter retries ")]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for words in commands:
         code, said = typed(*words, "--dry-run")
         assert (code, said[0].startswith("dry run, nothing is done: ")) == (0, True), said
@@ -245,7 +246,7 @@ def test_a_quarantine_is_lifted_in_bulk(typed: Typed) -> None:
     group = group_of(typed, "eu/1")
     assert typed("quarantine", "--group", group)[0] == 0
     text = "\n".join(typed("groups")[1])
-    assert "in quarantine: quarantine by " in text
+    assert "in quarantine by " in text
     assert f"automation-exporter retries release --group {group}" in text
     dry = typed("release", "--group", group, "--dry-run")
     assert dry == (0, ["dry run, nothing is done: release would cover 3 dead letters: eu/1, eu/2, eu/3"])

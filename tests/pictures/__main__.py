@@ -1,4 +1,4 @@
-"""`make pictures`: the pictures of the docs, made anew from the running thing."""
+"""`make pictures`: the pictures of the docs, made anew from the running thing: `dashboards`, `status`, or both."""
 
 import asyncio
 import base64
@@ -9,9 +9,11 @@ from typing import Any
 
 from exporter.simulator.fleet import DEMO_RETRIES
 from tests.chromium import chromium
-from tests.dashboards.history import history, scraped_anew
+from tests.dashboards.history import history
 from tests.dashboards.reading import FILES
 from tests.pictures.drawn import draw
+from tests.servers import eventually
+from tests.web.night import night, sign_in
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TOKEN = "letmein-please"
@@ -29,7 +31,11 @@ async def make(folder: Path) -> None:
         "retries": {"mode": "enforce", "policies": [unattended(policy) for policy in DEMO_RETRIES["policies"]]},
     }
     async with history(folder, hours=HOURS, workflows=6, changes=changes) as lived:
-        await scraped_anew(lived.server)
+
+        async def scraped() -> bool:
+            return bool(await lived.server.query("up == 1"))
+
+        await eventually(scraped)
         [(worst, _)] = await lived.server.query(
             'topk(1, sum by (workflow_id) (automation_runs_total{result="failure"}))'
         )
@@ -42,18 +48,26 @@ async def make(folder: Path) -> None:
                 __range="5h",
                 __range_s="18000",
             )
+
+
+async def status(folder: Path) -> None:
+    """The status page on a bad night."""
+    async with night(folder) as made:
         for name, width, height, dark in (("status", 1280, 1000, False), ("status-phone", 390, 844, True)):
             async with chromium(folder, width=width, height=height, dark=dark) as page:
-                await page.open(lived.made.url + "/sign-in")
-                await page.submit(
-                    f"document.querySelector('[name=token]').value = {TOKEN!r}; document.forms[0].submit()"
-                )
-                await page.open(lived.made.url)
+                await sign_in(page, made.url)
                 shot = await page.call("Page.captureScreenshot", format="png")
                 (IMAGES / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
+async def drawn_all(folder: Path) -> None:
+    wanted = sys.argv[1:] or ["dashboards", "status"]
+    for name in wanted:
+        (folder / name).mkdir()
+        await {"dashboards": make, "status": status}[name](folder / name)
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(make(Path(folder)))
+        asyncio.run(drawn_all(Path(folder)))
     sys.stdout.write(f"{IMAGES}: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))}\n")

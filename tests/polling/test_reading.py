@@ -12,8 +12,8 @@ from exporter.platform import CHUNK, Fault, Page, in_turns
 from exporter.view.known import Unread, World
 from exporter.web import status
 from exporter.web.markup import Visitor
-from exporter.web.page import Seen
 from exporter.web.page import page as html
+from exporter.web.verdict import Seen
 from tests.polling.test_poller import Setup, setup  # noqa: F401 (a fixture)
 
 UNREADABLE = Fault(
@@ -76,10 +76,11 @@ async def test_a_workflow_that_is_never_read_ages_though_every_sweep_goes_to_its
     assert stream["last_fault"]["workflow"] == "Name w1"
     assert stream["unread"]["total"] == 1
     assert stream["unread"]["workflows"][0]["age_seconds"] == 360.0
-    nothing: Any = {"trouble": [], "groups": [], "groups_of": {}, "approvals": {}, "needy": {}, "operations": []}
-    retries = {"mode": "off", "paused": {}, "retries": []}
-    shown = html(Seen(status=facts(known), **nothing, retries=retries, rails=[]), Visitor())
-    assert "Name w1 not read for 6 min" in shown
+    nothing: Any = {"store_error": None, "mode": "off", "policies": 0, "paused": [], "retries": [], "rails": []}
+    nothing |= {"trouble": [], "can_repair": {}, "groups": [], "groups_of": {}, "approvals": {}, "needy": {}}
+    shown = html(Seen(status=facts(known), **nothing, unsettled=[], operations=[]), Visitor())
+    assert "<bdi>Name w1</bdi> not read for 6 minutes" in shown
+    assert "runs of 1 workflow cannot be read" in shown.split("</p>")[1]
     for text in (reason, str(stream), shown):
         assert "not in order" in text
         assert "hunter22" not in text

@@ -158,14 +158,15 @@ class RepairEngine(Engine):
         source = self.retrier.source
         source._section = source.section.model_copy(update={"grant": self.grant})
         self.repairer = Repairer(source, self.ledger, self.clock, book=self.book, decider=self.retrier.decider)
-        self.operations.begin_repair = RepairOperations(
+        repairs = RepairOperations(
             self.operations,
             self.book,
             self.ledger,
             self.clock,
             sources={SOURCE: source},
             repairers={SOURCE: self.repairer},
-        ).begin
+        )
+        self.operations.begin_repair, self.operations.repair_objection = repairs.begin, repairs.objection
 
     async def begin(self, action: str, *ids: str, **more: Any) -> dict[str, Any]:
         options: dict[str, Any] = {"who": "ann", "at_once": True} | more

@@ -70,7 +70,9 @@ async def test_a_person_signs_in_approves_and_pauses(made: Deployment, tmp_path:
         await made.live(60, step=15, retry=True)
         make: Any = made.fleet.simulators["make"]
         assert make.retry_calls[letter] == 0
-        await page.press("Resume")
+        await page.submit("[...document.links].find(a => a.innerText === 'Resume').click()")
+        assert "What is due by now is sent" in await page.text()
+        await page.press("Resume retries")
         make.plan_retries("success")
         await made.live(120, step=15, retry=True)
         assert make.retry_calls[letter] == 1
@@ -117,19 +119,25 @@ async def test_forms_of_other_sites_and_without_the_secret_are_refused(made: Dep
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     cookies = {"Cookie": cookie.split(";")[0]}
-    mine = (await (await session.get(made.url, headers=cookies)).text()).split('name="csrf" value="')[1].split('"')[0]
+    await session.get(made.url, headers=cookies)
+    asks = await (await session.get(f"{made.url}/confirm?action=approve&id={key}", headers=cookies)).text()
+    mine, asked = (asks.split(f'name="{name}" value="')[1].split('"')[0] for name in ("csrf", "asked"))
     refused = [
-        ({"csrf": csrf, "id": key}, {}),
-        ({"id": key}, {}),
-        ({"csrf": mine, "id": key}, {"Origin": "https://evil.example"}),
-        ({"csrf": mine, "id": key}, {"Sec-Fetch-Site": "same-site"}),
+        ({"csrf": csrf, "asked": asked}, {}),
+        ({"asked": asked}, {}),
+        ({"csrf": mine, "asked": asked}, {"Origin": "https://evil.example"}),
+        ({"csrf": mine, "asked": asked}, {"Sec-Fetch-Site": "same-site"}),
     ]
     for form, headers in refused:
-        async with session.post(made.url + "/act/approve", data=form, headers={**cookies, **headers}) as response:
+        async with session.post(made.url + "/act/begin", data=form, headers={**cookies, **headers}) as response:
             assert response.status == 403
     assert made.service.book.holding(made.clock.now()) == []
-    data = {"csrf": mine, "id": key}
-    async with session.post(made.url + "/act/approve", data=data, headers=cookies, allow_redirects=False) as response:
+    for action in ("approve", "retry", "hold", "release"):  # nothing is done that nobody was asked about
+        data = {"csrf": mine, "id": key}
+        async with session.post(f"{made.url}/act/{action}", data=data, headers=cookies, allow_redirects=False):
+            assert made.service.book.holding(made.clock.now()) == []
+    data = {"csrf": mine, "asked": asked}
+    async with session.post(made.url + "/act/begin", data=data, headers=cookies, allow_redirects=False) as response:
         assert response.status == 303
     assert [o.action for o in made.service.book.holding(made.clock.now())] == ["approve"]
     await made.clock.advance(43201)

@@ -18,14 +18,16 @@ async def test_a_thousand_letters_on_a_phone(made: Deployment, tmp_path: Path) -
         await page.open(made.url + "/sign-in")
         await page.submit(f"document.querySelector('[name=token]').value = {TOKEN!r}; document.forms[0].submit()")
         fits = "document.documentElement.scrollWidth <= window.innerWidth"
-        opened = "document.querySelectorAll('details[open]').length"
+        opened = "document.querySelectorAll('[aria-expanded=true]').length"
         assert await page.read(fits)
         assert "1,000 dead letters wait for you" in await page.text()
         assert "For commands" not in await page.text()  # folded
-        await page.submit("document.querySelector('summary a').click()")
+        await page.submit("document.querySelector('h3 a').click()")
         assert await page.read(opened) == 1
         assert "For commands" in await page.text()
-        assert await page.read("document.querySelector('details[open]').getBoundingClientRect().top < innerHeight")
+        assert await page.read(
+            "document.querySelector('[aria-expanded=true]').getBoundingClientRect().top < innerHeight"
+        )
         await page.submit("location.reload()")
         assert await page.read(opened) == 1
         assert await page.read(fits)

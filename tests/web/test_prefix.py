@@ -79,7 +79,8 @@ async def test_a_person_does_everything_under_a_prefix(made: Deployment, tmp_pat
         assert "Approved: 1." in await page.text()
         await page.press("Pause all")
         assert "paused: make" in await page.text()
-        await page.press("Resume")
+        await page.submit("[...document.links].find(a => a.innerText === 'Resume').click()")
+        await page.press("Resume retries")
         make: Any = made.fleet.simulators["make"]
         make.plan_retries("success")
         await made.live(120, step=15, retry=True)

@@ -1,6 +1,8 @@
 """Make (make.com, formerly Integromat): scenarios, their executions and their incomplete executions."""
 
-from exporter.model import ErrorClass, ResolvedBy, Result, Run
+from urllib.parse import quote
+
+from exporter.model import ErrorClass, ResolvedBy, Result, Run, Workflow
 from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.credentials import Token
 from exporter.platforms.make.config import MakeConfig, token_header
@@ -22,6 +24,13 @@ def _run_url(config: MakeConfig, run: Run) -> str | None:
     if len(config.team_ids) != 1:
         return None
     return f"{config.url}/{config.team_ids[0]}/scenarios/{run.workflow_id}/logs/{run.id}"
+
+
+def _workflow_url(config: MakeConfig, workflow: Workflow) -> str | None:
+    """The editor of a scenario: with the team in its address, as that of an execution."""
+    if len(config.team_ids) != 1:
+        return None
+    return f"{config.url}/{config.team_ids[0]}/scenarios/{quote(workflow.id, safe='')}/edit"
 
 
 PLATFORM = Platform(
@@ -46,6 +55,7 @@ PLATFORM = Platform(
     lists_active=frozenset(),  # a run shows in the log when it ends
     receive=receive,
     run_url=_run_url,
+    workflow_url=_workflow_url,
     steps_later=steps_later,
     retrying=RETRYING,
     repairing=REPAIRING,

@@ -47,6 +47,7 @@ PLATFORM = Platform(
     measures=frozenset({"queue", "steps"}),
     receive=receive,
     run_url=_run_url,
+    workflow_url=lambda config, workflow: f"{config.url}/workflow/{quote(workflow.id, safe='')}",
     steps_later=_steps_later,
     retrying=RETRYING,
     repairing=REPAIRING,

@@ -16,7 +16,11 @@ from exporter.wire.budget import Lane
 
 def run_url(config: QlikConfig, run: Run) -> str:
     """The history of the run's automation, in the tenant's own pages."""
-    return f"{config.url}/automations/{quote(run.workflow_id, safe='')}/history"
+    return _history(config, run.workflow_id)
+
+
+def _history(config: QlikConfig, automation_id: str) -> str:
+    return f"{config.url}/automations/{quote(automation_id, safe='')}/history"
 
 
 PLATFORM = Platform(
@@ -39,6 +43,7 @@ PLATFORM = Platform(
     measures=frozenset({"transfer", "queue"}),
     receive=receive,
     run_url=run_url,
+    workflow_url=lambda config, workflow: _history(config, workflow.id),
     retrying=RETRYING,
     repairing=REPAIRING,
 )
