@@ -22,6 +22,7 @@ from exporter.model import (
     Run,
     State,
     Step,
+    Unit,
     Usage,
     Via,
     Workflow,
@@ -287,9 +288,43 @@ async def test_beyond_the_limit_new_workflows_are_shown_together_with_their_resu
 
 
 async def test_usage_shows_what_the_platform_says_and_nothing_else(service: Service) -> None:
-    await service.tell(Usage(kind="operations", at=NOW, used=5.0, limit=100.0), Usage(kind="credits", at=NOW, used=1.0))
-    assert service.samples()["automation_usage"] == {(("kind", "operations"),): 5.0, (("kind", "credits"),): 1.0}
-    assert service.samples()["automation_usage_limit"] == {(("kind", "operations"),): 100.0}
+    said = Usage(kind="operations", unit=Unit.OPERATIONS, at=NOW, used=5.0, limit=100.0)
+    await service.tell(said, Usage(kind="credits", unit=Unit.CREDITS, at=NOW, used=1.0))
+    operations = (("kind", "operations"),)
+    shown = service.samples()
+    assert shown["automation_usage_operations"] == {operations: 5.0}
+    assert shown["automation_usage_credits"] == {(("kind", "credits"),): 1.0}
+    assert shown["automation_usage_limit_operations"] == {operations: 100.0}
+    assert "automation_usage_limit_credits" not in shown
+    await service.tell(Usage(kind="operations", unit=Unit.OPERATIONS, at=NOW + 1, used=6.0))
+    assert service.samples()["automation_usage_operations"] == {operations: 6.0}
+    assert "automation_usage_limit_operations" not in service.samples(), "a limit that is no longer said is gone"
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "before"),
+    [
+        ("operations", Unit.OPERATIONS, "operations"),
+        ("credits", Unit.CREDITS, "credits"),
+        ("transfer", Unit.BYTES, "transfer_bytes"),
+        ("runs", Unit.RUNS, "runs"),
+        ("duration", Unit.SECONDS, "duration_seconds"),
+        ("bandwidth_in", Unit.BYTES, "bandwidth_in_bytes"),
+        ("bandwidth_out", Unit.BYTES, "bandwidth_out_bytes"),
+        ("concurrent_runs_per_automation", Unit.RUNS, "concurrent_runs_per_automation"),
+    ],
+)
+async def test_a_family_of_usage_has_one_unit_and_the_mixed_one_still_says_what_it_said(
+    service: Service, kind: str, unit: Unit, before: str
+) -> None:
+    await service.tell(Usage(kind=kind, unit=unit, at=NOW, used=5.0, limit=7.0))
+    shown = {name: samples for name, samples in service.samples().items() if name.startswith("automation_usage")}
+    assert shown == {
+        f"automation_usage_{unit}": {(("kind", kind),): 5.0},
+        f"automation_usage_limit_{unit}": {(("kind", kind),): 7.0},
+        "automation_usage": {(("kind", before),): 5.0},
+        "automation_usage_limit": {(("kind", before),): 7.0},
+    }
 
 
 async def test_an_open_run_told_of_under_two_workflows_is_shown_under_one_and_then_under_none(
@@ -317,9 +352,9 @@ def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
         projection.show_retry_mode("s", mode=Mode.APPROVE, paused=bool(retries), lowered=bool(retries))
         projection.show_open_retries("s", retries)
         assert shown("automation_retries_open") == {("stand-in", "s", "p", "in_doubt"): len(retries)}
-        assert shown("automation_retry_mode") == {("s", "approve"): 1.0}
-        assert shown("automation_retry_paused") == {("s",): float(bool(retries))}
-        assert shown("automation_retry_lowered") == {("s",): float(bool(retries))}
+        assert shown("automation_retry_mode") == {("stand-in", "s", "approve"): 1.0}
+        assert shown("automation_retry_paused") == {("stand-in", "s"): float(bool(retries))}
+        assert shown("automation_retry_lowered") == {("stand-in", "s"): float(bool(retries))}
 
 
 @pytest.mark.parametrize("rails", [{}, {"budget": Budget()}, {"budget": Budget(), "storm": Storm()}])
@@ -438,7 +473,9 @@ async def test_whatever_a_hostile_platform_sends_there_are_never_more_lines_than
         await small.tell(*letters)
         await check()
     for number in range(40):
-        await small.tell(*(Usage(kind=f"k{number}-{n}", at=NOW, used=1.0, limit=2.0) for n in range(20)))
+        await small.tell(
+            *(Usage(kind=f"k{number}-{n}", unit=Unit.RUNS, at=NOW, used=1.0, limit=2.0) for n in range(20))
+        )
         await check()
     for name in names:  # and everything else that can be known of a workflow
         more = {"enabled": True, "blocked": Blocked.PAUSED, "next_run_at": NOW + 60, "workspace": name, "trigger": "t"}
