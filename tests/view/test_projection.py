@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
@@ -34,7 +34,7 @@ from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.store.ledger import Ledger, open_engine
-from exporter.view.costs import series_of, series_of_retries
+from exporter.view.costs import counted, series_of, series_of_retries
 from exporter.view.known import World
 from exporter.view.projection import OTHER, Projection
 from exporter.wire.budget import Lane
@@ -157,6 +157,34 @@ async def test_what_a_workflow_is_said_to_cost_is_what_it_costs(platform: Platfo
         )
         await service.tell(run)
         assert lines() == says.with_results(number)
+    await service.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("platform", "events", "error_classes", "born"),
+    [
+        ("make", True, "all", set(ErrorClass)),
+        ("make", False, "all", set(ErrorClass)),  # its API tells them
+        ("make", True, "seen", set()),
+        ("cognaize", True, "all", set(ErrorClass)),
+        ("cognaize", False, "all", {ErrorClass.UNKNOWN}),  # its API tells no cause
+        ("cognaize", False, "seen", set()),
+    ],
+)
+async def test_a_workflow_has_counters_of_the_error_classes_its_source_can_tell(
+    tmp_path: Path, platform: str, events: bool, error_classes: Literal["all", "seen"], born: set[ErrorClass]
+) -> None:
+    narrowed = counted(PLATFORMS[platform], events=events, error_classes=error_classes)
+    service = Service(tmp_path / "t.db", platform=narrowed)
+    await service.open()
+    await service.tell(workflow())
+    for name in ("automation_run_errors_total", "automation_dead_letters_opened_total"):
+        shown = {dict(labels)["error_class"] for labels in service.samples().get(name, {})}
+        assert shown == born, name
+    await service.tell(failed("r", NOW - 5))
+    after = service.samples()["automation_run_errors_total"]
+    assert {dict(labels)["error_class"] for labels in after} == born | {ErrorClass.NETWORK}
+    assert sum(after.values()) == 1.0, "what did not exist from the beginning appears with its first error"
     await service.ledger.close()
 
 
