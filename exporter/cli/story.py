@@ -21,8 +21,9 @@ from exporter.web import status, words
 
 #: A line about everything this often (seconds), and a look at what is new.
 REPORT_EVERY, LOOK_EVERY = 15.0, 1.0
-#: All is well for so long, then it is down for so long (seconds), with a run of each of its workflows so often.
-WELL_SECONDS, DOWN_SECONDS, RUN_EVERY = 20.0, 150.0, 8.0
+#: All is well for so long, then it is down for so long (seconds), with a run of each of its workflows so often. Long
+#: enough for an alert.
+WELL_SECONDS, DOWN_SECONDS, RUN_EVERY = 20.0, 240.0, 10.0
 #: So long after it works again (seconds) the demo approves what nobody has approved.
 APPROVED_AFTER = 30.0
 #: Gates are told of for groups of at least this many dead letters.
@@ -55,7 +56,7 @@ async def tell(scene: Scene) -> None:
 
 async def _act(scene: Scene) -> None:
     """What happens in the world, and what somebody does about it."""
-    scene.say(f"All is well. In {WELL_SECONDS:.0f} seconds a payment service will be down for a few minutes.")
+    scene.say(f"All is well. In {WELL_SECONDS:.0f} seconds a payment service will be down for four minutes.")
     if await stopped(scene, WELL_SECONDS):
         return
     scene.incident.down = True
@@ -161,7 +162,9 @@ def progress(operations: Operations) -> Iterator[str]:
 
 
 def well_again(scene: Scene) -> bool:
-    """Whether nothing is left of the incident."""
+    """Whether nothing is left of the incident, and no retry is under way."""
+    if any(retry.outcome is None for retry in scene.running.book.everything()):
+        return False
     world = scene.running.world.sources["make"]
     return not any(
         world.dead_letters_of(workflow) or world.entries[workflow].failures for workflow in scene.incident.workflows
@@ -173,7 +176,8 @@ def ending(scene: Scene) -> Iterator[str]:
     retries = scene.running.book.everything()
     yield (
         f"All is well again. {words.count(scene.incident.failed, 'run')} failed, nothing is lost:"
-        f" {words.count(len(retries), 'retry', 'retries')}, of which {len(retries) - _worked(retries)} came too early."
+        f" {words.count(_worked(retries), 'retry', 'retries')} succeeded, {len(retries) - _worked(retries)} before came"
+        " too early."
     )
     yield "  What to look at next, in another terminal:"
     for what, command in (

@@ -118,7 +118,7 @@ async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
 
 
 #: A failing retry keeps the others of its group waiting for so long.
-_DEMO_GATE = {"ramp": [1, 2, 5, 10], "cool": {"first": "30s", "factor": 2, "cap": "4m"}}
+_DEMO_GATE = {"ramp": [1, 2, 5, 10], "cool": {"first": "30s", "factor": 2, "cap": "1m"}}
 #: What the demo retries: by itself of Make, with approval of the others; and what it never would. Times are short: a
 #: demo is watched for minutes.
 DEMO_RETRIES: Mapping[str, Any] = {
