@@ -2,7 +2,12 @@
 # Plain make and /bin/sh, so that the make of macOS (3.81) does as well as that of a bare Debian.
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-color
+# pip in one line a package, so that a slow network is seen to be one. What goes wrong it says itself, and its exit code
+# is kept although it is the first of a pipe.
+INSTALL = { $(PIP) $(1); echo $$? >.venv/.pip-code; } | awk \
+	'/^Collecting / { printf "  %s\n", $$2; fflush() } /^Installing / { print "  installing them"; fflush() }'; \
+	exit $$(cat .venv/.pip-code)
 PYTHON ?=
 # `make test REAL=no` installs no packages of the system; tests that need them are skipped.
 REAL ?= install
@@ -55,12 +60,12 @@ endif
 # The stamps make a second call a matter of milliseconds.
 .venv/.installed: pyproject.toml .venv/pyvenv.cfg
 	@echo "installing automation-exporter and its libraries into .venv: once, about a minute"
-	@$(PIP) --editable .
+	@$(call INSTALL,--editable .)
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml .venv/pyvenv.cfg
 	@echo "installing automation-exporter and the tools of its tests into .venv: once, one or two minutes"
-	@$(PIP) --editable '.[dev]'
+	@$(call INSTALL,--editable '.[dev]')
 	@touch .venv/.installed $@
 
 # exec: the recipe's process is the exporter itself. SIGTERM to make is passed on to it, Ctrl-C reaches both, and make

@@ -41,6 +41,7 @@ from exporter.traces.export import TraceExporter, is_enabled
 from exporter.traces.otlp import make_exporter
 from exporter.traces.own import OwnTracer
 from exporter.traces.spans import trace_ids
+from exporter.view.costs import counted
 from exporter.view.known import World
 from exporter.view.own import OwnMetrics
 from exporter.view.projection import Projection
@@ -155,7 +156,14 @@ async def service(
         stack.push_async_callback(ledger.close)
         folded: list[Key] = []
         projection = Projection(
-            platforms,
+            {
+                source: counted(
+                    platforms[source],
+                    events=section.webhook is not None,
+                    error_classes=config.limits.error_classes,
+                )
+                for source, section in config.sources.items()
+            },
             series_max=config.limits.series_max,
             on_folded=folded.append,
             selects=lambda source, known: selected(config.sources[source], known.id, known.name),

@@ -136,6 +136,11 @@ class PrometheusServer:
             for exemplar in series["exemplars"]
         ]
 
+    async def units(self) -> dict[str, str]:
+        """What each family is counted in, as its targets said; empty where none did."""
+        data = await self._get("/api/v1/metadata", {})
+        return {name: said[0]["unit"] for name, said in data.items()}
+
     async def targets(self) -> list[Target]:
         data = await self._get("/api/v1/targets", {"state": "active"})
         return [Target(url=t["scrapeUrl"], health=t["health"], error=t["lastError"]) for t in data["activeTargets"]]

@@ -1,5 +1,7 @@
 """Is anything broken, was it repaired, is the plan enough, and what costs most: in ten seconds."""
 
+from collections.abc import Mapping
+
 from dashboards.generator.panels import WORKFLOW_COLUMNS, Board, Column, bars, graph, rows, stat
 from dashboards.generator.queries import (
     DAY,
@@ -29,7 +31,9 @@ from dashboards.generator.queries import (
     worst,
 )
 from exporter.config.objectives import SloConfig
+from exporter.model import Unit
 from exporter.model import catalogue as c
+from exporter.model.catalogue import Metric
 
 _SLO = SloConfig()
 LAST_FAILURE = of_workflow(select(c.WORKFLOW_LAST_RUN, FAILURES))
@@ -42,9 +46,18 @@ OVERDUE = (
 STUCK = f"sum((time() - min by ({KEY}) ({select(c.RUN_OLDEST_ACTIVE)})) > bool {_SLO.stuck_after:g})"
 
 _PLAN = "job, source, kind"
-USED, LIMIT = (f"max by ({_PLAN}) ({select(metric)})" for metric in (c.USAGE, c.USAGE_LIMIT))
+
+
+def _of_plan(families: Mapping[Unit, Metric], *, offset: str = "") -> str:
+    """Used or allowed, whatever it is counted in."""
+    before = f" offset {offset}" if offset else ""
+    each = " or ".join(f"{select(metric)}{before}" for metric in families.values())
+    return f"max by ({_PLAN}) ({each})"
+
+
+USED, LIMIT = _of_plan(c.USED), _of_plan(c.ALLOWED)
 #: In the time shown, where its beginning is known and the plan has not begun anew since.
-_USED_SINCE = f"({USED} - max by ({_PLAN}) ({select(c.USAGE)} offset {RANGE}) >= 0)"
+_USED_SINCE = f"({USED} - {_of_plan(c.USED, offset=RANGE)} >= 0)"
 A_DAY = f"({_USED_SINCE} / {RANGE_SECONDS} * {DAY_SECONDS})"
 _TO_MONTHS_END = "(days_in_month() - day_of_month() + 1 - hour() / 24)"
 _MONTHS_END = f"({USED} + {A_DAY} * on () group_left () {_TO_MONTHS_END}) / ({LIMIT} > 0)"
@@ -288,7 +301,7 @@ BOARD = Board(
                 bars(
                     "Used of the plan",
                     "Where the platform tells how much the plan allows.",
-                    of_read(f"max by (source, kind) ({select(c.USAGE)} / ({select(c.USAGE_LIMIT)} > 0))"),
+                    of_read(f"max by (source, kind) ({USED} / ({LIMIT} > 0))"),
                     "{{source}} {{kind}}",
                     do="When it is used up, the platform stops or bills more: see beside it when that will be.",
                     unit="percentunit",

@@ -15,7 +15,7 @@ from exporter.alerting.promql import (
 )
 from exporter.alerting.recording import total
 from exporter.config.objectives import SloConfig
-from exporter.model import catalogue
+from exporter.model import Unit, catalogue
 from exporter.platform import StreamName
 
 #: Two clocks that differ by more than this (seconds): one of them is wrong.
@@ -100,8 +100,11 @@ def webhooks_are_lost(slo: SloConfig) -> str:
 
 
 def plan_is_nearly_used(slo: SloConfig) -> str:
-    used, limit = (shown(metric.name, slo) for metric in (catalogue.USAGE, catalogue.USAGE_LIMIT))
-    return f"1 - {used} / {limit} < {slo.quota_share:g}"
+    """Whatever it is counted in."""
+    shares = (
+        f"1 - {shown(catalogue.USED[unit].name, slo)} / {shown(catalogue.ALLOWED[unit].name, slo)}" for unit in Unit
+    )
+    return "\nor ".join(f"{share} < {slo.quota_share:g}" for share in shares)
 
 
 def api_budget_is_short(slo: SloConfig) -> str:

@@ -34,7 +34,7 @@ from exporter.store.place import not_ours
 from exporter.store.script import StoreError
 from exporter.traces.export import is_enabled
 from exporter.traces.otlp import ExporterUnavailable, destination
-from exporter.view.costs import series_of, series_of_retries
+from exporter.view.costs import SeriesOf, counted, series_of, series_of_retries
 from exporter.web import local
 from exporter.web.doors import no_address
 from exporter.wire.errors import ApiError, ErrorKind
@@ -236,7 +236,8 @@ async def _sources(config: Config, *, online: bool) -> Report:
     whole, watched, rules = Report(), dict[str, list[Watches]](), config.rules()
     for source, section in config.sources.items():
         platform = PLATFORMS[section.platform]
-        costs = series_of(platform, section.labelled)
+        events, classes = section.webhook is not None, config.limits.error_classes
+        costs = series_of(counted(platform, events=events, error_classes=classes), section.labelled)
         room = math.floor(config.limits.series_max / costs.with_results(RESULTS_USUAL))
         whole.notes.append(
             f"{source}: {costs.workflow} series for each workflow, {costs.result} more for each result it ends with; "
@@ -246,7 +247,7 @@ async def _sources(config: Config, *, online: bool) -> Report:
         whole.notes.append(f"{source}: {of_retries} series for its retries")
         whole.notes.append(f"{source}: {_paced(rules, source)}")
         if online:
-            watched[source] = await _try(source, section, platform, whole)
+            watched[source] = await _try(source, section, platform, costs, whole)
     whole.problems += _same(watched, {source: section.platform for source, section in config.sources.items()})
     return whole
 
@@ -258,7 +259,9 @@ def _paced(rules: Rules, source: str) -> str:
     return limit if mode.rank > Mode.SHADOW.rank else f"{limit}; none is sent while the mode is {mode}"
 
 
-async def _try(source: str, section: SourceConfig, platform: Platform, report: Report) -> list[Watches]:
+async def _try(
+    source: str, section: SourceConfig, platform: Platform, costs: SeriesOf, report: Report
+) -> list[Watches]:
     """Ask the platform; returns what it says is watched there."""
     try:
         api = make_api(section, platform, SystemClock())
@@ -278,7 +281,7 @@ async def _try(source: str, section: SourceConfig, platform: Platform, report: R
             if word == "workflows":
                 workflows = int(rest)
         if workflows:
-            lines = workflows * series_of(platform, section.labelled).with_results(RESULTS_USUAL)
+            lines = workflows * costs.with_results(RESULTS_USUAL)
             report.notes.append(f"{source}: about {lines} series for {workflows} workflows")
     except ApiError as exc:
         report.problems.append(f"{source}: problem: {_advised(source, section, exc)}")

@@ -71,6 +71,9 @@ class ServerConfig(Section):
 
 class LimitsConfig(Section):
     series_max: int = Field(default=200_000, ge=1000)
+    error_classes: Literal["all", "seen"] = Field(
+        default="all", description="counters by error class that a workflow has: all from the start, or those it met"
+    )
     body_bytes_max: int = Field(default=1_048_576, ge=1024)
     webhook_requests_max: int = Field(default=256, ge=1, description="webhooks handled at one time")
 

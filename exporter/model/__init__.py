@@ -245,10 +245,21 @@ class Queue(Struct, frozen=True, kw_only=True, gc=False):
     limit: float | None = None
 
 
+class Unit(StrEnum):
+    """What usage is counted in, as metrics end in it."""
+
+    OPERATIONS = "operations"
+    CREDITS = "credits"
+    RUNS = "runs"
+    BYTES = "bytes"
+    SECONDS = "seconds"
+
+
 class Usage(Struct, frozen=True, kw_only=True, gc=False):
-    """What a source has used of what it may use, in the platform's own unit named by ``kind``."""
+    """What a source has used of what it may use: of ``kind``, which has no two units."""
 
     kind: str
+    unit: Unit
     at: float
     used: float | None = None
     limit: float | None = None

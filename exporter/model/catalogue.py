@@ -9,9 +9,14 @@ from itertools import pairwise
 from math import isfinite
 from typing import Literal
 
+from exporter.model import Unit
+
 DURATION_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0)
 DELAY_BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0)
 AGE_BUCKETS = (60.0, 300.0, 900.0, 3600.0, 10800.0, 21600.0, 43200.0, 86400.0, 259200.0, 604800.0, 1209600.0)
+
+#: What a name may end in to say what its numbers count.
+UNITS = frozenset({"seconds", "bytes", "ratio", "tokens", "items", "operations", "credits", "runs"})
 
 _SOURCE = ("platform", "source")
 _WORKFLOW = (*_SOURCE, "workflow_id")
@@ -52,10 +57,21 @@ class Metric:
         return self.name.removesuffix("_total")
 
     @property
+    def unit(self) -> str | None:
+        """What its numbers count, if its name says so."""
+        return unit_of(self.family)
+
+    @property
     def reserved(self) -> set[str]:
         """Every name this metric takes in either format."""
         suffixes = {"gauge": (), "counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}[self.type]
         return {self.family, *(self.family + suffix for suffix in suffixes)}
+
+
+def unit_of(family: str) -> str | None:
+    """The unit in which the name of a family ends."""
+    before, _, last = family.rpartition("_")
+    return last if before and last in UNITS else None
 
 
 def _gauge(name: str, help: str, labels: tuple[str, ...]) -> Metric:
@@ -125,8 +141,30 @@ QUEUE_ITEMS = _gauge("automation_input_queue_items", "Items waiting in front of 
 QUEUE_LIMIT = _gauge(
     "automation_input_queue_limit_items", "How many items may wait in front of the workflow.", _WORKFLOW
 )
-USAGE = _gauge("automation_usage", "Used of the plan, in the platform's own unit named by kind.", (*_SOURCE, "kind"))
-USAGE_LIMIT = _gauge("automation_usage_limit", "The plan's limit, in the same unit.", (*_SOURCE, "kind"))
+#: By unit: what is used of a plan, and what the plan allows.
+USED = {
+    unit: _gauge(
+        f"automation_usage_{unit}", f"Used of the plan, in {unit}, as the platform reports it.", (*_SOURCE, "kind")
+    )
+    for unit in Unit
+}
+ALLOWED = {
+    unit: _gauge(f"automation_usage_limit_{unit}", f"What the plan allows, in {unit}.", (*_SOURCE, "kind"))
+    for unit in Unit
+}
+#: Before there was a family for each unit: to be removed after the first release that has both.
+USAGE = _gauge(
+    "automation_usage",
+    "Deprecated, gone with the next release: used of the plan, in several units. Read automation_usage_operations,"
+    " _credits, _runs, _bytes and _seconds instead.",
+    (*_SOURCE, "kind"),
+)
+USAGE_LIMIT = _gauge(
+    "automation_usage_limit",
+    "Deprecated, gone with the next release: what the plan allows, in several units. Read"
+    " automation_usage_limit_operations, _credits, _runs, _bytes and _seconds instead.",
+    (*_SOURCE, "kind"),
+)
 
 # Tallies: durable totals that rise in the transaction of what caused them.
 RUNS = _counter(
@@ -176,27 +214,27 @@ DEAD_LETTER_RESOLUTION = _histogram(
     (*_SOURCE, "by"),
     AGE_BUCKETS,
 )
-RETRY_MODE = _gauge("automation_retry_mode", "1 for the mode retries of the source are in.", ("source", "mode"))
-RETRY_PAUSED = _gauge("automation_retry_paused", "Whether retries of the source are paused.", ("source",))
+RETRY_MODE = _gauge("automation_retry_mode", "1 for the mode retries of the source are in.", (*_SOURCE, "mode"))
+RETRY_PAUSED = _gauge("automation_retry_paused", "Whether retries of the source are paused.", _SOURCE)
 RETRY_LOWERED = _gauge(
     "automation_retry_lowered",
     "Whether the exporter lowered retries of the source to approval by itself, because its calls were refused.",
-    ("source",),
+    _SOURCE,
 )
 RETRY_STORM = _gauge(
     "automation_retry_storm",
     "Whether retries of the source wait because so many of its own runs fail; where a storm guard is configured.",
-    ("source",),
+    _SOURCE,
 )
 RETRY_BUDGET = _gauge(
     "automation_retry_budget_tokens",
     "Failed retries the source can afford now; where a budget is configured.",
-    ("source",),
+    _SOURCE,
 )
 RETRY_GATES = _gauge(
     "automation_retry_gates",
     "Groups with dead letters that may be retried, by how their gates stand.",
-    ("policy", "source", "state"),
+    (*_SOURCE, "policy", "state"),
 )
 RETRIES_OPEN = _gauge(
     "automation_retries_open", "Retries without an outcome so far, by state.", (*_SOURCE, "policy", "state")
@@ -280,6 +318,8 @@ CATALOGUE = (
     DEAD_LETTER_GROUPS,
     QUEUE_ITEMS,
     QUEUE_LIMIT,
+    *USED.values(),
+    *ALLOWED.values(),
     USAGE,
     USAGE_LIMIT,
     RETRY_MODE,

@@ -180,6 +180,7 @@ class Platform:
     requests_per_minute: float  # until the platform says otherwise
     results: tuple[Result, ...]  # what runs here can end as; their counters are born at 0
     error_classes: tuple[ErrorClass, ...]  # which classes of errors the platform distinguishes
+    error_classes_read: tuple[ErrorClass, ...] | None = None  # those its API tells, where only events tell the others
     resolved_by: tuple[ResolvedBy, ...]  # how dead letters here can close
     holds_dead_letters: bool = False  # the platform keeps dead letters itself; elsewhere a failed run or step is one
     superseded_by_success: bool = False  # a later success of the same workflow closes its dead letters

@@ -11,6 +11,7 @@ import yaml
 
 from exporter.alerting import rules
 from exporter.config.objectives import SloConfig
+from exporter.shipped import shipped
 
 #: Names Debian and others give the programs.
 PROMETHEUS = ("prometheus",)
@@ -27,19 +28,13 @@ async def companions(folder: Path, target: str) -> AsyncIterator[dict[str, str]]
         if alertmanager is not None:
             port = _free_port()
             config = folder / "alertmanager.yaml"
-            config.write_text(
-                yaml.safe_dump(
-                    {
-                        "route": {"receiver": "demo", "group_by": ["alertname", "source"], "group_wait": "5s"},
-                        "receivers": [{"name": "demo"}],
-                    }
-                )
-            )
+            config.write_text(alertmanager_config())
             command = [
                 alertmanager,
                 f"--config.file={config}",
                 f"--storage.path={folder / 'alertmanager'}",
                 f"--web.listen-address=127.0.0.1:{port}",
+                f"--web.external-url=http://127.0.0.1:{port}",  # where links in its messages lead
                 "--cluster.listen-address=",
             ]
             await stack.enter_async_context(_running(command, folder / "alertmanager.log"))
@@ -51,11 +46,21 @@ async def companions(folder: Path, target: str) -> AsyncIterator[dict[str, str]]
                 f"--config.file={_prometheus_config(folder, target, urls.get('alertmanager'))}",
                 f"--storage.tsdb.path={folder / 'prometheus'}",
                 f"--web.listen-address=127.0.0.1:{port}",
+                f"--web.external-url=http://127.0.0.1:{port}",
                 "--enable-feature=exemplar-storage",
             ]
             await stack.enter_async_context(_running(command, folder / "prometheus.log"))
             urls["prometheus"] = f"http://127.0.0.1:{port}"
         yield urls
+
+
+def alertmanager_config() -> str:
+    """What is shipped, grouping and inhibitions included, but nobody is sent anything."""
+    config = yaml.safe_load((shipped("alerts") / "alertmanager.example.yaml").read_text(encoding="utf-8"))
+    config["route"]["group_wait"] = "5s"
+    config["receivers"] = [{"name": receiver["name"]} for receiver in config["receivers"]]
+    text: str = yaml.safe_dump(config, sort_keys=False)
+    return text
 
 
 def _prometheus_config(folder: Path, target: str, alertmanager: str | None) -> Path:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, hdrs, web
 
 from exporter.clock import Clock
 from exporter.config import Config, validate
 from exporter.log import get_logger
 from exporter.simulator import SIMULATORS
-from exporter.simulator.core import Delivery, Faults, Simulator
+from exporter.simulator.core import Delivery, Faults, Handler, Simulator
 
 log = get_logger(__name__)
 
@@ -56,7 +56,9 @@ class Fleet:
                 simulator = stand.make(
                     clock=clock, seed=seed, workflows=workflows, faults=Faults(**(faults or {})), **given
                 )
-                runner = web.AppRunner(simulator.app(), access_log=None)
+                served = simulator.app()
+                served.middlewares.insert(0, _for_people)
+                runner = web.AppRunner(served, access_log=None)
                 await runner.setup()
                 stack.push_async_callback(runner.cleanup)
                 wanted = port + number if port else 0
@@ -85,6 +87,25 @@ class Fleet:
                 await self.clock.sleep(DELIVERY_INTERVAL)
 
 
+@web.middleware
+async def _for_people(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Where a platform would show people a page of its own, say what is here instead. Programs ask for no HTML."""
+    if request.method != hdrs.METH_GET or "text/html" not in request.headers.get(hdrs.ACCEPT, ""):
+        return await handler(request)
+    if request.path.startswith("/_sim/"):
+        return await handler(request)
+    return web.Response(text=_PAGE, content_type="text/html")
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>A simulated platform</title>
+<h1>A simulated platform</h1>
+<p>On the real platform, this link opens its own page. Here a simulator of automation-exporter answers instead:
+it has the platform's API and no pages.</p>
+<p><a href="/_sim/truth">What really happened here</a> (JSON), to compare with what the exporter counted.</p>
+</html>
+"""
+
+
 async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
     try:
         async with session.request(
@@ -97,7 +118,7 @@ async def _send(session: ClientSession, url: str, delivery: Delivery) -> bool:
 
 
 #: A failing retry keeps the others of its group waiting for so long.
-_DEMO_GATE = {"ramp": [1, 2, 5, 10], "cool": {"first": "30s", "factor": 2, "cap": "4m"}}
+_DEMO_GATE = {"ramp": [1, 2, 5, 10], "cool": {"first": "30s", "factor": 2, "cap": "1m"}}
 #: What the demo retries: by itself of Make, with approval of the others; and what it never would. Times are short: a
 #: demo is watched for minutes.
 DEMO_RETRIES: Mapping[str, Any] = {
@@ -154,16 +175,21 @@ DEMO_RETRIES: Mapping[str, Any] = {
 def demo_config(
     fleet: Fleet, *, listen: str, database: Path, interval: str = "5s", changes: Mapping[str, Any] | None = None
 ) -> Config:
-    """The config that reads a fleet: one source per platform, named like it. ``changes`` replace top-level sections."""
+    """The config that reads a fleet. ``changes`` replace top-level sections."""
+    return validate(demo_sections(fleet, listen=listen, database=database, interval=interval, changes=changes))
+
+
+def demo_sections(
+    fleet: Fleet, *, listen: str, database: Path, interval: str = "5s", changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The same as it would be written: one source per platform, named like it."""
     sources = {
         name: {**SIMULATORS[name].section, "url": url, "poll": {"interval": interval, "budget_share": 1.0}}
         for name, url in fleet.urls.items()
     }
-    return validate(
-        {
-            "server": {"listen": listen},
-            "store": {"url": f"sqlite:///{database}"},
-            "sources": sources,
-            **(changes or {}),
-        }
-    )
+    return {
+        "server": {"listen": listen},
+        "store": {"url": f"sqlite:///{database}"},
+        "sources": sources,
+        **(changes or {}),
+    }

@@ -4,7 +4,8 @@ Pure.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from msgspec import structs
 
@@ -18,6 +19,18 @@ from exporter.model.retries import Action, Outcome, Reason
 from exporter.platform import Platform
 from exporter.view.known import SourceWorld
 from exporter.view.readings import LabelValues, readings
+
+
+def counted(platform: Platform, *, events: bool, error_classes: Literal["all", "seen"]) -> Platform:
+    """The platform as the counters of one source show it: with the error classes that exist from the beginning.
+
+    ``events``: webhooks reach the source. A class that is not among them has a counter from its first error on.
+    """
+    if error_classes == "seen":
+        return replace(platform, error_classes=())
+    if events or platform.error_classes_read is None:
+        return platform
+    return replace(platform, error_classes=platform.error_classes_read)
 
 
 def births(platform: Platform, workflow: Workflow | None = None) -> list[tuple[Metric, LabelValues]]:

@@ -188,7 +188,8 @@ class _Family:
         if openmetrics:
             text = text.replace('"', r"\"")
             name = self.metric.family
-        return f"# HELP {name} {text}\n# TYPE {name} {self.metric.type}\n".encode()
+        unit = f"# UNIT {name} {self.metric.unit}\n" if openmetrics and self.metric.unit else ""
+        return f"# HELP {name} {text}\n# TYPE {name} {self.metric.type}\n{unit}".encode()
 
     def _chunks(
         self, header: bytes, prefixes: list[bytes], values: list[float], suffixes: list[bytes]

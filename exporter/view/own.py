@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from exporter import __version__
 from exporter.clock import stopwatch
+from exporter.model.catalogue import unit_of
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -171,7 +172,7 @@ class OwnMetrics:
         """The text of all of them, without the end mark."""
         if openmetrics:
             write = openmetrics_exposition.generate_latest
-            text: bytes = write(self.registry)  # type: ignore[no-untyped-call]
+            text: bytes = write(_WithUnits(self.registry))  # type: ignore[no-untyped-call]
             return text.removesuffix(EOF)
         return bytes(exposition.generate_latest(self.registry))
 
@@ -191,6 +192,18 @@ class SourceMetrics:
         self.webhook_delay = partial(own.webhook_delay.labels, *of)
         self.webhook_reliability = partial(own.webhook_reliability.labels, *of)
         self.poll_slowdown = partial(own.poll_slowdown.labels, *of)
+
+
+class _WithUnits(Collector):
+    """The same families, each with the unit its name ends in: the official client leaves it out of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.unit = unit_of(family.name) or ""
+            yield family
 
 
 class _AtScrape(Collector):

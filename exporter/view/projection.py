@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from exporter.model import ErrorClass, Result, Workflow, catalogue
+from exporter.model import ErrorClass, Result, Unit, Workflow, catalogue
 from exporter.model.catalogue import Metric
 from exporter.model.fold import WorkflowEntry
 from exporter.model.groups import group_id
@@ -171,9 +171,16 @@ class Projection:
 
     def refresh_usage(self, world: SourceWorld) -> None:
         """Show a source's usage as last read."""
+        of = (self._platforms[world.source].name, world.source)
         for kind, usage in world.usage.items():
-            labels = (self._platforms[world.source].name, world.source, kind)
-            for metric, value in ((catalogue.USAGE, usage.used), (catalogue.USAGE_LIMIT, usage.limit)):
+            unit = usage.unit
+            before = f"{kind}_{unit}" if unit in (Unit.BYTES, Unit.SECONDS) else kind  # as the mixed families name it
+            for metric, labels, value in (
+                (catalogue.USED[unit], (*of, kind), usage.used),
+                (catalogue.ALLOWED[unit], (*of, kind), usage.limit),
+                (catalogue.USAGE, (*of, before), usage.used),
+                (catalogue.USAGE_LIMIT, (*of, before), usage.limit),
+            ):
                 if value is None:
                     self._unset(metric.name, labels)
                 else:
@@ -193,12 +200,13 @@ class Projection:
 
     def show_retry_mode(self, source: str, *, mode: Mode, paused: bool, lowered: bool) -> None:
         """Show how far retrying may go for a source now."""
+        of = (self._platforms[source].name, source)
         for each in Mode:
             if each is not mode:
-                self._unset(catalogue.RETRY_MODE.name, (source, each))
-        self._set(catalogue.RETRY_MODE.name, (source, mode), 1.0)
-        self._set(catalogue.RETRY_PAUSED.name, (source,), float(paused))
-        self._set(catalogue.RETRY_LOWERED.name, (source,), float(lowered))
+                self._unset(catalogue.RETRY_MODE.name, (*of, each))
+        self._set(catalogue.RETRY_MODE.name, (*of, mode), 1.0)
+        self._set(catalogue.RETRY_PAUSED.name, of, float(paused))
+        self._set(catalogue.RETRY_LOWERED.name, of, float(lowered))
 
     def show_rails(
         self,
@@ -209,15 +217,16 @@ class Projection:
         gates: Mapping[tuple[str, GateState], int] | None,
     ) -> None:
         """Show what holds retries of a source back now; what is None is not configured, or not known yet."""
+        of = (self._platforms[source].name, source)
         if storm is not None:
-            self._set(catalogue.RETRY_STORM.name, (source,), float(storm))
+            self._set(catalogue.RETRY_STORM.name, of, float(storm))
         if tokens is not None:
-            self._set(catalogue.RETRY_BUDGET.name, (source,), tokens)
+            self._set(catalogue.RETRY_BUDGET.name, of, tokens)
         if gates is not None:
             for policy in self._retrying:
                 for state in GateState:
                     count = gates.get((policy, state), 0)
-                    self._set(catalogue.RETRY_GATES.name, (policy, source, state), float(count))
+                    self._set(catalogue.RETRY_GATES.name, (*of, policy, state), float(count))
 
     def show_open_retries(self, source: str, retries: Iterable[Retry]) -> None:
         """Show the open ``retries`` of a source as they are now."""

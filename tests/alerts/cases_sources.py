@@ -2,6 +2,7 @@
 
 from tests.alerts.world import (
     ALLOWED,
+    ALLOWED_BYTES,
     AT,
     COMPLETE,
     ENDED,
@@ -13,7 +14,6 @@ from tests.alerts.world import (
     OFFSET,
     ONE,
     POLICY,
-    RAILED,
     RAILS,
     READING,
     REFUSED,
@@ -26,6 +26,7 @@ from tests.alerts.world import (
     SUCCESS,
     UP,
     USED,
+    USED_BYTES,
     Case,
     Cases,
     metric,
@@ -170,7 +171,7 @@ SOURCES: dict[str, Cases] = {
                 },
                 at="250m",
                 told=(
-                    {**RAILED, "policy": "transient"},
+                    {**HERE, "policy": "transient"},
                     "Groups of make-eu whose gates are shut under the policy transient: 2.",
                 ),
             )
@@ -200,7 +201,7 @@ SOURCES: dict[str, Cases] = {
                     metric("automation_retry_gates", GATES, state="ramping"): "1x400",
                 },
                 at="65m",
-                told=(RAILED, "make-eu has 0.5 tokens left of its budget; a retry takes one."),
+                told=(HERE, "make-eu has 0.5 tokens left of its budget; a retry takes one."),
             )
         ],
         silent=[
@@ -228,7 +229,7 @@ SOURCES: dict[str, Cases] = {
                 why="on for more than half an hour",
                 series={metric("automation_retry_storm", RAILS): "1x400"},
                 at="35m",
-                told=(RAILED, "So many runs of make-eu fail that retrying its dead letters would not help."),
+                told=(HERE, "So many runs of make-eu fail that retrying its dead letters would not help."),
             )
         ],
         silent=[
@@ -241,7 +242,7 @@ SOURCES: dict[str, Cases] = {
                 why="lowered and nobody saw to it",
                 series={metric("automation_retry_lowered", RAILS): "1x400"},
                 at="15m",
-                told=(RAILED, "Retries of make-eu were refused for want of a right or of a valid credential."),
+                told=(HERE, "Retries of make-eu were refused for want of a right or of a valid credential."),
             )
         ],
         silent=[
@@ -458,7 +459,13 @@ SOURCES: dict[str, Cases] = {
                 series={USED: "9500x60", ALLOWED: "10000x60"},
                 at="30m",
                 told=({**HERE, "kind": "operations"}, "5% of the operations of make-eu are left."),
-            )
+            ),
+            Case(
+                why="of two kinds, the one that is nearly used up",
+                series={USED: "5000x60", ALLOWED: "10000x60", USED_BYTES: "9.9e9x60", ALLOWED_BYTES: "1e10x60"},
+                at="30m",
+                told=({**HERE, "kind": "transfer"}, "1% of the transfer of make-eu are left."),
+            ),
         ],
         silent=[
             Case(why="half of it", series={USED: "5000x60", ALLOWED: "10000x60"}, at="30m"),

@@ -54,8 +54,8 @@ LETTERS = metric("automation_dead_letters", error_class="network")
 OLDEST = metric("automation_dead_letter_oldest_timestamp_seconds")
 OLDEST_RUN = metric("automation_run_oldest_active_timestamp_seconds", state="running")
 RETRIES = f'{SOURCE}, policy="transient"'
-GATES = f'{JOB}, policy="transient", source="make-eu"'
-RAILS = f'{JOB}, source="make-eu"'
+GATES = f'{SOURCE}, policy="transient"'
+RAILS = SOURCE
 STREAM = f'{SOURCE}, stream="runs"'
 COMPLETE = metric("automation_exporter_data_complete", STREAM)
 SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STREAM)
@@ -67,10 +67,11 @@ RELIABILITY = metric("automation_exporter_webhook_reliability_ratio", SOURCE)
 ENDED = metric("automation_exporter_runs_observed_total", SOURCE, via="poll")
 OFFSET = metric("automation_exporter_clock_offset_seconds", SOURCE)
 FREE = metric("automation_exporter_api_quota_remaining", SOURCE)
-USED = metric("automation_usage", SOURCE, kind="operations")
-ALLOWED = metric("automation_usage_limit", SOURCE, kind="operations")
+USED = metric("automation_usage_operations", SOURCE, kind="operations")
+ALLOWED = metric("automation_usage_limit_operations", SOURCE, kind="operations")
+USED_BYTES = metric("automation_usage_bytes", SOURCE, kind="transfer")
+ALLOWED_BYTES = metric("automation_usage_limit_bytes", SOURCE, kind="transfer")
 BURNT = {"job": "automation-exporter", "platform": "make", "source": "make-eu"}
 OFTEN = {"job": "automation-exporter", **NAMED}
 POLICY = {**HERE, "policy": "transient"}
-RAILED = {**AT, "source": "make-eu"}
 READING = {**HERE, "stream": "runs"}

@@ -193,3 +193,18 @@ async def test_two_sources_that_the_platform_says_are_one(tmp_path: Path) -> Non
 def test_what_holds_another_overlaps_it(one: tuple[str, ...], other: tuple[str, ...], same: bool) -> None:
     assert Watches(place=one).overlaps(Watches(place=other)) is same
     assert Watches(place=other).overlaps(Watches(place=one)) is same
+
+
+async def test_what_a_workflow_costs_can_be_halved(tmp_path: Path) -> None:
+    def cost(said: list[str], source: str) -> int:
+        [line] = [line for line in said if line.startswith(f"{source}: ") and "series for each workflow" in line]
+        return int(line.split()[1])
+
+    docs = {"platform": "cognaize", "url": "https://cognaize.example", "token": "t"}
+    hook = {"webhook": {"scheme": "bearer", "token": "0123456789abcdef0123456789abcdef"}}
+    sources = {"qlik": QLIK, "docs": docs, "told": {**docs, **hook, "url": "https://other.example"}}
+    _, whole = await checked(tmp_path, {"sources": sources})
+    assert cost(whole, "told") - cost(whole, "docs") == 22, "without events, Cognaize tells no cause"
+    _, half = await checked(tmp_path, {"sources": sources, "limits": {"error_classes": "seen"}})
+    assert cost(whole, "qlik") - cost(half, "qlik") == 24
+    assert cost(half, "qlik") <= 0.5 * cost(whole, "qlik")

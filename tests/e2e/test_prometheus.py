@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import aiohttp
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from tests.e2e.deployment import deployment
 from tests.e2e.test_truth import ROOMY
@@ -40,6 +41,31 @@ async def test_promtool_finds_nothing_wrong_in_a_scrape(tmp_path: Path) -> None:
         await made.sweep()
         await made.live(300, step=30, deliver=True)
         assert promtool_check_metrics((await made.scrape()).encode()) == []
+
+
+@real("prometheus")
+async def test_prometheus_learns_the_unit_of_every_name_that_ends_in_one(tmp_path: Path) -> None:
+    async with deployment(tmp_path, options=ROOMY) as made:
+        await made.sweep()
+        await made.live(300, step=30, deliver=True)
+        openmetrics = {"Accept": "application/openmetrics-text;version=1.0.0"}
+        async with made.session.get(made.url + "/metrics", headers=openmetrics) as response:
+            families = list(parse_openmetrics(await response.text()))  # type: ignore[no-untyped-call]
+        exposed = {family.name: family.unit for family in families if family.samples}
+        for word in ("seconds", "bytes", "ratio"):
+            ending = {name: unit for name, unit in exposed.items() if name.endswith(f"_{word}")}
+            assert ending == dict.fromkeys(ending, word)
+        assert exposed["process_resident_memory_bytes"] == "bytes", "what the libraries bring is no exception"
+        async with prometheus(tmp_path, [made.url.removeprefix("http://")]) as server:
+
+            async def told() -> bool:
+                units = await server.units()
+                return len(units) > 50 and all(unit == exposed[name] for name, unit in units.items() if name in exposed)
+
+            assert await eventually(told)
+            units = await server.units()
+            assert units["automation_usage_operations"] == "operations"
+            assert units["automation_run_duration_seconds"] == "seconds"
 
 
 async def test_a_scrape_touches_neither_a_platform_nor_the_database(tmp_path: Path) -> None:

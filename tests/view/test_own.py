@@ -1,6 +1,7 @@
 """The exporter's own series follow the config: those of a source that is gone, or that changed, go with it."""
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from exporter.view.own import OwnMetrics
 
@@ -57,6 +58,27 @@ def test_a_source_whose_webhook_was_turned_off_keeps_the_rest(own: OwnMetrics) -
     own.forget_sources({A, B}, receiving={"a"})
     assert sources(own, webhooks=True) == {A}
     assert sources(own, webhooks=False) == {A, B}
+
+
+def test_what_is_of_a_source_says_the_platform_first(own: OwnMetrics) -> None:
+    labels = [list(sample.labels) for family in own.registry.collect() for sample in family.samples]
+    of_sources = [names for names in labels if "source" in names]
+    assert len(of_sources) > 20
+    assert {tuple(names[:2]) for names in of_sources} == {("platform", "source")}
+
+
+def test_a_name_that_ends_in_a_unit_declares_it(own: OwnMetrics) -> None:
+    text = own.render(openmetrics=True).decode() + "# EOF\n"
+    units = {family.name: family.unit for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
+    assert units["automation_exporter_sweep_duration_seconds"] == "seconds"
+    assert units["automation_exporter_api_throttled_seconds"] == "seconds", "a counter's unit is before its _total"
+    assert units["automation_exporter_webhook_reliability_ratio"] == "ratio"
+    assert units["process_resident_memory_bytes"] == "bytes", "what the libraries bring is no exception"
+    assert units["automation_exporter_sweep_errors"] == ""
+    endings = {name: name.rpartition("_")[2] for name in units}
+    counted = {name: end for name, end in endings.items() if end in ("seconds", "bytes", "ratio")}
+    assert counted == {name: units[name] for name in counted}
+    assert b"# UNIT" not in own.render(openmetrics=False)
 
 
 def labelled(source: tuple[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
@@ -22,6 +22,7 @@ from exporter.model import (
     Run,
     State,
     Step,
+    Unit,
     Usage,
     Via,
     Workflow,
@@ -33,7 +34,7 @@ from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.store.ledger import Ledger, open_engine
-from exporter.view.costs import series_of, series_of_retries
+from exporter.view.costs import counted, series_of, series_of_retries
 from exporter.view.known import World
 from exporter.view.projection import OTHER, Projection
 from exporter.wire.budget import Lane
@@ -156,6 +157,34 @@ async def test_what_a_workflow_is_said_to_cost_is_what_it_costs(platform: Platfo
         )
         await service.tell(run)
         assert lines() == says.with_results(number)
+    await service.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("platform", "events", "error_classes", "born"),
+    [
+        ("make", True, "all", set(ErrorClass)),
+        ("make", False, "all", set(ErrorClass)),  # its API tells them
+        ("make", True, "seen", set()),
+        ("cognaize", True, "all", set(ErrorClass)),
+        ("cognaize", False, "all", {ErrorClass.UNKNOWN}),  # its API tells no cause
+        ("cognaize", False, "seen", set()),
+    ],
+)
+async def test_a_workflow_has_counters_of_the_error_classes_its_source_can_tell(
+    tmp_path: Path, platform: str, events: bool, error_classes: Literal["all", "seen"], born: set[ErrorClass]
+) -> None:
+    narrowed = counted(PLATFORMS[platform], events=events, error_classes=error_classes)
+    service = Service(tmp_path / "t.db", platform=narrowed)
+    await service.open()
+    await service.tell(workflow())
+    for name in ("automation_run_errors_total", "automation_dead_letters_opened_total"):
+        shown = {dict(labels)["error_class"] for labels in service.samples().get(name, {})}
+        assert shown == born, name
+    await service.tell(failed("r", NOW - 5))
+    after = service.samples()["automation_run_errors_total"]
+    assert {dict(labels)["error_class"] for labels in after} == born | {ErrorClass.NETWORK}
+    assert sum(after.values()) == 1.0, "what did not exist from the beginning appears with its first error"
     await service.ledger.close()
 
 
@@ -287,9 +316,43 @@ async def test_beyond_the_limit_new_workflows_are_shown_together_with_their_resu
 
 
 async def test_usage_shows_what_the_platform_says_and_nothing_else(service: Service) -> None:
-    await service.tell(Usage(kind="operations", at=NOW, used=5.0, limit=100.0), Usage(kind="credits", at=NOW, used=1.0))
-    assert service.samples()["automation_usage"] == {(("kind", "operations"),): 5.0, (("kind", "credits"),): 1.0}
-    assert service.samples()["automation_usage_limit"] == {(("kind", "operations"),): 100.0}
+    said = Usage(kind="operations", unit=Unit.OPERATIONS, at=NOW, used=5.0, limit=100.0)
+    await service.tell(said, Usage(kind="credits", unit=Unit.CREDITS, at=NOW, used=1.0))
+    operations = (("kind", "operations"),)
+    shown = service.samples()
+    assert shown["automation_usage_operations"] == {operations: 5.0}
+    assert shown["automation_usage_credits"] == {(("kind", "credits"),): 1.0}
+    assert shown["automation_usage_limit_operations"] == {operations: 100.0}
+    assert "automation_usage_limit_credits" not in shown
+    await service.tell(Usage(kind="operations", unit=Unit.OPERATIONS, at=NOW + 1, used=6.0))
+    assert service.samples()["automation_usage_operations"] == {operations: 6.0}
+    assert "automation_usage_limit_operations" not in service.samples(), "a limit that is no longer said is gone"
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "before"),
+    [
+        ("operations", Unit.OPERATIONS, "operations"),
+        ("credits", Unit.CREDITS, "credits"),
+        ("transfer", Unit.BYTES, "transfer_bytes"),
+        ("runs", Unit.RUNS, "runs"),
+        ("duration", Unit.SECONDS, "duration_seconds"),
+        ("bandwidth_in", Unit.BYTES, "bandwidth_in_bytes"),
+        ("bandwidth_out", Unit.BYTES, "bandwidth_out_bytes"),
+        ("concurrent_runs_per_automation", Unit.RUNS, "concurrent_runs_per_automation"),
+    ],
+)
+async def test_a_family_of_usage_has_one_unit_and_the_mixed_one_still_says_what_it_said(
+    service: Service, kind: str, unit: Unit, before: str
+) -> None:
+    await service.tell(Usage(kind=kind, unit=unit, at=NOW, used=5.0, limit=7.0))
+    shown = {name: samples for name, samples in service.samples().items() if name.startswith("automation_usage")}
+    assert shown == {
+        f"automation_usage_{unit}": {(("kind", kind),): 5.0},
+        f"automation_usage_limit_{unit}": {(("kind", kind),): 7.0},
+        "automation_usage": {(("kind", before),): 5.0},
+        "automation_usage_limit": {(("kind", before),): 7.0},
+    }
 
 
 async def test_an_open_run_told_of_under_two_workflows_is_shown_under_one_and_then_under_none(
@@ -317,9 +380,9 @@ def test_a_state_that_retries_have_left_is_shown_as_0() -> None:
         projection.show_retry_mode("s", mode=Mode.APPROVE, paused=bool(retries), lowered=bool(retries))
         projection.show_open_retries("s", retries)
         assert shown("automation_retries_open") == {("stand-in", "s", "p", "in_doubt"): len(retries)}
-        assert shown("automation_retry_mode") == {("s", "approve"): 1.0}
-        assert shown("automation_retry_paused") == {("s",): float(bool(retries))}
-        assert shown("automation_retry_lowered") == {("s",): float(bool(retries))}
+        assert shown("automation_retry_mode") == {("stand-in", "s", "approve"): 1.0}
+        assert shown("automation_retry_paused") == {("stand-in", "s"): float(bool(retries))}
+        assert shown("automation_retry_lowered") == {("stand-in", "s"): float(bool(retries))}
 
 
 @pytest.mark.parametrize("rails", [{}, {"budget": Budget()}, {"budget": Budget(), "storm": Storm()}])
@@ -438,7 +501,9 @@ async def test_whatever_a_hostile_platform_sends_there_are_never_more_lines_than
         await small.tell(*letters)
         await check()
     for number in range(40):
-        await small.tell(*(Usage(kind=f"k{number}-{n}", at=NOW, used=1.0, limit=2.0) for n in range(20)))
+        await small.tell(
+            *(Usage(kind=f"k{number}-{n}", unit=Unit.RUNS, at=NOW, used=1.0, limit=2.0) for n in range(20))
+        )
         await check()
     for name in names:  # and everything else that can be known of a workflow
         more = {"enabled": True, "blocked": Blocked.PAUSED, "next_run_at": NOW + 60, "workspace": name, "trigger": "t"}

@@ -53,6 +53,7 @@ from exporter.model import (
     Run,
     State,
     Step,
+    Unit,
     Usage,
     Workflow,
     times,
@@ -94,12 +95,12 @@ CONTEXTS = {
 }
 #: Contexts that a retry of ours is never given, whatever else Qlik may call it.
 NEVER_OURS = frozenset({"test_run", "editor", "lookup"})
-#: What usage is asked for, and the kind it is shown as; the unit is in the kind where the platform says it.
+#: What usage is asked for, the kind it is shown as, and the unit.
 USAGE_KINDS = {
-    "runs": "runs",
-    "duration": "duration_seconds",
-    "bandwidthIn": "bandwidth_in_bytes",
-    "bandwidthOut": "bandwidth_out_bytes",
+    "runs": ("runs", Unit.RUNS),
+    "duration": ("duration", Unit.SECONDS),
+    "bandwidthIn": ("bandwidth_in", Unit.BYTES),
+    "bandwidthOut": ("bandwidth_out", Unit.BYTES),
 }
 
 BLOCK_TYPES = ("endpointBlock", "snippetBlock", "baseBlock")
@@ -286,7 +287,8 @@ def usage(items: Sequence[object], *, name: str, at: float) -> Usage:
         if value is None:
             raise BadItem(f"usage of {name}: a day without a number")
         used += value
-    return Usage(kind=USAGE_KINDS[name], at=at, used=used)
+    kind, unit = USAGE_KINDS[name]
+    return Usage(kind=kind, unit=unit, at=at, used=used)
 
 
 def settings(data: object, *, at: float) -> Usage:
@@ -294,7 +296,7 @@ def settings(data: object, *, at: float) -> Usage:
     limit = _number(_object(data, "the settings").get("maxConcurrentRunsPerAutomation"))
     if limit is None:
         raise BadItem("the settings say no maxConcurrentRunsPerAutomation")
-    return Usage(kind="concurrent_runs_per_automation", at=at, limit=limit)
+    return Usage(kind="concurrent_runs_per_automation", unit=Unit.RUNS, at=at, limit=limit)
 
 
 def month_start(now: float) -> str:

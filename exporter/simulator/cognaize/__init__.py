@@ -56,13 +56,14 @@ class CognaizeSimulator:
         history_seconds: float = 7200.0,
         kept_seconds: float = 30 * 86_400.0,
         kept_max: int = 3000,
+        troubles: float = 1.0,
     ) -> None:
         """``token`` is accepted as it is and for ever; None: only tokens issued at ``token_path`` are.
 
         ``slow_delegates`` and ``delegate_errors`` are probabilities per call that makes the platform call a delegate
         (start, complete, restart): the state changes at once; then the answer takes ``slow_delegate_seconds`` of real
         time, or is 500. Both may be changed later through ``delegates``. ``kept_seconds`` and ``kept_max`` (a workflow)
-        bound what the API still shows of finished processes.
+        bound what the API still shows of finished processes. ``troubles``: factor on how often generated ones fail.
         """
         now = clock.now()
         self._digits: Digits = timestamps
@@ -88,6 +89,7 @@ class CognaizeSimulator:
             order=order,
             kept_seconds=kept_seconds,
             kept_max=kept_max,
+            troubles=troubles,
             finished=self._deliver,
         )
         #: Dead letter -> restart calls that named its step, refused ones too.

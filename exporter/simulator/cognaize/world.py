@@ -48,6 +48,7 @@ class World:
         kept_seconds: float,
         kept_max: int,
         finished: Callable[[TrueRun, str | None], None],
+        troubles: float,
     ) -> None:
         """Generate the world from ``begins_at`` to ``born_at`` (both seconds).
 
@@ -61,6 +62,7 @@ class World:
         self._kept_for = round(kept_seconds * SECOND)
         self._kept_max = kept_max
         self._on_finished = finished
+        self._troubles = troubles
         self._queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._sequence = itertools.count()
         self._runs: list[TrueRun] = []
@@ -345,7 +347,7 @@ class World:
             shelf=self._new_shelf(),
             rng=rng,
             interval=rng.uniform(30, 600),
-            failure_rate=rng.choice((0.01, 0.03, 0.08, 0.2)),
+            failure_rate=self._troubles * rng.choice((0.01, 0.03, 0.08, 0.2)),
             stubborn=0.9,
             restart_rate=0.5,
             spread=0.5,

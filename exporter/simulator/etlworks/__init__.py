@@ -62,6 +62,7 @@ class EtlworksSimulator:
         trace_bytes: int = 2_000,
         definition_bytes: int = 300,
         history: float = 7_200.0,
+        troubles: float = 1.0,
         execution_paths: Sequence[Literal["current", "legacy"]] = ("current", "legacy"),
         metrics: object = None,
         webhook_mode: WebhookMode = "entity",
@@ -76,7 +77,8 @@ class EtlworksSimulator:
         the one that runs), and ``start_answer`` what is made of the answer to a start that worked;
         ``execution_paths`` are those this version knows, and ``metrics`` what an ended execution says there;
         ``retry_success`` is the share of starts on demand that end well; ``cancel_seconds`` is how long a stopped run
-        takes to be down; ``history`` is in seconds before the clock's time.
+        takes to be down; ``history`` is in seconds before the clock's time, and ``troubles`` a factor on how often
+        generated runs go wrong, 0: never.
         """
         self.faults = faults or Faults()
         self._clock, self._seed, self._login = clock, seed, login
@@ -97,6 +99,7 @@ class EtlworksSimulator:
             history=history,
             retry_success=retry_success,
             cancel_seconds=cancel_seconds,
+            troubles=troubles,
         )
         self._damage = Damage(self.engine)
         self._api = Api(

@@ -112,6 +112,7 @@ class World:
         history: float,
         retry_success: float,
         cancel_seconds: float,
+        troubles: float = 1.0,
     ) -> None:
         self.workflows: dict[int, Workflow] = {}
         self.runs: dict[int, Run] = {}
@@ -122,6 +123,7 @@ class World:
         self._stream = stream
         self._retry_success = retry_success
         self._cancel_seconds = cancel_seconds
+        self._troubles = troubles
         self._finished: list[TrueRun] = []
         self._dead_letters: dict[int, TrueDeadLetter] = {}
         self.planned_retries: deque[RetryPlan] = deque()
@@ -169,7 +171,7 @@ class World:
                     retry_minutes=rng.choice((1, 1, 2)),
                     expected_minutes=rng.choice((0, 0, 1, 5)),
                     typical=every * rng.uniform(0.03, 0.4),
-                    failing=rng.choice((0.01, 0.02, 0.05, 0.1, 0.3)),
+                    failing=self._troubles * rng.choice((0.01, 0.02, 0.05, 0.1, 0.3)),
                     errors=(rng.choice(TRANSIENT), rng.choice(ERRORS)),
                 ),
                 since=self._begins_at,
@@ -304,9 +306,9 @@ class World:
             result = "failure"
             error_class = rng.choice(workflow.errors) if failed is None else failed.error_class
             seconds *= rng.uniform(0.1, 1.0)
-        elif draw > (0.9 if workflow.streaming else 0.99):
+        elif draw > 1.0 - self._troubles * (0.1 if workflow.streaming else 0.01):
             result = "cancelled"
-        elif draw > 0.95:
+        elif draw > 1.0 - self._troubles * 0.05:
             result = "warning"
         started_at = _whole(at + (rng.uniform(1.0, 8.0) if rng.random() < 0.15 else 0.0))
         ended_at = _whole(started_at + max(0.2, seconds))

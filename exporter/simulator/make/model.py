@@ -97,6 +97,7 @@ class MakeOptions:
     webhook_header: str = "X-Webhook-Token"
     webhook_secret: str = "demo-secret"
     history: float = 2 * HOUR  # of past before the clock's time
+    troubles: float = 1.0  # factor on how often generated runs go wrong; 0: never
 
 
 @dataclass(frozen=True, slots=True)

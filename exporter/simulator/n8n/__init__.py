@@ -45,9 +45,11 @@ class N8nSimulator:
         unsaved: int = 0,
         tried: float = 0.03,
         history_seconds: float = 7200.0,
+        troubles: float = 1.0,
     ) -> None:
         """``unsaved`` of the workflows do not save their successes. ``tried``: the share of starts beside which
-        somebody tries the workflow in the editor, as part of no truth.
+        somebody tries the workflow in the editor, as part of no truth. ``troubles``: factor on how often generated
+        executions go wrong, 0: never.
 
         A retry answers when the new execution has ended, in time of the clock.
         """
@@ -75,6 +77,7 @@ class N8nSimulator:
             workflows=workflows,
             unsaved=unsaved,
             tried=tried,
+            troubles=troubles,
             instance=instance if instance is not None else Instance(),
             reach=lambda url: self.unreachable.get(url),
             report=self._report,

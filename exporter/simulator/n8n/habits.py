@@ -45,10 +45,11 @@ def draw(workflow: Workflow, rng: Random, *, after: Failure | None = None) -> Pl
 class Generator:
     """Makes the workflows of a new world."""
 
-    def __init__(self, *, stream: Callable[..., Random], now: int, project_id: str) -> None:
+    def __init__(self, *, stream: Callable[..., Random], now: int, project_id: str, troubles: float) -> None:
         self._stream = stream
         self._now = now
         self._project_id = project_id
+        self._troubles = troubles
 
     def workflows(self, number: int, unsaved: int) -> Iterator[Workflow]:
         """The error handler comes on top, if there is anything to handle; every sixth calls a sub-workflow."""
@@ -63,9 +64,9 @@ class Generator:
             workflow = self._make(index, f"{NAMES[index % len(NAMES)]} {index + 1}", nodes)
             workflow.interval = rng.uniform(30, 600)
             workflow.seconds = rng.uniform(0.5, 40)
-            workflow.failure_rate = rng.choice((0.01, 0.03, 0.08, 0.2))
+            workflow.failure_rate = self._troubles * rng.choice((0.01, 0.03, 0.08, 0.2))
             workflow.stubborn, workflow.retry_rate, workflow.spread = 0.9, 0.4, 0.5
-            workflow.cancel_rate = rng.choice((0.0, 0.0, 0.02))
+            workflow.cancel_rate = self._troubles * rng.choice((0.0, 0.0, 0.02))
             workflow.settings["errorWorkflow"] = handler.id
             if index < unsaved:
                 workflow.settings["saveDataSuccessExecution"] = "none"
@@ -74,7 +75,7 @@ class Generator:
                 workflow.nodes = (nodes[0], CODE, wait(workflow.pause), CALL)
             elif index % 6 == 4:
                 workflow.settings["executionTimeout"] = 20
-                workflow.seconds = 14.0
+                workflow.seconds = 12.0 + 2.0 * self._troubles  # half as long again is too long
             elif index % 6 == 5:
                 callee = self._make(f"{index}-sub", f"{workflow.name}: lines", (CALLED, CODE, CALL))
                 callee.seconds, callee.failure_rate, callee.spread = 3.0, workflow.failure_rate, 0.5

@@ -48,6 +48,7 @@ class World:
         workflows: int,
         unsaved: int,
         tried: float,
+        troubles: float,
         instance: Instance,
         reach: Reach,
         report: Callable[[Execution, int], bool],
@@ -78,9 +79,9 @@ class World:
         self._crashed: list[Execution] = []  # as told by the last start
         self.people = People(self, tried=tried, told=report)
         self.project_id = self.new_id()
-        for workflow in Generator(stream=stream, now=begins_at, project_id=self.project_id).workflows(
-            workflows, unsaved
-        ):
+        for workflow in Generator(
+            stream=stream, now=begins_at, project_id=self.project_id, troubles=troubles
+        ).workflows(workflows, unsaved):
             self.workflows[workflow.id] = workflow
             self.people.schedule_starts(workflow)
         self._pruning = 0

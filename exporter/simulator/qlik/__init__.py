@@ -52,11 +52,13 @@ class QlikSimulator:
         history_seconds: float = 7200.0,
         runs_max: int = 2000,
         edited: float = 0.03,
+        troubles: float = 1.0,
     ) -> None:
         """``envelope``: cloudevents, hybrid or legacy. ``null_links`` False: the last page has no ``next`` at all.
 
         ``runs_max``: finished runs kept per automation. ``edited``: the share of starts beside which somebody tries the
-        automation in the editor, as part of no truth. ``webhook_failures_max``: so many in a row disable the webhook.
+        automation in the editor, as part of no truth. ``troubles``: factor on how often generated runs go wrong, 0:
+        never. ``webhook_failures_max``: so many in a row disable the webhook.
         """
         self._engine = Engine(
             name=self.name,
@@ -74,6 +76,7 @@ class QlikSimulator:
             runs_max=runs_max,
             max_concurrent_runs=max_concurrent_runs,
             edited=edited,
+            troubles=troubles,
             owner_id=OWNER,
             stream=self._engine.stream,
         )

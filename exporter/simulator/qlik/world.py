@@ -136,6 +136,7 @@ class World:
         runs_max: int,
         max_concurrent_runs: int,
         edited: float,
+        troubles: float,
         owner_id: str,
         stream: Callable[..., random.Random],
     ) -> None:
@@ -152,6 +153,7 @@ class World:
         self.names: dict[str, tuple[str, str]] = {}  # workflow id -> name, owner: usage outlives the automation
         self._stream = stream
         self._runs_max = runs_max
+        self._troubles = troubles
         self._edited = edited  # the share of starts beside which somebody tries the automation
         self._editing: dict[str, random.Random] = {}
         self._coming: list[tuple[float, int, Workflow | Run | Late]] = []
@@ -313,8 +315,10 @@ class World:
             rng=rng,
             seconds=seconds,
             regular=run_mode == "scheduled",
-            failure=rng.uniform(0.25, 0.5) if rng.random() < 0.1 else rng.uniform(0.01, 0.12),
-            warning=rng.uniform(0, 0.08),
+            failure=self._troubles * (rng.uniform(0.25, 0.5) if rng.random() < 0.1 else rng.uniform(0.01, 0.12)),
+            warning=self._troubles * rng.uniform(0, 0.08),
+            cancelled=self._troubles * 0.005,
+            quota=self._troubles * 0.005,
             error_classes=tuple(rng.sample([name for name in ERROR_CLASSES if name != "quota"], 3)),
         )
         self._plan(workflow, round(self.now + rng.uniform(0, seconds)))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from exporter.model import Blocked, Error, ErrorClass, Queue, Result, Run, State, Usage, Workflow
+from exporter.model import Blocked, Error, ErrorClass, Queue, Result, Run, State, Unit, Usage, Workflow
 from exporter.platform import BadItem, MalformedEvent, RunKey, StreamName, WebhookEvents, WebhookRequest
 from exporter.platforms.make import PLATFORM
 from exporter.platforms.make.config import MakeConfig
@@ -343,7 +343,7 @@ def test_a_webhook_is_a_queue_without_its_address() -> None:
 def test_consumptions_add_up_to_credits() -> None:
     found = dict(workflows.consumption(row) for row in load("consumptions")["scenarioConsumptions"])
     assert found == {"5012": (5100.0, 900123.0, 510000.0), "5013": (0.0, 0.0, 0.0), "5014": (12.0, 4096.0, 1250.0)}
-    assert workflows.credits(found.values(), at=AT) == Usage(kind="credits", at=AT, used=5112.5)
+    assert workflows.credits(found.values(), at=AT) == Usage(kind="credits", unit=Unit.CREDITS, at=AT, used=5112.5)
 
 
 def test_credits_are_unknown_where_one_scenario_has_no_number() -> None:
@@ -360,8 +360,8 @@ def test_an_organization_tells_limit_usage_and_the_names_of_teams() -> None:
         kept_seconds=30 * 86_400.0,
         teams={"77": "Operations", "78": "Finance"},
         usage=(
-            Usage(kind="operations", at=AT, used=5112.0, limit=20000.0),
-            Usage(kind="transfer_bytes", at=AT, used=904219.0, limit=5368709120.0),
+            Usage(kind="operations", unit=Unit.OPERATIONS, at=AT, used=5112.0, limit=20000.0),
+            Usage(kind="transfer", unit=Unit.BYTES, at=AT, used=904219.0, limit=5368709120.0),
         ),
     )
     assert workflows.organization(load("organization_with_run_time_in_seconds"), at=AT).run_seconds == 2400.0
@@ -373,7 +373,7 @@ def test_an_organization_without_a_license_says_nothing_wrong() -> None:
         run_seconds=None,
         kept_seconds=None,
         teams={},
-        usage=(Usage(kind="operations", at=AT), Usage(kind="transfer_bytes", at=AT)),
+        usage=(Usage(kind="operations", unit=Unit.OPERATIONS, at=AT), Usage(kind="transfer", unit=Unit.BYTES, at=AT)),
     )
     with pytest.raises(BadItem):
         workflows.organization({"organizations": []}, at=AT)

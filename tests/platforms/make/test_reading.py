@@ -33,7 +33,7 @@ async def test_the_organization_tells_the_limit_and_the_usage() -> None:
         usage = made.known.usage
         assert (usage["operations"].used, usage["operations"].limit) == (used, 800_000)
         assert (usage["credits"].used, usage["credits"].limit) == (used, None)
-        assert usage["transfer_bytes"].used
+        assert usage["transfer"].used
 
 
 async def test_an_organization_that_cannot_be_read_is_a_fault_and_one_that_may_not_be_fails_the_sweep() -> None:

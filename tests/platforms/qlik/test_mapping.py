@@ -8,7 +8,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Result, Run, State, Step, Usage, Workflow
+from exporter.model import Blocked, DeadLetter, Error, ErrorClass, Result, Run, State, Step, Unit, Usage, Workflow
 from exporter.platform import BadItem, MalformedEvent, RunKey, WebhookEvents, WebhookRequest
 from exporter.platforms.qlik import PLATFORM, mapping
 from exporter.platforms.qlik.errors import classify, read_error
@@ -371,12 +371,12 @@ def test_the_signature_changes_when_something_happens_to_the_last_run_and_only_t
 
 def test_usage_is_summed_over_the_days() -> None:
     assert mapping.usage(load("usage")["data"], name="bandwidthIn", at=3.0) == Usage(
-        kind="bandwidth_in_bytes", at=3.0, used=310180000.0
+        kind="bandwidth_in", unit=Unit.BYTES, at=3.0, used=310180000.0
     )
 
 
 def test_usage_of_a_month_without_days_is_zero() -> None:
-    assert mapping.usage([], name="runs", at=3.0) == Usage(kind="runs", at=3.0, used=0.0)
+    assert mapping.usage([], name="runs", at=3.0) == Usage(kind="runs", unit=Unit.RUNS, at=3.0, used=0.0)
 
 
 def test_a_sum_with_a_missing_number_is_no_sum() -> None:
@@ -386,7 +386,7 @@ def test_a_sum_with_a_missing_number_is_no_sum() -> None:
 
 def test_settings_are_a_limit() -> None:
     assert mapping.settings(load("settings"), at=3.0) == Usage(
-        kind="concurrent_runs_per_automation", at=3.0, limit=10.0
+        kind="concurrent_runs_per_automation", unit=Unit.RUNS, at=3.0, limit=10.0
     )
     nothings: list[object] = [None, [], {}, {"maxConcurrentRunsPerAutomation": None}]
     for nothing in nothings:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import SecretStr
 
-from exporter.model import Usage
+from exporter.model import Unit, Usage
 from exporter.simulator.core import Faults
 from exporter.simulator.qlik import OWNER
 from exporter.wire.errors import ApiError, ErrorKind
@@ -98,11 +98,11 @@ async def test_usage_is_this_months_as_the_platform_counts_it() -> None:
         assert made.known.usage == {
             usage.kind: usage
             for usage in (
-                Usage(kind="runs", at=now, used=really["runs"]),
-                Usage(kind="duration_seconds", at=now, used=really["duration"]),
-                Usage(kind="bandwidth_in_bytes", at=now, used=really["bandwidthIn"]),
-                Usage(kind="bandwidth_out_bytes", at=now, used=really["bandwidthOut"]),
-                Usage(kind="concurrent_runs_per_automation", at=now, limit=10.0),
+                Usage(kind="runs", unit=Unit.RUNS, at=now, used=really["runs"]),
+                Usage(kind="duration", unit=Unit.SECONDS, at=now, used=really["duration"]),
+                Usage(kind="bandwidth_in", unit=Unit.BYTES, at=now, used=really["bandwidthIn"]),
+                Usage(kind="bandwidth_out", unit=Unit.BYTES, at=now, used=really["bandwidthOut"]),
+                Usage(kind="concurrent_runs_per_automation", unit=Unit.RUNS, at=now, limit=10.0),
             )
         }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exporter.model import Blocked, ErrorClass, Queue, Usage, Workflow, times
+from exporter.model import Blocked, ErrorClass, Queue, Unit, Usage, Workflow, times
 from exporter.model.redact import redact
 from exporter.platforms.make.mapping import (
     as_object,
@@ -158,7 +158,9 @@ def credits(consumptions: Iterable[Used], *, at: float) -> Usage | None:
     """The credits of all scenarios since the last reset; None if one of them has no number: the sum would be wrong."""
     amounts = [used[2] for used in consumptions]
     known = [amount for amount in amounts if amount is not None]
-    return Usage(kind="credits", at=at, used=sum(known) / 100.0) if len(known) == len(amounts) else None
+    if len(known) < len(amounts):
+        return None
+    return Usage(kind="credits", unit=Unit.CREDITS, at=at, used=sum(known) / 100.0)
 
 
 def organization(data: object, *, at: float) -> Organization:
@@ -177,12 +179,13 @@ def organization(data: object, *, at: float) -> Organization:
         teams={i: n for t in named if (i := plain_id(t.get("id"))) and (n := text(t.get("name")))},
         usage=tuple(
             Usage(
-                kind=kind,
+                kind=key,
+                unit=unit,
                 at=at,
                 used=number(fields.get(key)),
                 limit=_limit(licensed.get(key), fields.get(f"{key}Ext")),
             )
-            for key, kind in (("operations", "operations"), ("transfer", "transfer_bytes"))
+            for key, unit in (("operations", Unit.OPERATIONS), ("transfer", Unit.BYTES))
         ),
     )
 
