@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from exporter.alerting import links
 from exporter.alerting.alert import Alert
 from exporter.alerting.alerts import ALERTS
 from exporter.alerting.promql import of_source
@@ -65,10 +66,11 @@ def annotations(alert: Alert, slo: SloConfig) -> dict[str, str]:
     out = {
         "summary": alert.summary,
         "description": alert.description,
-        "runbook_url": f"{slo.runbook_url}/{alert.name}.md",
+        "runbook_url": links.runbook(alert, slo),
     }
-    if slo.dashboard_url is not None:
-        out["dashboard_url"] = slo.dashboard_url
+    dashboard = links.dashboard(alert, slo)
+    if dashboard is not None:
+        out["dashboard_url"] = dashboard
     if slo.status_url is not None and alert.group in ("dead-letters", "retries"):
         out["groups_url"] = f"{slo.status_url}/#groups"
     return out

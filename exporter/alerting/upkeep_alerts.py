@@ -220,5 +220,6 @@ UPKEEP = (
         summary="No exporter can be scraped.",
         description="Every instance of {{ $labels.job }} is down or gone: nothing is known of any workflow.",
         needs_data=False,
+        serves=False,
     ),
 )

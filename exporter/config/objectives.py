@@ -11,7 +11,7 @@ from exporter.model.labels import AlertLabels, exposed
 from exporter.platform.fields import Duration, Id, Name, Section, Url
 from exporter.platform.labels import LabelSet
 
-#: Where the pages of docs/runbooks/ are read, unless ``slo.runbook_url`` says otherwise.
+#: Where the pages of docs/runbooks/ are read while nobody says where else.
 RUNBOOK_URL = "https://github.com/automation-exporter/automation-exporter/blob/main/docs/runbooks"
 
 
@@ -105,10 +105,14 @@ class SloConfig(Section):
         default="20m", validate_default=True, description="how long a stream may fail to be read"
     )
     job: Name = Field(default="automation-exporter", description="the job of the scrape config")
-    runbook_url: Url = Field(default=RUNBOOK_URL, description="where the pages of docs/runbooks/ are")
-    dashboard_url: Url | None = Field(default=None, description="shown on every alert")
+    runbook_url: Url | None = Field(
+        default=None, description="where the pages of docs/runbooks/ are; left out: at status_url, else at GitHub"
+    )
+    dashboard_url: Url | None = Field(
+        default=None, description="address of your Grafana, or of one dashboard: each alert leads to what it is about"
+    )
     status_url: Url | None = Field(
-        default=None, description="where people open the status page: alerts on dead letters lead to its groups"
+        default=None, description="where people open the status page: alerts lead to its runbooks and groups"
     )
     overrides: list[Matched] = Field(
         default=[], description="what is different for some workflows; the first that fits and has the key"
