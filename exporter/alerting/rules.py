@@ -8,7 +8,7 @@ import yaml
 from exporter.alerting import links
 from exporter.alerting.alert import Alert
 from exporter.alerting.alerts import ALERTS
-from exporter.alerting.promql import of_source
+from exporter.alerting.promql import of_source, otherwise
 from exporter.alerting.recording import HABITS_INTERVAL, INTERVAL, Recording, habits, recordings
 from exporter.config.objectives import SloConfig
 
@@ -52,9 +52,10 @@ def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
 
 def _alert(alert: Alert, slo: SloConfig) -> dict[str, Any]:
     expr = alert.expr(slo)
+    expr = otherwise(of_source(expr, slo) if alert.about == "source" else expr, slo)
     return {
         "alert": alert.name,
-        "expr": _Expression(of_source(expr, slo) if alert.about == "source" else expr),
+        "expr": _Expression(expr),
         "for": alert.wait,
         "keep_firing_for": alert.keep,
         "labels": {"severity": alert.severity},

@@ -114,22 +114,31 @@ class SloConfig(Section):
     status_url: Url | None = Field(
         default=None, description="where people open the status page: alerts lead to its runbooks and groups"
     )
+    labels: LabelSet = Field(
+        default={}, description="labels of alerts that have none of this name otherwise, for example team: operations"
+    )
     overrides: list[Matched] = Field(
         default=[], description="what is different for some workflows; the first that fits and has the key"
     )
     workflows: dict[str, Override] = Field(
         default={}, description="by source/workflow id or source/pattern of names (* and ?), after overrides"
     )
-    _labels: AlertLabels = PrivateAttr(default=AlertLabels())
+    _carried: AlertLabels = PrivateAttr(default=AlertLabels())
 
     @property
-    def labels(self) -> AlertLabels:
-        """The labels alerts carry: not written here, but for sources and workflows."""
-        return self._labels
+    def carried(self) -> AlertLabels:
+        """The labels alerts carry that are not written here, but for sources and workflows."""
+        return self._carried
+
+    @property
+    def otherwise(self) -> dict[str, str]:
+        """The labels of alerts that have none of these names by what they are about."""
+        written = {exposed(name): value for name, value in self.labels.items()}
+        return {**self._carried.common, **written}
 
     def carrying(self, labels: AlertLabels) -> "SloConfig":
         made = self.model_copy()
-        made._labels = labels
+        made._carried = labels
         return made
 
     def expects(self, key: str) -> bool:

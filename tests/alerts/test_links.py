@@ -9,6 +9,7 @@ import yaml
 from aiohttp import ClientSession
 
 from exporter.alerting import links, rules
+from exporter.alerting.alert import Alert
 from exporter.alerting.alerts import ALERTS
 from exporter.config.objectives import RUNBOOK_URL, SloConfig
 from tests.alerts.test_rules import ROOT, promtool, read_by
@@ -23,7 +24,7 @@ BOARDS = {
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_a_runbook_is_where_the_user_said_else_at_the_service_else_where_the_project_is(alert: links.Alert) -> None:
+def test_a_runbook_is_where_the_user_said_else_at_the_service_else_where_the_project_is(alert: Alert) -> None:
     public = f"{RUNBOOK_URL}/{alert.name}.md"
     assert links.runbook(alert, SloConfig()) == public
     wiki = SloConfig(runbook_url="https://wiki.example/", status_url=STATUS)
@@ -43,7 +44,7 @@ async def test_the_service_answers_where_its_alerts_lead(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_a_dashboard_is_one_there_is_and_knows_what_it_is_told(alert: links.Alert) -> None:
+def test_a_dashboard_is_one_there_is_and_knows_what_it_is_told(alert: Alert) -> None:
     assert links.dashboard(alert, SloConfig()) is None
     url = links.dashboard(alert, SloConfig(dashboard_url=GRAFANA))
     assert url is not None
