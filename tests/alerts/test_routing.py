@@ -190,7 +190,11 @@ def test_the_recipe_s_config_makes_rules_with_the_label(tmp_path: Path, capsys: 
 
 TEAMS = """
 sources:
-  make-eu: {platform: cognaize, url: http://localhost, token: abcd, workflow_labels: [{match: "*", labels: {team: finance}}]}
+  make-eu:
+    platform: cognaize
+    url: http://localhost
+    token: abcd
+    workflow_labels: [{match: "*", labels: {team: finance}}]
   other: {platform: cognaize, url: http://elsewhere, token: abcd, labels: {team: sales}}
 slo: {labels: {team: operations}}
 """
