@@ -15,6 +15,8 @@ from exporter.config.objectives import SloConfig
 HEADER = """\
 # Made by `automation-exporter rules` from the objectives in `slo:`. Change those and make it anew, rather than edit it.
 """
+#: Groups that are evaluated more often than the others (seconds): few series, and somebody is to get up for them soon.
+INTERVALS = {"automation-exporter-sources": 30, "automation-exporter-exporter": 30}
 
 
 class _Expression(str):
@@ -47,7 +49,10 @@ def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
     for alert in ALERTS:
         if alert.objective is None or slo.expects(alert.objective):
             groups.setdefault(f"automation-exporter-{alert.group}", []).append(_alert(alert, slo))
-    return [{"name": name, "interval": f"{INTERVAL}s", "rules": rules} for name, rules in groups.items()]
+    return [
+        {"name": name, "interval": f"{INTERVALS.get(name, INTERVAL)}s", "rules": rules}
+        for name, rules in groups.items()
+    ]
 
 
 def _alert(alert: Alert, slo: SloConfig) -> dict[str, Any]:

@@ -270,9 +270,26 @@ SOURCES: dict[str, Cases] = {
             ),
             Case(
                 why="throttled for ever, in the middle of reading: no sweep ends",
-                series={UP: "1x70", answers("429"): "0x10 1+1x60", answers("200"): "0+1x10 10x60"},
-                at="28m",
+                series={UP: "1x70", answers("429"): "0x10 1+1x60", answers("200"): "0+1x10 10x60", FREE: "60x10 0x60"},
+                at="19m",
                 told=(HERE, "Nothing of make-eu can be read, mostly 429."),
+            ),
+            Case(
+                why="throttled for the first time, and each answer asks for a pause of five minutes",
+                series={
+                    UP: "1x70",
+                    answers("429"): "_x10 1x4 2x4 3x4 4x4 5x40",
+                    answers("200"): "0+1x10 10x60",
+                    FREE: "60x10 0x60",
+                },
+                at="19m",
+                told=(HERE, "Nothing of make-eu can be read, mostly 429."),
+            ),
+            Case(
+                why="each answer takes too long, and a sweep asks for many things",
+                series={UP: "1x70", answers("timeout"): "_x10 1+1x60", answers("200"): "0+1x10 10x60", FREE: "60x70"},
+                at="19m",
+                told=(HERE, "Nothing of make-eu can be read, mostly timeout."),
             ),
             Case(
                 why="nothing was ever answered",
@@ -287,7 +304,22 @@ SOURCES: dict[str, Cases] = {
                 series={UP: "1x60", answers("429"): "0+1x60", answers("200"): "0+1x60"},
                 at="30m",
             ),
-            Case(why="for three minutes", series={UP: "1x10 0x3 1x60"}, at="18m"),
+            Case(why="for three minutes", series={UP: "1x10 0x3 1x60"}, at="15m"),
+            Case(
+                why="polled every ten minutes, and one request was refused on the way",
+                series={
+                    UP: "1x70",
+                    answers("429"): "0x19 1x60",
+                    answers("200"): "9x9 18x9 27x9 36x9",
+                    FREE: "60x19 0x1 60x60",
+                },
+                at="29m",
+            ),
+            Case(
+                why="a burst at the limit, with answers now and then",
+                series={UP: "1x70", answers("429"): "0+3x70", answers("200"): "0x3 1x3 2x3 3x3 4x3 5x60", FREE: "0x70"},
+                at="19m",
+            ),
             Case(
                 why="the credential is refused, which is another alert",
                 series={UP: "0x60", COMPLETE: "0x60", REFUSED: "1+1x60", answers("401"): "0+1x60"},
@@ -391,15 +423,23 @@ SOURCES: dict[str, Cases] = {
         fires=[
             Case(
                 why="refused since minute 10, ever more rarely tried",
-                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x2 2x4 3x8 4x60"},
+                series={
+                    COMPLETE: "1x10 0x60",
+                    REFUSED: "_x10 1x2 2x4 3x8 4x60",
+                    metric("automation_exporter_data_complete", SOURCE, stream="workflows"): "1x10 0x60",
+                    metric(
+                        "automation_exporter_sweep_errors_total", SOURCE, stream="workflows", kind="auth"
+                    ): "_x10 1x60",
+                    answers("401"): "_x10 1x2 2x4 3x8 4x60",
+                },
                 at="40m",
-                told=(HERE, "The credential of make-eu is refused: nothing of it is read or retried."),
+                told=(HERE, "The credential of make-eu is refused (401). Not read any more: runs, workflows."),
             ),
             Case(
                 why="refused for the first time: a counter that is born with it",
-                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x10"},
-                at="15m",
-                told=(HERE, "The credential of make-eu is refused: nothing of it is read or retried."),
+                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x10", answers("403"): "_x10 1x10"},
+                at="12m",
+                told=(HERE, "The credential of make-eu is refused (403). Not read any more: runs."),
             ),
         ],
         silent=[
