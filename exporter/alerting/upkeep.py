@@ -55,7 +55,7 @@ def reading_is_incomplete(slo: SloConfig) -> str:
     lag, complete = (shown(name, slo, WORK) for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
     return (
         f"{lag} > {seconds(slo.stale_after)}\nand on ({SOURCE}, stream) {complete} == 0\n"
-        f"unless on ({SOURCE}, stream)\n{braced(data_are_incomplete(slo))}"
+        f"{stored(slo)}\nunless on ({SOURCE}, stream)\n{braced(data_are_incomplete(slo))}"
     )
 
 

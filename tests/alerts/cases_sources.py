@@ -392,6 +392,16 @@ SOURCES: dict[str, Cases] = {
                 at="60m",
             ),
             Case(
+                why="nothing can be stored, which is another alert",
+                series={
+                    COMPLETE: "1x10 0x90",
+                    SUCCESS: "0+60x10 600x90",
+                    LAG: "60x10 60+60x90",
+                    STORE_UP: "1x10 0x90",
+                },
+                at="60m",
+            ),
+            Case(
                 why="a stream that is read rarely",
                 series={COMPLETE: "1x90", SUCCESS: "0x90", LAG: "0+60x90"},
                 at="80m",
