@@ -28,6 +28,8 @@ TRACES_MAX = 1000
 STARTS_MAX = 3
 #: Webhooks that tell of fewer runs than this are not to be relied on.
 WEBHOOK_RATIO = 0.9
+#: A plan that is used up within so many seconds is worth a word.
+USED_UP_WITHIN = 3 * 86400.0
 #: Streams whose data are missed when they are not read.
 WORK = ",".join(f'stream!="{name}"' for name in StreamName if not name.is_work)
 
@@ -107,9 +109,30 @@ def webhooks_are_lost(slo: SloConfig) -> str:
     return f"{shown(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
 
 
+def _plans(slo: SloConfig) -> list[tuple[str, str]]:
+    """What is used of plans, and what they allow, as selectors: a pair for each unit."""
+    return [(select(catalogue.USAGE.name, slo), select(catalogue.USAGE_LIMIT.name, slo))]
+
+
 def plan_is_nearly_used(slo: SloConfig) -> str:
-    used, limit = (shown(metric.name, slo) for metric in (catalogue.USAGE, catalogue.USAGE_LIMIT))
-    return f"1 - {used} / {limit} < {slo.quota_share:g}"
+    shares = (f"1 - {_whoever(used)} / {_whoever(limit)} < {slo.quota_share:g}" for used, limit in _plans(slo))
+    return "\nor\n".join(shares)
+
+
+def plan_is_used_up_soon(slo: SloConfig) -> str:
+    """In so many seconds at the pace of the last day. After a new period has begun, and while nothing is known of the day
+    before, there is no such pace.
+    """
+    parts = []
+    for used, limit in _plans(slo):
+        a_day = f"({_whoever(used)} - {_whoever(f'last_over_time({used}[1h] offset 1d)')} > 0)"
+        left = f"clamp_min({_whoever(limit)} - {_whoever(used)}, 0)"
+        parts.append(f"86400 * {left}\n/ {a_day} < {seconds(USED_UP_WITHIN)}")
+    return "\nor\n".join(parts)
+
+
+def _whoever(series: str) -> str:
+    return f"max without (instance, pod) ({series})"
 
 
 def api_budget_is_short(slo: SloConfig) -> str:

@@ -126,6 +126,19 @@ UPKEEP = (
         needs_data=False,
     ),
     Alert(
+        name="AutomationQuotaUsedUpSoon",
+        group="sources",
+        about="source",
+        severity="warning",
+        expr=of.plan_is_used_up_soon,
+        wait="30m",
+        keep="15m",
+        summary="At the present pace a plan is used up within three days.",
+        description="The {{ $labels.kind }} of {{ $labels.source }} are used up in {{ $value | humanizeDuration }}, if it"
+        " goes on as it did within the last day.",
+        needs_data=False,
+    ),
+    Alert(
         name="AutomationApiQuotaLow",
         group="sources",
         about="source",

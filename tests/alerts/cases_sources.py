@@ -515,6 +515,53 @@ SOURCES: dict[str, Cases] = {
             Case(why="there is no limit", series={USED: "5000x60"}, at="30m"),
         ],
     ),
+    "AutomationQuotaUsedUpSoon": Cases(
+        fires=[
+            Case(
+                why="2000 a day, and 4000 are left",
+                series={USED: f"2000+{2000 / 1440}x2880", ALLOWED: "10000x2880"},
+                at="47h",
+                told=(
+                    {**HERE, "kind": "operations"},
+                    "The operations of make-eu are used up in 2d 1h 0m 0s, if it goes on as it did within the last day.",
+                ),
+            ),
+            Case(
+                why="all of it is used",
+                series={USED: "5000x1500 12000x300", ALLOWED: "10000x1800"},
+                at="28h",
+                told=(
+                    {**HERE, "kind": "operations"},
+                    "The operations of make-eu are used up in 0s, if it goes on as it did within the last day.",
+                ),
+            ),
+        ],
+        silent=[
+            Case(
+                why="ten days' worth is left",
+                series={USED: f"2000+{500 / 1440}x2880", ALLOWED: "10000x2880"},
+                at="47h",
+            ),
+            Case(
+                why="a new period has begun an hour ago",
+                series={USED: f"4000+{2000 / 1440}x2700 0+10x180", ALLOWED: "10000x2880"},
+                at="2760m",
+            ),
+            Case(
+                why="a new install: what it finds used was not used today",
+                series={USED: f"_x60 9000+{2000 / 1440}x600", ALLOWED: "_x60 10000x600"},
+                at="10h",
+            ),
+            Case(why="nothing is used any more", series={USED: "9900x2880", ALLOWED: "10000x2880"}, at="47h"),
+            Case(why="there is no limit", series={USED: "2000+2x2880"}, at="47h"),
+            Case(
+                why="nobody looked for a day, and a new period began meanwhile",
+                series={USED: "9000x60 _x1500 800+2x300", ALLOWED: "10000x60 _x1500 10000x300"},
+                at="1800m",
+            ),
+        ],
+        every="5m",
+    ),
     "AutomationApiQuotaLow": Cases(
         fires=[
             Case(
