@@ -120,9 +120,7 @@ def plan_is_nearly_used(slo: SloConfig) -> str:
 
 
 def plan_is_used_up_soon(slo: SloConfig) -> str:
-    """In so many seconds at the pace of the last day. After a new period has begun, and while nothing is known of the day
-    before, there is no such pace.
-    """
+    """In so many seconds at the pace of the last day. There is none on the first day of a period or of a Prometheus."""
     parts = []
     for used, limit in _plans(slo):
         a_day = f"({_whoever(used)} - {_whoever(f'last_over_time({used}[1h] offset 1d)')} > 0)"

@@ -134,8 +134,8 @@ UPKEEP = (
         wait="30m",
         keep="15m",
         summary="At the present pace a plan is used up within three days.",
-        description="The {{ $labels.kind }} of {{ $labels.source }} are used up in {{ $value | humanizeDuration }}, if it"
-        " goes on as it did within the last day.",
+        description="The {{ $labels.kind }} of {{ $labels.source }} are used up in {{ $value | humanizeDuration }}, if"
+        " it goes on as it did within the last day.",
         needs_data=False,
     ),
     Alert(

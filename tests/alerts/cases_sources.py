@@ -523,7 +523,8 @@ SOURCES: dict[str, Cases] = {
                 at="47h",
                 told=(
                     {**HERE, "kind": "operations"},
-                    "The operations of make-eu are used up in 2d 1h 0m 0s, if it goes on as it did within the last day.",
+                    "The operations of make-eu are used up in 2d 1h 0m 0s, if it goes on as it did within the last"
+                    " day.",
                 ),
             ),
             Case(
