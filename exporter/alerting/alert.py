@@ -30,3 +30,5 @@ class Alert:
     """Whose labels it carries"""
     objective: str | None = None
     """Without this objective there is nothing to alert on, and no rule"""
+    serves: bool = True
+    """Whether the exporter still shows its pages meanwhile"""

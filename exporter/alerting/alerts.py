@@ -115,7 +115,7 @@ ALERTS = (
         wait="5m",
         keep="1h",
         summary="Every run of a workflow ends with a warning.",
-        description=f'All {{{{ printf "%.0f" $value }}}} runs of {NAMED} within a day ended with a warning.',
+        description=f'Every run of {NAMED} ends with a warning: the last {{{{ printf "%.0f" $value }}}} did.',
     ),
     Alert(
         name="AutomationWorkflowStuck",

@@ -9,6 +9,7 @@ from exporter.alerting.promql import (
     by_objective,
     indented,
     named,
+    own,
     quoted,
     read,
     seconds,
@@ -33,12 +34,13 @@ from exporter.alerting.recording import (
 from exporter.config.objectives import SloConfig
 from exporter.model import FAILED, SUCCEEDED, Result, catalogue
 from exporter.model.rails import GateState
+from exporter.platform import StreamName
 
 #: Retries whose end is known, below which a share of failures says nothing.
 RETRIES_MIN = 5
 #: Runs an hour up to which a workflow runs rarely: once an hour is among it, whatever the minute.
 RARE = 1.2
-#: Runs of a day that all ended with a warning, below which that is chance.
+#: Runs of a day (or four) that all ended with a warning, below which that is chance.
 WARNINGS_MIN = 3
 #: Seconds after which a failure of what runs rarely is no news any more, though no run has succeeded since: a week, and
 #: a day for the weekly run to end.
@@ -196,13 +198,19 @@ def _nothing_within(slo: SloConfig, key: str, *results: str) -> str:
 
 
 def workflow_only_warns(slo: SloConfig) -> str:
-    """Every run of a day ended with a warning; ``events_min`` is for ratios of busy ones, some runs are enough here."""
-    warned, all_of_them = (
-        f"sum without (result) (increase({total(catalogue.RUNS, slo, *these)}[1d]))"
-        for these in ((f"result={quoted(Result.WARNING)}",), ())
-    )
-    recent = f"{warned} >= {WARNINGS_MIN}\nand {warned} >= {all_of_them}"
-    return named(recent, slo, of=select(TOTAL, slo))
+    """Every run of a day ended with a warning, or of four days where it runs once a night; ``events_min`` is for ratios
+    of busy ones, some runs are enough here.
+
+    Four days are two looks at each counter, where increase() would read all between.
+    """
+    parts = []
+    for counted in ("increase({}[1d])", "({0} - last_over_time({0}[6h] offset 4d))"):
+        warned, all_of_them = (
+            f"sum without (result) ({counted.format(total(catalogue.RUNS, slo, *these))})"
+            for these in ((f"result={quoted(Result.WARNING)}",), ())
+        )
+        parts.append(f"({warned} >= {WARNINGS_MIN}\nand {warned} >= {all_of_them})")
+    return named("\nor\n".join(parts), slo, of=select(TOTAL, slo))
 
 
 def _could_run(slo: SloConfig) -> str:
@@ -246,16 +254,29 @@ def dead_letters_grow(slo: SloConfig) -> str:
     Two looks at few gauges, where increase() would read hours of a counter for every error class.
     """
     gauge = select(catalogue.DEAD_LETTERS.name, slo)
-    now, then, later = (_letters(slo, ago) for ago in ("", " offset 6h", " offset 1h"))
-    growth = f"{now}\n- ({then} or {later})"
+    growth = _growth(slo)
     return named(by_objective(slo, "dead_letter_growth", lambda limit: f"{growth} >= {limit:g}"), slo, of=gauge)
 
 
 def dead_letters_of_a_source_grow(slo: SloConfig) -> str:
     """A few in each of many workflows. Those count that were known before: what is found at first did not grow."""
-    now, then, later = (_letters(slo, ago) for ago in ("", " offset 6h", " offset 1h"))
-    growth = f"sum without (workflow_id) (\n  {now}\n  - ({then} or {later})\n)"
-    return f"{growth} >= {slo.source_dead_letter_growth}"
+    return f"sum without (workflow_id) (\n{indented(_growth(slo))}\n) >= {slo.source_dead_letter_growth}"
+
+
+def _growth(slo: SloConfig) -> str:
+    then, later = (
+        f"({_letters(slo, ago)} and on ({SOURCE}) {_read(slo, ago)})" for ago in (" offset 6h", " offset 1h")
+    )
+    return f"{_letters(slo)}\n- (\n  {then}\n  or {later}\n)"
+
+
+def _read(slo: SloConfig, ago: str) -> str:
+    """Sources whose dead letters had been read to the end then: until they are, a workflow seems to have none."""
+    success = own(lambda o: o.sweep_success)
+    letters, runs = (
+        select(success, slo, f"stream={quoted(name)}") for name in (StreamName.DEAD_LETTERS, StreamName.RUNS)
+    )
+    return f"({letters}{ago} or ({runs}{ago} unless on ({SOURCE}) {letters}))"
 
 
 def _letters(slo: SloConfig, ago: str = "") -> str:

@@ -63,24 +63,36 @@ def info(slo: SloConfig, *matchers: str) -> str:
 def named(expr: str, slo: SloConfig, *, of: str) -> str:
     """``expr`` with the workflow's name and labels; without them where nobody said any, but never dropped.
 
-    ``of``: series that are there whenever ``expr`` is. Neither says which replica it is from.
+    Workflows without labels of their own, such as those that are shown together, have those of their source. ``of``:
+    series that are there whenever ``expr`` is. Neither says which replica it is from.
     """
-    added = ["workflow", *slo.labels.names]
+    added = ["workflow", *slo.carried.names]
     known = f"{shown(catalogue.WORKFLOW_INFO.name, slo)}\nor on ({WORKFLOW})\ngroup by ({WORKFLOW}) ({of})"
-    if slo.labels.names:
+    if slo.carried.names:
         tagged = shown(catalogue.WORKFLOW_LABELS.name, slo)
-        joined = f"* on ({WORKFLOW}) group_left ({', '.join(slo.labels.names)})"
-        known = f"(\n{indented(known)}\n)\n{joined} {tagged}\nor on ({WORKFLOW})\n{known}"
+        joined = f"* on ({WORKFLOW}) group_left ({', '.join(slo.carried.names)})"
+        known = f"(\n{indented(known)}\n)\n{joined} {tagged}\nor on ({WORKFLOW})\n{of_source(known, slo)}"
     return f"(\n{indented(expr)}\n)\n* on ({WORKFLOW}) group_left ({', '.join(added)}) (\n{indented(known)}\n)"
 
 
 def of_source(expr: str, slo: SloConfig) -> str:
     """``expr``, which is about whole sources, with the labels of the source."""
-    for (name, value), sources in slo.labels.sources.items():
-        among = quoted("|".join(re.escape(source) for source in sources))
-        text = quoted(value.replace("$", "$$"))
-        expr = f'label_replace(\n{indented(expr)},\n  "{name}", {text}, "source", {among}\n)'
+    for (name, value), sources in slo.carried.sources.items():
+        among = "|".join(re.escape(source) for source in sources)
+        expr = _labelled(expr, name, value, "source", among)
     return expr
+
+
+def otherwise(expr: str, slo: SloConfig) -> str:
+    """``expr`` with the labels of what has none of these names."""
+    for name, value in slo.otherwise.items():
+        expr = _labelled(expr, name, value, name, "")
+    return expr
+
+
+def _labelled(expr: str, name: str, value: str, where: str, matches: str) -> str:
+    text = quoted(value.replace("$", "$$"))
+    return f'label_replace(\n{indented(expr)},\n  "{name}", {text}, "{where}", {quoted(matches)}\n)'
 
 
 def indented(text: str) -> str:

@@ -5,15 +5,18 @@ from typing import Any
 
 import yaml
 
+from exporter.alerting import links
 from exporter.alerting.alert import Alert
 from exporter.alerting.alerts import ALERTS
-from exporter.alerting.promql import of_source
+from exporter.alerting.promql import of_source, otherwise
 from exporter.alerting.recording import HABITS_INTERVAL, INTERVAL, Recording, habits, recordings
 from exporter.config.objectives import SloConfig
 
 HEADER = """\
 # Made by `automation-exporter rules` from the objectives in `slo:`. Change those and make it anew, rather than edit it.
 """
+#: Groups that are evaluated more often than the others (seconds): few series, and somebody is to get up for them soon.
+INTERVALS = {"automation-exporter-sources": 30, "automation-exporter-exporter": 30}
 
 
 class _Expression(str):
@@ -46,14 +49,18 @@ def alert_rules(slo: SloConfig) -> list[dict[str, Any]]:
     for alert in ALERTS:
         if alert.objective is None or slo.expects(alert.objective):
             groups.setdefault(f"automation-exporter-{alert.group}", []).append(_alert(alert, slo))
-    return [{"name": name, "interval": f"{INTERVAL}s", "rules": rules} for name, rules in groups.items()]
+    return [
+        {"name": name, "interval": f"{INTERVALS.get(name, INTERVAL)}s", "rules": rules}
+        for name, rules in groups.items()
+    ]
 
 
 def _alert(alert: Alert, slo: SloConfig) -> dict[str, Any]:
     expr = alert.expr(slo)
+    expr = otherwise(of_source(expr, slo) if alert.about == "source" else expr, slo)
     return {
         "alert": alert.name,
-        "expr": _Expression(of_source(expr, slo) if alert.about == "source" else expr),
+        "expr": _Expression(expr),
         "for": alert.wait,
         "keep_firing_for": alert.keep,
         "labels": {"severity": alert.severity},
@@ -65,10 +72,11 @@ def annotations(alert: Alert, slo: SloConfig) -> dict[str, str]:
     out = {
         "summary": alert.summary,
         "description": alert.description,
-        "runbook_url": f"{slo.runbook_url}/{alert.name}.md",
+        "runbook_url": links.runbook(alert, slo),
     }
-    if slo.dashboard_url is not None:
-        out["dashboard_url"] = slo.dashboard_url
+    dashboard = links.dashboard(alert, slo)
+    if dashboard is not None:
+        out["dashboard_url"] = dashboard
     if slo.status_url is not None and alert.group in ("dead-letters", "retries"):
         out["groups_url"] = f"{slo.status_url}/#groups"
     return out

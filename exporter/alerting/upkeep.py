@@ -28,6 +28,8 @@ TRACES_MAX = 1000
 STARTS_MAX = 3
 #: Webhooks that tell of fewer runs than this are not to be relied on.
 WEBHOOK_RATIO = 0.9
+#: A plan that is used up within so many seconds is worth a word.
+USED_UP_WITHIN = 3 * 86400.0
 #: Streams whose data are missed when they are not read.
 WORK = ",".join(f'stream!="{name}"' for name in StreamName if not name.is_work)
 
@@ -55,7 +57,7 @@ def reading_is_incomplete(slo: SloConfig) -> str:
     lag, complete = (shown(name, slo, WORK) for name in (CURSOR_LAG, own(lambda o: o.data_complete)))
     return (
         f"{lag} > {seconds(slo.stale_after)}\nand on ({SOURCE}, stream) {complete} == 0\n"
-        f"unless on ({SOURCE}, stream)\n{braced(data_are_incomplete(slo))}"
+        f"{stored(slo)}\nunless on ({SOURCE}, stream)\n{braced(data_are_incomplete(slo))}"
     )
 
 
@@ -75,14 +77,22 @@ def credential_is_refused(slo: SloConfig) -> str:
 
 
 def source_is_down(slo: SloConfig) -> str:
-    """Not reached, or nothing but refusals and errors for ten minutes. A refused credential has an alert of its own."""
+    """Not reached for some minutes, or no answer but refusals and errors. A refused credential has its own alert.
+
+    A sweep that is refused on its way goes on asking and does not end, so the source is not said to be down: then no
+    good answer came for five minutes, while bad ones did or every call waits for the end of a pause (which may be so
+    long that hardly any bad answer comes).
+    """
+    down = f"max without (instance, pod) (max_over_time({select(catalogue.SOURCE_UP.name, slo)}[2m])) == 0"
+    waits = f"max without (instance, pod) (max_over_time({select(API_QUOTA_REMAINING, slo)}[3m])) < 1"
     requests = own(lambda o: o.api_requests)
-    bad, good = (
-        f"sum by (job, platform, source) (increase({select(requests, slo, f'code{sign}')}[10m])) > 0"
-        for sign in ('!~"[123].."', '=~"[123].."')
-    )
+    bad, good = (select(requests, slo, f'code{sign}"[123].."') for sign in ("!~", "=~"))
+    by = "sum by (job, platform, source)"
+    lately = f"{by} (increase({bad}[3m])) > 0"
+    refused = f"{by} (increase({bad}[10m]) > 0 or ({bad} unless {bad} offset 10m))"
     return (
-        f"(\n  {shown(catalogue.SOURCE_UP.name, slo)} == 0\n  or\n  ({bad} unless {good})\n)\n{stored(slo)}\n"
+        f"(\n  {down}\n  or\n  (\n    (\n      {lately}\n      or\n      ({waits}\n        and {refused})\n    )\n"
+        f"    unless {by} (increase({good}[5m])) > 0\n  )\n)\n{stored(slo)}\n"
         f"unless on ({SOURCE}) (\n{indented(credential_is_refused(slo))}\n)"
     )
 
@@ -99,12 +109,28 @@ def webhooks_are_lost(slo: SloConfig) -> str:
     return f"{shown(own(lambda o: o.webhook_reliability), slo)} < {WEBHOOK_RATIO}\nand on ({SOURCE}) {ended}"
 
 
+def _plans(slo: SloConfig) -> list[tuple[str, str]]:
+    """What is used of plans, and what they allow, as selectors: a pair for each unit."""
+    return [(select(catalogue.USED[unit].name, slo), select(catalogue.ALLOWED[unit].name, slo)) for unit in Unit]
+
+
 def plan_is_nearly_used(slo: SloConfig) -> str:
-    """Whatever it is counted in."""
-    shares = (
-        f"1 - {shown(catalogue.USED[unit].name, slo)} / {shown(catalogue.ALLOWED[unit].name, slo)}" for unit in Unit
-    )
-    return "\nor ".join(f"{share} < {slo.quota_share:g}" for share in shares)
+    shares = (f"1 - {_whoever(used)} / {_whoever(limit)} < {slo.quota_share:g}" for used, limit in _plans(slo))
+    return "\nor\n".join(shares)
+
+
+def plan_is_used_up_soon(slo: SloConfig) -> str:
+    """In so many seconds at the pace of the last day. There is none on the first day of a period or of a Prometheus."""
+    parts = []
+    for used, limit in _plans(slo):
+        a_day = f"({_whoever(used)} - {_whoever(f'last_over_time({used}[1h] offset 1d)')} > 0)"
+        left = f"clamp_min({_whoever(limit)} - {_whoever(used)}, 0)"
+        parts.append(f"86400 * {left}\n/ {a_day} < {seconds(USED_UP_WITHIN)}")
+    return "\nor\n".join(parts)
+
+
+def _whoever(series: str) -> str:
+    return f"max without (instance, pod) ({series})"
 
 
 def api_budget_is_short(slo: SloConfig) -> str:

@@ -12,6 +12,20 @@ _WHY = (
     " $labels.job $labels.source | query }}, mostly {{ (first .).Labels.kind }}{{ end }}{{ end }}"
 )
 
+#: Which answer refuses the credential, and what cannot be read therefore: all of it, or what wants a right of its own.
+_REFUSED = (
+    "{{ with printf `topk(1, (sum by (code) (increase(automation_exporter_api_requests_total{job=%q, source=%q,"
+    ' code=~"401|403"}[1h])) > 0) or on () sum by (code) (automation_exporter_api_requests_total{job=%q, source=%q,'
+    ' code=~"401|403"}))` $labels.job $labels.source $labels.job $labels.source | query }}'
+    " ({{ (first .).Labels.code }}){{ end }}"
+)
+_UNREAD = (
+    "{{ range $i, $s := printf `group by (stream) (automation_exporter_sweep_errors_total{job=%q, source=%q,"
+    ' kind="auth"} and on (job, source, stream) automation_exporter_data_complete{job=%q, source=%q} == 0)`'
+    " $labels.job $labels.source $labels.job $labels.source | query | sortByLabel `stream` }}"
+    "{{ if $i }}, {{ end }}{{ .Labels.stream }}{{ end }}"
+)
+
 UPKEEP = (
     Alert(
         name="AutomationSourceDown",
@@ -19,7 +33,7 @@ UPKEEP = (
         about="source",
         severity="critical",
         expr=of.source_is_down,
-        wait="5m",
+        wait="3m",
         keep="5m",
         summary="A platform cannot be reached, or refuses every request.",
         description=f"Nothing of {{{{ $labels.source }}}} can be read{_WHY}.",
@@ -69,10 +83,10 @@ UPKEEP = (
         about="source",
         severity="critical",
         expr=of.credential_is_refused,
-        wait="2m",
+        wait="30s",
         keep="5m",
         summary="A platform refuses the credential of a source.",
-        description="The credential of {{ $labels.source }} is refused: nothing of it is read or retried.",
+        description=f"The credential of {{{{ $labels.source }}}} is refused{_REFUSED}. Not read any more: {_UNREAD}.",
         needs_data=False,
     ),
     Alert(
@@ -109,6 +123,19 @@ UPKEEP = (
         keep="15m",
         summary="Little is left of a plan.",
         description="{{ $value | humanizePercentage }} of the {{ $labels.kind }} of {{ $labels.source }} are left.",
+        needs_data=False,
+    ),
+    Alert(
+        name="AutomationQuotaUsedUpSoon",
+        group="sources",
+        about="source",
+        severity="warning",
+        expr=of.plan_is_used_up_soon,
+        wait="30m",
+        keep="15m",
+        summary="At the present pace a plan is used up within three days.",
+        description="The {{ $labels.kind }} of {{ $labels.source }} are used up in {{ $value | humanizeDuration }}, if"
+        " it goes on as it did within the last day.",
         needs_data=False,
     ),
     Alert(
@@ -220,5 +247,6 @@ UPKEEP = (
         summary="No exporter can be scraped.",
         description="Every instance of {{ $labels.job }} is down or gone: nothing is known of any workflow.",
         needs_data=False,
+        serves=False,
     ),
 )

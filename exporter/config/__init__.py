@@ -117,7 +117,7 @@ def of_no_label(slo: SloConfig) -> list[str]:
         f"slo.overrides[{at}].labels.{name}: no source or workflow has this label; give it in labels or workflow_labels"
         for at, override in enumerate(slo.overrides)
         for name in override.labels
-        if exposed(name) not in slo.labels.names
+        if exposed(name) not in slo.carried.names
     ]
 
 

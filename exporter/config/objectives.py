@@ -11,7 +11,7 @@ from exporter.model.labels import AlertLabels, exposed
 from exporter.platform.fields import Duration, Id, Name, Section, Url
 from exporter.platform.labels import LabelSet
 
-#: Where the pages of docs/runbooks/ are read, unless ``slo.runbook_url`` says otherwise.
+#: Where the pages of docs/runbooks/ are read while nobody says where else.
 RUNBOOK_URL = "https://github.com/automation-exporter/automation-exporter/blob/main/docs/runbooks"
 
 
@@ -105,10 +105,17 @@ class SloConfig(Section):
         default="20m", validate_default=True, description="how long a stream may fail to be read"
     )
     job: Name = Field(default="automation-exporter", description="the job of the scrape config")
-    runbook_url: Url = Field(default=RUNBOOK_URL, description="where the pages of docs/runbooks/ are")
-    dashboard_url: Url | None = Field(default=None, description="shown on every alert")
+    runbook_url: Url | None = Field(
+        default=None, description="where the pages of docs/runbooks/ are; left out: at status_url, else at GitHub"
+    )
+    dashboard_url: Url | None = Field(
+        default=None, description="address of your Grafana, or of one dashboard: each alert leads to what it is about"
+    )
     status_url: Url | None = Field(
-        default=None, description="where people open the status page: alerts on dead letters lead to its groups"
+        default=None, description="where people open the status page: alerts lead to its runbooks and groups"
+    )
+    labels: LabelSet = Field(
+        default={}, description="labels of alerts that have none of this name otherwise, for example team: operations"
     )
     overrides: list[Matched] = Field(
         default=[], description="what is different for some workflows; the first that fits and has the key"
@@ -116,16 +123,22 @@ class SloConfig(Section):
     workflows: dict[str, Override] = Field(
         default={}, description="by source/workflow id or source/pattern of names (* and ?), after overrides"
     )
-    _labels: AlertLabels = PrivateAttr(default=AlertLabels())
+    _carried: AlertLabels = PrivateAttr(default=AlertLabels())
 
     @property
-    def labels(self) -> AlertLabels:
-        """The labels alerts carry: not written here, but for sources and workflows."""
-        return self._labels
+    def carried(self) -> AlertLabels:
+        """The labels alerts carry that are not written here, but for sources and workflows."""
+        return self._carried
+
+    @property
+    def otherwise(self) -> dict[str, str]:
+        """The labels of alerts that have none of these names by what they are about."""
+        written = {exposed(name): value for name, value in self.labels.items()}
+        return {**self._carried.common, **written}
 
     def carrying(self, labels: AlertLabels) -> "SloConfig":
         made = self.model_copy()
-        made._labels = labels
+        made._carried = labels
         return made
 
     def expects(self, key: str) -> bool:

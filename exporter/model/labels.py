@@ -51,6 +51,15 @@ class Labels:
         """Every label that some workflow may have."""
         return {name for labels in (self.source, *(entry.labels for entry in self.workflows)) for name in labels}
 
+    @property
+    def whole(self) -> dict[str, str]:
+        """What is said of the source as a whole: its own labels, else those that all its workflows are given."""
+        found: dict[str, str] = {}
+        for entry in self.workflows:
+            if entry.match == "*":
+                found = {**entry.labels, **found}
+        return {**found, **self.source}
+
 
 NO_LABELS = Labels()
 
@@ -62,16 +71,22 @@ class AlertLabels:
     names: tuple[str, ...] = ()
     sources: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """The sources that have a label with a value, for what is about a whole source"""
+    common: Mapping[str, str] = field(default_factory=dict)
+    """What all sources have alike, for what is about none of them"""
 
 
 def alert_labels(sources: Mapping[str, Labels]) -> AlertLabels:
     by_value: dict[tuple[str, str], list[str]] = {}
     for source, labels in sources.items():
-        for name, value in labels.source.items():
+        for name, value in labels.whole.items():
             if not value:  # to Prometheus, the same as none
                 continue
             by_value.setdefault((exposed(name), value), []).append(source)
-    return AlertLabels(names=exposed_names(sources.values()), sources={k: tuple(v) for k, v in by_value.items()})
+    return AlertLabels(
+        names=exposed_names(sources.values()),
+        sources={k: tuple(v) for k, v in by_value.items()},
+        common={name: value for (name, value), those in by_value.items() if len(those) == len(sources)},
+    )
 
 
 def exposed_names(sources: Iterable[Labels]) -> tuple[str, ...]:

@@ -296,11 +296,13 @@ class Ledger:
         done.rows = await self._run("count_rows", maintenance.count_rows(), sources=())
         return done
 
-    async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int]:
-        """Judge which runs counted up to ``until`` a webhook reported: (reported, missed). Each run is judged once."""
+    async def judge_webhooks(self, source: str, *, until: float) -> tuple[int, int, int]:
+        """Judge which runs counted up to ``until`` a webhook reported: how many, how many none did, and of how many of
+        these one was to be expected. Each run is judged once.
+        """
         script = maintenance.judge_webhooks(source, until=until)
         judged: maintenance.Judged = await self._run("judge_webhooks", script, sources=[source])
-        return judged.reported, judged.missed
+        return judged.reported, judged.missed, judged.lost
 
     async def pending_traces(self, *, limit: int, settled_before: float) -> list[maintenance.PendingTrace]:
         """Counted runs whose trace is still to be exported, oldest first; see ``maintenance.pending_traces``."""

@@ -6,7 +6,7 @@ from math import inf
 
 from msgspec.structs import replace
 
-from exporter.model import Change, Heard, ResolvedBy, Run, catalogue
+from exporter.model import FAILED, Change, Heard, ResolvedBy, Run, catalogue
 from exporter.model.fold import Baseline, DeadLetterEntry, fold_dead_letter, resolve
 from exporter.model.ledger import Committed, Forgotten, Key
 from exporter.model.retries import Retry
@@ -21,6 +21,8 @@ from exporter.store.script import Script, chunks, flat, insert, select_in
 PRUNED_ROWS_MAX = 2000
 #: How far (seconds) the judgement of webhooks may be ahead of the platform's clock: clocks differ a little.
 JUDGED_AHEAD_MAX = 600.0
+#: What the webhooks of a workflow have been seen to report, as the cursors keep it: all ends, or failures only.
+_REPORTS_ALL, _REPORTS_FAILURES = '"all"', '"failures"'
 _TABLES = ("sources", "workflows", "runs", "dead_letters", "traces", "tallies", "cursors", "retries", "audit")
 
 
@@ -37,10 +39,11 @@ class Pruned(Committed, kw_only=True):
 
 
 class Judged(Committed, kw_only=True):
-    """How many runs a webhook reported, and how many it missed."""
+    """How many runs a webhook reported, how many none did, and of how many of these one was to be expected."""
 
     reported: int
     missed: int
+    lost: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,34 +170,49 @@ def count_rows() -> Script[dict[str, int]]:
 
 
 def judge_webhooks(source: str, *, until: float) -> Script[Judged]:
-    """Count which runs counted up to ``until`` and not judged before a webhook reported."""
+    """Count which runs counted up to ``until`` and not judged before a webhook reported.
+
+    A webhook was to be expected where one has ever reported such a run of the workflow: many send none, or none but
+    those of failures.
+    """
     key = (source, "webhook", "judged_until")
     rows = yield "SELECT value FROM cursors WHERE source = $1 AND stream = $2 AND key = $3", key
     since = float(rows[0][0]) if rows else until
     if since > until + JUDGED_AHEAD_MAX:  # written while a clock was wrong: nothing would be judged until that time
         since = until
-    reported = missed = 0
-    rows = yield (
-        """SELECT heard, count(*) FROM runs
-            WHERE source = $1 AND counted_at > $2 AND counted_at <= $3 AND state = 'finished' GROUP BY heard""",
+    runs = yield (
+        """SELECT workflow_id, result, heard, count(*) FROM runs
+            WHERE source = $1 AND counted_at > $2 AND counted_at <= $3 AND state = 'finished'
+            GROUP BY workflow_id, result, heard""",
         (source, since, until),
     )
-    for heard, runs in rows:
+    known = yield "SELECT key, value FROM cursors WHERE source = $1 AND stream = 'webhook_reports'", (source,)
+    reports: dict[str, str] = dict(known)
+    reported = missed = lost = 0
+    for workflow, result, heard, number in runs:
         if Heard(heard) & Heard.WEBHOOK:
-            reported += runs
-        else:
-            missed += runs
+            reported += number
+            if result not in FAILED:
+                reports[workflow] = _REPORTS_ALL
+            else:
+                reports.setdefault(workflow, _REPORTS_FAILURES)
+    for workflow, result, heard, number in runs:
+        if not Heard(heard) & Heard.WEBHOOK:
+            missed += number
+            told = reports.get(workflow)
+            lost += number if told == _REPORTS_ALL or (told is not None and result in FAILED) else 0
     tallies: Tallies = {}
     if missed:
         tallies[catalogue.RECONCILED.name, source, "", ("missed_webhook",), SUM] = float(missed)
     yield from add_tallies(tallies)
+    news = [(source, "webhook_reports", *one) for one in sorted(reports.items() - dict(known).items())]
     yield from insert(
         "cursors",
         "source, stream, key, value",
-        [(*key, repr(max(since, until)))],
+        [(*key, repr(max(since, until))), *news],
         conflict="(source, stream, key) DO UPDATE SET value = excluded.value",
     )
-    return Judged(reported=reported, missed=missed, tallies=tallies)
+    return Judged(reported=reported, missed=missed, lost=lost, tallies=tallies)
 
 
 def pending_traces(

@@ -104,7 +104,9 @@ class OwnMetrics:
             "webhook_delay_seconds", "Time from an event on the platform to its webhook being stored.", _SOURCE, _DELAY
         )
         self.webhook_reliability = gauge(
-            "webhook_reliability_ratio", "Share of recently finished runs that a webhook reported.", _SOURCE
+            "webhook_reliability_ratio",
+            "Share of recently finished runs that a webhook reported, of those of which one was to be expected.",
+            _SOURCE,
         )
         self.poll_slowdown = gauge(
             "poll_slowdown_ratio",
@@ -191,6 +193,9 @@ class SourceMetrics:
         self.webhook_events = partial(own.webhook_events.labels, *of)
         self.webhook_delay = partial(own.webhook_delay.labels, *of)
         self.webhook_reliability = partial(own.webhook_reliability.labels, *of)
+        self.forget_webhook_reliability = partial(
+            own.webhook_reliability.remove_by_labels, {"platform": platform, "source": source}
+        )
         self.poll_slowdown = partial(own.poll_slowdown.labels, *of)
 
 

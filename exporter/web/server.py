@@ -19,6 +19,7 @@ from exporter.web.forms import Forms
 from exporter.web.pages import Pages
 from exporter.web.proof import Passwords, Verdict
 from exporter.web.retry_routes import ControlRoutes
+from exporter.web.runbooks import Runbooks
 from exporter.webhooks.receiver import Receiver
 from exporter.wire.peers import peer_of
 
@@ -89,6 +90,7 @@ class Site:
         app.router.add_get("/api/v1/retries", self._retries)
         self._control.add_to(app.router)
         self._pages.add_to(app.router)
+        Runbooks().add_to(app.router)
         if self._forms is not None:
             self._forms.add_to(app.router)
         if self._config.server.reload:

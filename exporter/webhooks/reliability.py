@@ -23,33 +23,41 @@ class Reliability:
     def __init__(self, source: Source, ledger: Ledger) -> None:
         self._source = source
         self._ledger = ledger
-        self._judged: deque[tuple[float, int, int]] = deque()  # when, reported, missed
+        self._judged: deque[tuple[float, int, int, int]] = deque()  # when, reported, missed, lost
         self._slow_down()
 
     async def judge_once(self, now: float) -> tuple[int, int]:
         """Judge the runs whose grace is over; returns how many were reported and how many missed.
 
-        ``now`` is the platform's clock, by which runs are counted.
+        ``now`` is the platform's clock, by which runs are counted. The ratio is about those of which a webhook was
+        to be expected, and is not known while there are none.
         """
-        reported, missed = await self._ledger.judge_webhooks(self._source.name, until=now - GRACE)
+        reported, missed, lost = await self._ledger.judge_webhooks(self._source.name, until=now - GRACE)
         if reported or missed:
-            self._judged.append((now, reported, missed))
+            self._judged.append((now, reported, missed, lost))
         while self._judged and not now - WINDOW <= self._judged[0][0] <= now:  # later: somebody has set that clock
             self._judged.popleft()
-        all_reported, all_missed = self._totals()
-        if all_reported + all_missed:
-            self._source.metrics.webhook_reliability().set(all_reported / (all_reported + all_missed))
+        all_reported, _, all_lost = self._totals()
+        if all_reported + all_lost:
+            self._source.metrics.webhook_reliability().set(all_reported / (all_reported + all_lost))
+        else:
+            self._source.metrics.forget_webhook_reliability()
         self._slow_down()
         return reported, missed
 
     def _slow_down(self) -> None:
-        """Let the poll interval be stretched as far as the webhooks can be relied on."""
-        reported, missed = self._totals()
+        """Let the poll interval be stretched as far as the webhooks can be relied on, for each of the workflows."""
+        reported, missed, _ = self._totals()
         self._source.slowdown = slowdown(reported=reported, missed=missed)
         self._source.metrics.poll_slowdown().set(self._source.slowdown)
 
-    def _totals(self) -> tuple[int, int]:
-        return sum(reported for _, reported, _ in self._judged), sum(missed for _, _, missed in self._judged)
+    def _totals(self) -> tuple[int, int, int]:
+        """Reported, missed and lost."""
+        return (
+            sum(reported for _, reported, _, _ in self._judged),
+            sum(missed for _, _, missed, _ in self._judged),
+            sum(lost for _, _, _, lost in self._judged),
+        )
 
 
 def slowdown(*, reported: int, missed: int) -> float:

@@ -271,9 +271,26 @@ SOURCES: dict[str, Cases] = {
             ),
             Case(
                 why="throttled for ever, in the middle of reading: no sweep ends",
-                series={UP: "1x70", answers("429"): "0x10 1+1x60", answers("200"): "0+1x10 10x60"},
-                at="28m",
+                series={UP: "1x70", answers("429"): "0x10 1+1x60", answers("200"): "0+1x10 10x60", FREE: "60x10 0x60"},
+                at="19m",
                 told=(HERE, "Nothing of make-eu can be read, mostly 429."),
+            ),
+            Case(
+                why="throttled for the first time, and each answer asks for a pause of five minutes",
+                series={
+                    UP: "1x70",
+                    answers("429"): "_x10 1x4 2x4 3x4 4x4 5x40",
+                    answers("200"): "0+1x10 10x60",
+                    FREE: "60x10 0x60",
+                },
+                at="19m",
+                told=(HERE, "Nothing of make-eu can be read, mostly 429."),
+            ),
+            Case(
+                why="each answer takes too long, and a sweep asks for many things",
+                series={UP: "1x70", answers("timeout"): "_x10 1+1x60", answers("200"): "0+1x10 10x60", FREE: "60x70"},
+                at="19m",
+                told=(HERE, "Nothing of make-eu can be read, mostly timeout."),
             ),
             Case(
                 why="nothing was ever answered",
@@ -288,7 +305,22 @@ SOURCES: dict[str, Cases] = {
                 series={UP: "1x60", answers("429"): "0+1x60", answers("200"): "0+1x60"},
                 at="30m",
             ),
-            Case(why="for three minutes", series={UP: "1x10 0x3 1x60"}, at="18m"),
+            Case(why="for three minutes", series={UP: "1x10 0x3 1x60"}, at="15m"),
+            Case(
+                why="polled every ten minutes, and one request was refused on the way",
+                series={
+                    UP: "1x70",
+                    answers("429"): "0x19 1x60",
+                    answers("200"): "9x9 18x9 27x9 36x9",
+                    FREE: "60x19 0x1 60x60",
+                },
+                at="29m",
+            ),
+            Case(
+                why="a burst at the limit, with answers now and then",
+                series={UP: "1x70", answers("429"): "0+3x70", answers("200"): "0x3 1x3 2x3 3x3 4x3 5x60", FREE: "0x70"},
+                at="19m",
+            ),
             Case(
                 why="the credential is refused, which is another alert",
                 series={UP: "0x60", COMPLETE: "0x60", REFUSED: "1+1x60", answers("401"): "0+1x60"},
@@ -361,6 +393,16 @@ SOURCES: dict[str, Cases] = {
                 at="60m",
             ),
             Case(
+                why="nothing can be stored, which is another alert",
+                series={
+                    COMPLETE: "1x10 0x90",
+                    SUCCESS: "0+60x10 600x90",
+                    LAG: "60x10 60+60x90",
+                    STORE_UP: "1x10 0x90",
+                },
+                at="60m",
+            ),
+            Case(
                 why="a stream that is read rarely",
                 series={COMPLETE: "1x90", SUCCESS: "0x90", LAG: "0+60x90"},
                 at="80m",
@@ -392,15 +434,23 @@ SOURCES: dict[str, Cases] = {
         fires=[
             Case(
                 why="refused since minute 10, ever more rarely tried",
-                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x2 2x4 3x8 4x60"},
+                series={
+                    COMPLETE: "1x10 0x60",
+                    REFUSED: "_x10 1x2 2x4 3x8 4x60",
+                    metric("automation_exporter_data_complete", SOURCE, stream="workflows"): "1x10 0x60",
+                    metric(
+                        "automation_exporter_sweep_errors_total", SOURCE, stream="workflows", kind="auth"
+                    ): "_x10 1x60",
+                    answers("401"): "_x10 1x2 2x4 3x8 4x60",
+                },
                 at="40m",
-                told=(HERE, "The credential of make-eu is refused: nothing of it is read or retried."),
+                told=(HERE, "The credential of make-eu is refused (401). Not read any more: runs, workflows."),
             ),
             Case(
                 why="refused for the first time: a counter that is born with it",
-                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x10"},
-                at="15m",
-                told=(HERE, "The credential of make-eu is refused: nothing of it is read or retried."),
+                series={COMPLETE: "1x10 0x60", REFUSED: "_x10 1x10", answers("403"): "_x10 1x10"},
+                at="12m",
+                told=(HERE, "The credential of make-eu is refused (403). Not read any more: runs."),
             ),
         ],
         silent=[
@@ -471,6 +521,54 @@ SOURCES: dict[str, Cases] = {
             Case(why="half of it", series={USED: "5000x60", ALLOWED: "10000x60"}, at="30m"),
             Case(why="there is no limit", series={USED: "5000x60"}, at="30m"),
         ],
+    ),
+    "AutomationQuotaUsedUpSoon": Cases(
+        fires=[
+            Case(
+                why="2000 a day, and 4000 are left",
+                series={USED: f"2000+{2000 / 1440}x2880", ALLOWED: "10000x2880"},
+                at="47h",
+                told=(
+                    {**HERE, "kind": "operations"},
+                    "The operations of make-eu are used up in 2d 1h 0m 0s, if it goes on as it did within the last"
+                    " day.",
+                ),
+            ),
+            Case(
+                why="all of it is used",
+                series={USED: "5000x1500 12000x300", ALLOWED: "10000x1800"},
+                at="28h",
+                told=(
+                    {**HERE, "kind": "operations"},
+                    "The operations of make-eu are used up in 0s, if it goes on as it did within the last day.",
+                ),
+            ),
+        ],
+        silent=[
+            Case(
+                why="ten days' worth is left",
+                series={USED: f"2000+{500 / 1440}x2880", ALLOWED: "10000x2880"},
+                at="47h",
+            ),
+            Case(
+                why="a new period has begun an hour ago",
+                series={USED: f"4000+{2000 / 1440}x2700 0+10x180", ALLOWED: "10000x2880"},
+                at="2760m",
+            ),
+            Case(
+                why="a new install: what it finds used was not used today",
+                series={USED: f"_x60 9000+{2000 / 1440}x600", ALLOWED: "_x60 10000x600"},
+                at="10h",
+            ),
+            Case(why="nothing is used any more", series={USED: "9900x2880", ALLOWED: "10000x2880"}, at="47h"),
+            Case(why="there is no limit", series={USED: "2000+2x2880"}, at="47h"),
+            Case(
+                why="nobody looked for a day, and a new period began meanwhile",
+                series={USED: "9000x60 _x1500 800+2x300", ALLOWED: "10000x60 _x1500 10000x300"},
+                at="1800m",
+            ),
+        ],
+        every="5m",
     ),
     "AutomationApiQuotaLow": Cases(
         fires=[

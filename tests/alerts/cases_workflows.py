@@ -10,12 +10,14 @@ from tests.alerts.world import (
     INFO,
     LAST_RUN,
     LETTERS,
+    LETTERS_READ,
     NAMED,
     NEXT,
     OFTEN,
     OLDEST,
     OLDEST_RUN,
     SOURCE,
+    SUCCESS,
     UP,
     WORKFLOW,
     Case,
@@ -244,16 +246,33 @@ WORKFLOWS: dict[str, Cases] = {
                 why="all of an hour's four",
                 series=series((runs("warning"), "0x60 1x15 2x15 3x15 4x600"), (runs("success"), "0x700")),
                 at="3h",
-                told=(OFTEN, "All 4 runs of Invoices (5004) of make-eu within a day ended with a warning."),
-            )
+                told=(OFTEN, "Every run of Invoices (5004) of make-eu ends with a warning: the last 4 did."),
+            ),
+            Case(
+                why="once a night, for four nights",
+                series=weeks((runs("warning"), "0x119 1x1440 2x1440 3x1440 4x1440"), (runs("success"), "9x6000")),
+                at="98h",
+                told=(OFTEN, "Every run of Invoices (5004) of make-eu ends with a warning: the last 3 did."),
+            ),
         ],
         silent=[
             Case(
                 why="one succeeded",
                 series=series((runs("warning"), "0x60 1x15 2x15 3x15 4x600"), (runs("success"), "0x90 1x700")),
                 at="3h",
-            )
+            ),
+            Case(
+                why="once a night, and one of four nights was well",
+                series=weeks((runs("warning"), "0x119 1x1440 2x2880 3x1440"), (runs("success"), "9x4439 10x1500")),
+                at="98h",
+            ),
+            Case(
+                why="it runs no more: the warnings are a week old",
+                series=weeks((runs("warning"), "0x119 1x1440 2x1440 3x1440 4x12000"), (runs("success"), "9x17000")),
+                at="200h",
+            ),
         ],
+        every="5m",
     ),
     "AutomationWorkflowStuck": Cases(
         fires=[
@@ -350,7 +369,9 @@ WORKFLOWS: dict[str, Cases] = {
             Case(
                 why="two of one kind have become twelve of two kinds",
                 series=series(
-                    (LETTERS, "2x200 7x400"), (metric("automation_dead_letters", error_class="auth"), "0x200 5x400")
+                    (LETTERS, "2x200 7x400"),
+                    (metric("automation_dead_letters", error_class="auth"), "0x200 5x400"),
+                    (LETTERS_READ, "0+60x600"),
                 ),
                 at="7h",
                 told=(
@@ -359,8 +380,8 @@ WORKFLOWS: dict[str, Cases] = {
                 ),
             ),
             Case(
-                why="a workflow that is two hours old",
-                series=series((LETTERS, "0x80 9x400")),
+                why="a workflow that is two hours old, of a platform whose runs tell of dead letters",
+                series=series((LETTERS, "0x80 9x400"), (SUCCESS, "0+60x600")),
                 at="2h",
                 told=(
                     {**AT, **NAMED},
@@ -369,30 +390,70 @@ WORKFLOWS: dict[str, Cases] = {
             ),
         ],
         silent=[
-            Case(why="as many are resolved", series=series((LETTERS, "2x200 12x30 3x400")), at="7h"),
-            Case(why="many, and they do not grow", series=series((LETTERS, "500x600")), at="7h"),
-            Case(why="the first sweep of a source finds many", series=series((LETTERS, "_x10 500x600")), at="1h"),
+            Case(
+                why="as many are resolved",
+                series=series((LETTERS, "2x200 12x30 3x400"), (LETTERS_READ, "0+60x600")),
+                at="7h",
+            ),
+            Case(
+                why="many, and they do not grow", series=series((LETTERS, "500x600"), (LETTERS_READ, "0x600")), at="7h"
+            ),
+            Case(
+                why="the first sweep of a source finds many",
+                series=series((LETTERS, "_x10 500x600"), (LETTERS_READ, "_x10 0x600")),
+                at="1h",
+            ),
+            *(
+                Case(
+                    why=f"a large source whose letters were read half an hour after its workflows were found: {at}",
+                    series=series((LETTERS, "0x30 500x600"), (LETTERS_READ, "_x30 0x600"), (SUCCESS, "0x600")),
+                    at=at,
+                )
+                for at in ("85m", "385m")
+            ),
         ],
     ),
     "AutomationDeadLettersGrowingInSource": Cases(
         fires=[
             Case(
                 why="four new ones in each of 50 workflows",
-                series={letters_of(n): "0x200 4x400" for n in range(50)} | {UP: "1x600"},
+                series={letters_of(n): "0x200 4x400" for n in range(50)} | {UP: "1x600", LETTERS_READ: "0x600"},
                 at="4h",
                 told=(
                     HERE,
                     "make-eu has 200 more open dead letters than up to six hours ago, over all its workflows.",
                 ),
-            )
+            ),
+            Case(
+                why="a new install: what it found at first, and two more in each of them an hour later",
+                series={letters_of(n): f"_x{n} 4x{80 - n} 6x400" for n in range(50)} | {LETTERS_READ: "_x2 0x600"},
+                at="130m",
+                told=(
+                    HERE,
+                    "make-eu has 100 more open dead letters than up to six hours ago, over all its workflows.",
+                ),
+            ),
         ],
         silent=[
             Case(
                 why="the first sweeps of a source find many, one workflow after the other",
-                series={letters_of(n): f"_x{n} 4x400" for n in range(50)},
+                series={letters_of(n): f"_x{n} 4x400" for n in range(50)} | {LETTERS_READ: "0x600"},
                 at="100m",
             ),
-            Case(why="they are resolved", series={letters_of(n): "0x200 4x5 0x400" for n in range(50)}, at="4h"),
+            *(
+                Case(
+                    why=f"a new install finds the workflows first, and half an hour later their letters: {at}",
+                    series={letters_of(n): "0x30 4x600" for n in range(50)}
+                    | {LETTERS_READ: "_x30 0x600", SUCCESS: "0x600"},
+                    at=at,
+                )
+                for at in ("85m", "385m")
+            ),
+            Case(
+                why="they are resolved",
+                series={letters_of(n): "0x200 4x5 0x400" for n in range(50)} | {LETTERS_READ: "0x600"},
+                at="4h",
+            ),
         ],
     ),
     "AutomationDeadLettersOld": Cases(

@@ -96,9 +96,16 @@ def test_data_that_cannot_be_read_keep_back_what_cannot_be_judged_and_nothing_el
     assert {"workflows", "runs", "dead_letters"} <= {s.name for p in PLATFORMS.values() for s in p.streams}
 
 
-def test_a_store_that_is_down_keeps_back_what_would_blame_a_platform_or_a_workflow() -> None:
-    kept = {f"AutomationData{how}" for how in ("Incomplete", "Faulty")}
-    assert silenced_by(alertname="AutomationStoreDown") == {a.name for a in ALERTS if a.needs_data} | kept
+def test_a_cause_keeps_back_what_would_blame_a_platform_or_a_workflow() -> None:
+    follows = {a.name for a in ALERTS if a.needs_data} | {
+        f"Automation{what}" for what in ("DataIncomplete", "DataFaulty", "ReadingIncomplete", "ApiQuotaLow")
+    }
+    assert silenced_by(alertname="AutomationSourceDown") == follows
+    assert silenced_by(alertname="AutomationCredentialFailing") == follows | {"AutomationSourceDown"}
+    assert silenced_by(alertname="AutomationStoreDown") == follows | {
+        "AutomationSourceDown",
+        "AutomationCredentialFailing",
+    }
 
 
 def test_an_exporter_that_is_down_keeps_back_everything_else() -> None:
@@ -109,8 +116,6 @@ def test_a_cause_keeps_back_what_follows_from_it_and_nothing_else() -> None:
     rest = {"AutomationRetryGateShut", "AutomationRetryBudgetEmpty", "AutomationRetriesIneffective"}
     assert silenced_by(alertname="AutomationRetryStorm") == rest
     assert silenced_by(alertname="AutomationRetryGateShut") == {"AutomationRetriesIneffective"}
-    refused = silenced_by(alertname="AutomationCredentialFailing")
-    assert refused == {"AutomationDataIncomplete", "AutomationDataFaulty", "AutomationRetriesLowered"}
     held = {"alertname": "AutomationDeadLettersEscalated", "reason": "held"}
     assert silenced_by(alertname="AutomationRetryHeld", of=held) == {held["alertname"]}
     assert silenced_by(alertname="AutomationRetryHeld", of={**held, "reason": "exhausted"}) == set()
@@ -123,6 +128,67 @@ def test_the_check_of_silences_reads_matchers_as_alertmanager_does() -> None:
     assert matches(['a =~ "x.+"', "b != y"], {"a": "xy"})
     assert not matches(['a =~ "x.+"'], {"a": "axy"})
     assert not matches(["b != y"], {"b": "y"})
+
+
+#: What keeps back others, with the labels that say what of; and whether only of its own source.
+CAUSES: dict[str, tuple[dict[str, str], bool]] = {
+    "AutomationExporterDown": ({}, False),
+    "AutomationStoreDown": ({"instance": "a:1"}, False),
+    "AutomationSourceDown": ({"source": "make-eu"}, True),
+    "AutomationCredentialFailing": ({"source": "make-eu"}, True),
+    "AutomationDataIncomplete": ({"source": "make-eu", "stream": "runs"}, True),
+    "AutomationRetryStorm": ({"source": "make-eu"}, True),
+}
+
+
+@real("prometheus-alertmanager")
+async def test_a_real_alertmanager_keeps_back_what_follows_from_a_cause_and_nothing_else(tmp_path: Path) -> None:
+    """Each cause beside each other alert, of the same source and of another one, in a job of their own."""
+    posted = []
+    for cause, (labels, _) in CAUSES.items():
+        for alert in ALERTS:
+            job = f"{cause} {alert.name}"
+            if alert.name == cause:
+                continue
+            posted.append({"labels": {"alertname": cause, "job": job, "severity": "critical", **labels}})
+            for source in ("make-eu", "other"):
+                about = {"alertname": alert.name, "job": job, "severity": alert.severity, "source": source}
+                more = {
+                    "workflow_id": "5004",
+                    "stream": "runs",
+                    "policy": "p",
+                    "reason": "exhausted",
+                    "instance": "a:1",
+                }
+                posted.append({"labels": {**more, **about}})
+    async with alertmanager(tmp_path, EXAMPLE) as url, ClientSession() as session:
+        async with session.post(f"{url}/api/v2/alerts", json=posted) as response:
+            assert response.status == 200, await response.text()
+
+        async def states() -> dict[tuple[str, ...], str]:
+            async with session.get(f"{url}/api/v2/alerts") as response:
+                return {
+                    tuple(a["labels"].get(name, "") for name in ("job", "alertname", "source")): a["status"]["state"]
+                    for a in await response.json()
+                }
+
+        async def settled() -> dict[tuple[str, ...], str] | None:
+            found = await states()
+            return found if len(found) == len(posted) and "unprocessed" not in found.values() else None
+
+        found = await eventually(settled)
+        assert found is not None
+        for cause, (labels, of_source) in CAUSES.items():
+            expected = silenced_by(of=None, alertname=cause, **labels)
+            for source in ("make-eu", "other"):
+                kept = {
+                    name
+                    for (job, name, of), state in found.items()
+                    if job.startswith(f"{cause} ") and name != cause and of == source and state == "suppressed"
+                }
+                assert kept == (expected - {cause} if source == "make-eu" or not of_source else set()), (cause, source)
+            weaker = [f"{cause} {alert.name}" for alert in ALERTS if alert.name not in CAUSES]
+            assert {found[job, cause, labels.get("source", "")] for job in weaker} == {"active"}
 
 
 @real("prometheus-alertmanager")

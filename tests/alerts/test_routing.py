@@ -11,8 +11,9 @@ from exporter import cli
 from exporter.alerting import rules
 from exporter.config import ConfigError, parse
 from exporter.config.objectives import SloConfig
+from tests.alerts.cases import CASES, unit_tests
 from tests.alerts.test_alertmanager import amtool
-from tests.alerts.test_rules import every_rule, promtool, rule_id
+from tests.alerts.test_rules import every_rule, promtool, read_by, rule_id
 from tests.servers import PATIENCE_SECONDS, real
 from tests.test_docs import DOCS, fences
 
@@ -91,7 +92,7 @@ def test_alerts_carry_the_labels_and_the_first_objective_that_fits_decides(tmp_p
         'source="m", workflow_id="5005", workflow="Nightly orders", label_team="fi$1nance"',
         'source="m", workflow_id="5006", workflow="A payment", label_team="payments", label_cost_center="7"',
         'source="m", workflow_id="5008", workflow="Other", label_team="fi$1nance"',
-        'source="m", workflow_id="5009"',
+        'source="m", workflow_id="5009", label_team="fi$1nance"',  # those of its source: it has none of its own
         'source="n", workflow_id="5010", workflow="Nightly orders"',
     ]
     sources = ['source="m", stream="runs", label_team="fi$1nance"', 'source="n", stream="runs"']
@@ -182,3 +183,40 @@ def test_the_recipe_s_config_makes_rules_with_the_label(tmp_path: Path, capsys: 
     done = subprocess.run(checked, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "group_left (workflow, label_team)" in (tmp_path / "rules.yaml").read_text()
+
+
+# Every alert has a team
+
+
+TEAMS = """
+sources:
+  make-eu:
+    platform: cognaize
+    url: http://localhost
+    token: abcd
+    workflow_labels: [{match: "*", labels: {team: finance}}]
+  other: {platform: cognaize, url: http://elsewhere, token: abcd, labels: {team: sales}}
+slo: {labels: {team: operations}}
+"""
+
+
+@real("promtool")
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_every_alert_has_a_team(name: str, tmp_path: Path) -> None:
+    """That of the workflow or of the source it is about; else the one that looks after the exporter."""
+    recording, alerts = read_by(name, objectives(TEAMS))
+    (tmp_path / "rules.yaml").write_text(rules.as_yaml([*recording, *alerts]))
+    given = unit_tests(name) | {"rule_files": ["rules.yaml"]}
+    given["tests"] = given["tests"][:1]
+    [alert] = given["tests"][0]["alert_rule_test"][0]["exp_alerts"]
+    alert["exp_labels"]["label_team"] = "finance" if "source" in alert["exp_labels"] else "operations"
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(given))
+    done = promtool("test", "rules", tmp_path / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_team_that_all_sources_have_is_that_of_the_exporter(tmp_path: Path) -> None:
+    one = "sources: {m: {platform: cognaize, url: 'http://localhost', token: abcd, labels: {team: finance}}}\n"
+    assert objectives(one).otherwise == {"label_team": "finance"}
+    assert objectives(one + "slo: {labels: {team: operations}}").otherwise == {"label_team": "operations"}
+    assert objectives(SOURCES).otherwise == {}

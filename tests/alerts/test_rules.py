@@ -16,7 +16,7 @@ from exporter.alerting import rules
 from exporter.alerting.alerts import ALERTS
 from exporter.alerting.recording import LEDGER, replicas
 from exporter.config import ConfigError, parse
-from exporter.config.objectives import SloConfig
+from exporter.config.objectives import RUNBOOK_URL, SloConfig
 from exporter.model import catalogue
 from exporter.view.own import OwnMetrics
 from tests.alerts.cases import CASES, unit_tests
@@ -150,8 +150,8 @@ def test_alerts_say_what_a_person_needs(slo: SloConfig) -> None:
         assert rule["keep_firing_for"]
         assert re.fullmatch(r"[A-Z][^{}]*[a-z]\.", annotations["summary"]), "one sentence, the same for all of a group"
         assert "{{ $labels." in annotations["description"] or "$value" in annotations["description"]
-        assert annotations["runbook_url"] == f"{slo.runbook_url}/{rule['alert']}.md"
-        assert annotations.get("dashboard_url") == slo.dashboard_url
+        assert annotations["runbook_url"] == f"{slo.runbook_url or RUNBOOK_URL}/{rule['alert']}.md"
+        assert ("dashboard_url" in annotations) == (slo.dashboard_url is not None)
         about_letters = rule["alert"].startswith(("AutomationDeadLetters", "AutomationRetr"))
         leads = slo.status_url is not None and about_letters
         assert annotations.get("groups_url") == ("https://automation.example/base/#groups" if leads else None)

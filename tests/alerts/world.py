@@ -60,6 +60,7 @@ STREAM = f'{SOURCE}, stream="runs"'
 COMPLETE = metric("automation_exporter_data_complete", STREAM)
 SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STREAM)
 LAG = metric("automation_exporter_cursor_lag_seconds", STREAM)
+LETTERS_READ = metric("automation_exporter_sweep_last_success_timestamp_seconds", SOURCE, stream="dead_letters")
 REFUSED = metric("automation_exporter_sweep_errors_total", STREAM, kind="auth")
 STORE_UP = metric("automation_exporter_store_up", JOB)
 REFUSED_BY_STORE = metric("automation_exporter_store_errors_total", JOB, operation="ingest")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.polling.planner import AUTH_DELAY_MAX, FAILURE_DELAY_MAX, next_delay
+from exporter.polling.planner import AUTH_DELAY_FIRST, AUTH_DELAY_MAX, FAILURE_DELAY_MAX, next_delay
 from exporter.webhooks.reliability import slowdown
 from exporter.wire.errors import ErrorKind
 
@@ -16,8 +16,9 @@ from exporter.wire.errors import ErrorKind
         (1, ErrorKind.UNAVAILABLE, 4.0, 60.0),
         (2, ErrorKind.UNAVAILABLE, 1.0, 120.0),
         (9, ErrorKind.TIMEOUT, 1.0, FAILURE_DELAY_MAX),
-        (1, ErrorKind.AUTH, 1.0, 120.0),
-        (3, ErrorKind.AUTH, 1.0, 480.0),
+        (1, ErrorKind.AUTH, 4.0, AUTH_DELAY_FIRST),  # a hiccup, perhaps: somebody is woken up unless it is
+        (2, ErrorKind.AUTH, 1.0, 120.0),
+        (4, ErrorKind.AUTH, 1.0, 480.0),
         (9, ErrorKind.AUTH, 1.0, AUTH_DELAY_MAX),
         (5000, ErrorKind.UNAVAILABLE, 1.0, FAILURE_DELAY_MAX),  # weeks of it
         (5000, ErrorKind.AUTH, 1.0, AUTH_DELAY_MAX),

@@ -103,9 +103,9 @@ async def read_up_to(ledger: Ledger, moment: float, *sources: str) -> None:
         await ledger.ingest(batch(newest, source=source, now=moment))
 
 
-def run(run_id: str, result: Result | None, at: float, *, error: Error | None = None) -> Run:
+def run(run_id: str, result: Result | None, at: float, *, error: Error | None = None, workflow: str = "w") -> Run:
     return Run(
-        workflow_id="w",
+        workflow_id=workflow,
         id=run_id,
         state=State.RUNNING if result is None else State.FINISHED,
         result=result,
@@ -292,13 +292,13 @@ async def test_dead_letters_a_platform_keeps_itself_do_not_expire(ledger: Ledger
 
 async def test_webhooks_are_judged_once_for_each_counted_run(ledger: Ledger) -> None:
     await ledger.ingest(batch(now=NOW))
-    assert await ledger.judge_webhooks("held", until=NOW) == (0, 0)
+    assert await ledger.judge_webhooks("held", until=NOW) == (0, 0, 0)
     told, missed = run("t", Result.SUCCESS, NOW + 1), run("m", Result.SUCCESS, NOW + 2)
     await ledger.ingest(batch(told, missed, now=NOW + 5))
     await ledger.ingest(batch(told, via=Via.WEBHOOK, now=NOW + 6))
-    assert await ledger.judge_webhooks("held", until=NOW + 4) == (0, 0)
-    assert await ledger.judge_webhooks("held", until=NOW + 10) == (1, 1)
-    assert await ledger.judge_webhooks("held", until=NOW + 20) == (0, 0)
+    assert await ledger.judge_webhooks("held", until=NOW + 4) == (0, 0, 0)
+    assert await ledger.judge_webhooks("held", until=NOW + 10) == (1, 1, 1)
+    assert await ledger.judge_webhooks("held", until=NOW + 20) == (0, 0, 0)
     assert await totals(ledger, "automation_exporter_reconciled_total") == {("held", "", "missed_webhook"): 1.0}
 
 
@@ -560,6 +560,27 @@ async def test_a_baseline_in_the_future_is_set_right(ledger: Ledger) -> None:
     assert await totals(ledger, "automation_runs_total") == {("held", "w", "success"): 1.0}
 
 
+async def test_a_webhook_is_lost_only_where_one_ever_reported_such_a_run(ledger: Ledger) -> None:
+    """`all` has reported everything, `errors` is an error route, `none` has no webhook; a restart forgets nothing."""
+    await ledger.ingest(batch(now=NOW))
+    await ledger.judge_webhooks("held", until=NOW)
+    said = [
+        run("a", Result.SUCCESS, NOW + 1, workflow="all"),
+        run("e", Result.FAILURE, NOW + 2, workflow="errors"),
+    ]
+    await ledger.ingest(batch(*said, via=Via.WEBHOOK, now=NOW + 5))
+    unsaid = [
+        run(f"{workflow}-{result}", result, NOW + 3, workflow=workflow)
+        for workflow in ("all", "errors", "none")
+        for result in (Result.SUCCESS, Result.FAILURE)
+    ]
+    await ledger.ingest(batch(*unsaid, now=NOW + 5))
+    assert await ledger.judge_webhooks("held", until=NOW + 10) == (2, 6, 3), "both of all, the failure of errors"
+    await ledger.ingest(batch(run("late", Result.SUCCESS, NOW + 11, workflow="all"), now=NOW + 12))
+    await ledger.ingest(batch(run("quiet", Result.SUCCESS, NOW + 11, workflow="errors"), now=NOW + 12))
+    assert await ledger.judge_webhooks("held", until=NOW + 20) == (0, 2, 1), "what was reported an hour ago is known"
+
+
 async def test_what_webhooks_tell_before_the_clock_is_known_counts_and_sets_no_baseline(ledger: Ledger) -> None:
     for ours in (NOW + 60 * DAY, NOW - 60 * DAY):
         told = run(f"at {ours}", Result.FAILURE, NOW - 100)
@@ -576,7 +597,7 @@ async def test_webhooks_are_judged_again_after_a_clock_was_ahead(ledger: Ledger)
     await ledger.judge_webhooks("held", until=NOW + 60 * DAY)
     await ledger.judge_webhooks("held", until=NOW)
     await ledger.ingest(known(run("m", Result.SUCCESS, NOW + 5), source="held", now=NOW + 6))
-    assert await ledger.judge_webhooks("held", until=NOW + 10) == (0, 1)
+    assert await ledger.judge_webhooks("held", until=NOW + 10) == (0, 1, 0)
 
 
 async def test_the_trace_of_a_failure_waits_by_the_platforms_clock(ledger: Ledger) -> None:
