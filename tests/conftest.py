@@ -4,7 +4,7 @@ databases of both kinds.
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -78,3 +78,22 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return server.make()
     through: Callable[[str], str] = request.getfixturevalue("pooled")
     return through(server.make())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured: rows that they recorded, as ``record_property("a heading", {column: value})``."""
+    tables: dict[str, list[Mapping[str, object]]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for heading, row in report.user_properties:
+                if isinstance(row, Mapping):
+                    tables.setdefault(heading, []).append(row)
+    for heading, rows in tables.items():
+        terminalreporter.section(heading)
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+        for line in lines:
+            terminalreporter.line(
+                "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            )

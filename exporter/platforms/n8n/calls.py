@@ -2,9 +2,13 @@
 
 A listing is ``{"data": [...], "nextCursor": "..." | null}``; with a cursor the query's limit is ignored, and filters
 have to be repeated. A version that does not know a filter may answer everything: whoever asks looks at what came.
+
+Not every 404 says that something is not there. For some seconds of each start n8n has no routes yet and answers any
+call with a page that says so, as a proxy may at any time: only what n8n words itself counts.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +26,9 @@ WORKFLOWS = f"{ROOT}/workflows"
 WORKFLOW = f"{ROOT}/workflows/{{id}}"
 DISCOVER = f"{ROOT}/discover"
 READINESS = "/healthz/readiness"
+#: n8n's own words for what is not there, and ours; another version may lack a call.
+NONE_SUCH, NO_CALL = "there is none, or the key may not see it", "this version has no such call"
+_WORDS = {"Not Found": NONE_SUCH, "not found": NO_CALL}
 #: The most there is; more is cut to it silently, and 0 means no limit at all.
 PER_PAGE = 250
 #: 50,000 workflows.
@@ -68,12 +75,14 @@ class Calls:
             params["workflowId"] = workflow_id
         if cursor is not None:
             params["cursor"] = cursor
-        return _page(await self._api.get(EXECUTIONS, lane=lane, params=params), EXECUTIONS)
+        with _own_words():
+            return _page(await self._api.get(EXECUTIONS, lane=lane, params=params), EXECUTIONS)
 
     async def execution(self, number: int, *, lane: Lane, data: bool = False) -> Answer:
         """One execution; with its data it may be large."""
         params = {"includeData": "true"} if data else {}
-        return await self._api.get(EXECUTION, lane=lane, ids={"id": number}, params=params)
+        with _own_words():
+            return await self._api.get(EXECUTION, lane=lane, ids={"id": number}, params=params)
 
     async def retry(self, number: int, *, send_by: float, timeout: float) -> Answer:
         """Run an execution again, with the workflow as it was. The answer comes when that has ended."""
@@ -83,7 +92,8 @@ class Calls:
 
     async def workflow(self, workflow_id: str, *, lane: Lane) -> Answer:
         params = {"excludePinnedData": "true"}
-        return await self._api.get(WORKFLOW, lane=lane, ids={"id": workflow_id}, params=params)
+        with _own_words():
+            return await self._api.get(WORKFLOW, lane=lane, ids={"id": workflow_id}, params=params)
 
     async def workflows(self, *, lane: Lane) -> AsyncGenerator[ListPage, None]:
         """Every workflow the key may see."""
@@ -93,7 +103,8 @@ class Calls:
             params: dict[str, str | int] = {"limit": PER_PAGE, "excludePinnedData": "true"}
             if cursor is not None:
                 params["cursor"] = cursor
-            page = _page(await self._api.get(WORKFLOWS, lane=lane, params=params), WORKFLOWS)
+            with _own_words():
+                page = _page(await self._api.get(WORKFLOWS, lane=lane, params=params), WORKFLOWS)
             given = 0
             async for part in in_turns(page.items):
                 given += len(part)
@@ -125,7 +136,19 @@ def stops_sweep(error: ApiError) -> bool:
 def error_detail(body: object) -> str | None:
     """How n8n words an error: ``{"message": "..."}``."""
     message = body.get("message") if isinstance(body, Mapping) else None
-    return message if isinstance(message, str) and message else None
+    return _WORDS.get(message, message) if isinstance(message, str) and message else None
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Of an answer that is not n8n's own, nothing follows but that n8n is not to be reached."""
+    try:
+        yield
+    except ApiError as error:
+        if error.kind is not ErrorKind.NOT_FOUND or error.detail == NONE_SUCH:
+            raise
+        detail = f"{error.detail}: not what n8n says of its own; it is starting, or something else answers in its place"
+        raise ApiError(ErrorKind.UNAVAILABLE, endpoint=error.endpoint, detail=detail, status=error.status) from None
 
 
 def _page(answer: Answer, endpoint: str) -> ListPage:

@@ -3,13 +3,14 @@
 ``httpCode`` of a node's error is the status of the answer that a node got, as text, or the code of the network error
 that came instead of one (``"500"``, ``"ECONNREFUSED"``). Otherwise the name of the error tells, or the code in its
 message. What somebody wrote into a Stop And Error or a Code node is anybody's text and says nothing about the class.
+The caller of a sub-workflow fails by a NodeOperationError of its own, with that of the called one inside.
 
 Names of nodes, ``error.context`` and ``node.parameters`` can hold addresses and keys: nothing of them is read but the
 node's type. ``error.stack`` names folders of the server.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from exporter.model import Error, ErrorClass
@@ -47,6 +48,9 @@ NAMES = {
 }
 #: Errors whose text is n8n's own, or of a node that called something: its words may be believed.
 _OF_CALLS = frozenset({"NodeApiError", "NodeSslError", "AxiosError"})
+#: Where an error keeps the one that it was made of, and how many of them are followed.
+_INNER = ("errorResponse", "cause")
+_INNER_MAX = 5
 #: n8n's own words for the answers and codes above. A caller of a sub-workflow that failed has its message and no more.
 PHRASES = {
     "The service refused the connection": ErrorClass.NETWORK,
@@ -77,8 +81,8 @@ def read(error: object) -> Error | None:
     if not isinstance(error, Mapping):
         return None
     name, message = _word(error.get("name"), _NAME), _text(error.get("message"))
-    described = _text(error.get("description"))
-    found = classify(name, message, code=error.get("httpCode"), further=_further(error, described))
+    told = (_class_of(each) for each in _layers(error))
+    found = next((known for known in told if known is not ErrorClass.UNKNOWN), ErrorClass.UNKNOWN)
     node = error.get("node")
     step_type = _word(node.get("type"), _STEP_TYPE) if isinstance(node, Mapping) else None
     return Error(
@@ -87,6 +91,22 @@ def read(error: object) -> Error | None:
         message=None if message is None else redact(message),
         step_type=step_type,
     )
+
+
+def _layers(error: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The error, the one that it was made of, and so on."""
+    layer: object = error
+    for _ in range(1 + _INNER_MAX):
+        if not isinstance(layer, Mapping):
+            return
+        yield layer
+        layer = next((layer[key] for key in _INNER if isinstance(layer.get(key), Mapping)), None)
+
+
+def _class_of(error: Mapping[str, Any]) -> ErrorClass:
+    name, message = _word(error.get("name"), _NAME), _text(error.get("message"))
+    further = _further(error, _text(error.get("description")))
+    return classify(name, message, code=error.get("httpCode"), further=further)
 
 
 def classify(name: str | None, message: str | None, *, code: object = None, further: str = "") -> ErrorClass:

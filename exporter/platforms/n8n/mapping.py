@@ -25,7 +25,7 @@ whose number was there before is called ``17~1`` (see ``Numbering``).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from datetime import datetime
@@ -397,14 +397,17 @@ def _number_text(value: object) -> int | None:
     return int(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else None
 
 
-def chain(rows: Sequence[Row], root: int) -> list[Row]:
-    """The root and everything that retries it, directly or not, among these rows; by number."""
+def chain(rows: Sequence[Row], root: int, *, members: Iterable[int] = ()) -> list[Row]:
+    """The root and everything that retries it, directly or not, among these rows; by number.
+
+    ``members``: what is known to be of it, and may be missing among the rows.
+    """
     by_number = {each.number: each for each in rows}
-    found = [by_number[root]] if root in by_number else []
-    members = {root}
+    members = {root, *members}
+    found = [by_number[number] for number in sorted(members & by_number.keys())]
     for number in sorted(by_number):  # a retry is made after what it retries
         each = by_number[number]
         if each.retry_of in members and number not in members:
             members.add(number)
             found.append(each)
-    return found
+    return sorted(found, key=lambda each: each.number)

@@ -38,8 +38,11 @@ SKEW_SECONDS = 5.0
 PROMPT_SECONDS = 15.0
 #: The database has another execution under this number if it ended at another time (seconds).
 SAME_END_SECONDS = 2.0
-#: Pages of a workflow's executions that are read for a chain.
-PAGES_MAX = 4
+#: Pages of a workflow's executions that are read before a call (whatever is older, the sweeps have read), and after one
+#: whose answer was lost: all that were made since. So many are all that an instance keeps by default.
+PAGES_BEFORE, PAGES_MAX = 4, 40
+#: Executions that retries name and the pages do not show, read alone in one look; and how many of them are remembered.
+PARENTS_MAX, PARENTS_KEPT = 20, 2000
 #: How often (seconds) it is asked what the instance saves, and of how many workflows with successes at most.
 DEFAULT_SECONDS = 600.0
 WORKFLOWS_ASKED_MAX = 5
@@ -49,10 +52,12 @@ _UNSAVED = "its workflow does not save {}: whether a retry worked could not be t
 class N8nRetries:
     """One source's way to retry."""
 
-    def __init__(self, config: N8nConfig, api: Api) -> None:
+    def __init__(self, config: N8nConfig, api: Api, *, pages_max: int = PAGES_MAX) -> None:
         self._config = config
         self._api = api
         self._calls = Calls(api)
+        self._pages_max = pages_max
+        self._parents: dict[int, Row | None] = {}  # ended ones, and None for those that are gone
         self._saved: bool | None = None  # whether the instance saves successes, as far as is known
         self._asked_at = float("-inf")
 
@@ -68,14 +73,16 @@ class N8nRetries:
             root = None
         if root is None:
             return Look(at=self._api.platform_now(), standing=Standing.GONE)
-        rows = await self._chain(root)
         before = target.sent_at is None
+        rows, whole = await self._chain(root, target)
         refusal = self._refusal(rows) if before else None
         asks = await self._unsaved(rows[0].workflow_id) if before and refusal is None else None
         unseen = target.sent_at is not None and target.mark is not None and not _new(rows, target.mark)
         standing = _standing(root, rows)
         if unseen and standing is Standing.DEAD and await self._unsaved(letter.workflow_id) is not None:
             standing = Standing.BUSY  # that there is no row proves nothing here
+        if standing is Standing.DEAD and not whole:
+            standing = Standing.BUSY  # nor does it among so many
         observations = list[DeadLetter]()
         if standing is Standing.RESOLVED:
             ends = (row.run.ended_at for row in rows if row.status == "success")
@@ -97,7 +104,7 @@ class N8nRetries:
         try:
             number = mapping.number_of(letter.id)
             root = None if number is None else await self._root(number, letter)
-            rows = [] if root is None else await self._chain(root)
+            rows, whole = ([], True) if root is None else await self._chain(root, Target(letter=letter))
         except ApiError as error:
             raise ApiError(
                 error.kind,
@@ -107,7 +114,7 @@ class N8nRetries:
                 sent=False,
                 retry_after=error.retry_after,
             ) from None
-        if root is None or not rows or _standing(root, rows) is not Standing.DEAD or not rows[-1].failed:
+        if root is None or not whole or _standing(root, rows) is not Standing.DEAD or not rows[-1].failed:
             detail = "the execution, or a retry of it, is no longer as it was"
             raise ApiError(ErrorKind.CONFLICT, endpoint="GET /api/v1/executions/{id}", detail=detail, sent=False)
         answer = await self._calls.retry(rows[-1].number, send_by=send_by, timeout=self._config.retry_timeout)
@@ -127,12 +134,18 @@ class N8nRetries:
         same = ended_at is not None and abs(ended_at - letter.opened_at) <= SAME_END_SECONDS
         return row if row.workflow_id == letter.workflow_id and same else None
 
-    async def _chain(self, root: Row) -> list[Row]:
-        """The root and its descendants, by number. What runs is listed apart, and first: it may end meanwhile."""
+    async def _chain(self, root: Row, target: Target) -> tuple[list[Row], bool]:
+        """The root and its descendants, by number; after a call, only those that were made since need be among them.
+
+        And whether nothing was left out. What runs is listed apart, and first: it may end meanwhile.
+        """
+        known = {root.number, *(target.mark or ())}
+        lost = target.mark is not None and target.handle is None
         rows: dict[int, Row] = {}
+        whole = True
         for status in ("running", None):
             cursor: str | None = None
-            for _ in range(PAGES_MAX):
+            for _ in range(self._pages_max if lost else PAGES_BEFORE):
                 page = await self._calls.executions(
                     lane=Lane.RETRIES, status=status, workflow_id=root.workflow_id, cursor=cursor
                 )
@@ -144,9 +157,50 @@ class N8nRetries:
                         if row.workflow_id == root.workflow_id:
                             rows[row.number] = row
                 cursor = page.next
-                if cursor is None or lowest is None or lowest <= root.number:
+                if cursor is None or lowest is None or lowest <= max(known):
                     break
-        return mapping.chain([*rows.values(), root], root.number)
+            else:
+                whole = whole and not lost
+        named = mapping.number_of(target.handle or "")
+        if named is not None and named not in rows and (made := await self._read(named)) is not None:
+            rows[named] = made
+        whole = await self._join(rows, known) and whole
+        return mapping.chain([*rows.values(), root], root.number, members=known), whole
+
+    async def _join(self, rows: dict[int, Row], known: set[int]) -> bool:
+        """Add what retries among the rows descend from, as far as it may be of a chain; whether that was all."""
+        oldest, left = min(known), PARENTS_MAX
+        waiting = [row.retry_of for row in rows.values() if row.retry_of is not None]
+        while waiting:
+            number = waiting.pop()
+            if number <= oldest or number in rows or number in known:
+                continue
+            if number not in self._parents:
+                if left == 0:
+                    return False
+                left -= 1
+            parent = self._parents[number] if number in self._parents else await self._read(number)
+            if parent is None or not parent.is_open:
+                while len(self._parents) >= PARENTS_KEPT:
+                    del self._parents[next(iter(self._parents))]
+                self._parents[number] = parent
+            if parent is not None:
+                rows[number] = parent
+                if parent.retry_of is not None:
+                    waiting.append(parent.retry_of)
+        return True
+
+    async def _read(self, number: int) -> Row | None:
+        """One execution; None if it is gone. Raises ``ApiError``."""
+        try:
+            answer = await self._calls.execution(number, lane=Lane.RETRIES)
+            return mapping.row(answer.data, numbering=Numbering(), latest=self._calls.latest())
+        except BadItem:
+            return None
+        except ApiError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            return None
 
     def _refusal(self, rows: Sequence[Row]) -> str | None:
         """Why it must not be retried as it is."""

@@ -18,7 +18,7 @@ from exporter.simulator.n8n import wire
 from exporter.simulator.n8n.api import SCOPES, Api, Version
 from exporter.simulator.n8n.habits import CALL, CALLED, CODE, call_workflow, draw, every, hook, wait
 from exporter.simulator.n8n.model import CANCELLED, ERRORS, SECOND, Execution, Failure, Instance, Node, Plan, Workflow
-from exporter.simulator.n8n.world import RESTART_SECONDS, World
+from exporter.simulator.n8n.world import LISTENS_SECONDS, RESTART_SECONDS, World
 from exporter.simulator.retries import RetryPlan, planned
 
 RESULTS = ("success", "failure", "cancelled", "timeout", "killed")
@@ -267,7 +267,10 @@ class N8nSimulator:
 
     def restart(self, *, after: float = RESTART_SECONDS) -> None:
         """The next start has found the database again after so many seconds."""
-        self.world.schedule(round((self._clock.now() + after) * SECOND), lambda _when: self.world.restart())
+        now = self._clock.now()
+        listens = now + max(0.0, after - LISTENS_SECONDS)
+        self.world.schedule(round(listens * SECOND), lambda _when: self.world.listen())
+        self.world.schedule(round((now + after) * SECOND), lambda _when: self.world.restart())
 
     def _workflow(self, workflow_id: str) -> Workflow:
         workflow = self.world.workflows.get(workflow_id)

@@ -35,8 +35,19 @@ SCOPES = (
     "insights:read", "tag:list", "project:list",
 )  # fmt: skip
 BROKEN = '<!DOCTYPE html>\n<html lang="en">\n<body>\n<pre>Internal Server Error</pre>\n</body>\n</html>\n'
+NO_ROUTE = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n</head>\n<body>\n'
+    "<pre>Cannot {} {}</pre>\n</body>\n</html>\n"
+)
 #: How often a retry that goes on until told looks whether it was (seconds).
 LOOK_EVERY = 1.0
+
+
+def _not_yet(request: web.Request) -> web.Response:
+    """While it starts: it is not ready, and has no routes."""
+    if request.path.endswith("/readiness"):
+        return json_response({"status": "error"}, status=503)
+    return web.Response(status=404, text=NO_ROUTE.format(request.method, request.path), content_type="text/html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +116,7 @@ class Api:
         if request.path.startswith("/_sim/"):
             return await handler(request)
         if self._world.down:
-            return cut(request)
+            return _not_yet(request) if self._world.starting else cut(request)
         try:
             return await handler(request)
         except Refusal as refusal:

@@ -34,6 +34,8 @@ from exporter.simulator.n8n.people import People
 
 #: n8n waits before it starts again after a crash, so that a loop of crashes is no storm.
 RESTART_SECONDS = 18.0
+#: So long before, it listens already, and says of everything that it is not there.
+LISTENS_SECONDS = 2.0
 
 
 class World:
@@ -66,6 +68,7 @@ class World:
         self.retry_calls: Counter[int] = Counter()  # root -> retry calls, refused ones too
         self.retry_executions: Counter[int] = Counter()  # root -> executions these led to
         self.down = False
+        self.starting = False
         self._stream = stream
         self._ids = stream("ids")
         self._reach = reach
@@ -211,7 +214,7 @@ class World:
 
     def kill(self) -> None:
         """The process dies. What was running stays as it is until the next start."""
-        self.down = True
+        self.down, self.starting = True, False
         for execution in self.open.values():
             if execution.status == "running":
                 execution.version += 1
@@ -219,9 +222,13 @@ class World:
         self._busy = 0
         self._killed = self.now
 
+    def listen(self) -> None:
+        """It is starting: it answers, but has no routes yet."""
+        self.starting = self.down
+
     def restart(self) -> None:
         """It starts again, and tells what it finds running as crashed, since the last node that had begun."""
-        self.down = False
+        self.down = self.starting = False
         self._tell_again()
         for execution in list(self.open.values()):
             if execution.status == "running":

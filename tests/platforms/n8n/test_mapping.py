@@ -123,6 +123,11 @@ def test_what_is_not_saved_is_not_countable(
     assert mapping.workflow(item, at=1.0, saving=Saving(successes=True))[0].uncounted == uncounted
 
 
+def wrapped(error: object, key: str = "errorResponse") -> dict[str, Any]:
+    """How the caller of a sub-workflow fails: by an error of its own, around that of the called one."""
+    return {"name": "NodeOperationError", "message": "The service was not able to process your request", key: error}
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -151,6 +156,12 @@ def test_what_is_not_saved_is_not_countable(
         ({"message": "Gateway timed out - perhaps try again later?"}, "timeout"),
         ({"message": "order refused: timeout"}, "unknown"),
         ({"name": "x" * 500, "httpCode": True}, "unknown"),
+        (wrapped({"name": "NodeApiError", "httpCode": "500"}), "platform"),
+        (wrapped(wrapped({"name": "NodeApiError", "httpCode": "ECONNRESET"})), "network"),
+        (wrapped({"name": "WorkflowCrashedError"}, key="cause"), "killed"),
+        (wrapped({"name": "NodeOperationError", "message": "connection timed out"}), "unknown"),
+        ({**wrapped({"name": "NodeApiError", "httpCode": "500"}), "httpCode": "404"}, "not_found"),
+        (wrapped("500"), "unknown"),
     ],
 )
 def test_error_classes(error: dict[str, Any], expected: str) -> None:

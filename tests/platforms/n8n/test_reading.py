@@ -9,7 +9,7 @@ from exporter.platform import RunKey
 from exporter.simulator.core import Faults
 from exporter.simulator.n8n.api import Version
 from exporter.simulator.n8n.model import Instance
-from exporter.wire.errors import ApiError
+from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.n8n.instance import LIST, ONE, START, Source, counting, instance
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -611,3 +611,27 @@ async def test_a_version_that_cannot_list_what_runs_says_so_and_counts_what_ends
         await made.sweep("runs")
         assert {fault.kind for fault in made.new_faults()} == {"request"}
         assert made.known.counts() == {(one, "success"): 1}
+
+
+async def test_nothing_has_vanished_or_expired_while_a_server_starts() -> None:
+    """It has no routes yet: what it says is not there may be."""
+    async with instance(workflows=0) as made:
+        one = made.simulator.add_workflow()
+        await made.sweep()
+        at = made.clock.now()
+        letter = made.simulator.add_run(one, started_at=at + 1, ended_at=at + 2, result="failure")
+        waiting = made.simulator.add_run(one, started_at=at + 3, ended_at=None)
+        await made.pass_time(30)
+        await made.sweep()
+        made.simulator.kill()
+        made.simulator.restart(after=1000)
+        await made.pass_time(999)
+        with pytest.raises(ApiError):
+            await made.sweep("runs")
+        await made.complete([RunKey(run_id=waiting, workflow_id=one), RunKey(run_id=letter, workflow_id=one)])
+        assert {fault.kind for fault in made.new_faults()} == {ErrorKind.UNAVAILABLE}
+        assert set(made.known.open_runs) == {waiting}
+        assert set(made.known.dead_letters) == {letter}
+        await made.pass_time(1)
+        await made.sweep()
+        assert_all_counted(made)

@@ -259,3 +259,70 @@ async def test_the_call_has_a_timeout_of_its_own_and_a_broken_one_was_sent() -> 
         over.set()
         assert (lost.value.kind, lost.value.sent) == (ErrorKind.TIMEOUT, True)
         assert "0.2 s" in str(lost.value)
+
+
+async def busy(made: Source, letter: DeadLetter, runs: int) -> None:
+    """So many runs of its workflow, well and fast."""
+    for _ in range(runs):
+        at = made.clock.now()
+        made.simulator.add_run(letter.workflow_id, started_at=at, ended_at=at + 0.05)
+        await made.clock.advance(0.1)
+    await made.pass_time(1.0)
+
+
+async def test_in_a_busy_workflow_a_success_is_found_whose_parent_is_long_past(made: Source) -> None:
+    letter, adapter = await failed(made)
+    first = made.simulator.retry_by_person(letter.id, outcome="failure")
+    await busy(made, letter, 1100)
+    assert (await adapter.look(Target(letter=letter))).standing is Standing.DEAD
+    made.simulator.retry_by_person(first, outcome="success")
+    await made.pass_time(30)
+    assert (await adapter.look(Target(letter=letter))).standing is Standing.RESOLVED
+    with pytest.raises(ApiError) as refused:
+        await adapter.send([letter], send_by=made.clock.now() + 10)
+    assert not refused.value.sent
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_in_a_busy_workflow_the_run_of_a_call_is_found_however_many_came_after(lost: bool) -> None:
+    lose = [lost]
+
+    @web.middleware
+    async def cut(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if lose[0] and request.path.endswith("/retry") and request.transport is not None:
+            request.transport.close()
+        return answer
+
+    async with instance(workflows=0, middlewares=[cut]) as made:
+        letter, adapter = await failed(made)
+        made.simulator.plan_retries("failure")
+        target = await sent(made, adapter, letter)
+        await busy(made, letter, 1100)
+        assert told(await adapter.look(target)) == [(True, Result.FAILURE)]
+
+
+async def test_where_too_many_came_after_a_call_its_absence_proves_nothing(made: Source) -> None:
+    letter, adapter = await failed(made)
+    made.simulator.plan_retries(RetryPlan(fate="lost"))
+    target = await sent(made, adapter, letter)
+    await busy(made, letter, 260)
+    assert (await adapter.look(target)).standing is Standing.DEAD
+    look = await N8nRetries(made.config, made.api, pages_max=1).look(target)
+    assert (look.standing, told(look)) == (Standing.BUSY, [])
+
+
+async def test_a_server_that_starts_has_lost_nothing(made: Source) -> None:
+    """For some seconds it says of everything that it is not there, in a page that is not its API's."""
+    letter, adapter = await failed(made)
+    made.simulator.kill()
+    made.simulator.restart(after=1000)
+    await made.pass_time(999)
+    with pytest.raises(ApiError) as not_yet:
+        await adapter.look(Target(letter=letter))
+    assert not_yet.value.kind is ErrorKind.UNAVAILABLE
+    with pytest.raises(ApiError) as refused:
+        await adapter.send([letter], send_by=made.clock.now() + 1000)
+    assert not refused.value.sent
+    await made.pass_time(1)
+    assert (await adapter.look(Target(letter=letter))).standing is Standing.DEAD

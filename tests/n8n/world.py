@@ -1,0 +1,461 @@
+"""The service as people run it, against a real n8n: a process each, a store on a file, webhooks on, retries enforced.
+
+What is true, n8n's own database says: its rows, and for what it does not save what this world has asked it to do. The
+workflows call a partner who does as the test says for each piece of work, and counts how often it was done.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.n8n.scenario import Json, chain, hook, node, wait
+from tests.n8n.testbed import N8n, n8n
+from tests.servers import LOG_TAIL_LINES, eventually, free_port
+
+DOCS = Path(__file__).parents[2] / "docs" / "n8n"
+#: The made-up secret in the workflows of the docs.
+SECRET = "0123456789abcdef0123456789abcdef"
+SOURCE = "n8n"
+RESULTS = {"success": "success", "error": "failure", "crashed": "failure", "canceled": "cancelled"}
+#: A piece of work whose caller never gets an answer, or whose connection is cut.
+HOLD, CUT = 0, -1
+#: Longer than n8n keeps an execution in memory.
+LONG_WAIT = 66
+CONFIG = """
+server: {{listen: "127.0.0.1:{port}"}}
+store: {{url: "sqlite:///{folder}/exporter.db"}}
+sources:
+  {source}:
+    platform: n8n
+    url: {url}
+    token: {key}
+    poll: {{interval: 2s, budget_share: 1.0, requests_per_minute: 1200}}
+    webhook: {{scheme: header, header: X-Webhook-Token, secret: {secret}}}
+retries:
+  mode: enforce
+  sources: {{{source}: {{pace: {{rate: 100/1s, burst: 100, in_flight: 100}}}}}}
+  policies:
+    - name: transient
+      match: {{error.class: [network, timeout, throttled, platform, killed]}}
+      action: retry
+      retry: {{retries: 5, backoff: {{first: 1s, factor: 1, cap: 2s, jitter: 0.0}}, give_up_after: 1d}}
+      verify: {{deadline: 10m}}
+      gate: {{ramp: [100], cool: {{first: 1s, factor: 1, cap: 1s}}}}
+"""
+
+
+class Partner:
+    """What workflows call: each piece of work has a plan, one answer for each time it is done."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, Sequence[int]] = {}
+        self.calls = Counter[str]()
+        self.held: dict[str, asyncio.Event] = {}  # pieces of work that wait for their answer
+
+    def plan(self, *answers: int) -> str:
+        """A new piece of work: statuses, ``CUT`` or ``HOLD``."""
+        key = f"work-{len(self.plans)}"
+        self.plans[key] = answers
+        return key
+
+    def release(self) -> None:
+        """Let go of all that is held: it is done."""
+        for event in self.held.values():
+            event.set()
+        self.held.clear()
+
+    async def holding(self, key: str) -> None:
+        """Wait until a piece of work is under way."""
+
+        async def is_held() -> bool:
+            return key in self.held
+
+        await eventually(is_held, every=0.02)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        plan, done = self.plans[key], self.calls[key]
+        self.calls[key] += 1
+        planned = plan[done] if done < len(plan) else 200  # what is done too often shows in the count
+        if planned == CUT and request.transport is not None:
+            request.transport.abort()
+        if planned == HOLD:
+            await self.held.setdefault(key, asyncio.Event()).wait()
+        return web.json_response({}, status=planned if planned > 0 else 200)
+
+
+@dataclass(slots=True, kw_only=True)
+class Exporter:
+    """`automation-exporter run`, which can be killed and started again on what it had stored."""
+
+    folder: Path
+    port: int
+    session: aiohttp.ClientSession
+    process: asyncio.subprocess.Process | None = None
+    kills: int = 0
+
+    async def start(self) -> None:
+        """Start it; ready when it has swept."""
+        script = Path(sys.executable).with_name("automation-exporter")
+        with (self.folder / "exporter.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                str(script), "run", "--config", str(self.folder / "config.yaml"), stdout=log, stderr=log
+            )
+        await eventually(self._ready)
+
+    async def kill(self) -> None:
+        """SIGKILL, which leaves nothing time to be written."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+            await self.process.wait()
+            self.kills += 1
+
+    async def samples(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """The samples of a metric, by these labels; those of 0 are left out."""
+        async with self.session.get(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            text = await answer.text()
+        found = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and sample.value:
+                    found[tuple(sample.labels[label] for label in labels)] = sample.value
+        return found
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Of its store."""
+        return _query(self.folder / "exporter.db", sql)
+
+    def retries(self) -> list[Json]:
+        """Its retries, oldest first."""
+        rows = self.query("SELECT data FROM retries WHERE shadow = 0 ORDER BY claimed_at")
+        return [json.loads(data) for (data,) in rows]
+
+    async def _ready(self) -> bool:
+        assert self.process is not None
+        if self.process.returncode is not None:
+            raise RuntimeError(f"the exporter ended with {self.process.returncode}")
+        with contextlib.suppress(aiohttp.ClientError):
+            async with self.session.get(f"http://127.0.0.1:{self.port}/-/ready") as answer:
+                return answer.status == 200
+        return False
+
+
+def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """A row of n8n's own table."""
+
+    number: int
+    workflow_id: str
+    status: str
+    mode: str
+    retry_of: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """Make one with ``world``."""
+
+    server: N8n
+    exporter: Exporter
+    partner: Partner
+    partner_url: str
+    ids: dict[str, str] = field(default_factory=dict)  # workflow name -> id
+    unsaved: Counter[tuple[str, str]] = field(default_factory=Counter)  # (workflow name, result) -> runs asked for
+    by_hand: set[int] = field(default_factory=set)  # retries that a person started
+    n8n_kills: int = 0
+
+    # What is done
+
+    async def build(self, workflow: Json) -> str:
+        status, made = await self.server.call("POST", "/api/v1/workflows", workflow)
+        assert status == 200, made
+        status, answer = await self.server.call("POST", f"/api/v1/workflows/{made['id']}/activate", {})
+        assert status == 200, answer
+        self.ids[workflow["name"]] = made["id"]
+        return str(made["id"])
+
+    async def fire(self, path: str, key: str = "") -> None:
+        """Have a workflow run, which does this piece of work if any."""
+
+        async def fired() -> bool:
+            body = {"url": f"{self.partner_url}/{key}"} if key else {}
+            status, _ = await self.server.call("POST", f"/webhook/{path}", body, key=False)
+            return status == 200
+
+        await eventually(fired)
+
+    async def retry(self, number: int) -> None:
+        """As a person does it in n8n."""
+        status, answer = await self.server.call("POST", f"/api/v1/executions/{number}/retry", {})
+        assert status == 200, answer
+        self.by_hand.add(int(answer["id"]))
+
+    async def kill_n8n(self) -> None:
+        await self.server.kill()
+        self.n8n_kills += 1
+
+    async def start_n8n(self) -> None:
+        await self.server.start(**self.server.settings)
+
+    # What is true
+
+    def rows(self) -> list[Execution]:
+        """Every execution that n8n has, but for its error workflow at work."""
+        sql = "SELECT id, workflowId, status, mode, retryOf FROM execution_entity WHERE deletedAt IS NULL ORDER BY id"
+        found = _query(self.server.home / ".n8n" / "database.sqlite", sql)
+        return [
+            Execution(
+                number=number,
+                workflow_id=workflow_id,
+                status=status,
+                mode=mode,
+                retry_of=None if retry_of is None else int(retry_of),
+            )
+            for number, workflow_id, status, mode, retry_of in found
+            if mode != "error"
+        ]
+
+    async def row(self, workflow: str, status: str, *, retry_of: int | None = None) -> Execution:
+        """Its newest execution in this status, of all or of those that retry another, once there is one."""
+
+        async def there() -> Execution | None:
+            found = [row for row in self.rows() if row.workflow_id == self.ids[workflow] and row.status == status]
+            return next((row for row in reversed(found) if retry_of is None or row.retry_of == retry_of), None)
+
+        found = await eventually(there)
+        assert found is not None
+        return found
+
+    async def opened(self, number: int) -> None:
+        """Wait until the exporter has this dead letter."""
+
+        async def there() -> bool:
+            return number in self._open_letters()
+
+        await eventually(there)
+
+    async def retry_is(self, root: int, state: str) -> None:
+        """Wait until the exporter says this of a retry of a root."""
+
+        async def so() -> bool:
+            return any((each["root"], each["state"]) == (str(root), state) for each in self.exporter.retries())
+
+        await eventually(so)
+
+    async def retried(self, key: str) -> None:
+        """Wait until a piece of work was done once more, and well."""
+
+        async def done() -> bool:
+            return self.partner.calls[key] == len(self.partner.plans[key]) and self.rows()[-1].status == "success"
+
+        await eventually(done, every=0.02)
+
+    def chains(self) -> dict[int, list[Execution]]:
+        """Every execution that retries none, and what descends from it."""
+        chains: dict[int, list[Execution]] = {}
+        roots: dict[int, int] = {}
+        for row in self.rows():
+            root = row.number if row.retry_of is None else roots[row.retry_of]
+            roots[row.number] = root
+            chains.setdefault(root, []).append(row)
+        return chains
+
+    # Whether the exporter says so
+
+    async def mismatches(self) -> list[str]:
+        """What the exporter says otherwise than n8n's own rows; empty if nothing."""
+        rows = self.rows()
+        under_way = [f"{row.number} is {row.status}" for row in rows if row.status not in RESULTS]
+        retries = self.exporter.retries()
+        under_way += [f"retry {each['id']} is {each['state']}" for each in retries if each["outcome"] is None]
+        if under_way:
+            return under_way
+        planned = {key: len(plan) for key, plan in self.partner.plans.items()}
+        return [
+            *_differences("runs", self._true_runs(rows), await self._counted_runs()),
+            *_differences("open dead letters", self._true_letters(), self._open_letters()),
+            *_differences("resolved", self._true_resolutions(), await self._resolved()),
+            *_differences("retries by root", self._retries_of_n8n(), self._decided(retries)),
+            *_differences("work done", planned, self.partner.calls),
+        ]
+
+    def _true_runs(self, rows: Iterable[Execution]) -> Mapping[Any, int]:
+        timeout = self.ids.get("timeout")
+        told = Counter(
+            (row.workflow_id, "timeout" if row.workflow_id == timeout else RESULTS[row.status]) for row in rows
+        )
+        return told + Counter({(self.ids[name], result): runs for (name, result), runs in self.unsaved.items()})
+
+    async def _counted_runs(self) -> Mapping[Any, float]:
+        return await self.exporter.samples("automation_runs_total", "workflow_id", "result")
+
+    def _true_letters(self) -> Mapping[Any, int]:
+        """One for each piece of work that failed and was not done since."""
+        return {
+            root: 1
+            for root, rows in self.chains().items()
+            if _opens(rows[0]) and not any(row.status == "success" for row in rows)
+        }
+
+    def _open_letters(self) -> Mapping[Any, int]:
+        rows = self.exporter.query("SELECT dead_letter_id FROM dead_letters WHERE resolved_at IS NULL")
+        return {int(letter): 1 for (letter,) in rows}
+
+    def _true_resolutions(self) -> Mapping[Any, int]:
+        told = Counter[tuple[str, ...]]()
+        for rows in self.chains().values():
+            healed = next((row for row in rows if row.status == "success"), None)
+            if _opens(rows[0]) and healed is not None:
+                told["manual" if healed.number in self.by_hand else "retry",] += 1
+        return told
+
+    async def _resolved(self) -> Mapping[Any, float]:
+        found = await self.exporter.samples("automation_dead_letters_resolved_total", "workflow_id", "by")
+        told = Counter[tuple[str, ...]]()
+        for (_, by), number in found.items():
+            told[by,] += int(number)
+        return told
+
+    def _retries_of_n8n(self) -> Mapping[Any, int]:
+        """How often each root was run again, but for what a person did."""
+        told = {
+            root: sum(1 for row in rows[1:] if row.number not in self.by_hand) for root, rows in self.chains().items()
+        }
+        return {root: number for root, number in told.items() if number}
+
+    def _decided(self, retries: Iterable[Json]) -> Mapping[Any, int]:
+        """How often the exporter says that it had each root run again."""
+        return Counter(int(each["root"]) for each in retries if each["outcome"] not in ("not_sent", "rejected"))
+
+    async def agreed(self) -> None:
+        """Wait until the exporter says what n8n's rows say, and then whether it still does a few sweeps later."""
+        found: list[str] = ["never compared"]
+
+        async def same() -> bool:
+            found[:] = await self.mismatches()
+            return not found
+
+        try:
+            await eventually(same, seconds=300.0, every=0.5)
+        except TimeoutError:
+            raise AssertionError("\n".join(found)) from None
+        sweeps = await self._sweeps()
+
+        async def swept() -> bool:
+            return await self._sweeps() >= sweeps + 3
+
+        await eventually(swept)
+        assert await self.mismatches() == []
+
+    async def _sweeps(self) -> float:
+        found = await self.exporter.samples("automation_exporter_sweep_duration_seconds_count", "stream")
+        return found.get(("runs",), 0.0)
+
+    def figures(self, scenario: str, mismatches: int) -> dict[str, Any]:
+        """A row of the table in the end."""
+        rows, retries = self.rows(), self.exporter.retries()
+        return {
+            "scenario": scenario,
+            "runs": len(rows) + sum(self.unsaved.values()),
+            "dead letters": sum(1 for chain_ in self.chains().values() if _opens(chain_[0])),
+            "retries": sum(self._decided(retries).values()),
+            "healed": sum(self._true_resolutions().values()),
+            "kills of the exporter": self.exporter.kills,
+            "kills of n8n": self.n8n_kills,
+            "mismatches": mismatches,
+        }
+
+
+def _opens(root: Execution) -> bool:
+    return root.status in ("error", "crashed") and root.mode not in ("manual", "integrated")
+
+
+def _differences(what: str, true: Mapping[Any, float], told: Mapping[Any, float]) -> list[str]:
+    return [
+        f"{what}: {key}: {true.get(key, 0):g} by n8n, {told.get(key, 0):g} by the exporter"
+        for key in sorted({*true, *told}, key=str)
+        if true.get(key, 0) != told.get(key, 0)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- build
+
+
+def imported(name: str, url: str) -> Json:
+    """A workflow of the docs, whose address is changed as a person would."""
+    text = (DOCS / f"{name}.json").read_text()
+    definition: Json = json.loads(text.replace("https://exporter.example.com/webhooks/n8n", url))
+    return definition
+
+
+async def build(world: World, webhook: str) -> None:
+    """The workflows: each is started by a call to its name."""
+    errors = await world.build({**imported("error-workflow", webhook), "name": "errors"})
+    told = {"errorWorkflow": errors}
+    await world.build(chain("ok", hook("ok"), node("Nothing", "noOp", 1), **told))
+    stop = node("Stop", "stopAndError", 1, {"errorMessage": "stopped on purpose"})
+    await world.build(chain("stop", hook("stop"), stop, **told))
+    call = node("Call", "httpRequest", 4.2, {"url": "={{ $json.body.url }}", "options": {"timeout": 600_000}})
+    await world.build(chain("call", hook("call"), call, **told))
+    called = node("Called", "executeWorkflowTrigger", 1.1, {"inputSource": "passthrough"})
+    sub = await world.build(chain("sub", called, call, **told))
+    parameters = {"workflowId": {"__rl": True, "mode": "id", "value": sub}, "options": {}}
+    await world.build(chain("parent", hook("parent"), node("Run sub", "executeWorkflow", 1.2, parameters), **told))
+    await world.build(chain("timeout", hook("timeout"), wait(30), executionTimeout=3, **told))
+    await world.build(chain("wait", hook("wait"), wait(LONG_WAIT), **told))
+    none = {"saveDataSuccessExecution": "none", "saveDataErrorExecution": "none"}
+    await world.build(chain("nothing-saved", hook("nothing-saved"), stop, **none, **told))
+    await world.build({**imported("report-success", webhook), "name": "reports-its-successes"})
+
+
+@contextlib.asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    """n8n with its workflows, and the exporter once it has swept; both end with the block."""
+    partner, port = Partner(), free_port()
+    app = web.Application()
+    app.router.add_get("/{key}", partner.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with n8n(folder / "n8n") as server, aiohttp.ClientSession() as session:
+            exporter = Exporter(folder=folder, port=port, session=session)
+            made = World(server=server, exporter=exporter, partner=partner, partner_url=url)
+            await build(made, f"http://127.0.0.1:{port}/webhooks/{SOURCE}")
+            told = {"folder": folder, "source": SOURCE, "secret": SECRET}
+            config = CONFIG.format(port=port, url=server.url, key=server.key, **told)
+            with open(os.open(folder / "config.yaml", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+                file.write(config)
+            try:
+                await exporter.start()
+                yield made
+            except BaseException as error:
+                lines = (folder / "exporter.log").read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+                error.add_note("\n".join(["the exporter logged last:", *lines]))
+                raise
+            finally:
+                partner.release()
+                if exporter.process is not None and exporter.process.returncode is None:
+                    exporter.process.kill()
+                    await exporter.process.wait()
+    finally:
+        await runner.cleanup()
