@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from exporter import app
 from exporter.clock import Clock
+from exporter.model import words
 from exporter.model.groups import Group
 from exporter.model.operations import OperationAction
 from exporter.model.retries import Outcome, Retry
@@ -17,7 +18,7 @@ from exporter.retries.control import ControlError
 from exporter.retries.facts import operation_facts
 from exporter.retries.operations import Operations, Selection
 from exporter.simulator.incident import Incident
-from exporter.web import status, words
+from exporter.web import status
 
 #: A line about everything this often (seconds), and a look at what is new.
 REPORT_EVERY, LOOK_EVERY = 15.0, 1.0
@@ -147,7 +148,8 @@ async def approve(operations: Operations) -> list[str]:
 def gates(running: app.Service, groups: Sequence[Group], now: float) -> Iterator[str]:
     """How the gates of large groups stand."""
     large = [group for group in groups if len(group.letters) >= GATES_FROM]
-    for group, facts in zip(large, status.groups(running.sources, running.book, large, now=now), strict=True):
+    found = status.groups(running.sources, running.operations, running.book, large, now=now)
+    for group, facts in zip(large, found, strict=True):
         if facts["gate"] is not None:
             stands = words.gate({**facts["gate"], "under_way": 0}, now)
             yield f"  {named(group)}: {stands}"

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from exporter.model import Observation, Queue, Result, Run, State, Usage, Via
+from exporter.model import Observation, Queue, Result, Run, State, Unit, Usage, Via
 from exporter.model.leases import Replica
 from exporter.model.ledger import Batch, Committed, FoldRules, Key
 from exporter.store import leases
@@ -106,7 +106,10 @@ async def test_what_one_commits_the_other_remembers_once_it_asks(two: tuple[Proc
             "r1",
             stream="runs",
             cursors={"": 7},
-            more=(Queue(workflow_id="w", at=NOW, items=3, limit=9), Usage(kind="operations", at=NOW, used=1.0)),
+            more=(
+                Queue(workflow_id="w", at=NOW, items=3, limit=9),
+                Usage(kind="operations", unit=Unit.OPERATIONS, at=NOW, used=1.0),
+            ),
         )
     )
     await one.ledger.ingest(batch("a", "open", state=State.RUNNING))
