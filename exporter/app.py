@@ -6,7 +6,7 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from exporter.config import Config
 from exporter.log import get_logger, register_secrets
 from exporter.memory import Memory, remember
 from exporter.model import DeadLetter
-from exporter.model.leases import UPKEEP, Replica
+from exporter.model.leases import UPKEEP, Replica, Seen
 from exporter.model.ledger import FoldRules, Key
 from exporter.platform import Platform, selected
 from exporter.platform.section import SourceConfig
@@ -45,7 +45,7 @@ from exporter.view.costs import counted
 from exporter.view.known import World
 from exporter.view.own import OwnMetrics
 from exporter.view.projection import Projection
-from exporter.web import local
+from exporter.web import local, status
 from exporter.web.certificate import Certificate
 from exporter.web.doors import Doors
 from exporter.web.retry_routes import ControlRoutes
@@ -342,16 +342,22 @@ class Holder:
         if name != UPKEEP:
             self._hide(name)
 
-    def ahead(self) -> dict[str, float]:
-        """By how much our clock is ahead of the platforms' that this process asks."""
-        offsets = {name: source.api.clock_offset() for name, source in self._running.held.items()}
-        return {name: offset for name, offset in offsets.items() if offset is not None}
+    def tell(self) -> dict[str, Any]:
+        """What others need to know of the sources that this process works for: how they are read, and their clocks."""
+        return {
+            name: {"ahead": source.api.clock_offset(), "streams": status.streams(source, self._clock.now())}
+            for name, source in self._running.held.items()
+        }
 
-    def hear(self, ahead: Mapping[str, float]) -> None:
-        """The same of the platforms that others ask."""
-        for name, offset in ahead.items():
-            if name in self._running.sources:
-                self._running.sources[name].api.hear_clock(self._clock.now() - offset)
+    def hear(self, seen: Seen) -> None:
+        """Who holds what, and what they say of it."""
+        for name, source in self._running.sources.items():
+            holder, told = seen.holder(name), seen.told.get(name)
+            source.holder = "" if holder is None else holder.name
+            if name not in self._running.held:
+                source.told = [] if holder is None or told is None else told["streams"]
+                if told is not None and told["ahead"] is not None:
+                    source.api.hear_clock(self._clock.now() - told["ahead"])
 
     def _loops_of(self, name: str, *, taken: bool) -> Iterator[Coroutine[Any, Any, None]]:
         running, source = self._running, self._running.sources[name]
@@ -378,13 +384,14 @@ class Holder:
 
     def _show(self, name: str) -> None:
         running, source = self._running, self._running.sources[name]
-        running.held[name] = source
+        running.held[name], source.told = source, None
         running.projection.hidden.discard(name)
         running.own.leader.labels(name).set(1)
         source.begin()
 
     def _hide(self, name: str) -> None:
         self._running.held.pop(name, None)
+        self._running.sources[name].told = []
         self._running.projection.hidden.add(name)
         self._running.own.leader.labels(name).set(0)
         self._running.own.forget_states(name)
@@ -414,7 +421,7 @@ async def _joined(
         beats=beats,
         ledger=running.ledger,
         clock=clock,
-        work=Work(begin=holder.begin, end=holder.end, ahead=holder.ahead, hear=holder.hear),
+        work=Work(begin=holder.begin, end=holder.end, tell=holder.tell, hear=holder.hear),
         anew=reload,
     )
     try:

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from exporter.clock import SharedClock, steady
 from exporter.log import get_logger
@@ -38,14 +39,13 @@ CLOCK_OFF = 60.0
 class Work:
     """What a replica does with a source: ``begin`` it under an epoch, ``end`` it and wait until it is over.
 
-    ``ahead``: of the sources it works for, by how much (seconds) our clock is ahead of the platform's. ``hear`` takes
-    the same of the others' sources.
+    ``tell`` says something of each source that it works for; ``hear`` is given what everybody said.
     """
 
     begin: Callable[[str, int], None]
     end: Callable[[str], Awaitable[None]]
-    ahead: Callable[[], Mapping[str, float]]
-    hear: Callable[[Mapping[str, float]], None]
+    tell: Callable[[], Mapping[str, Any]]
+    hear: Callable[[Seen], None]
 
 
 class Replicas:
@@ -96,7 +96,7 @@ class Replicas:
         """
         began = steady(self._clock)
         try:
-            self.seen = await self._beats.run(leases.beat(self.me, ahead=self._work.ahead()))
+            self.seen = await self._beats.run(leases.beat(self.me, self._work.tell()))
         except StoreError:
             if began >= self._alive_until:
                 for source in list(self.held):
@@ -107,12 +107,11 @@ class Replicas:
         for source, epoch in list(self.held.items()):
             if self.seen.epoch(source, self.me.id) != epoch:
                 await self._end(source)
-        others = {name: ahead for name, ahead in self.seen.ahead.items() if name not in self.held}
-        self._work.hear(others)
         if (much := to_give(self.seen, self.me.id)) is not None:
             await self._end(much)
             await self._ledger.transact_about(much, "lease", leases.give(much, self.me.id))
             await self._beats.run(leases.say(FREE))
+            self._work.hear(self.seen)
             return
         for source in self._left_behind():
             await self._take(source)
@@ -120,6 +119,7 @@ class Replicas:
         while (free := to_take(self.seen, self.me.id, self._sources, overdue=overdue)) is not None:
             if not await self._take(free):
                 break
+        self._work.hear(self.seen)
 
     def _left_behind(self) -> list[str]:
         """What is ours by its row, and not worked for: we were not alive for a while, and nobody took it."""
@@ -140,7 +140,7 @@ class Replicas:
             now=self.seen.now,
             replicas=self.seen.replicas,
             leases={**self.seen.leases, source: lease},
-            ahead=self.seen.ahead,
+            told=self.seen.told,
         )
         self.held[source] = epoch
         self._work.begin(source, epoch)

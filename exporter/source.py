@@ -7,9 +7,10 @@ webhook or a person wakes a loop by setting its event, and no loop holds another
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from exporter import __version__
 from exporter.clock import Clock, steady
@@ -82,7 +83,8 @@ class Source:
         self.completion_due = asyncio.Event()
         self.stream_due: dict[str, asyncio.Event] = {stream.name: asyncio.Event() for stream in platform.streams}
         self.retries_due = asyncio.Event()
-        self.holder: str | None = None  # the replica that reads it, where several share the work
+        self.holder: str | None = None  # the replica that reads it, where several share the work; "" while none does
+        self.told: Sequence[Mapping[str, Any]] | None = None  # how another replica reads it, in its words; None: we do
         self._section = section
         self._clock: Clock
         self._wall = 0.0

@@ -6,6 +6,7 @@ it, and what it gives up because another has far less. The database settles who 
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 #: What is nobody's source, and has to be done by one replica all the same: upkeep of the ledger, ends of operations.
 UPKEEP = ""
@@ -36,7 +37,7 @@ class Seen:
     now: float = 0.0  # the database's clock
     replicas: Mapping[str, Replica] = field(default_factory=dict)  # by id
     leases: Mapping[str, Lease] = field(default_factory=dict)  # by source
-    ahead: Mapping[str, float] = field(default_factory=dict)  # seconds the database's clock is ahead of a platform's
+    told: Mapping[str, Any] = field(default_factory=dict)  # by source: what its holder says of it
 
     def holder(self, source: str) -> Replica | None:
         """The replica that holds a source; None while nobody does who is alive."""

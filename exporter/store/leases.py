@@ -1,6 +1,7 @@
 """The rows by which replicas agree who holds which source. Times are the database's."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -15,23 +16,20 @@ FORGOTTEN = 86400.0
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 
 
-class _Told(msgspec.Struct, kw_only=True):
+class _Said(msgspec.Struct, kw_only=True):
     """What a replica says of itself."""
 
     sources: list[str]
-    ahead: dict[str, float] = {}
+    told: dict[str, Any] = {}
 
 
-def beat(me: Replica, *, ahead: Mapping[str, float]) -> Script[Seen]:
-    """Be alive for another while, and see who else is.
-
-    ``ahead``: of the sources it holds, by how many seconds the database's clock is ahead of the platform's.
-    """
-    told = _Told(sources=sorted(me.sources), ahead=dict(ahead))
+def beat(me: Replica, told: Mapping[str, Any]) -> Script[Seen]:
+    """Be alive for another while, say something of each source that is held, and see who else is alive."""
+    said = _Said(sources=sorted(me.sources), told=dict(told))
     yield (
         f"""INSERT INTO replicas (id, name, until, data) VALUES ($1, $2, {_NOW} + {TTL}, $3)
             ON CONFLICT (id) DO UPDATE SET until = excluded.until, data = excluded.data""",
-        (me.id, me.name, msgspec.msgpack.encode(told)),
+        (me.id, me.name, msgspec.msgpack.encode(said)),
     )
     return (yield from see())
 
@@ -44,15 +42,15 @@ def come(me: Replica) -> Script[None]:
 def see() -> Script[Seen]:
     """Everybody alive, and every lease."""
     replicas: dict[str, Replica] = {}
-    offsets: dict[str, float] = {}
+    told: dict[str, Any] = {}
     now = (yield f"SELECT {_NOW}", ())[0][0]
     for identity, name, data in (yield f"SELECT id, name, data FROM replicas WHERE until > {_NOW} ORDER BY id", ()):
-        told = msgspec.msgpack.decode(data, type=_Told)
-        replicas[identity] = Replica(id=identity, name=name, sources=frozenset(told.sources))
-        offsets |= told.ahead
+        said = msgspec.msgpack.decode(data, type=_Said)
+        replicas[identity] = Replica(id=identity, name=name, sources=frozenset(said.sources))
+        told |= said.told
     rows = yield "SELECT source, holder, epoch FROM leases", ()
     leases = {source: Lease(source=source, holder=holder, epoch=epoch) for source, holder, epoch in rows}
-    return Seen(now=now, replicas=replicas, leases=leases, ahead=offsets)
+    return Seen(now=now, replicas=replicas, leases=leases, told=told)
 
 
 def take(source: str, me: str) -> Script[int | None]:

@@ -111,23 +111,29 @@ def _source(source: Source, now: float) -> dict[str, Any]:
         "failing_workflows": sum(1 for e in known.entries.values() if e.failures and e.gone_at is None),
         "budget": {"requests_per_minute": budget.rate, "limit": budget.limit, "remaining": budget.remaining},
         "first_sweep_at": known.first_sweep_at,
-        "streams": [
-            {
-                "stream": s.stream.name,
-                "interval": s.interval,
-                "swept_at": s.swept_at,
-                "success_at": s.success_at,
-                "failures": s.failures,
-                "error": s.error or s.refusal,
-                "error_kind": None if s.error is None or s.kind is None else s.kind.value,
-                "faults": s.faults,
-                "last_fault": _fault(s, known),
-                "unread": _unread_facts(source, s),
-                "fresh": _staleness(s, now) is None and _unread(source, s) is None,
-            }
-            for s in source.streams.values()
-        ],
+        "streams": streams(source, now) if source.told is None else source.told,
     }
+
+
+def streams(source: Source, now: float) -> list[dict[str, Any]]:
+    """How each stream of a source is read here."""
+    known = source.known
+    return [
+        {
+            "stream": s.stream.name,
+            "interval": s.interval,
+            "swept_at": s.swept_at,
+            "success_at": s.success_at,
+            "failures": s.failures,
+            "error": s.error or s.refusal,
+            "error_kind": None if s.error is None or s.kind is None else s.kind.value,
+            "faults": s.faults,
+            "last_fault": _fault(s, known),
+            "unread": _unread_facts(source, s),
+            "fresh": _staleness(s, now) is None and _unread(source, s) is None,
+        }
+        for s in source.streams.values()
+    ]
 
 
 def _fault(status: StreamStatus, known: SourceWorld) -> dict[str, Any] | None:

@@ -169,7 +169,7 @@ async def test_who_lost_the_lease_writes_nothing(two: tuple[Process, Process], u
     one, other = two
     beats = open_beats(url, lambda said: None)
     for name in ("one", "other"):
-        await beats.run(leases.beat(Replica(id=name, name=name, sources=frozenset(RULES)), ahead={}))
+        await beats.run(leases.beat(Replica(id=name, name=name, sources=frozenset(RULES)), {}))
     first = await one.ledger.transact_about("a", "lease", leases.take("a", "one"))
     assert await other.ledger.transact_about("a", "lease", leases.take("a", "other")) is None
     assert first is not None
