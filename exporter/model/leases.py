@@ -60,23 +60,27 @@ def to_take(seen: Seen, me: str, sources: Collection[str], *, overdue: Collectio
     """
     loads = _loads(seen)
     for source in sorted(sources):
-        able = [one.id for one in seen.replicas.values() if source in one.sources or source == UPKEEP]
         if seen.holder(source) is None:
-            if source in overdue or loads.get(me, 0) <= min((loads[one] for one in able), default=0):
+            least = min((loads[one] for one in _able(seen, source)), default=0)
+            if source == UPKEEP or source in overdue or loads.get(me, 0) <= least:
                 return source
     return None
 
 
 def to_give(seen: Seen, me: str) -> str | None:
     """The source this replica should give up now: one that another could take who has at least two less."""
-    loads, mine = _loads(seen), seen.held_by(me)
+    loads, mine = _loads(seen), seen.held_by(me) - {UPKEEP}
     for source in sorted(mine, reverse=True):
-        able = [loads[one.id] for one in seen.replicas.values() if source in one.sources or source == UPKEEP]
-        if able and len(mine) - min(able) >= 2:
+        if len(mine) - min((loads[one] for one in _able(seen, source)), default=len(mine)) >= 2:
             return source
     return None
 
 
+def _able(seen: Seen, source: str) -> list[str]:
+    """The replicas whose config names a source."""
+    return [one.id for one in seen.replicas.values() if source in one.sources]
+
+
 def _loads(seen: Seen) -> dict[str, int]:
-    """How many sources each replica holds that is alive."""
-    return {replica: len(seen.held_by(replica)) for replica in seen.replicas}
+    """How many sources each replica holds that is alive. The upkeep costs next to nothing."""
+    return {replica: len(seen.held_by(replica) - {UPKEEP}) for replica in seen.replicas}

@@ -26,6 +26,8 @@ from exporter.store.script import Script, StoreError
 
 T = TypeVar("T")
 
+#: What connections of this program are called in the database.
+APPLICATION = "automation-exporter"
 #: On which others listen for news.
 CHANNEL = "automation_exporter"
 #: Rows are kept so long (seconds). Who has not read for half as long begins anew.

@@ -6,13 +6,20 @@ from typing import Any
 import msgspec
 
 from exporter.model.leases import Lease, Replica, Seen
-from exporter.store.feed import CHANNEL
+from exporter.store.feed import APPLICATION, CHANNEL
 from exporter.store.script import Script
 
 #: A replica that was not heard of for so long (seconds) holds nothing any more.
 TTL = 12.0
 #: Replicas that were not heard of for so long (seconds) are forgotten.
 FORGOTTEN = 86400.0
+#: A transaction whose client has said nothing for so long (seconds) is ended: somebody may wait for its locks. The
+#: database does so itself only between two statements, not in the middle of one.
+SILENT = 6
+_SILENT = f"""SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user AND application_name = '{APPLICATION}'
+    AND xact_start IS NOT NULL AND wait_event = 'ClientRead'
+    AND state_change < clock_timestamp() - interval '{SILENT} seconds'"""
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 
 
@@ -31,6 +38,7 @@ def beat(me: Replica, told: Mapping[str, Any]) -> Script[Seen]:
             ON CONFLICT (id) DO UPDATE SET until = excluded.until, data = excluded.data""",
         (me.id, me.name, msgspec.msgpack.encode(said)),
     )
+    yield _SILENT, ()
     return (yield from see())
 
 

@@ -250,7 +250,7 @@ class PostgresEngine:
                     ssl=True if options(self._url).get("sslrootcert") == SYSTEM else None,
                     timeout=CONNECT_SECONDS_MAX,
                     statement_cache_size=0,  # a proxy gives each transaction another connection
-                    server_settings={"application_name": "automation-exporter"},
+                    server_settings={"application_name": feed.APPLICATION},
                 )
                 if self._on_news is not None:
                     on_news = self._on_news

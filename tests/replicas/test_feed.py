@@ -1,8 +1,10 @@
 """Processes that share a PostgreSQL hear each other's commits in their order, and write under a lease or not at all."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,6 +14,7 @@ from exporter.model.ledger import Batch, Committed, FoldRules, Key
 from exporter.store import leases
 from exporter.store.feed import LeaseLost, read, under, written
 from exporter.store.ledger import Ledger, open_beats, open_engine
+from exporter.store.postgres import EVERYTHING
 from exporter.store.script import Script, StoreUnavailable
 from exporter.view.known import World
 from tests.postgres import Postgres, postgres
@@ -262,3 +265,28 @@ def test_a_commit_is_the_same_when_it_is_read_again_as_far_as_it_is_about_source
         escalated={("a", "x"): True},
     )
     assert written(Committed()) is None
+
+
+async def test_who_falls_silent_in_the_middle_of_a_statement_keeps_nobody_waiting(server: Postgres, url: str) -> None:
+    """As a process that is stopped there does: the database waits for the rest of what it says, holding its locks."""
+
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("!i", len(body) + 4) + body
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    name = urlsplit(url).path.removeprefix("/")
+    settings = f"user\0postgres\0database\0{name}\0application_name\0automation-exporter\0\0".encode()
+    writer.write(struct.pack("!ii", len(settings) + 8, 196608) + settings)
+    async with process(url) as one:  # its tables are there by now
+        writer.write(message(b"Q", f"BEGIN; SELECT pg_advisory_xact_lock({EVERYTHING})\0".encode()))
+        writer.write(message(b"P", b"\0SELECT 1\0\0\0") + message(b"H", b""))  # parse it, and wait for the rest
+        await writer.drain()
+        await asyncio.wait_for(reader.readuntil(b"1\0\0\0\4"), 20)  # parsed: the locks are held
+        waiting = asyncio.create_task(one.ledger.ingest(batch("a", "r1")))
+        beats = open_beats(url, lambda said: None)
+        while not waiting.done():
+            await beats.run(leases.beat(Replica(id="me", name="me", sources=frozenset(RULES)), {}))
+            await asyncio.sleep(0.5)
+        assert (await waiting).news == 1
+        await beats.close()
+    writer.close()
