@@ -11,7 +11,7 @@ from exporter.store.ledger import Ledger, open_engine
 from exporter.store.schema import MIGRATIONS
 from tests.postgres import Postgres, look
 from tests.servers import real
-from tests.store.test_databases import unpacked
+from tests.store.test_databases import VERSIONS, unpacked
 
 pytestmark = real("postgres")
 
@@ -27,7 +27,7 @@ async def ledger_of(url: str) -> str:
 @pytest.fixture
 def old(tmp_path: Path) -> str:
     """What a release wrote in forty minutes against the simulators: retries, traces, words of people and all."""
-    return f"sqlite:///{unpacked(2, tmp_path / 'old.db')}"
+    return f"sqlite:///{unpacked(VERSIONS[-1], tmp_path / 'old.db')}"
 
 
 def copy(source: str, to: str) -> int:
