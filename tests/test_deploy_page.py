@@ -17,8 +17,10 @@ from aiohttp import ClientSession, CookieJar, TCPConnector
 
 from exporter import app
 from exporter.clock import SystemClock
-from exporter.config import parse
+from exporter.config import StoreConfig, parse
 from exporter.store.sqlite import SqliteEngine
+from tests.e2e.deployment import deployment
+from tests.postgres import Postgres
 from tests.servers import PATIENCE_SECONDS, eventually, free_port, real, running
 from tests.test_docs import DOCS, ROOT, rows
 
@@ -82,6 +84,30 @@ async def test_backup_and_restore_as_told(tmp_path: Path) -> None:
     assert database.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "old" / database.name).read_text() == "damaged"
     await (await SqliteEngine.open(database)).close()
+
+
+@real("postgres")
+async def test_a_postgresql_is_backed_up_beside_the_service_and_restored_as_told(
+    tmp_path: Path, server: Postgres
+) -> None:
+    """By an owner that is nobody else: no superuser restores what belongs to another one."""
+    (tmp_path / "backup").mkdir()
+    url, empty = (server.secured("x").replace("@", ":x@") for _ in range(2))
+    dump, restore = fences("PostgreSQL", "sh")
+    async with deployment(tmp_path, platforms=["make"], changes={"store": {"url": url}}) as made:
+        await made.sweep()
+        await made.live(180, step=30)
+        before = await made.samples("automation_runs_total")
+        shell(dump.replace("postgresql://exporter@db.example.com/exporter", url), tmp_path)
+        await made.live(180, step=30)
+        await made.stop()
+        shell(restore.replace("postgresql://exporter@db.example.com/restored", empty), tmp_path)
+        made.config = made.config.model_copy(update={"store": StoreConfig(url=empty)})
+        await made.start()
+        assert await made.samples("automation_runs_total") == before
+        assert sum(before.values()) > 0
+        await made.live(180, step=30)
+        assert sum((await made.samples("automation_runs_total")).values()) > sum(before.values())
 
 
 def test_whoever_has_the_command_has_dashboards_and_rules(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """``automation-exporter store``: the database as a whole."""
 
 import argparse
-import asyncio
 from pathlib import Path
 
 from exporter.cli import UsageError
 from exporter.config.outline import outline, without_config
 from exporter.model import words
+from exporter.store import copying
 from exporter.store.backup import backup as copied
-from exporter.store.copying import Copied, read, write
 from exporter.store.ledger import database, open_engine
 from exporter.store.script import StoreError
 
@@ -31,25 +30,12 @@ def backup(options: argparse.Namespace) -> int:
 
 
 def copy(options: argparse.Namespace) -> int:
+    """Neither of the two may be in use: what a service counted meanwhile would be in the old one only."""
     if options.source == options.to:
         raise UsageError("--from and --to name the same database")
-    copied = asyncio.run(_copy(options.source, options.to))
+    if options.source.startswith("sqlite:") and not database(options.source).is_file():
+        raise StoreError(f"there is no database {database(options.source)}")
+    copied = copying.copy(lambda: open_engine(options.source), lambda: open_engine(options.to))
     holds = ", ".join(f"{table} {rows}" for table, rows in copied.rows.items() if rows)
     print(f"{'was there already' if copied.was_there else 'copied'}, rows: {holds or 'none'}")
     return 0
-
-
-async def _copy(source: str, to: str) -> Copied:
-    """Neither of the two may be in use: what a service counted meanwhile would be in the old one only."""
-    if source.startswith("sqlite:") and not database(source).is_file():
-        raise StoreError(f"there is no database {database(source)}")
-    old = await open_engine(source)
-    try:
-        everything = await old.run(read())
-        new = await open_engine(to)
-        try:
-            return await new.run(write(everything))
-        finally:
-            await new.close()
-    finally:
-        await old.close()

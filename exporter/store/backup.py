@@ -2,9 +2,11 @@
 
 The snapshot of one reader is copied, page by page, by SQLite itself. Who reads refuses nobody; only the database's log
 cannot begin anew meanwhile. The copy is made under another name in its folder and appears under its own when it is
-complete, checked and on the disk: whatever is there under that name is a backup.
+complete, checked and on the disk: whatever is there under that name is a backup. A backup that was killed leaves its
+half behind, which the next one into that folder removes; one that is under way is known by its lock.
 """
 
+import fcntl
 import os
 import sqlite3
 import tempfile
@@ -18,6 +20,8 @@ from exporter.store.sqlite import explained
 
 __all__ = ["Backup", "backup"]
 
+#: What the name of a copy ends with until it is complete.
+PART = ".automation-exporter-part"
 #: Pages copied at a time (4 KiB each): Ctrl-C is heeded in between.
 PAGES_PER_STEP = 4096
 #: Milliseconds to wait for who has locked the database.
@@ -42,11 +46,10 @@ def backup(source: Path, target: Path) -> Backup:
     if os.path.lexists(target):
         raise _taken(target)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        _remove_halves(target.parent)
+        handle, part = _begun(target)
     except OSError as exc:
         raise StoreError(f"cannot write {target}: {exc.strerror}: {target.parent}") from None
-    os.close(handle)
-    part = Path(name)
     try:
         with closing(_to_read(source)) as reader, closing(sqlite3.connect(part, isolation_level=None)) as writer:
             _copy(reader, writer)
@@ -59,7 +62,27 @@ def backup(source: Path, target: Path) -> Backup:
     finally:
         for left in (part, Path(f"{part}-journal")):
             left.unlink(missing_ok=True)
+        os.close(handle)
     return written
+
+
+def _begun(target: Path) -> tuple[int, Path]:
+    """A file for the copy, for its owner only, and locked for as long as it is open."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent)
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # somebody took it for one that was left, before it was locked
+
+
+def _remove_halves(folder: Path) -> None:
+    """What backups left that were killed. A file that is locked is still written; what is not ours to remove stays."""
+    for half in folder.glob(f".*{PART}"):
+        with suppress(OSError), half.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            half.unlink()
 
 
 def _to_read(source: Path) -> sqlite3.Connection:

@@ -232,7 +232,8 @@ class Feed:
         return found
 
     def _is_new(self, seq: int, stream: str) -> bool:
-        assert self._seen is not None  # noqa: S101 (who reads rows has begun)
+        if self._seen is None:  # nothing is remembered that could be old
+            return True
         if seq <= self._seen[stream]:
             return False
         self._seen[stream] = seq

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import gzip
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from exporter import cli
+from exporter.store.backup import PART
 from tests.cli.test_commands import Process, command, config, get, run, simulated
 from tests.cli.test_store import Sender, stored
 from tests.servers import eventually
@@ -128,6 +130,33 @@ def test_a_full_disk_leaves_no_half_a_backup(
         assert backed_up(database, disk / "y.db") == 1
         assert re.fullmatch(r"automation-exporter: cannot .*(full|No space).*\n", capsys.readouterr().err)
         assert list(disk.iterdir()) == [ballast]
+
+
+async def test_what_a_killed_backup_left_is_removed_by_the_next_and_another_one_under_way_is_not(
+    tmp_path: Path, database: Path
+) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE ballast AS SELECT randomblob(60000000)")
+        connection.commit()
+    async with command(tmp_path, "store", "backup", "--store", f"sqlite:///{database}", str(folder / "x.db")) as killed:
+
+        async def begun() -> list[Path]:
+            assert killed.process.returncode is None, "it was done too soon"
+            return list(folder.iterdir())
+
+        await eventually(begun, every=0)
+        await killed.stop(signal.SIGKILL)
+    [half] = folder.iterdir()
+    busy = folder / f".other.db.12345678{PART}"
+    with busy.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        code, said = await run(tmp_path, "store", "backup", "--store", f"sqlite:///{database}", str(folder / "y.db"))
+    assert code == 0, said
+    assert said.count("\n") == 1
+    assert not half.exists()
+    assert sorted(folder.iterdir()) == [busy, folder / "y.db"]
 
 
 def counters(text: str) -> Iterator[str]:

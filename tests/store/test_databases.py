@@ -74,6 +74,16 @@ async def test_an_older_database_opens_and_says_the_same(version: int, tmp_path:
             assert run is None or (run.id, run.attempt) == (run_id, attempt)
 
 
+async def test_dead_letters_whose_retry_begins_anew_are_told_apart(tmp_path: Path) -> None:
+    path = unpacked(6, tmp_path / "old.db")
+    await (await open_engine(f"sqlite:///{path}")).close()
+    with sqlite3.connect(path) as database:
+        told = database.execute("SELECT dead_letter_id FROM dead_letters WHERE reruns = 1 ORDER BY 1").fetchall()
+    then = [entry["dead_letter"] for _, entry in as_read_then(6)["dead_letters"]]
+    anew = sorted(letter["id"] for letter in then if letter["reruns"] and letter["resolved_at"] is None)
+    assert [identity for (identity,) in told] == anew != []
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_the_service_goes_on_with_an_older_database(version: int, tmp_path: Path) -> None:
     unpacked(version, tmp_path / "e2e.db")
