@@ -71,10 +71,11 @@ class Pages:
         self._store_error = store_error
 
     def add_to(self, router: web.UrlDispatcher) -> None:
+        # An id may hold whatever its platform likes: braces too, which a plain {id} does not take.
         router.add_get("/groups", self._groups)
         router.add_get("/groups/{id}", self._group)
-        router.add_get("/retries/{id}", self._retry)
-        router.add_get("/retries/{source}/{id}", self._retry)
+        router.add_get("/retries/{id:[^/]+}", self._retry)
+        router.add_get("/retries/{source}/{id:[^/]+}", self._retry)
         router.add_get("/operations/{id}", self._operation)
 
     async def first(self, request: web.Request) -> web.Response:
