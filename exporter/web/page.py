@@ -1,7 +1,7 @@
 """The status page: one HTML text made of plain values. Its verdict first, then what waits for a person.
 
-It is loaded again by itself, unless something in it is unfolded or somebody has it stand still: both are part of its
-address, so that they stay whenever the page is loaded. What a person fills in stands on pages of their own.
+It is loaded again by itself, unless somebody has it stand still; that, and what is unfolded, are part of its address,
+so that they stay whenever the page is loaded. What a person fills in stands on pages of their own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, TROUBLE_SHOWN_MAX, RETRIES_SHOWN_MAX, UN
 UNREAD_SHOWN_MAX = 5
 #: The page is loaded again after so long (seconds).
 REFRESH_SECONDS = 30
-#: What stands among the groups that are unfolded while the page is to stand still.
+#: What stands among the groups that are unfolded where the page is to stand still.
 STILL = "still"
 
 
@@ -77,17 +77,25 @@ def _header(facts: Mapping[str, Any], visitor: Visitor, opened: frozenset[str]) 
         account = button("sign-out", "Sign out", visitor)
     elif visitor.control:
         account = _sign_in(visitor, "Sign in")
-    same = address("./", open=",".join(sorted(opened))) if opened else "./"
-    again = f"loads itself again every {REFRESH_SECONDS} seconds · "
-    again += f'<a href="{address("./", open=STILL)}">let it stand still</a>'
-    if opened:
-        folded_all = "fold everything" if opened - {STILL} else "let it load itself again"
-        again = f'stands still · <a href="./">{folded_all}</a>'
+    said = f"As of {words.moment(facts['now'])}"
+    links_on = [f'<a href="{escape(unfolding(opened))}">load it again</a>']
+    if STILL in opened:
+        said += " · stands still"
+        links_on.append(f'<a href="{escape(unfolding(opened - {STILL}))}">let it load itself again</a>')
+    else:
+        said += f" · loads itself again every {REFRESH_SECONDS} seconds"
+        links_on.append(f'<a href="{escape(unfolding(opened | {STILL}))}">let it stand still</a>')
+    if opened - {STILL}:
+        links_on.append(f'<a href="{escape(unfolding(opened & {STILL}))}">fold everything</a>')
     return (
         f"<header><h1>automation-exporter <small>{escape(facts['version'])}</small></h1><div>{links}{account}</div>"
-        f'</header><p><small>As of {words.moment(facts["now"])} · <a href="{same}">load it again</a> · '
-        f"{again}</small></p>"
+        f"</header><p><small>{' · '.join([said, *links_on])}</small></p>"
     )
+
+
+def unfolding(opened: frozenset[str]) -> str:
+    """The address of the page on which these groups are unfolded."""
+    return f"./?open={','.join(sorted(opened))}" if opened else "./"
 
 
 # What is so

@@ -34,15 +34,17 @@ from exporter.web.page import (
     OPERATIONS_SHOWN_MAX,
     REFRESH_SECONDS,
     RETRIES_SHOWN_MAX,
+    STILL,
     TROUBLE_SHOWN_MAX,
     page,
+    unfolding,
 )
 from exporter.web.retry_routes import ControlRoutes
 from exporter.web.verdict import Seen
 
 #: An operation that has ended is shown for so long (seconds).
 ENDED_SECONDS = 3600.0
-#: Groups that may be unfolded at once.
+#: Groups that may be unfolded at once, beside what has the page stand still.
 OPENED_MAX = 10
 
 
@@ -103,7 +105,9 @@ class Pages:
             retries=[retry_facts(retry) for retry in retries[:RETRIES_SHOWN_MAX]],
             rails=status.rails(self._sources, self._book, now=now),
         )
-        return html(page(seen, self._visitor(request), opened), refresh=None if opened else REFRESH_SECONDS)
+        # By its address: to one that has a fragment the browser would only scroll.
+        again = f"{REFRESH_SECONDS}; url={unfolding(opened)}"
+        return html(page(seen, self._visitor(request), opened), refresh=None if STILL in opened else again)
 
     def _facts(self, groups: Sequence[Group], now: float, opened: Collection[str]) -> list[dict[str, Any]]:
         known = self._sources, self._operations, self._book
@@ -229,7 +233,7 @@ def _is_recent(ended_at: float | None, now: float) -> bool:
 
 def _opened(request: web.Request) -> frozenset[str]:
     """The groups that are to be unfolded."""
-    given = request.query.get("open", "").split(",")[:OPENED_MAX]
+    given = request.query.get("open", "").split(",")[: OPENED_MAX + 1]
     return frozenset(one for one in given if one.isascii() and one.isalnum())
 
 
