@@ -262,19 +262,19 @@ def _sources(seen: Seen, now: float) -> str:
     rails = {one["source"]: one for one in seen.rails}
     budgeted = any(one["budget"] is not None for one in seen.rails)
     for source in sources:
-        streams = "<br>".join(_stream(stream, now) for stream in source["streams"])
-        failing, left = source["failing_workflows"], rails.get(source["source"], {}).get("budget")
+        failing, budget, rail = source["failing_workflows"], source["budget"], rails.get(source["source"], {})
+        is_known = source["first_sweep_at"] is not None
         rows.append(
             row(
                 ("Source", f"<b>{told(source['source'])}</b><br><small>{escape(source['title'])}</small>"),
                 *([("Held by", told(source["holder"] or "nobody"))] if held else []),
-                ("Workflows", f"{source['workflows']:,}", "n"),
-                ("Active runs", f"{source['active_runs']:,}", "n"),
-                ("Failing", f"{failing:,}", "n bad" if failing else "n"),
-                ("Dead letters", f"{source['dead_letters']:,}", "n"),
-                ("Requests a minute", _of(source["budget"]["requests_per_minute"], source["budget"]["limit"]), "n"),
-                *([("Retry budget", _of(left, rails[source["source"]]["budget_max"]), "n")] if budgeted else []),
-                ("Last read", streams),
+                ("Workflows", f"{source['workflows']:,}" if is_known else "", "n"),
+                ("Active runs", f"{source['active_runs']:,}" if is_known else "", "n"),
+                ("Failing", f"{failing:,}" if is_known else "", "n bad" if failing else "n"),
+                ("Dead letters", f"{source['dead_letters']:,}" if is_known else "", "n"),
+                ("Requests a minute", _of(budget["requests_per_minute"], budget["limit"]), "n"),
+                *([("Retry budget", _of(rail.get("budget"), rail.get("budget_max")), "n")] if budgeted else []),
+                ("Last read", "<br>".join(_streams(source["streams"], now))),
             )
         )
     numbers = ["Workflows", "Active runs", "Failing", "Dead letters", "Requests a minute"]
@@ -285,8 +285,8 @@ def _sources(seen: Seen, now: float) -> str:
 
 def _legend(*, budgeted: bool) -> str:
     budget = (
-        "<b>Retry budget</b>: how many more retries may fail before they slow down, of the most there can be; a "
-        "success earns a part of one. "
+        "<b>Retry budget</b>: how many more retries may fail before the next one has to wait, of the most that are "
+        "saved up; time, and each run that succeeds, earn a part of one. "
     )
     return (
         "<p><small><b>Requests a minute</b>: what this service may ask of the platform, of the limit that the platform "
@@ -302,16 +302,24 @@ def _of(number: float | None, most: float | None) -> str:
     return shown if most is None else f"{shown} of {most:,.0f}"
 
 
+def _streams(streams: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
+    """How each kind of data of a source is read; those of which the same is to be said, at once."""
+    alike: dict[str, list[str]] = {}
+    for stream in streams:
+        alike.setdefault(_stream(stream, now), []).append(escape(stream["stream"].replace("_", " ")))
+    for said, names in alike.items():
+        yield f"{', '.join(names)}: {said}"
+
+
 def _stream(stream: Mapping[str, Any], now: float) -> str:
-    name = escape(stream["stream"].replace("_", " "))
     if stream["error"]:
         failed = f'<span class="bad">{told(stream["error"], most=MESSAGE_CHARS)}</span>'
         last = f", last read {words.ago(stream['success_at'], now)}" if stream["success_at"] is not None else ""
-        return f"{name}: {failed}{last}{''.join(_unread(stream['unread']))}"
+        return f"{failed}{last}{''.join(_unread(stream['unread']))}"
     if stream["success_at"] is None:
-        return f"{name}: not read yet"
+        return "not read yet"
     css = "good" if stream["fresh"] else "bad"
-    age = f'{name}: <span class="{css}">{words.ago(stream["success_at"], now)}</span>'
+    age = f'<span class="{css}">{words.ago(stream["success_at"], now)}</span>'
     return age + _faults(stream) + "".join(_unread(stream["unread"]))
 
 
