@@ -32,7 +32,9 @@ from exporter.web.verdict import NAMED_MAX, Seen, verdict
 #: Of each kind so many are shown on the page: a page of their own, or a dashboard, has more.
 GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, TROUBLE_SHOWN_MAX, RETRIES_SHOWN_MAX, UNSETTLED_SHOWN_MAX = 30, 5, 20, 15, 10
 #: Workflows of one stream shown as unread.
-UNREAD_SHOWN_MAX = 5
+UNREAD_SHOWN_MAX = 3
+#: How much is told of why something of a source could not be read (characters).
+CAUSE_CHARS = 200
 #: The page is loaded again after so long (seconds).
 REFRESH_SECONDS = 30
 #: What stands among the groups that are unfolded where the page is to stand still.
@@ -174,7 +176,11 @@ def _waits(seen: Seen, now: float, visitor: Visitor) -> str:
         lines.append(f"and {len(seen.unsettled) - UNSETTLED_SHOWN_MAX:,} more retries of unknown outcome")
     if not lines:
         return ""
-    hint = "" if visitor.may_act or not visitor.control else f"<p>{_sign_in(visitor, 'Sign in')} to act.</p>"
+    hint = "" if visitor.may_act else f"<p>{_sign_in(visitor, 'Sign in')} to act.</p>"
+    if not visitor.control:
+        hint = (
+            "<p>To act here, set <code>server.admin_token</code>. Or type <code>automation-exporter retries</code>.</p>"
+        )
     return f"<h2>Waits for you</h2><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{hint}"
 
 
@@ -313,7 +319,7 @@ def _streams(streams: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
 
 def _stream(stream: Mapping[str, Any], now: float) -> str:
     if stream["error"]:
-        failed = f'<span class="bad">{told(stream["error"], most=MESSAGE_CHARS)}</span>'
+        failed = f'<span class="bad">{told(stream["error"], most=CAUSE_CHARS)}</span>'
         last = f", last read {words.ago(stream['success_at'], now)}" if stream["success_at"] is not None else ""
         return f"{failed}{last}{''.join(_unread(stream['unread']))}"
     if stream["success_at"] is None:
@@ -330,7 +336,7 @@ def _faults(stream: Mapping[str, Any]) -> str:
         return ""
     of = fault["workflow"] or fault["workflow_id"]
     place = f"{told(of)}: " if of else ""
-    said = f"{escape(fault['kind'].replace('_', ' '))}: {place}{told(fault['detail'], most=MESSAGE_CHARS)}"
+    said = f"{escape(fault['kind'].replace('_', ' '))}: {place}{told(fault['detail'], most=CAUSE_CHARS)}"
     return f', <span class="wait">{stream["faults"]:,} unusable</span> <small>{said}</small>'
 
 
@@ -339,7 +345,7 @@ def _unread(unread: Mapping[str, Any]) -> Iterator[str]:
     for one in unread["workflows"][:UNREAD_SHOWN_MAX]:
         name = told(one["workflow"] or one["workflow_id"])
         yield f'<br><span class="bad">{name} not read for {words.span(one["age_seconds"])}</span> '
-        yield f"<small>{told(one['detail'], most=MESSAGE_CHARS)}</small>"
+        yield f"<small>{told(one['detail'], most=CAUSE_CHARS)}</small>"
     left = unread["total"] - UNREAD_SHOWN_MAX
     if left > 0:
         yield f'<br><span class="bad">and {left:,} more</span>'

@@ -75,7 +75,7 @@ def verdict(seen: Seen) -> str:
         else:
             fine += 1
     if len(parts) > NAMED_MAX:
-        parts[NAMED_MAX:] = [f"{words.count(len(parts) - NAMED_MAX, 'more source')} in trouble"]
+        parts[NAMED_MAX:] = [f"{words.count(len(parts) - NAMED_MAX, 'more source')} not fine"]
     if seen.store_error is not None:
         runbook = ways("", alert="AutomationStoreDown")
         reason = told(seen.store_error, most=REASON_CHARS)

@@ -131,7 +131,7 @@ async def test_many_sources_in_trouble_are_counted(tmp_path: Path) -> None:
         person = Person(made)
         await person.go("./")
         assert verdict(person).count("not read yet") == 4
-        assert "; 1 more source in trouble;" in verdict(person)
+        assert "; 1 more source not fine;" in verdict(person)
 
 
 # The database
