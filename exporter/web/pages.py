@@ -1,5 +1,6 @@
 """The pages that people look at: the status page, its groups, one group. What they show is in memory."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -71,6 +72,7 @@ class Pages:
         self._trace_url = trace_url
         self._slo = slo
         self._store_error = store_error
+        self._reading = asyncio.Lock()  # the audit is read from its first row to its last: by one at a time
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         # An id may hold whatever its platform likes: braces too, which a plain {id} does not take.
@@ -165,8 +167,9 @@ class Pages:
         letter = self._letter(*parts) if len(parts) > 1 else None
         audit, unread = list[dict[str, Any]](), None
         try:
-            if len(parts) == 1 or parts[0] in self._sources:
-                audit = await self._book.audit_of(identity)
+            if retries or letter is not None or await self._book.is_known(identity):
+                async with self._reading:
+                    audit = await self._book.audit_of(identity)
         except StoreError as exc:
             unread = str(exc)
         if not retries and not audit and letter is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from exporter.config.objectives import SloConfig
 from exporter.model import Workflow
@@ -17,7 +18,7 @@ from tests.e2e.deployment import Deployment
 from tests.servers import real
 from tests.web.night import DASHBOARDS, night, sign_in
 from tests.web.test_browser import made
-from tests.web.test_page_groups import Person, put, signed_in
+from tests.web.test_page_groups import Person, ingest, put, signed_in
 
 __all__ = ["made"]
 HERE = Path(__file__)
@@ -166,10 +167,25 @@ async def test_what_was_done_is_a_page(bad: Deployment) -> None:
     assert "waits for approval policy: money" in person.text
     for code in ("decision:", "reason:", "snapshot", "policies:", "wait: "):
         assert code not in person.text, code
+    letter = bad.service.book.everything()[-1].dead_letter_id
+    for path in ("none", f"none/{letter}", f"qlik/{letter}"):  # of another source nothing is shown
+        await person.go(f"{bad.url}/retries/{path}")
+        assert person.status == 404, path
     for path in ("retries/none", "retries/make/none", "retries/none/none", "operations/none", "retries/%ff/%00"):
         async with bad.session.get(f"{bad.url}/{path}") as response:
             assert response.status == 404, path
             assert "Nothing is known of" in await response.text() or "no operation" in await response.text()
+
+
+async def test_a_dead_letter_that_is_closed_and_was_never_retried_still_has_its_page(made: Deployment) -> None:
+    [letter] = await put(made, 1, groups=1)
+    known = made.service.world.sources["make"].dead_letters[letter]
+    await ingest(made, [structs.replace(known, resolved_at=made.clock.now())])
+    person = Person(made)
+    await person.go(f"./retries/make/{letter}")
+    assert person.status == 200
+    assert "waits for approval" in person.text
+    assert "What happens" not in person.text  # nothing does any more
 
 
 # What can be done

@@ -155,7 +155,7 @@ def away(made: Deployment, *tables: str) -> Iterator[None]:
 async def test_without_the_database_every_page_says_so_and_none_breaks(made: Deployment) -> None:
     [letter] = await put(made, 1, groups=1)
     person = await signed_in(made)
-    tables = ("audit", "operations", "operation_items", "overrides")
+    tables = ("audit", "retries", "operations", "operation_items", "overrides")
     with away(made, *tables):
         await person.go(f"{made.url}/retries/make/{letter}")
         assert person.status == 200
