@@ -112,8 +112,9 @@ def _retrying(seen: Seen, now: float, visitor: Visitor) -> str:
     parts = [f"Retries: {escape(words.mode(seen.mode))}."]
     if not seen.policies and seen.mode != "off":
         parts.append("There is no policy yet, so nothing is retried by itself.")
-    if seen.paused:
-        parts.append(f'<b class="bad">paused: {", ".join(map(told, seen.paused))}</b>')
+    for how in dict.fromkeys(seen.paused.values()):
+        names = ", ".join(told(name) for name, said in seen.paused.items() if said == how)
+        parts.append(f'<b class="bad">paused: {names}</b> {told(how, most=MESSAGE_CHARS)}.')
     lowered = any(source["lowered"] for source in seen.rails)
     if visitor.may_act and seen.mode not in ("off", "shadow"):
         parts.append(button("act/pause", "Pause all", visitor))

@@ -103,7 +103,7 @@ class Pages:
             operations=self._newest(now),
             mode=self._book.rules.mode.value,
             policies=len(self._book.rules.policies),
-            paused=[name for name in self._sources if self._book.is_paused(name, now)],
+            paused=status.paused(self._sources, self._book, now=now),
             retries=[retry_facts(retry) for retry in retries[:RETRIES_SHOWN_MAX]],
             rails=status.rails(self._sources, self._book, now=now),
         )

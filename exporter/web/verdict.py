@@ -34,7 +34,7 @@ class Seen:
     operations: Sequence[Mapping[str, Any]]
     mode: str  # how far retrying may go
     policies: int
-    paused: Sequence[str]  # sources
+    paused: Mapping[str, str]  # sources, each with by whom and until when
     retries: Sequence[Mapping[str, Any]]  # recent ones, the newest first
     rails: Sequence[Mapping[str, Any]]
 

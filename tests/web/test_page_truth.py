@@ -278,6 +278,20 @@ async def test_a_budget_is_told_with_what_it_means(tmp_path: Path) -> None:
         assert "Retry budget : how many more retries may fail before the next one has to wait" in person.text
 
 
+async def test_a_pause_is_told_with_who_and_until_when(tmp_path: Path) -> None:
+    async with other(tmp_path, "enforce", retry=SOFT) as made:
+        await made.sweep()
+        person = await signed_in(made)
+        await made.service.memory.control.pause("qlik", seconds=600, who="ann", why="<the> vendor works on it")
+        await person.go("./")
+        assert "paused: qlik by ann until 22:23 UTC: <the> vendor works on it ." in person.text
+        await person.press("Pause all")
+        assert "paused: make , qlik by status page until 22:13 on 15 November UTC ." in person.text
+        await made.clock.advance(86_401)
+        await person.go("./")
+        assert "paused" not in person.text
+
+
 # What waits for a person
 
 
