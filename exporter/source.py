@@ -156,7 +156,7 @@ class Source:
 
     def run_url(self, run: Run) -> str | None:
         """The page of a run that a person would open."""
-        return self.platform.run_url(self.section, run)
+        return self.platform.run_url(self.section, run, self.known.workflows.get(run.workflow_id))
 
     def workflow_url(self, workflow_id: str) -> str | None:
         """The page of a workflow on its platform, for a person; None where it is not known."""

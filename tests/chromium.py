@@ -62,9 +62,14 @@ class Page:
         await self.call("Page.navigate", url=url)
         await self._wait()
 
-    async def _wait(self) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+    async def _wait(self, seconds: float = PATIENCE_SECONDS) -> None:
+        async with asyncio.timeout(seconds):
             await self._loaded.wait()
+
+    async def loads(self, *, seconds: float) -> None:
+        """Wait until the page has loaded itself again."""
+        self._loaded.clear()
+        await self._wait(seconds)
 
     async def read(self, script: str) -> Any:
         """What a piece of script says, run by the debugger: the page itself may run none."""

@@ -227,6 +227,7 @@ class Workflow(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     next_run_at: float | None = None
     ordered: bool = False  # the platform runs nothing new while a dead letter is open
     uncounted: tuple[Result, ...] = ()  # the platform keeps nothing of runs that end so: nobody can count them
+    workspace_id: str | None = None  # where the addresses of its pages need it
 
 
 class Listing(Struct, frozen=True, kw_only=True, gc=False):

@@ -188,7 +188,8 @@ class Platform:
     #: States of unfinished runs it can list. Of another state only a webhook may tell: then none known is not none.
     lists_active: frozenset[State] = frozenset({State.PENDING, State.RUNNING})
     receive: Callable[[WebhookRequest], WebhookEvents] = receive_documented  # pure; raises MalformedEvent
-    run_url: Callable[[Any, Run], str | None] = lambda config, run: None  # config, run -> the page of it, for a person
+    #: config, run, its workflow as far as that is known -> the page of the run, for a person
+    run_url: Callable[[Any, Run, Workflow | None], str | None] = lambda config, run, workflow: None
     workflow_url: Callable[[Any, Workflow], str | None] = lambda config, workflow: None  # the same of a workflow
     #: config -> the results of runs whose steps are asked for once they ended: their traces wait for that
     steps_later: Callable[[Any], frozenset[Result]] = lambda config: frozenset()

@@ -494,6 +494,12 @@ class RetryBook:
         self._histories = {key: found for key, found in self._histories.items() if key in self._by_root}
         self._set_overrides({override.id: override for override in self.holding(now)})
 
+    async def is_known(self, identity: str) -> bool:
+        """Whether there ever was a retry or a dead letter of this name (ID or SOURCE/ID), as far as it was kept."""
+        source, _, letter_id = identity.partition("/")
+        known = audit.is_known(source, letter_id) if letter_id else audit.is_known("", identity)
+        return await self._ledger.transact("audit", known)
+
     async def audit_of(self, identity: str) -> list[dict[str, Any]]:
         """Every record about a retry or a dead letter (ID or SOURCE/ID), oldest first."""
         source, _, letter_id = identity.partition("/")

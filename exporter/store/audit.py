@@ -28,6 +28,20 @@ class AuditCheck:
     broken: int | None = None  # the first row that does not follow from the one before it
 
 
+def is_known(source: str, identity: str) -> Script[bool]:
+    """Whether there is a dead letter of this source, or a retry, of this name: unlike what is said of it soon read."""
+    if "\0" in identity:  # no database holds that, and not each of them takes the question
+        return False
+    for sql, values in (
+        ("SELECT 1 FROM dead_letters WHERE source = $1 AND dead_letter_id = $2", (source, identity)),
+        ("SELECT 1 FROM retries WHERE source = $1 AND dead_letter_id = $2 LIMIT 1", (source, identity)),
+        ("SELECT 1 FROM retries WHERE id = $1", (identity,)),
+    ):
+        if (yield sql, values):
+            return True
+    return False
+
+
 def history(retry_id: str) -> Script[list[dict[str, Any]]]:
     """The audit of one retry, or of one dead letter, oldest first."""
     rows = yield "SELECT at, data FROM audit WHERE data LIKE $1 ORDER BY seq", (f"%{orjson.dumps(retry_id).decode()}%",)

@@ -45,6 +45,7 @@ _SAID = {
     "pause": "paused",
     "lower": "nothing without approval",
 }
+_LABELS = {"ordinal": "retry", "dead_letters": "of", "selected": "meant"}
 #: What every record has, and what says nothing to a person, or is said in words beside it.
 _SELF_EVIDENT = frozenset(
     {"at", "kind", "who", "source", "retry", "dead_letter", "hash", "seq", "policy_hash", "policies", "mode"}
@@ -155,7 +156,8 @@ def _details(record: Mapping[str, Any], now: float) -> str:
         if (is_decision and name == "detail") or (is_said and name == "action"):
             continue
         text = told(_plain(name, value, now), most=MESSAGE_CHARS)
-        named = "" if name in ("detail", "why") else f"<small>{escape(plain(name).replace('_', ' '))}:</small> "
+        label = _LABELS.get(name) or plain(name).replace("_", " ")
+        named = "" if name in ("detail", "why") else f"<small>{escape(label)}:</small> "
         said.append(f"{named}{text}")
     return "<br>".join(said)
 

@@ -326,10 +326,10 @@ def _why(form: Form) -> str:
     return given
 
 
-def html(text: str, *, status: int = 200, refresh: int | None = None) -> web.Response:
+def html(text: str, *, status: int = 200, refresh: str | None = None) -> web.Response:
     """A page that may hold nothing but itself, and stand in no other's frame.
 
-    ``refresh``: the browser loads it again after so many seconds.
+    ``refresh``: after how many seconds the browser loads it again, and where.
     """
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; "
@@ -341,7 +341,7 @@ def html(text: str, *, status: int = 200, refresh: int | None = None) -> web.Res
         "Cache-Control": "no-store",
     }
     if refresh is not None:
-        headers["Refresh"] = str(refresh)
+        headers["Refresh"] = refresh
     return web.Response(text=text, status=status, content_type="text/html", headers=headers)
 
 

@@ -42,8 +42,9 @@ def folded(
 ) -> str:
     """One group in a list on the ``page`` with this ``query``; it is unfolded if it is among ``opened``."""
     identity, is_open = group["id"], group["id"] in opened
-    others = opened - {identity} if is_open else opened | {identity}
-    kept = {"open": ",".join(sorted(others))} if others else {}
+    others = sorted(opened - {identity}, reverse=True)  # what is cut of too many was not asked for last
+    others = others if is_open else [identity, *others]
+    kept = {"open": ",".join(others)} if others else {}
     toggle = address(page, **query, **kept) + f"#g-{identity}"
     name, error = told(group["workflow"] or group["workflow_id"]), told(group["error"], most=MESSAGE_CHARS)
     fresh = f", {group['opened_last_hour']:,} in the last hour" if group["opened_last_hour"] else ""

@@ -24,7 +24,8 @@ header{display:flex;flex-wrap:wrap;gap:.3rem 1rem;align-items:baseline;justify-c
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td[data-name=Source],td[data-name=Policy]{min-width:7rem}
+td:is([data-name=Source],[data-name=Policy]){min-width:7rem}td[data-name=When]{min-width:12rem}
+td[data-name=Who]{min-width:5rem}
 .bad{color:var(--bad)}.good{color:var(--good)}.wait{color:var(--wait)}small,.soft{color:var(--dim)}
 .tag{display:inline-block;border:1px solid currentColor;border-radius:.3rem;padding:0 .35rem;font-size:.85em}
 .said,.stop,.verdict{border-left:4px solid var(--good);background:var(--soft);padding:.5rem .8rem;margin:.8rem 0}

@@ -1,7 +1,7 @@
 """The status page: one HTML text made of plain values. Its verdict first, then what waits for a person.
 
-It is loaded again by itself, unless something in it is unfolded or somebody has it stand still: both are part of its
-address, so that they stay whenever the page is loaded. What a person fills in stands on pages of their own.
+It is loaded again by itself, unless somebody has it stand still; that, and what is unfolded, are part of its address,
+so that they stay whenever the page is loaded. What a person fills in stands on pages of their own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +32,12 @@ from exporter.web.verdict import NAMED_MAX, Seen, verdict
 #: Of each kind so many are shown on the page: a page of their own, or a dashboard, has more.
 GROUPS_SHOWN_MAX, OPERATIONS_SHOWN_MAX, TROUBLE_SHOWN_MAX, RETRIES_SHOWN_MAX, UNSETTLED_SHOWN_MAX = 30, 5, 20, 15, 10
 #: Workflows of one stream shown as unread.
-UNREAD_SHOWN_MAX = 5
+UNREAD_SHOWN_MAX = 3
+#: How much is told of why something of a source could not be read (characters).
+CAUSE_CHARS = 200
 #: The page is loaded again after so long (seconds).
 REFRESH_SECONDS = 30
-#: What stands among the groups that are unfolded while the page is to stand still.
+#: What stands among the groups that are unfolded where the page is to stand still.
 STILL = "still"
 
 
@@ -77,17 +79,25 @@ def _header(facts: Mapping[str, Any], visitor: Visitor, opened: frozenset[str]) 
         account = button("sign-out", "Sign out", visitor)
     elif visitor.control:
         account = _sign_in(visitor, "Sign in")
-    same = address("./", open=",".join(sorted(opened))) if opened else "./"
-    again = f"loads itself again every {REFRESH_SECONDS} seconds · "
-    again += f'<a href="{address("./", open=STILL)}">let it stand still</a>'
-    if opened:
-        folded_all = "fold everything" if opened - {STILL} else "let it load itself again"
-        again = f'stands still · <a href="./">{folded_all}</a>'
+    said = f"As of {words.moment(facts['now'])}"
+    links_on = [f'<a href="{escape(unfolding(opened))}">load it again</a>']
+    if STILL in opened:
+        said += " · stands still"
+        links_on.append(f'<a href="{escape(unfolding(opened - {STILL}))}">let it load itself again</a>')
+    else:
+        said += f" · loads itself again every {REFRESH_SECONDS} seconds"
+        links_on.append(f'<a href="{escape(unfolding(opened | {STILL}))}">let it stand still</a>')
+    if opened - {STILL}:
+        links_on.append(f'<a href="{escape(unfolding(opened & {STILL}))}">fold everything</a>')
     return (
         f"<header><h1>automation-exporter <small>{escape(facts['version'])}</small></h1><div>{links}{account}</div>"
-        f'</header><p><small>As of {words.moment(facts["now"])} · <a href="{same}">load it again</a> · '
-        f"{again}</small></p>"
+        f"</header><p><small>{' · '.join([said, *links_on])}</small></p>"
     )
+
+
+def unfolding(opened: frozenset[str]) -> str:
+    """The address of the page on which these groups are unfolded."""
+    return f"./?open={','.join(sorted(opened))}" if opened else "./"
 
 
 # What is so
@@ -102,8 +112,9 @@ def _retrying(seen: Seen, now: float, visitor: Visitor) -> str:
     parts = [f"Retries: {escape(words.mode(seen.mode))}."]
     if not seen.policies and seen.mode != "off":
         parts.append("There is no policy yet, so nothing is retried by itself.")
-    if seen.paused:
-        parts.append(f'<b class="bad">paused: {", ".join(map(told, seen.paused))}</b>')
+    for how in dict.fromkeys(seen.paused.values()):
+        names = ", ".join(told(name) for name, said in seen.paused.items() if said == how)
+        parts.append(f'<b class="bad">paused: {names}</b> {told(how, most=MESSAGE_CHARS)}.')
     lowered = any(source["lowered"] for source in seen.rails)
     if visitor.may_act and seen.mode not in ("off", "shadow"):
         parts.append(button("act/pause", "Pause all", visitor))
@@ -166,7 +177,11 @@ def _waits(seen: Seen, now: float, visitor: Visitor) -> str:
         lines.append(f"and {len(seen.unsettled) - UNSETTLED_SHOWN_MAX:,} more retries of unknown outcome")
     if not lines:
         return ""
-    hint = "" if visitor.may_act or not visitor.control else f"<p>{_sign_in(visitor, 'Sign in')} to act.</p>"
+    hint = "" if visitor.may_act else f"<p>{_sign_in(visitor, 'Sign in')} to act.</p>"
+    if not visitor.control:
+        hint = (
+            "<p>To act here, set <code>server.admin_token</code>. Or type <code>automation-exporter retries</code>.</p>"
+        )
     return f"<h2>Waits for you</h2><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{hint}"
 
 
@@ -254,19 +269,19 @@ def _sources(seen: Seen, now: float) -> str:
     rails = {one["source"]: one for one in seen.rails}
     budgeted = any(one["budget"] is not None for one in seen.rails)
     for source in sources:
-        streams = "<br>".join(_stream(stream, now) for stream in source["streams"])
-        failing, left = source["failing_workflows"], rails.get(source["source"], {}).get("budget")
+        failing, budget, rail = source["failing_workflows"], source["budget"], rails.get(source["source"], {})
+        is_known = source["first_sweep_at"] is not None
         rows.append(
             row(
                 ("Source", f"<b>{told(source['source'])}</b><br><small>{escape(source['title'])}</small>"),
                 *([("Held by", told(source["holder"] or "nobody"))] if held else []),
-                ("Workflows", f"{source['workflows']:,}", "n"),
-                ("Active runs", f"{source['active_runs']:,}", "n"),
-                ("Failing", f"{failing:,}", "n bad" if failing else "n"),
-                ("Dead letters", f"{source['dead_letters']:,}", "n"),
-                ("Requests a minute", _of(source["budget"]["requests_per_minute"], source["budget"]["limit"]), "n"),
-                *([("Retry budget", _of(left, rails[source["source"]]["budget_max"]), "n")] if budgeted else []),
-                ("Last read", streams),
+                ("Workflows", f"{source['workflows']:,}" if is_known else "", "n"),
+                ("Active runs", f"{source['active_runs']:,}" if is_known else "", "n"),
+                ("Failing", f"{failing:,}" if is_known else "", "n bad" if failing else "n"),
+                ("Dead letters", f"{source['dead_letters']:,}" if is_known else "", "n"),
+                ("Requests a minute", _of(budget["requests_per_minute"], budget["limit"]), "n"),
+                *([("Retry budget", _of(rail.get("budget"), rail.get("budget_max")), "n")] if budgeted else []),
+                ("Last read", "<br>".join(_streams(source["streams"], now))),
             )
         )
     numbers = ["Workflows", "Active runs", "Failing", "Dead letters", "Requests a minute"]
@@ -277,8 +292,8 @@ def _sources(seen: Seen, now: float) -> str:
 
 def _legend(*, budgeted: bool) -> str:
     budget = (
-        "<b>Retry budget</b>: how many more retries may fail before they slow down, of the most there can be; a "
-        "success earns a part of one. "
+        "<b>Retry budget</b>: how many more retries may fail before the next one has to wait, of the most that are "
+        "saved up; time, and each run that succeeds, earn a part of one. "
     )
     return (
         "<p><small><b>Requests a minute</b>: what this service may ask of the platform, of the limit that the platform "
@@ -294,16 +309,24 @@ def _of(number: float | None, most: float | None) -> str:
     return shown if most is None else f"{shown} of {most:,.0f}"
 
 
+def _streams(streams: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
+    """How each kind of data of a source is read; those of which the same is to be said, at once."""
+    alike: dict[str, list[str]] = {}
+    for stream in streams:
+        alike.setdefault(_stream(stream, now), []).append(escape(stream["stream"].replace("_", " ")))
+    for said, names in alike.items():
+        yield f"{', '.join(names)}: {said}"
+
+
 def _stream(stream: Mapping[str, Any], now: float) -> str:
-    name = escape(stream["stream"].replace("_", " "))
     if stream["error"]:
-        failed = f'<span class="bad">{told(stream["error"], most=MESSAGE_CHARS)}</span>'
+        failed = f'<span class="bad">{told(stream["error"], most=CAUSE_CHARS)}</span>'
         last = f", last read {words.ago(stream['success_at'], now)}" if stream["success_at"] is not None else ""
-        return f"{name}: {failed}{last}{''.join(_unread(stream['unread']))}"
+        return f"{failed}{last}{''.join(_unread(stream['unread']))}"
     if stream["success_at"] is None:
-        return f"{name}: not read yet"
+        return "not read yet"
     css = "good" if stream["fresh"] else "bad"
-    age = f'{name}: <span class="{css}">{words.ago(stream["success_at"], now)}</span>'
+    age = f'<span class="{css}">{words.ago(stream["success_at"], now)}</span>'
     return age + _faults(stream) + "".join(_unread(stream["unread"]))
 
 
@@ -314,7 +337,7 @@ def _faults(stream: Mapping[str, Any]) -> str:
         return ""
     of = fault["workflow"] or fault["workflow_id"]
     place = f"{told(of)}: " if of else ""
-    said = f"{escape(fault['kind'].replace('_', ' '))}: {place}{told(fault['detail'], most=MESSAGE_CHARS)}"
+    said = f"{escape(fault['kind'].replace('_', ' '))}: {place}{told(fault['detail'], most=CAUSE_CHARS)}"
     return f', <span class="wait">{stream["faults"]:,} unusable</span> <small>{said}</small>'
 
 
@@ -323,7 +346,7 @@ def _unread(unread: Mapping[str, Any]) -> Iterator[str]:
     for one in unread["workflows"][:UNREAD_SHOWN_MAX]:
         name = told(one["workflow"] or one["workflow_id"])
         yield f'<br><span class="bad">{name} not read for {words.span(one["age_seconds"])}</span> '
-        yield f"<small>{told(one['detail'], most=MESSAGE_CHARS)}</small>"
+        yield f"<small>{told(one['detail'], most=CAUSE_CHARS)}</small>"
     left = unread["total"] - UNREAD_SHOWN_MAX
     if left > 0:
         yield f'<br><span class="bad">and {left:,} more</span>'

@@ -1,5 +1,6 @@
 """The pages that people look at: the status page, its groups, one group. What they show is in memory."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -34,15 +35,17 @@ from exporter.web.page import (
     OPERATIONS_SHOWN_MAX,
     REFRESH_SECONDS,
     RETRIES_SHOWN_MAX,
+    STILL,
     TROUBLE_SHOWN_MAX,
     page,
+    unfolding,
 )
 from exporter.web.retry_routes import ControlRoutes
 from exporter.web.verdict import Seen
 
 #: An operation that has ended is shown for so long (seconds).
 ENDED_SECONDS = 3600.0
-#: Groups that may be unfolded at once.
+#: Groups that may be unfolded at once, beside what has the page stand still.
 OPENED_MAX = 10
 
 
@@ -69,12 +72,14 @@ class Pages:
         self._trace_url = trace_url
         self._slo = slo
         self._store_error = store_error
+        self._reading = asyncio.Lock()  # the audit is read from its first row to its last: by one at a time
 
     def add_to(self, router: web.UrlDispatcher) -> None:
+        # An id may hold whatever its platform likes: braces too, which a plain {id} does not take.
         router.add_get("/groups", self._groups)
         router.add_get("/groups/{id}", self._group)
-        router.add_get("/retries/{id}", self._retry)
-        router.add_get("/retries/{source}/{id}", self._retry)
+        router.add_get("/retries/{id:[^/]+}", self._retry)
+        router.add_get("/retries/{source}/{id:[^/]+}", self._retry)
         router.add_get("/operations/{id}", self._operation)
 
     async def first(self, request: web.Request) -> web.Response:
@@ -98,11 +103,13 @@ class Pages:
             operations=self._newest(now),
             mode=self._book.rules.mode.value,
             policies=len(self._book.rules.policies),
-            paused=[name for name in self._sources if self._book.is_paused(name, now)],
+            paused=status.paused(self._sources, self._book, now=now),
             retries=[retry_facts(retry) for retry in retries[:RETRIES_SHOWN_MAX]],
             rails=status.rails(self._sources, self._book, now=now),
         )
-        return html(page(seen, self._visitor(request), opened), refresh=None if opened else REFRESH_SECONDS)
+        # By its address: to one that has a fragment the browser would only scroll.
+        again = f"{REFRESH_SECONDS}; url={unfolding(opened)}"
+        return html(page(seen, self._visitor(request), opened), refresh=None if STILL in opened else again)
 
     def _facts(self, groups: Sequence[Group], now: float, opened: Collection[str]) -> list[dict[str, Any]]:
         known = self._sources, self._operations, self._book
@@ -160,8 +167,9 @@ class Pages:
         letter = self._letter(*parts) if len(parts) > 1 else None
         audit, unread = list[dict[str, Any]](), None
         try:
-            if len(parts) == 1 or parts[0] in self._sources:
-                audit = await self._book.audit_of(identity)
+            if retries or letter is not None or await self._book.is_known(identity):
+                async with self._reading:
+                    audit = await self._book.audit_of(identity)
         except StoreError as exc:
             unread = str(exc)
         if not retries and not audit and letter is None:
@@ -228,7 +236,7 @@ def _is_recent(ended_at: float | None, now: float) -> bool:
 
 def _opened(request: web.Request) -> frozenset[str]:
     """The groups that are to be unfolded."""
-    given = request.query.get("open", "").split(",")[:OPENED_MAX]
+    given = request.query.get("open", "").split(",")[: OPENED_MAX + 1]
     return frozenset(one for one in given if one.isascii() and one.isalnum())
 
 

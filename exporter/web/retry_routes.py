@@ -58,11 +58,11 @@ class ControlRoutes:
         router.add_post("/api/v1/operations", self._guarded(self._begin))
         router.add_get("/api/v1/operations/{id}", self._one)
         router.add_post("/api/v1/operations/{id}/cancel", self._guarded(self._cancel))
-        router.add_get("/api/v1/retries/{id}", self._show)
-        router.add_get("/api/v1/retries/{source}/{id}", self._show)
-        one = "/api/v1/dead-letters/{source}/{id}/{action:retry|approve|hold|release|quarantine}"
+        router.add_get("/api/v1/retries/{id:[^/]+}", self._show)
+        router.add_get("/api/v1/retries/{source}/{id:[^/]+}", self._show)
+        one = "/api/v1/dead-letters/{source}/{id:[^/]+}/{action:retry|approve|hold|release|quarantine}"
         router.add_post(one, self._guarded(self._act))
-        router.add_post("/api/v1/dead-letters/{source}/{id}/try", self._guarded(self._try))
+        router.add_post("/api/v1/dead-letters/{source}/{id:[^/]+}/try", self._guarded(self._try))
 
     def is_local(self, request: web.Request) -> bool:
         """Whether a command of this very service asks."""

@@ -1,6 +1,6 @@
 """What the service says about itself: readiness with its reasons, and the status as plain values."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ from exporter.model.fold import WorkflowEntry
 from exporter.model.groups import Group
 from exporter.model.rails import Rails
 from exporter.model.redact import redact
-from exporter.model.retries import OverrideAction
+from exporter.model.retries import OverrideAction, Scope
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Found, decision_facts, letter_facts, retry_facts
 from exporter.retries.facts import group_facts
@@ -373,6 +373,18 @@ def _gate(book: RetryBook, group: Group, rails: Rails, now: float) -> dict[str, 
 def _newest_url(source: Source, group: Group) -> str | None:
     letter = source.known.dead_letters.get(group.letters[-1])
     return None if letter is None else _failed_run_url(source, letter)
+
+
+def paused(sources: Iterable[str], book: RetryBook, *, now: float) -> dict[str, str]:
+    """The sources whose retries are paused, with by whom, why and until when."""
+    found, pauses = dict[str, str](), [o for o in book.holding(now) if o.action is OverrideAction.PAUSE]
+    for name in sources:
+        if book.is_paused(name, now):
+            of_it = [o for o in pauses if o.source in ("", name) and o.scope in (Scope.ENGINE, Scope.SOURCE)]
+            last = max(of_it, key=lambda o: float("inf") if o.until is None else o.until)
+            until = "until somebody resumes it" if last.until is None else f"until {words.at(last.until, now)} UTC"
+            found[name] = f"by {last.who} {until}{': ' if last.why else ''}{last.why}"
+    return found
 
 
 def rails(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> list[dict[str, Any]]:

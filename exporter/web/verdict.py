@@ -34,7 +34,7 @@ class Seen:
     operations: Sequence[Mapping[str, Any]]
     mode: str  # how far retrying may go
     policies: int
-    paused: Sequence[str]  # sources
+    paused: Mapping[str, str]  # sources, each with by whom and until when
     retries: Sequence[Mapping[str, Any]]  # recent ones, the newest first
     rails: Sequence[Mapping[str, Any]]
 
@@ -75,7 +75,7 @@ def verdict(seen: Seen) -> str:
         else:
             fine += 1
     if len(parts) > NAMED_MAX:
-        parts[NAMED_MAX:] = [f"{words.count(len(parts) - NAMED_MAX, 'more source')} in trouble"]
+        parts[NAMED_MAX:] = [f"{words.count(len(parts) - NAMED_MAX, 'more source')} not fine"]
     if seen.store_error is not None:
         runbook = ways("", alert="AutomationStoreDown")
         reason = told(seen.store_error, most=REASON_CHARS)

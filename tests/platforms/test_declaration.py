@@ -90,7 +90,7 @@ def test_the_documented_event_is_received_and_a_run_has_no_page_unless_the_platf
     [run] = SMALL.receive(request).observations
     assert isinstance(run, Run)
     assert (run.id, run.result, run.state) == ("r", Result.FAILURE, State.FINISHED)
-    assert SMALL.run_url(None, run) is None
+    assert SMALL.run_url(None, run, None) is None
 
 
 async def test_runs_that_webhooks_name_are_left_to_the_sweeps_by_a_client_that_cannot_read_one() -> None:

@@ -76,7 +76,7 @@ async def test_a_workflow_that_is_never_read_ages_though_every_sweep_goes_to_its
     assert stream["last_fault"]["workflow"] == "Name w1"
     assert stream["unread"]["total"] == 1
     assert stream["unread"]["workflows"][0]["age_seconds"] == 360.0
-    nothing: Any = {"store_error": None, "mode": "off", "policies": 0, "paused": [], "retries": [], "rails": []}
+    nothing: Any = {"store_error": None, "mode": "off", "policies": 0, "paused": {}, "retries": [], "rails": []}
     nothing |= {"trouble": [], "can_repair": {}, "groups": [], "groups_of": {}, "approvals": {}, "needy": {}}
     shown = html(Seen(status=facts(known), **nothing, unsettled=[], operations=[]), Visitor())
     assert "<bdi>Name w1</bdi> not read for 6 minutes" in shown

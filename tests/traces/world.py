@@ -24,7 +24,7 @@ T = 1_768_456_800.0
 
 def a_source(name: str, clock: ManualClock) -> Source:
     platform = replace(
-        PLATFORMS["make"], name="example", run_url=lambda section, run: f"https://docs.example/runs/{run.id}"
+        PLATFORMS["make"], name="example", run_url=lambda section, run, workflow: f"https://docs.example/runs/{run.id}"
     )
     known = SourceWorld(name)
     known.put_workflow(WorkflowEntry(workflow=Workflow(id="wf-1", at=T, name="Invoices"), found_at=T))

@@ -43,15 +43,22 @@ async def test_every_page_of_a_bad_night(bad: Deployment, tmp_path: Path, size: 
     async with chromium(tmp_path, width=width, height=height, dark=dark) as page:
         await fine(page, bad.url)
         await fine(page, bad.url + "/sign-in")
+        await page.submit("document.forms[0].submit()")  # without the token
+        assert "That is not the admin token." in await page.text()
+        page.complaints.clear()  # of the 401
+        await fine(page)
         await sign_in(page, bad.url)
         await fine(page)
         await fine(page, f"{bad.url}/?open=" + ",".join(one.id for one in bad.service.operations.groups()))
         await fine(page, bad.url + "/groups")
         await fine(page, f"{bad.url}/groups/{group.id}")
-        await page.open(bad.url + "/groups/none")
-        page.complaints.clear()  # of the 404
-        await fine(page)
+        for gone in ("groups/none", "retries/none", "operations/none"):
+            await page.open(f"{bad.url}/{gone}")
+            page.complaints.clear()  # of the 404
+            await fine(page)
         await fine(page, f"{bad.url}/retries/{retry.id}")
+        await fine(page, f"{bad.url}/retries/{group.source}/{group.letters[0]}")
+        assert "It was not retried yet." in await page.text()
         await fine(page, f"{bad.url}/retries/{retry.source}/{retry.dead_letter_id}")
         await fine(page, f"{bad.url}/operations/{operation}")
         for action in ("retry", "hold"):

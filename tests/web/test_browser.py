@@ -161,6 +161,11 @@ async def test_without_a_token_there_is_nothing_to_press(made: Deployment) -> No
     await made.restart()
     text = await made.scrape("/")
     assert "<form" not in text
+    assert "Waits for you" not in text
+    await broken(made)
+    text = await made.scrape("/")
+    assert "<form" not in text
+    assert "To act here, set <code>server.admin_token</code>." in text
     assert "Sign in" not in text
     async with made.session.get(made.url + "/sign-in") as response:
         assert response.status == 404

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from exporter.config.retries import SourceRetriesConfig
 from exporter.model import DeadLetter, Error, ErrorClass
 from exporter.model.operations import OperationAction
 from exporter.model.retries import OverrideAction, RetryState, Scope
@@ -55,6 +56,8 @@ async def test_on_a_new_install_nothing_is_known_yet(two: Deployment) -> None:
     assert "Workflows in trouble None known yet." in person.text
     assert "fine" not in person.text
     assert "ago" not in person.text
+    assert "quota, workflows, runs, dead letters: not read yet" in person.text
+    assert re.findall(r'<td data-name="(?:Workflows|Failing|Dead letters)" class="n">([^<]*)', person.page) == [""] * 6
     await two.drive(two.service.pollers["make"].sweep_once("workflows"))
     await person.go("./")
     assert "make: not read completely yet; qlik: not read yet;" in verdict(person)
@@ -128,7 +131,7 @@ async def test_many_sources_in_trouble_are_counted(tmp_path: Path) -> None:
         person = Person(made)
         await person.go("./")
         assert verdict(person).count("not read yet") == 4
-        assert "; 1 more source in trouble;" in verdict(person)
+        assert "; 1 more source not fine;" in verdict(person)
 
 
 # The database
@@ -152,7 +155,7 @@ def away(made: Deployment, *tables: str) -> Iterator[None]:
 async def test_without_the_database_every_page_says_so_and_none_breaks(made: Deployment) -> None:
     [letter] = await put(made, 1, groups=1)
     person = await signed_in(made)
-    tables = ("audit", "operations", "operation_items", "overrides")
+    tables = ("audit", "retries", "operations", "operation_items", "overrides")
     with away(made, *tables):
         await person.go(f"{made.url}/retries/make/{letter}")
         assert person.status == 200
@@ -253,6 +256,40 @@ async def test_a_source_that_was_lowered_says_so_until_somebody_resumes_it(tmp_p
         await person.press("Resume retries")
         assert "Retries go on." in person.text
         assert "lowered" not in person.text
+
+
+async def test_a_budget_is_told_with_what_it_means(tmp_path: Path) -> None:
+    async with other(tmp_path, "enforce", retry=SOFT) as made:
+        await made.sweep()
+        person = Person(made)
+        await person.go("./")
+        assert "Requests a minute : what this service may ask of the platform" in person.text
+        assert "Retry budget" not in person.text
+        rules = SourceRetriesConfig.model_validate({"budget": {"cap": 20, "floor": "30/1h"}})
+        retries = made.config.retries.model_copy(update={"sources": {"make": rules}})
+        made.config = made.config.model_copy(update={"retries": retries})
+        await made.restart()
+        await made.sweep()
+        await made.live(360, step=60, retry=True)
+        await person.go(made.url)
+        budgets = re.findall(r'<td data-name="Retry budget" class="n">([^<]*)', person.page)
+        assert re.fullmatch(r"[1-9][\d.]* of 20", budgets[0]), budgets
+        assert budgets[1] == ""  # that has none
+        assert "Retry budget : how many more retries may fail before the next one has to wait" in person.text
+
+
+async def test_a_pause_is_told_with_who_and_until_when(tmp_path: Path) -> None:
+    async with other(tmp_path, "enforce", retry=SOFT) as made:
+        await made.sweep()
+        person = await signed_in(made)
+        await made.service.memory.control.pause("qlik", seconds=600, who="ann", why="<the> vendor works on it")
+        await person.go("./")
+        assert "paused: qlik by ann until 22:23 UTC: <the> vendor works on it ." in person.text
+        await person.press("Pause all")
+        assert "paused: make , qlik by status page until 22:13 on 15 November UTC ." in person.text
+        await made.clock.advance(86_401)
+        await person.go("./")
+        assert "paused" not in person.text
 
 
 # What waits for a person

@@ -19,18 +19,22 @@ def _auth(config: MakeConfig) -> Token:
     return Token(config.token, header=token_header)
 
 
-def _run_url(config: MakeConfig, run: Run) -> str | None:
-    """The page of an execution. Its address has the team in it, which is known only where one team is watched."""
-    if len(config.team_ids) != 1:
-        return None
-    return f"{config.url}/{config.team_ids[0]}/scenarios/{run.workflow_id}/logs/{run.id}"
+def _run_url(config: MakeConfig, run: Run, workflow: Workflow | None) -> str | None:
+    """The page of an execution."""
+    return _page(config, run.workflow_id, workflow, f"logs/{quote(run.id, safe='')}")
 
 
 def _workflow_url(config: MakeConfig, workflow: Workflow) -> str | None:
-    """The editor of a scenario: with the team in its address, as that of an execution."""
-    if len(config.team_ids) != 1:
-        return None
-    return f"{config.url}/{config.team_ids[0]}/scenarios/{quote(workflow.id, safe='')}/edit"
+    """The editor of a scenario."""
+    return _page(config, workflow.id, workflow, "edit")
+
+
+def _page(config: MakeConfig, scenario_id: str, workflow: Workflow | None, page: str) -> str | None:
+    """A page of a scenario. Its address has the team in it, which is known once the scenario was listed."""
+    team_id = None if workflow is None else workflow.workspace_id
+    if team_id is None and len(config.team_ids) == 1:
+        team_id = str(config.team_ids[0])
+    return None if team_id is None else f"{config.url}/{team_id}/scenarios/{quote(scenario_id, safe='')}/{page}"
 
 
 PLATFORM = Platform(

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from exporter.model import FAILED, ErrorClass, ResolvedBy, Result, Run
+from exporter.model import FAILED, ErrorClass, ResolvedBy, Result, Run, Workflow
 from exporter.platform import Platform, Stream, StreamName
 from exporter.platform.credentials import Token
 from exporter.platforms.n8n import mapping
@@ -19,7 +19,7 @@ def _auth(config: N8nConfig) -> Token:
     return Token(config.token, header=key_header)
 
 
-def _run_url(config: N8nConfig, run: Run) -> str | None:
+def _run_url(config: N8nConfig, run: Run, workflow: Workflow | None) -> str | None:
     """The page of an execution in the editor, which has the API's address."""
     number = mapping.number_of(run.id)
     return None if number is None else f"{config.url}/workflow/{quote(run.workflow_id, safe='')}/executions/{number}"

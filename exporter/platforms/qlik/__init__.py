@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from exporter.model import ErrorClass, ResolvedBy, Result, Run
+from exporter.model import ErrorClass, ResolvedBy, Result, Run, Workflow
 from exporter.platform import Platform, Stream, StreamName
 from exporter.platforms.qlik.auth import auth
 from exporter.platforms.qlik.calls import REQUESTS_PER_MINUTE, error_detail
@@ -14,7 +14,7 @@ from exporter.platforms.qlik.webhooks import receive
 from exporter.wire.budget import Lane
 
 
-def run_url(config: QlikConfig, run: Run) -> str:
+def run_url(config: QlikConfig, run: Run, workflow: Workflow | None) -> str:
     """The history of the run's automation, in the tenant's own pages."""
     return _history(config, run.workflow_id)
 

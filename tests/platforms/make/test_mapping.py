@@ -281,7 +281,9 @@ def test_no_row_is_more_than_a_bad_item(row: dict[str, Any]) -> None:
 
 # Scenarios and what is around them
 
-ORDER_SYNC = Workflow(id="5012", at=AT, name="Order sync", workspace="Operations", trigger="webhook", enabled=True)
+ORDER_SYNC = Workflow(
+    id="5012", at=AT, name="Order sync", workspace="Operations", workspace_id="77", trigger="webhook", enabled=True
+)
 
 
 @pytest.mark.parametrize(
@@ -537,6 +539,9 @@ def test_a_config_that_cannot_work_is_refused_without_showing_the_token(wrong: d
 
 def test_a_run_has_an_address_where_its_team_is_known() -> None:
     url = f"https://eu1.make.com/77/scenarios/5012/logs/{RUN}"
-    assert PLATFORM.run_url(config(team_ids=[77]), SUCCESS) == url
-    assert PLATFORM.run_url(config(team_ids=[77, 78]), SUCCESS) is None
-    assert PLATFORM.run_url(config(organization_id=9), SUCCESS) is None
+    assert PLATFORM.run_url(config(team_ids=[77]), SUCCESS, None) == url
+    for several in (config(team_ids=[77, 78]), config(organization_id=9)):
+        assert PLATFORM.run_url(several, SUCCESS, None) is None
+        assert PLATFORM.run_url(several, SUCCESS, replace(ORDER_SYNC, workspace_id=None)) is None
+        assert PLATFORM.run_url(several, SUCCESS, ORDER_SYNC) == url
+        assert PLATFORM.workflow_url(several, ORDER_SYNC) == "https://eu1.make.com/77/scenarios/5012/edit"

@@ -220,7 +220,7 @@ def test_numbers_of_another_database_are_other_runs() -> None:
 def test_runs_have_a_page_in_the_editor() -> None:
     config = PLATFORM.config.model_validate({"platform": "n8n", "url": "https://n8n.example/x", "token": "abcd"})
     run = Run(workflow_id="abc", id="17~1")
-    assert PLATFORM.run_url(config, run) == "https://n8n.example/x/workflow/abc/executions/17"
+    assert PLATFORM.run_url(config, run, None) == "https://n8n.example/x/workflow/abc/executions/17"
 
 
 def received(body: dict[str, Any]) -> Any:

@@ -72,6 +72,7 @@ def scenario(row: object, *, at: float, teams: Mapping[str, str]) -> Scenario:
             at=at,
             name=text(fields.get("name")),
             workspace=None if team_id is None else teams.get(team_id, team_id),
+            workspace_id=team_id,
             trigger=_scheduling(fields.get("scheduling"), hook_id),
             enabled=active if isinstance(active, bool) else None,
             blocked=blocked,
