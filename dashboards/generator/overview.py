@@ -39,6 +39,11 @@ _SLO = SloConfig()
 LAST_FAILURE = of_workflow(select(c.WORKFLOW_LAST_RUN, FAILURES))
 #: Workflows a run of which failed within the time shown, as a set to match with.
 BROKE = f"and on ({KEY}) {LAST_FAILURE} >= time() - {RANGE_SECONDS}"
+#: Whether each workflow was failing, every five minutes of the time shown.
+_WAS_FAILING = f"({of_workflow(select(c.WORKFLOW_FAILURES))} > bool 0)[{RANGE}:5m]"
+FAILING_SECONDS = f"300 * sum by (source) (sum_over_time({_WAS_FAILING}))"
+#: It began or ended; one that has not ended counts as well.
+INCIDENTS = f"sum by (source) (ceil(changes({_WAS_FAILING}) / 2))"
 OVERDUE = (
     f"sum((time() - {of_workflow(select(c.WORKFLOW_NEXT_RUN))} > bool {_SLO.overdue_after:g})"
     f" and on ({KEY}) {of_workflow(select(c.WORKFLOW_ENABLED))} == 1)"
@@ -244,7 +249,7 @@ BOARD = Board(
                     (per_hour(c.RUNS, "result"), "{{result}}"),
                     do="A fall to nothing is as bad as red: something no longer starts.",
                     stacked=True,
-                    width=7,
+                    width=6,
                 ),
                 graph(
                     "Failed runs an hour, by error class",
@@ -253,14 +258,26 @@ BOARD = Board(
                     do="network, timeout and throttled mostly pass by themselves; auth, permission and validation need"
                     " a person.",
                     stacked=True,
-                    width=7,
+                    width=5,
                 ),
                 graph(
                     "Unfinished runs",
                     "Runs that wait or are under way.",
                     (f"sum by (source, state) ({select(c.RUNS_ACTIVE)})", "{{source}} {{state}}"),
                     do="If what waits only grows, the platform does not keep up or has stopped.",
-                    width=7,
+                    width=5,
+                ),
+                bars(
+                    "Until it works again",
+                    "Mean time to repair: how long workflows were failing in the time shown, divided by how often that"
+                    " began. Looked at every five minutes: what is shorter may be missed.",
+                    of_read(f"{FAILING_SECONDS} / ({INCIDENTS} > 0)"),
+                    "{{source}}",
+                    do="If it grows, repairs take longer, or nobody hears of the failure: see Until a failure is"
+                    " noticed.",
+                    unit="s",
+                    limits=(3600, 14400),
+                    width=5,
                 ),
             ),
         ),
