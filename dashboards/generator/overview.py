@@ -113,7 +113,7 @@ BOARD = Board(
                 stat(
                     "Overdue",
                     f"Workflows that are on and did not start within {_SLO.overdue_after / 60:g} minutes of their plan,"
-                    " where the platform tells the plan.",
+                    " where the platform reports the plan.",
                     told(OVERDUE),
                     do="Look on the platform whether its scheduler is late or the workflow was changed.",
                     limits=(1, 3),
@@ -253,7 +253,7 @@ BOARD = Board(
                 ),
                 graph(
                     "Failed runs an hour, by error class",
-                    "What they failed of, as far as their platform tells.",
+                    "Why they failed, as far as their platform reports it.",
                     (per_hour(c.RUN_ERRORS, "error_class"), "{{error_class}}"),
                     do="network, timeout and throttled mostly pass by themselves; auth, permission and validation need"
                     " a person.",
@@ -317,7 +317,7 @@ BOARD = Board(
             (
                 bars(
                     "Used of the plan",
-                    "Where the platform tells how much the plan allows.",
+                    "Where the platform reports how much the plan allows.",
                     of_read(f"max by (source, kind) ({USED} / ({LIMIT} > 0))"),
                     "{{source}} {{kind}}",
                     do="When it is used up, the platform stops or bills more: see beside it when that will be.",
@@ -327,7 +327,7 @@ BOARD = Board(
                 ),
                 rows(
                     "How long the plan lasts",
-                    "If it goes on as in the time shown. Unknown where that was not read from its beginning, or the"
+                    "If use continues as in the time shown. Unknown where that was not read from its beginning, or the"
                     " plan has begun anew since. The month is the calendar's, in UTC. More than a year is not written.",
                     Column(
                         title="At the month's end",
@@ -346,7 +346,7 @@ BOARD = Board(
                 ),
                 rows(
                     "What costs most",
-                    "Of the finished runs of the time shown, where the platform tells. A row leads to its workflow.",
+                    "Runs that ended in the time shown, where the platform reports it. A row leads to its workflow.",
                     Column(
                         title="Operations",
                         expr=worst(named(f"{by_workflow(increase(c.RUN_OPERATIONS, RANGE))} > 0"), number=100),
