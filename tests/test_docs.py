@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -38,11 +38,13 @@ from exporter.platform.section import SourceConfig
 from exporter.platforms import PLATFORMS
 from exporter.simulator.fleet import Fleet, demo_config
 from exporter.traces.spans import trace_ids
+from exporter.view.costs import counted, series_of
 from exporter.view.own import OwnMetrics
 from tests.servers import real
 
 ROOT = Path(__file__).parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "docs"
+METRICS = DOCS / "metrics.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 DEMO = "http://127.0.0.1:10870"
 #: Where the files of the project are shown, for pages that are read elsewhere as well (PyPI).
@@ -52,6 +54,8 @@ OURS = re.compile(
 )
 #: YAML that is not ours, by its first key.
 FOREIGN_YAML = {"groups", "receivers", "route", "scrape_configs", "services"}
+#: What ``limits.error_classes`` may say.
+ERROR_CLASSES: tuple[Literal["all", "seen"], ...] = ("all", "seen")
 SHORT_LABELS = {"S": "platform, source", "W": "platform, source, workflow_id"}
 
 
@@ -107,21 +111,50 @@ async def demo(folder: Path) -> AsyncIterator[app.Service]:
             yield service
 
 
-async def test_the_readme_lists_every_metric_with_its_type_and_labels_and_no_other(tmp_path: Path) -> None:
+async def test_the_page_of_metrics_lists_every_one_with_its_type_and_labels_and_no_other(tmp_path: Path) -> None:
     async with demo(tmp_path) as service:
         has = dict(own_metrics(service.own))
     for metric in catalogue.CATALOGUE:
         has[metric.name] = (metric.type + ", exemplar" * metric.exemplars, tuple(metric.labels))
     says = {}
-    for name, kind, labels, _ in rows(README, r"`automation_\w+`"):
+    for name, kind, labels, _ in rows(METRICS, r"`automation_\w+`"):
         long = ", ".join(SHORT_LABELS.get(label, label) for label in labels.split(", "))
         says[name.strip("`")] = (kind, tuple(long.split(", ")) if long else ())
     assert says == has
 
 
+def test_what_a_workflow_is_said_to_cost_is_what_it_costs() -> None:
+    """Whoever counts for `check` is held against a real scrape by ``tests/view/test_projection.py``."""
+    said = {row[0]: [int(cell) for cell in row[1:]] for row in rows(METRICS, r"(Make|Qlik.*|Etlworks|Cognaize.*|n8n)")}
+    costs = {}
+    for platform in PLATFORMS.values():
+        for events, suffix in ((True, ", with webhooks"), (False, ", without")):
+            whole, seen = (
+                series_of(counted(platform, events=events, error_classes=classes)) for classes in ERROR_CLASSES
+            )
+            title = platform.title + (suffix if platform.error_classes_read is not None else "")
+            costs[title] = [whole.workflow, whole.result, whole.with_results(2), seen.with_results(2)]
+    assert said == costs
+    *_, usual, fewer = said["Make"]
+    sentence = f"a workflow of Make with two results costs {fewer - 2 * 8} series instead of {usual}"
+    assert sentence in METRICS.read_text()
+
+
+def test_the_buckets_that_are_dropped_are_those_that_are_said_to_be() -> None:
+    [config] = [yaml.safe_load(code) for code in fences(METRICS, "yaml") if "metric_relabel_configs" in code]
+    [rule] = config["scrape_configs"][0]["metric_relabel_configs"]
+    buckets = catalogue.RUN_DURATION.buckets
+    for written in ("{:g}", "{:.1f}"):
+        names = {bucket: f"{catalogue.RUN_DURATION.name}_bucket;{written.format(bucket)}" for bucket in buckets}
+        kept = [bucket for bucket, name in names.items() if not re.fullmatch(rule["regex"], name)]
+        assert kept == [5.0, 60.0, 300.0, 1800.0]
+        assert len(buckets) - len(kept) == 8
+    assert not re.fullmatch(rule["regex"], f"{catalogue.RUN_DURATION.name}_bucket;+Inf")
+
+
 def metric_labels(name: str) -> set[str] | None:
     """The labels of a metric by the name of one of its samples; None if there is no such metric."""
-    listed = {row[0].strip("`"): row[2] for row in rows(README, r"`automation_\w+`")}
+    listed = {row[0].strip("`"): row[2] for row in rows(METRICS, r"`automation_\w+`")}
     labels = listed.get(name, listed.get(re.sub(r"_(bucket|count|sum)$", "", name)))
     if labels is None:
         return None
@@ -137,7 +170,7 @@ def test_every_metric_a_page_speaks_of_exists(path: Path) -> None:
 def test_the_readme_s_excerpt_of_a_scrape_has_the_labels_there_are() -> None:
     [excerpt] = [code for code in fences(README, "text") if code.startswith("automation_")]
     samples = [sample for family in text_string_to_metric_families(excerpt) for sample in family.samples]
-    assert len(samples) > 8
+    assert len(samples) == 10
     for sample in samples:
         assert set(sample.labels) | {"le"} == metric_labels(sample.name), sample
 
@@ -157,6 +190,28 @@ def test_prometheus_reads_every_query(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [group]}))
     done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# The first screen
+
+
+def test_the_readme_runs_the_image_as_it_is_made() -> None:
+    [run] = [code for code in fences(README, "sh") if "docker run" in code]
+    image = (ROOT / "Dockerfile").read_text()
+    [config] = re.findall(r"AUTOMATION_EXPORTER_CONFIG=(\S+)", image)
+    [port] = re.findall(r"^EXPOSE (\d+)$", image, re.M)
+    [data] = re.findall(r"^VOLUME (\S+)$", image, re.M)
+    assert f":{config}:ro" in run
+    assert f"127.0.0.1:{port}:{port}" in run
+    assert f":{data} " in run
+    needed = set(re.findall(r"\$\{(\w+)", next(code for code in fences(README, "yaml") if "sources:" in code)))
+    assert needed == set(re.findall(r"--env (\w+)", run))
+
+
+def test_the_first_screen_says_what_it_is_and_how_to_see_it() -> None:
+    screen = "\n".join(README.read_text().splitlines()[:45])
+    for needed in ("![", "make demo", "docker run", "automation_runs_total", "docs/metrics.md"):
+        assert needed in screen
 
 
 # Config

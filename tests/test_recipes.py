@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestServer
+from aiohttp import ClientSession
 
 from exporter import app
 from exporter.alerting import rules
@@ -23,6 +22,7 @@ from exporter.simulator.fleet import Fleet
 from exporter.traces.otlp import destination
 from tests.alerts.test_alertmanager import amtool
 from tests.alerts.test_rules import promtool, read_by
+from tests.dashboards.reading import FOLDER, board, filled, panels
 from tests.e2e.deployment import deployment
 from tests.otlp import otlp_receiver
 from tests.servers import eventually, free_port, real, running
@@ -174,6 +174,25 @@ def test_mttr(tmp_path: Path) -> None:
         {"expr": works_again, "eval_time": "30m", "exp_samples": []},
     ]
     judge(tmp_path, [], history, promql_expr_test=asked)
+
+
+@real("promtool")
+def test_mttr_as_a_panel(tmp_path: Path) -> None:
+    """The same histories give the panel the same answer, also while the source moved to another replica."""
+    overview = panels(board(FOLDER / "automation-overview.json"))
+    [target] = next(panel for panel in overview if panel["title"] == "Until it works again")["targets"]
+    expr = filled(target["expr"], __range="15h", __range_s="54000", job=".*", instance=".*", source=".*")
+    minutes = 16 * HOUR
+    failing = "automation_workflow_consecutive_failures"
+    moved = series(failing, f"_x119 0x60 1x119 0x{10 * HOUR}", "1")
+    history = [
+        *up(minutes),
+        series(failing, f"0x59 3x59 0x{HOUR} stale", "1"),
+        {**moved, "series": moved["series"].replace("host:10870", "other:10870")},
+        series(failing, f"0x{minutes}", "2"),
+    ]
+    answer = {"labels": '{source="make-eu"}', "value": 1.5 * 3600}
+    judge(tmp_path, [], history, promql_expr_test=[{"expr": expr, "eval_time": "15h", "exp_samples": [answer]}])
 
 
 @real("amtool")
@@ -360,14 +379,10 @@ async def test_metrics_over_otlp(tmp_path: Path) -> None:
         assert set(pipeline["receivers"]) <= set(collector["receivers"])
         assert set(pipeline["exporters"]) <= set(collector["exporters"])
 
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(text="automation_source_up 1\n")
-
-    application = web.Application()
-    application.router.add_get("/metrics", metrics)
-    async with TestServer(application) as exporter:
+    async with deployment(tmp_path, platforms=["make"], workflows=2) as made:
+        await made.sweep()
         scraping = yaml.safe_dump(collector["receivers"]["prometheus"]["config"])
-        scraping = scraping.replace("127.0.0.1:10870", f"127.0.0.1:{exporter.port}").replace("30s", "1s")
+        scraping = scraping.replace("127.0.0.1:10870", made.url.removeprefix("http://")).replace("30s", "1s")
         (tmp_path / "prometheus.yaml").write_text(scraping)
         url = f"http://127.0.0.1:{free_port()}"
         command = ["prometheus", f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data"]

@@ -62,7 +62,7 @@ BOARD = Board(
                 ),
                 stat(
                     "Held or in doubt",
-                    "Retries of which nobody knows whether they had an effect, or that wait for a person.",
+                    "Retries with an unknown outcome (the call may or may not have worked), or that wait for a person.",
                     counted(f"sum({select(c.RETRIES_OPEN, UNSURE)})"),
                     do="Look on the platform what they did; `automation-exporter retries list` names them.",
                     limits=(1, 5),
@@ -143,7 +143,7 @@ BOARD = Board(
                     "What came, and what went and through whom.",
                     (per_hour(c.DEAD_LETTERS_OPENED, "job"), "opened"),
                     (per_hour(c.DEAD_LETTERS_RESOLVED, "by"), "resolved: {{by}}"),
-                    do="expired means lost: find out why nobody dealt with them in time.",
+                    do="expired means lost: find out why they were not retried or repaired in time.",
                 ),
                 graph(
                     "Time to recovery",

@@ -39,6 +39,11 @@ _SLO = SloConfig()
 LAST_FAILURE = of_workflow(select(c.WORKFLOW_LAST_RUN, FAILURES))
 #: Workflows a run of which failed within the time shown, as a set to match with.
 BROKE = f"and on ({KEY}) {LAST_FAILURE} >= time() - {RANGE_SECONDS}"
+#: Whether each workflow was failing, every five minutes of the time shown.
+_WAS_FAILING = f"({of_workflow(select(c.WORKFLOW_FAILURES))} > bool 0)[{RANGE}:5m]"
+FAILING_SECONDS = f"300 * sum by (source) (sum_over_time({_WAS_FAILING}))"
+#: It began or ended; one that has not ended counts as well.
+INCIDENTS = f"sum by (source) (ceil(changes({_WAS_FAILING}) / 2))"
 OVERDUE = (
     f"sum((time() - {of_workflow(select(c.WORKFLOW_NEXT_RUN))} > bool {_SLO.overdue_after:g})"
     f" and on ({KEY}) {of_workflow(select(c.WORKFLOW_ENABLED))} == 1)"
@@ -108,7 +113,7 @@ BOARD = Board(
                 stat(
                     "Overdue",
                     f"Workflows that are on and did not start within {_SLO.overdue_after / 60:g} minutes of their plan,"
-                    " where the platform tells the plan.",
+                    " where the platform reports the plan.",
                     told(OVERDUE),
                     do="Look on the platform whether its scheduler is late or the workflow was changed.",
                     limits=(1, 3),
@@ -244,23 +249,35 @@ BOARD = Board(
                     (per_hour(c.RUNS, "result"), "{{result}}"),
                     do="A fall to nothing is as bad as red: something no longer starts.",
                     stacked=True,
-                    width=7,
+                    width=6,
                 ),
                 graph(
                     "Failed runs an hour, by error class",
-                    "What they failed of, as far as their platform tells.",
+                    "Why they failed, as far as their platform reports it.",
                     (per_hour(c.RUN_ERRORS, "error_class"), "{{error_class}}"),
                     do="network, timeout and throttled mostly pass by themselves; auth, permission and validation need"
                     " a person.",
                     stacked=True,
-                    width=7,
+                    width=5,
                 ),
                 graph(
                     "Unfinished runs",
                     "Runs that wait or are under way.",
                     (f"sum by (source, state) ({select(c.RUNS_ACTIVE)})", "{{source}} {{state}}"),
                     do="If what waits only grows, the platform does not keep up or has stopped.",
-                    width=7,
+                    width=5,
+                ),
+                bars(
+                    "Until it works again",
+                    "Mean time to repair: how long workflows were failing in the time shown, divided by how often that"
+                    " began. Looked at every five minutes: what is shorter may be missed.",
+                    of_read(f"{FAILING_SECONDS} / ({INCIDENTS} > 0)"),
+                    "{{source}}",
+                    do="If it grows, repairs take longer, or nobody hears of the failure: see Until a failure is"
+                    " noticed.",
+                    unit="s",
+                    limits=(3600, 14400),
+                    width=5,
                 ),
             ),
         ),
@@ -300,7 +317,7 @@ BOARD = Board(
             (
                 bars(
                     "Used of the plan",
-                    "Where the platform tells how much the plan allows.",
+                    "Where the platform reports how much the plan allows.",
                     of_read(f"max by (source, kind) ({USED} / ({LIMIT} > 0))"),
                     "{{source}} {{kind}}",
                     do="When it is used up, the platform stops or bills more: see beside it when that will be.",
@@ -310,7 +327,7 @@ BOARD = Board(
                 ),
                 rows(
                     "How long the plan lasts",
-                    "If it goes on as in the time shown. Unknown where that was not read from its beginning, or the"
+                    "If use continues as in the time shown. Unknown where that was not read from its beginning, or the"
                     " plan has begun anew since. The month is the calendar's, in UTC. More than a year is not written.",
                     Column(
                         title="At the month's end",
@@ -329,7 +346,7 @@ BOARD = Board(
                 ),
                 rows(
                     "What costs most",
-                    "Of the finished runs of the time shown, where the platform tells. A row leads to its workflow.",
+                    "Runs that ended in the time shown, where the platform reports it. A row leads to its workflow.",
                     Column(
                         title="Operations",
                         expr=worst(named(f"{by_workflow(increase(c.RUN_OPERATIONS, RANGE))} > 0"), number=100),

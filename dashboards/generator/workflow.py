@@ -74,7 +74,7 @@ BOARD = Board(
                 ),
                 stat(
                     "Next run",
-                    "When the platform plans the next run. Empty where it does not tell, or plans none.",
+                    "When the platform plans the next run. Empty where it does not report it, or plans none.",
                     f"1000 * min({select(c.WORKFLOW_NEXT_RUN, of=WORKFLOW)})",
                     unit="dateTimeFromNow",
                     do="If it is in the past, the platform is late: look at its scheduler.",
@@ -110,7 +110,7 @@ BOARD = Board(
                 ),
                 graph(
                     "Failed runs an hour, by error class",
-                    "What they failed of, as far as the platform tells.",
+                    "Why they failed, as far as the platform reports it.",
                     (per_hour(c.RUN_ERRORS, "error_class", of=WORKFLOW), "{{error_class}}"),
                     stacked=True,
                     do="network, timeout and throttled mostly pass by themselves; the others need a person.",
@@ -161,13 +161,13 @@ BOARD = Board(
             (
                 graph(
                     "Operations an hour",
-                    "As the platform bills them, where it tells.",
+                    "As the platform bills them, where it reports them.",
                     (per_hour(c.RUN_OPERATIONS, "source", of=WORKFLOW), "{{source}}"),
                     do="If it rises and the runs do not, a run does more than before.",
                 ),
                 graph(
                     "Bytes moved a second",
-                    "Where the platform tells.",
+                    "Where the platform reports it.",
                     (f"sum by (direction) ({rate(c.RUN_TRANSFER, of=WORKFLOW)})", "{{direction}}"),
                     unit="Bps",
                     do="If it rises and the runs do not, the data grew.",

@@ -255,7 +255,8 @@ async def _sources(config: Config, *, online: bool) -> Report:
 def _paced(rules: Rules, source: str) -> str:
     """How many retries a day there can be, whatever happens."""
     pace, mode = rules.source(source).pace, rules.mode_of(source)
-    limit = f"its pace allows at most {math.ceil(pace.rate * 86400 - 1e-6)} retries a day, {pace.burst} at once"
+    a_day = math.ceil(pace.rate * 86400 - 1e-6)
+    limit = f"its rate limit (pace) allows at most {a_day} retries a day, {pace.burst} at once"
     return limit if mode.rank > Mode.SHADOW.rank else f"{limit}; none is sent while the mode is {mode}"
 
 

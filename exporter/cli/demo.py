@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import cast
 
 import yaml
 
@@ -45,7 +44,7 @@ async def _demonstrate(options: argparse.Namespace, folder: Path, stop: asyncio.
     clock = SystemClock()
     well = {name: {"troubles": 0.0} for name in SIMULATORS}
     async with Fleet.open(clock=clock, seed=options.seed, workflows=DEMO_WORKFLOWS, options=well) as fleet:
-        incident = Incident(cast(MakeSimulator, fleet.simulators["make"]), clock)
+        incident = Incident(next(one for one in fleet.simulators.values() if isinstance(one, MakeSimulator)), clock)
         sections = demo_sections(
             fleet,
             listen=f"127.0.0.1:{options.port}",

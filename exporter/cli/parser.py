@@ -124,10 +124,10 @@ def _takes_json(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    help = "simulators of all platforms plus the service against them, on loopback"
+    help = "simulated platforms and the service that reads them, on this machine; no credentials"
     demo = _add(commands, "demo", "demo:demo", help, "demo", "demo --port 0 --with-prometheus")
     demo.add_argument("--port", type=int, default=10870, help="of the service; 0: any free one (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=1, help="another seed, another world (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=1, help="the same seed gives the same world (default: %(default)s)")
     demo.add_argument(
         "--with-prometheus", action="store_true", help="also a local Prometheus and Alertmanager, where installed"
     )
@@ -142,11 +142,13 @@ def _add_simulate(commands: Any) -> None:
         "simulate --workflows 50 --fault rate_limited=0.05 --fault truncated=0.02",
         "simulate --webhooks http://127.0.0.1:10870",
     )
-    simulate.add_argument("--platform", action="append", metavar="NAME", help="may be given twice; default: all")
+    simulate.add_argument("--platform", action="append", metavar="NAME", help="may be repeated; default: all")
     simulate.add_argument(
         "--port", type=int, default=10880, help="of the first simulator; 0: any free ones (default: %(default)s)"
     )
-    simulate.add_argument("--seed", type=int, default=1, help="another seed, another world (default: %(default)s)")
+    simulate.add_argument(
+        "--seed", type=int, default=1, help="the same seed gives the same world (default: %(default)s)"
+    )
     simulate.add_argument("--workflows", type=int, default=6, help="generated per platform (default: %(default)s)")
     simulate.add_argument(
         "--fault",
@@ -172,7 +174,7 @@ def _add_policies(policies: Any) -> None:
     explaining.add_argument("ids", nargs="*", metavar="SOURCE/ID", help="dead letters to show every check of")
     explaining.add_argument("--all", action="store_true", help="every check of every open dead letter")
     _takes_json(explaining, "as one JSON object")
-    help = "cases, each a dead letter and what should be decided of it, against the policies"
+    help = "try the policies on cases: each a dead letter and the expected decision"
     testing = _add(policies, "test", "policies:test", help, "policies test cases.yaml --config config.yaml")
     _takes_config(testing)
     testing.add_argument("file", type=Path, metavar="FILE", help="the cases, as YAML")
@@ -204,7 +206,7 @@ def _add_dashboards(dashboards: Any) -> None:
     help = "write the dashboards, and examples of how Grafana finds them, into a folder; older ones are replaced"
     example = "dashboards export /etc/grafana/dashboards/automation-exporter"
     exporting = _add(dashboards, "export", "dashboards:export", help, example)
-    exporting.add_argument("folder", type=Path, metavar="DIR", help="is made if it is not there")
+    exporting.add_argument("folder", type=Path, metavar="DIR", help="created if missing")
 
 
 def _add_store(store: Any) -> None:
@@ -220,7 +222,7 @@ def _add_store(store: Any) -> None:
         "copy a ledger into an empty database, of SQLite or PostgreSQL, totals and all; stop the service before",
         "store copy --from sqlite:///old.db --to postgresql://exporter@db.example/exporter",
     )
-    copying.add_argument("--from", dest="source", required=True, metavar="URL", help="the ledger as it is")
+    copying.add_argument("--from", dest="source", required=True, metavar="URL", help="the database to copy")
     copying.add_argument("--to", required=True, metavar="URL", help="an empty database")
 
 
@@ -236,7 +238,7 @@ def _add_retries(retries: Any) -> None:
     listing = add("list", "the newest retries", "", " --limit 10 --json", without_config=True)
     listing.add_argument("--limit", type=int, default=50, metavar="N", help="so many (default: %(default)s)")
     _takes_json(listing, "as a list of JSON objects")
-    help = "one retry, or those of one dead letter, with what the audit says of it"
+    help = "one retry, or those of one dead letter, with their audit"
     showing = add("show", help, f" {RETRY}", f" {LETTER}")
     showing.add_argument("id", metavar="ID", help="of a retry, or SOURCE/ID of a dead letter")
     _takes_json(showing, "as one JSON object")
@@ -251,7 +253,7 @@ def _add_retries(retries: Any) -> None:
     help = "open dead letters by what they have in common: how many, why, what can be done"
     _takes_json(add("groups", help, "", " --json"), "as a list of JSON objects")
 
-    help = "send nothing: the kill switch"
+    help = "stop sending retries: the kill switch"
     pause = add("pause", help, " --why maintenance", " --source make-eu --for 3d", without_config=True)
     pause.add_argument("--source", help="default: all")
     pause.add_argument("--for", dest="seconds", type=_duration, metavar="DURATION", help="default: 24h")
@@ -340,11 +342,11 @@ def _add_operations(add: Callable[..., argparse.ArgumentParser]) -> None:
     cancelling = add("cancel", "stop what is left of an operation", f" {OPERATION}", without_config=True)
     cancelling.add_argument("id", metavar="ID", help="of the operation")
     _takes_json(cancelling, "as one JSON object")
-    help = "ask the platform about a dead letter as right before a retry, and make none"
+    help = "ask the platform about a dead letter as right before a retry, without making one"
     trying = add("try", help, f" {LETTER} --dry-run")
     trying.set_defaults(command="retries:attempt")
     trying.add_argument("id", metavar="SOURCE/ID", help="of the dead letter, as `policies explain` prints it")
-    trying.add_argument("--dry-run", action="store_true", help="has to be said: nothing else is done")
+    trying.add_argument("--dry-run", action="store_true", help="required: this command never sends a retry")
     _takes_json(trying, "as one JSON object")
 
 
@@ -366,11 +368,17 @@ def _takes_selection(parser: argparse.ArgumentParser, names: str) -> None:
 def _takes_option(parser: argparse.ArgumentParser, option: str) -> None:
     match option:
         case "--now":
-            parser.add_argument(option, action="store_true", help="take effect at once, without time to take it back")
+            parser.add_argument(
+                option,
+                action="store_true",
+                help="take effect at once, without the seconds in which it can be cancelled",
+            )
         case "--stop-after":
             parser.add_argument(option, type=_number, metavar="N", help="stop the rest after so many failures")
         case "--for":
-            parser.add_argument(option, dest="seconds", type=_duration, metavar="DURATION", help="default: for good")
+            parser.add_argument(
+                option, dest="seconds", type=_duration, metavar="DURATION", help="default: until it is released"
+            )
         case "--not-sent":
             parser.add_argument(option, action="store_true", help="the retry had no effect: it does not count")
 

@@ -167,7 +167,7 @@ def well_again(scene: Scene) -> bool:
     """Whether nothing is left of the incident, and no retry is under way."""
     if any(retry.outcome is None for retry in scene.running.book.everything()):
         return False
-    world = scene.running.world.sources["make"]
+    world = scene.running.world.sources[scene.incident.source]
     return not any(
         world.dead_letters_of(workflow) or world.entries[workflow].failures for workflow in scene.incident.workflows
     )

@@ -90,7 +90,7 @@ def _histogram(
 
 # Gauges: what is so now, as last read from the platform.
 SOURCE_UP = _gauge(
-    "automation_source_up", "Whether the last sweep of the source's main listing reached the platform.", _SOURCE
+    "automation_source_up", "1 if the last poll cycle (sweep) of the source reached its platform, else 0.", _SOURCE
 )
 WORKFLOW_INFO = _gauge(
     "automation_workflow_info",
@@ -105,7 +105,7 @@ WORKFLOW_LABELS = Metric(
     labels=_WORKFLOW,
     sparse=True,
 )
-WORKFLOW_ENABLED = _gauge("automation_workflow_enabled", "Whether the workflow is switched on.", _WORKFLOW)
+WORKFLOW_ENABLED = _gauge("automation_workflow_enabled", "1 if the workflow is switched on, else 0.", _WORKFLOW)
 WORKFLOW_BLOCKED = _gauge(
     "automation_workflow_blocked",
     "1 while the platform keeps the workflow from running, by reason.",
@@ -215,15 +215,15 @@ DEAD_LETTER_RESOLUTION = _histogram(
     AGE_BUCKETS,
 )
 RETRY_MODE = _gauge("automation_retry_mode", "1 for the mode retries of the source are in.", (*_SOURCE, "mode"))
-RETRY_PAUSED = _gauge("automation_retry_paused", "Whether retries of the source are paused.", _SOURCE)
+RETRY_PAUSED = _gauge("automation_retry_paused", "1 while retries of the source are paused, else 0.", _SOURCE)
 RETRY_LOWERED = _gauge(
     "automation_retry_lowered",
-    "Whether the exporter lowered retries of the source to approval by itself, because its calls were refused.",
+    "1 while the exporter has lowered retries of the source to approval, because its calls were refused, else 0.",
     _SOURCE,
 )
 RETRY_STORM = _gauge(
     "automation_retry_storm",
-    "Whether retries of the source wait because so many of its own runs fail; where a storm guard is configured.",
+    "1 while no retry of the source is sent because so many of its own runs fail; where a storm guard is configured.",
     _SOURCE,
 )
 RETRY_BUDGET = _gauge(
@@ -233,7 +233,7 @@ RETRY_BUDGET = _gauge(
 )
 RETRY_GATES = _gauge(
     "automation_retry_gates",
-    "Groups with dead letters that may be retried, by how their gates stand.",
+    "Groups with dead letters that may be retried, by the state of their gates.",
     (*_SOURCE, "policy", "state"),
 )
 RETRIES_OPEN = _gauge(
@@ -246,12 +246,12 @@ RETRY_DECISIONS = _counter(
 )
 RETRY_ESCALATIONS = _counter(
     "automation_retry_escalations_total",
-    "Dead letters a person has to see to, once for each root and reason.",
+    "Dead letters that need a person, once for each root and reason.",
     (*_SOURCE, "policy", "reason"),
 )
 RETRIES = _counter(
     "automation_retries_total",
-    "Retries by what became of them.",
+    "Retries that have ended, by outcome.",
     (*_SOURCE, "policy", "outcome"),
     exemplars=True,
 )
@@ -260,15 +260,17 @@ RETRIES_SHADOW = _counter(
 )
 REPAIRS = _counter(
     "automation_repairs_total",
-    "Repairs other than a retry that people asked for, by what became of them.",
+    "Repairs other than a retry that people asked for, by outcome.",
     (*_SOURCE, "action", "outcome"),
 )
 RUNS_OBSERVED = _counter(
-    "automation_exporter_runs_observed_total", "Finished runs by who saw the finish first.", (*_SOURCE, "via")
+    "automation_exporter_runs_observed_total",
+    "Finished runs by what reported the end first: poll, webhook or backfill.",
+    (*_SOURCE, "via"),
 )
 RECONCILED = _counter(
     "automation_exporter_reconciled_total",
-    "Finished runs that one way of looking had missed, misjudged or seen late.",
+    "Finished runs that polling or webhooks missed, or that were reported late or corrected.",
     (*_SOURCE, "kind"),
 )
 DETECTION_DELAY = _histogram(

@@ -20,6 +20,11 @@ class Incident:
         self.down = False
 
     @property
+    def source(self) -> str:
+        """The name of the source that reads them, which is the platform's in the demo."""
+        return self._make.name
+
+    @property
     def failed(self) -> int:
         """How many runs."""
         return len(self._lost)

@@ -76,28 +76,30 @@ class OwnMetrics:
         self.build_info = gauge("build_info", "1, labelled by version.", ("version", "python"))
         self.build_info.labels(__version__, interpreter.python_version()).set(1)
         self.reload_successful = gauge(
-            "config_last_reload_successful", "Whether the last (re)load of the config worked."
+            "config_last_reload_successful", "1 if the last (re)load of the config worked, else 0."
         )
         self.reload_timestamp = gauge(
             "config_last_reload_success_timestamp_seconds", "When a config was last loaded successfully."
         )
-        self.sweep_duration = histogram("sweep_duration_seconds", "Time one sweep of a stream took.", _STREAM, _SECONDS)
+        self.sweep_duration = histogram(
+            "sweep_duration_seconds", "Duration of one poll cycle (sweep) of a stream.", _STREAM, _SECONDS
+        )
         self.sweep_success = gauge(
             "sweep_last_success_timestamp_seconds",
-            "When a sweep of the stream last read everything it meant to.",
+            "When a poll cycle of the stream last read everything.",
             _STREAM,
         )
         self.data_complete = gauge(
-            "data_complete", "Whether the last sweep of the stream read everything, without a fault.", _STREAM
+            "data_complete", "1 if the last poll cycle of the stream read everything without a fault, else 0.", _STREAM
         )
         self.sweep_errors = counter(
-            "sweep_errors_total", "Failed sweeps and unusable parts of sweeps.", (*_STREAM, "kind")
+            "sweep_errors_total", "Failed poll cycles, and parts of them that could not be used.", (*_STREAM, "kind")
         )
         self.api_requests = counter(
             "api_requests_total", "Requests sent to the platform.", (*_SOURCE, "endpoint", "code")
         )
         self.api_throttled = counter(
-            "api_throttled_seconds_total", "Time requests waited for their turn.", (*_SOURCE, "cause")
+            "api_throttled_seconds_total", "Time that requests waited, by cause.", (*_SOURCE, "cause")
         )
         self.webhook_events = counter("webhook_events_total", "Webhooks received.", (*_SOURCE, "outcome"))
         self.webhook_delay = histogram(
@@ -114,8 +116,8 @@ class OwnMetrics:
             _SOURCE,
         )
         self.leader = gauge("leader", "Whether this replica polls, retries and exposes the source.", ("source",))
-        self.ledger_rows = gauge("ledger_rows", "Rows in the ledger.", ("table",))
-        self.store_errors = counter("store_errors_total", "Operations the store could not do.", ("operation",))
+        self.ledger_rows = gauge("ledger_rows", "Rows in the database.", ("table",))
+        self.store_errors = counter("store_errors_total", "Operations that the database could not do.", ("operation",))
         for operation in ("ingest", "probe"):  # there before the first error, so that it is seen as a rise
             self.store_errors.labels(operation)
         self.store_up = gauge(
@@ -124,14 +126,18 @@ class OwnMetrics:
         )
         self.commit_duration = histogram(
             "commit_duration_seconds",
-            "Time of one transaction, waiting for its turn included.",
+            "Duration of one transaction, including the wait for its turn.",
             ("operation",),
             _COMMIT,
         )
-        self.series = gauge("series", "Lines of ledger metrics exposed.")
-        self.series_limit = gauge("series_limit", "Lines there may be; workflows without room are shown as __other__.")
+        self.series = gauge("series", "Lines of workflow and retry metrics exposed.")
+        self.series_limit = gauge(
+            "series_limit", "Most such lines there may be; workflows without room are shown as __other__."
+        )
         self.series_folded = counter("series_folded_total", "Workflows shown as __other__ for lack of room.")
-        self.render_duration = histogram("render_duration_seconds", "Time to write one scrape.", ("format",), _COMMIT)
+        self.render_duration = histogram(
+            "render_duration_seconds", "Duration of writing one scrape.", ("format",), _COMMIT
+        )
         self.spans = counter("spans_total", "Spans handed to the collector, by outcome.", ("outcome",))
         self.traces_pending = gauge("traces_pending", "Finished runs whose trace is still to be exported.")
 

@@ -53,13 +53,14 @@ async def test_the_verdict_comes_first_and_always(tmp_path: Path) -> None:
 async def test_how_many_retries_a_day_each_source_can_have_at_most(tmp_path: Path) -> None:
     policies = [{"name": "p", "match": {"error.class": "network"}, "action": "retry"}]
     for mode, pace, said in (
-        ("enforce", {}, "q: its pace allows at most 8640 retries a day, 3 at once"),
-        ("approve", {"rate": "1/7d", "burst": 1}, "q: its pace allows at most 1 retries a day, 1 at once"),
-        ("enforce", {"rate": "100/1h"}, "q: its pace allows at most 2400 retries a day, 3 at once"),
+        ("enforce", {}, "q: its rate limit (pace) allows at most 8640 retries a day, 3 at once"),
+        ("approve", {"rate": "1/7d", "burst": 1}, "q: its rate limit (pace) allows at most 1 retries a day, 1 at once"),
+        ("enforce", {"rate": "100/1h"}, "q: its rate limit (pace) allows at most 2400 retries a day, 3 at once"),
         (
             "shadow",
             {},
-            "q: its pace allows at most 8640 retries a day, 3 at once; none is sent while the mode is shadow",
+            "q: its rate limit (pace) allows at most 8640 retries a day, 3 at once;"
+            " none is sent while the mode is shadow",
         ),
     ):
         retries = {"mode": mode, "policies": policies, "sources": {"q": {"pace": pace}}}

@@ -61,9 +61,9 @@ def test_a_source_whose_webhook_was_turned_off_keeps_the_rest(own: OwnMetrics) -
 
 
 def test_what_is_of_a_source_says_the_platform_first(own: OwnMetrics) -> None:
-    labels = [list(sample.labels) for family in own.registry.collect() for sample in family.samples]
+    labels = [getattr(collector, "_labelnames", ()) for collector in own.registry._collector_to_names]
     of_sources = [names for names in labels if "source" in names]
-    assert len(of_sources) > 20
+    assert len(of_sources) > 8
     assert {tuple(names[:2]) for names in of_sources} == {("platform", "source")}
 
 

@@ -14,7 +14,7 @@ _shtab_automation_exporter_commands() {
     completion:'A script that lets a shell complete these commands.'
     config:'About the config.'
     dashboards:'About the dashboards for Grafana.'
-    demo:'Simulators of all platforms plus the service against them, on loopback.'
+    demo:'Simulated platforms and the service that reads them, on this machine; no credentials.'
     healthcheck:'Whether the service answers at its address: exit code 0 or 1.'
     policies:'About retry policies.'
     retries:'The ledger of retries, and control over them.'
@@ -45,7 +45,7 @@ _shtab_automation_exporter_policies_commands() {
   local _commands=(
     backtest:'What these policies would have retried of the recorded dead letters, and what became of those.'
     explain:'What is decided of the open dead letters, and why; changes nothing.'
-    test:'Cases, each a dead letter and what should be decided of it, against the policies.'
+    test:'Try the policies on cases: each a dead letter and the expected decision.'
   )
   _describe 'automation-exporter policies commands' _commands
 }
@@ -61,16 +61,16 @@ _shtab_automation_exporter_retries_commands() {
     hold:'Keep dead letters from being retried.'
     list:'The newest retries.'
     operations:'The newest operations, or one: how many of its dead letters are done, and what became of them.'
-    pause:'Send nothing: the kill switch.'
+    pause:'Stop sending retries: the kill switch.'
     quarantine:'Never retry dead letters by themselves, until they are released.'
     reactivate:'Switch on workflows that their platform switched off.'
     release:'Take back what holds dead letters; settle retries whose outcome is unknown.'
     rerun:'Run the workflow of a dead letter again, with the parameters of the config.'
     resume:'End pauses.'
     retry:'Retry dead letters now, past backoff and hours.'
-    show:'One retry, or those of one dead letter, with what the audit says of it.'
+    show:'One retry, or those of one dead letter, with their audit.'
     stop:'End runs that hang.'
-    try:'Ask the platform about a dead letter as right before a retry, and make none.'
+    try:'Ask the platform about a dead letter as right before a retry, without making one.'
   )
   _describe 'automation-exporter retries commands' _commands
 }
@@ -139,7 +139,7 @@ _shtab_automation_exporter_dashboards_defaults_added=0
 
 _shtab_automation_exporter_dashboards_export_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  ":is made if it is not there:"
+  ":created if missing:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -148,7 +148,7 @@ _shtab_automation_exporter_dashboards_export_defaults_added=0
 _shtab_automation_exporter_demo_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--port[of the service\; 0\: any free one (default\: 10870)]:port:"
-  "--seed[another seed, another world (default\: 1)]:seed:"
+  "--seed[the same seed gives the same world (default\: 1)]:seed:"
   "--with-prometheus[also a local Prometheus and Alertmanager, where installed]"
 )
 
@@ -214,7 +214,7 @@ _shtab_automation_exporter_retries_approve_options=(
   "--policy[all that this policy owns]:P:"
   "--workflow[all of this workflow]:SOURCE/ID:"
   "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -255,7 +255,7 @@ _shtab_automation_exporter_retries_discard_options=(
   "--policy[all that this policy owns]:P:"
   "--workflow[all of this workflow]:SOURCE/ID:"
   "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -269,7 +269,7 @@ _shtab_automation_exporter_retries_discard_defaults_added=0
 _shtab_automation_exporter_retries_fix_and_retry_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -296,7 +296,7 @@ _shtab_automation_exporter_retries_hold_options=(
   "--policy[all that this policy owns]:P:"
   "--workflow[all of this workflow]:SOURCE/ID:"
   "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
-  "--for[default\: for good]:DURATION:"
+  "--for[default\: until it is released]:DURATION:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
   "--json[as one JSON object]"
@@ -360,7 +360,7 @@ _shtab_automation_exporter_retries_quarantine_defaults_added=0
 _shtab_automation_exporter_retries_reactivate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -391,7 +391,7 @@ _shtab_automation_exporter_retries_release_defaults_added=0
 _shtab_automation_exporter_retries_rerun_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -420,7 +420,7 @@ _shtab_automation_exporter_retries_retry_options=(
   "--policy[all that this policy owns]:P:"
   "--workflow[all of this workflow]:SOURCE/ID:"
   "--between[all that failed then (UTC unless it says otherwise, or how long ago)]:('FROM', 'TO'):"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -444,7 +444,7 @@ _shtab_automation_exporter_retries_show_defaults_added=0
 _shtab_automation_exporter_retries_stop_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--now[take effect at once, without time to take it back]"
+  "--now[take effect at once, without the seconds in which it can be cancelled]"
   "--stop-after[stop the rest after so many failures]:N:"
   "--why[for those who see it, and the audit]:TEXT:"
   "--dry-run[only say what it would cover\; change nothing]"
@@ -458,7 +458,7 @@ _shtab_automation_exporter_retries_stop_defaults_added=0
 _shtab_automation_exporter_retries_try_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--config[default\: \$AUTOMATION_EXPORTER_CONFIG, then \/etc\/automation-exporter\/config.yaml]:FILE:_files"
-  "--dry-run[has to be said\: nothing else is done]"
+  "--dry-run[required\: this command never sends a retry]"
   "--json[as one JSON object]"
   ":of the dead letter, as \`policies explain\` prints it:"
 )
@@ -485,9 +485,9 @@ _shtab_automation_exporter_run_defaults_added=0
 
 _shtab_automation_exporter_simulate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "*--platform[may be given twice\; default\: all]:NAME:"
+  "*--platform[may be repeated\; default\: all]:NAME:"
   "--port[of the first simulator\; 0\: any free ones (default\: 10880)]:port:"
-  "--seed[another seed, another world (default\: 1)]:seed:"
+  "--seed[the same seed gives the same world (default\: 1)]:seed:"
   "--workflows[generated per platform (default\: 6)]:workflows:"
   "*--fault[what goes wrong how often, for example rate_limited\=0.05\; an unknown name lists them]:NAME=VALUE:"
   "--webhooks[send webhooks to URL\/webhooks\/\{platform\}]:URL:"
@@ -515,7 +515,7 @@ _shtab_automation_exporter_store_backup_defaults_added=0
 
 _shtab_automation_exporter_store_copy_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--from[the ledger as it is]:URL:"
+  "--from[the database to copy]:URL:"
   "--to[an empty database]:URL:"
 )
 
