@@ -86,24 +86,15 @@ class Outline:
         return made
 
 
-def outline(path: Path, environment: Mapping[str, str] = os.environ) -> Outline:
-    """Read what is needed of a config file. Raises ``ConfigError``, also for an unset variable in ``store.url``."""
+def outline(path: Path, environment: Mapping[str, str] = os.environ, *, store: bool = True) -> Outline:
+    """Read what is needed of a config file; without ``store``, not even where the database is (that may hold a password).
+
+    Raises ``ConfigError``, also for an unset variable in ``store.url``.
+    """
     text = file_text(path)
     try:
         written = Text(text)
-        store = written.section("store", lenient=True)
-        if store is not None and not isinstance(store, dict):
-            raise ConfigError(["store: must be a section of keys and values"])
-        problems: list[str] = []
-        url = (store or {}).get("url", StoreConfig.model_fields["url"].default)
-        if isinstance(url, str):
-            url = expand(url, "store.url", environment, problems)
-        if problems:
-            raise ConfigError(problems)
-        try:
-            url = StoreConfig.model_validate({"url": url}).url
-        except ValidationError as exc:
-            raise ConfigError(wording.lines(exc, "store", StoreConfig)) from None
+        url = _store_url(written, environment) if store else ""
         platforms = {
             name: expand(str(section.get("platform")), "", environment, [])
             for name, section in _sources(written).items()
@@ -111,6 +102,22 @@ def outline(path: Path, environment: Mapping[str, str] = os.environ) -> Outline:
     except ConfigError as exc:
         raise ConfigError(exc.problems, file=path) from None
     return Outline(store_url=url, platforms=platforms, file=path, _text=written, _environment=environment)
+
+
+def _store_url(written: Text, environment: Mapping[str, str]) -> str:
+    store = written.section("store", lenient=True)
+    if store is not None and not isinstance(store, dict):
+        raise ConfigError(["store: must be a section of keys and values"])
+    problems: list[str] = []
+    url = (store or {}).get("url", StoreConfig.model_fields["url"].default)
+    if isinstance(url, str):
+        url = expand(url, "store.url", environment, problems)
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return StoreConfig.model_validate({"url": url}).url
+    except ValidationError as exc:
+        raise ConfigError(wording.lines(exc, "store", StoreConfig)) from None
 
 
 def without_config(store_url: str) -> Outline:
