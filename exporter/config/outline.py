@@ -87,7 +87,7 @@ class Outline:
 
 
 def outline(path: Path, environment: Mapping[str, str] = os.environ, *, store: bool = True) -> Outline:
-    """Read what is needed of a config file; without ``store``, not even where the database is (that may hold a password).
+    """Read what is needed of a config file; without ``store``, not where the database is (that may hold a password).
 
     Raises ``ConfigError``, also for an unset variable in ``store.url``.
     """
