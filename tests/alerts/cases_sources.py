@@ -292,6 +292,18 @@ SOURCES: dict[str, Cases] = {
                 told=(HERE, "Nothing of make-eu can be read, mostly timeout."),
             ),
             Case(
+                why="503 for the stream that is read most, ever more rarely; the main one is read four times an hour",
+                series={
+                    UP: "1x70",
+                    COMPLETE: "1x10 0x60",
+                    answers("503"): "_x10 3 6x1 9x3 12x7 15x40",
+                    answers("200"): "0+1x10 10x60",
+                    FREE: "60x70",
+                },
+                at="19m",
+                told=(HERE, "Nothing of make-eu can be read, mostly 503."),
+            ),
+            Case(
                 why="nothing was ever answered",
                 series={UP: "0x60", metric("automation_exporter_sweep_errors_total", STREAM, kind="timeout"): "1+1x60"},
                 at="10m",
