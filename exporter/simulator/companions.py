@@ -60,7 +60,7 @@ async def companions(folder: Path, target: str) -> AsyncIterator[dict[str, str]]
 
 def _prometheus_config(folder: Path, target: str, alertmanager: str | None) -> Path:
     """A config with our rules, written beside it."""
-    slo, file = SloConfig(), folder / "rules.yaml"
+    slo, file = SloConfig(status_url=f"http://{target}"), folder / "rules.yaml"
     file.write_text(rules.as_yaml([*rules.recording_rules(slo), *rules.alert_rules(slo)]))
     config: dict[str, object] = {
         "global": {"scrape_interval": "5s", "evaluation_interval": "15s"},
