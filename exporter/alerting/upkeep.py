@@ -82,11 +82,15 @@ def source_is_down(slo: SloConfig) -> str:
     A source is said to be down when its main stream cannot be read; others are read more often, and a sweep that is
     refused on its way goes on asking and does not end. So it counts as well that no good answer came for five minutes,
     while bad ones do; or, as the next bad one may take a while, while the last sweep failed or every call waits for the
-    end of a pause.
+    end of a pause. What is swept every ten minutes has no answers for five whatever happens.
     """
     down = f"max without (instance, pod) (max_over_time({select(catalogue.SOURCE_UP.name, slo)}[2m])) == 0"
     waits = f"max without (instance, pod) (max_over_time({select(API_QUOTA_REMAINING, slo)}[3m])) < 1"
-    failed = f"group without (instance, pod, stream) ({select(own(lambda o: o.data_complete), slo)} == 0)"
+    swept = select(f"{own(lambda o: o.sweep_duration)}_count", slo)
+    failed = (
+        f"(group without (instance, pod, stream) ({select(own(lambda o: o.data_complete), slo)} == 0)\n"
+        f"          and on ({SOURCE}) max by ({SOURCE}) (increase({swept}[10m])) > 1.5)"
+    )
     requests = own(lambda o: o.api_requests)
     bad, good = (select(requests, slo, f'code{sign}"[123].."') for sign in ("!~", "=~"))
     by = "sum by (job, platform, source)"
