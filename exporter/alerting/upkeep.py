@@ -79,20 +79,26 @@ def credential_is_refused(slo: SloConfig) -> str:
 def source_is_down(slo: SloConfig) -> str:
     """Not reached for some minutes, or no answer but refusals and errors. A refused credential has its own alert.
 
-    A sweep that is refused on its way goes on asking and does not end, so the source is not said to be down: then no
-    good answer came for five minutes, while bad ones did or every call waits for the end of a pause (which may be so
-    long that hardly any bad answer comes).
+    A source is said to be down when its main stream cannot be read; others are read more often, and a sweep that is
+    refused on its way goes on asking and does not end. So it counts as well that no good answer came for five minutes,
+    while bad ones do; or, as the next bad one may take a while, while the last sweep failed or every call waits for the
+    end of a pause. What is swept every ten minutes has no answers for five whatever happens.
     """
     down = f"max without (instance, pod) (max_over_time({select(catalogue.SOURCE_UP.name, slo)}[2m])) == 0"
     waits = f"max without (instance, pod) (max_over_time({select(API_QUOTA_REMAINING, slo)}[3m])) < 1"
+    swept = select(f"{own(lambda o: o.sweep_duration)}_count", slo)
+    failed = (
+        f"(group without (instance, pod, stream) ({select(own(lambda o: o.data_complete), slo)} == 0)\n"
+        f"          and on ({SOURCE}) max by ({SOURCE}) (increase({swept}[10m])) > 1.5)"
+    )
     requests = own(lambda o: o.api_requests)
     bad, good = (select(requests, slo, f'code{sign}"[123].."') for sign in ("!~", "=~"))
     by = "sum by (job, platform, source)"
     lately = f"{by} (increase({bad}[3m])) > 0"
-    refused = f"{by} (increase({bad}[10m]) > 0 or ({bad} unless {bad} offset 10m))"
+    refused = f"{by} (increase({bad}[15m]) > 0 or ({bad} unless {bad} offset 15m))"
     return (
-        f"(\n  {down}\n  or\n  (\n    (\n      {lately}\n      or\n      ({waits}\n        and {refused})\n    )\n"
-        f"    unless {by} (increase({good}[5m])) > 0\n  )\n)\n{stored(slo)}\n"
+        f"(\n  {down}\n  or\n  (\n    (\n      {lately}\n      or\n      (\n        ({failed} or {waits})\n"
+        f"        and {refused}\n      )\n    )\n    unless {by} (increase({good}[5m])) > 0\n  )\n)\n{stored(slo)}\n"
         f"unless on ({SOURCE}) (\n{indented(credential_is_refused(slo))}\n)"
     )
 

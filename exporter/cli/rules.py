@@ -21,7 +21,7 @@ def _objectives(config: Path) -> SloConfig:
     """Those of the config; where nobody named one and none is at its usual place, the defaults."""
     if config == Path(CONFIG_FILE) and not config.exists():
         return SloConfig()
-    return outline(config).objectives()
+    return outline(config, store=False).objectives()
 
 
 def _as_prometheus_rule(groups: list[dict[str, Any]]) -> str:

@@ -92,19 +92,22 @@ class Outline:
         return made
 
 
-def outline(path: Path, environment: Mapping[str, str] = os.environ) -> Outline:
-    """Read what is needed of a config file. Raises ``ConfigError``, also for an unset variable in ``store.url``."""
+def outline(path: Path, environment: Mapping[str, str] = os.environ, *, store: bool = True) -> Outline:
+    """Read what is needed of a config file; without ``store``, not where the database is (that may hold a password).
+
+    Raises ``ConfigError``, also for an unset variable in ``store.url``.
+    """
     text = file_text(path)
     try:
         written = Text(text)
-        store = _store(written.section("store", lenient=True), environment)
+        where = _store(written.section("store", lenient=True), environment) if store else StoreConfig()
         platforms = {
             name: expand(str(section.get("platform")), "", environment, [])
             for name, section in _sources(written).items()
         }
     except ConfigError as exc:
         raise ConfigError(exc.problems, file=path) from None
-    return Outline(store=store, platforms=platforms, file=path, _text=written, _environment=environment)
+    return Outline(store=where, platforms=platforms, file=path, _text=written, _environment=environment)
 
 
 def without_config(store_url: str) -> Outline:

@@ -24,6 +24,7 @@ from tests.alerts.world import (
     STORE_UP,
     STREAM,
     SUCCESS,
+    SWEEPS,
     UP,
     USED,
     USED_BYTES,
@@ -293,6 +294,19 @@ SOURCES: dict[str, Cases] = {
                 told=(HERE, "Nothing of make-eu can be read, mostly timeout."),
             ),
             Case(
+                why="503 for the stream that is read most, ever more rarely; the main one is read four times an hour",
+                series={
+                    UP: "1x70",
+                    COMPLETE: "1x10 0x60",
+                    SWEEPS: "0+1x10 11 12x1 13x3 14x7 15x40",
+                    answers("503"): "_x10 3 6x1 9x3 12x7 15x40",
+                    answers("200"): "0+1x10 10x60",
+                    FREE: "60x70",
+                },
+                at="19m",
+                told=(HERE, "Nothing of make-eu can be read, mostly 503."),
+            ),
+            Case(
                 why="nothing was ever answered",
                 series={UP: "0x60", metric("automation_exporter_sweep_errors_total", STREAM, kind="timeout"): "1+1x60"},
                 at="10m",
@@ -310,6 +324,18 @@ SOURCES: dict[str, Cases] = {
                 why="polled every ten minutes, and one request was refused on the way",
                 series={
                     UP: "1x70",
+                    answers("429"): "0x19 1x60",
+                    answers("200"): "9x9 18x9 27x9 36x9",
+                    FREE: "60x19 0x1 60x60",
+                },
+                at="29m",
+            ),
+            Case(
+                why="the same, and something cannot be read at all times",
+                series={
+                    UP: "1x70",
+                    COMPLETE: "0x70",
+                    SWEEPS: "1x9 2x9 3x9 4x9",
                     answers("429"): "0x19 1x60",
                     answers("200"): "9x9 18x9 27x9 36x9",
                     FREE: "60x19 0x1 60x60",

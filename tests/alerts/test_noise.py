@@ -27,7 +27,7 @@ def firing(at: int, *names: str) -> dict[str, Any]:
 def asked(folder: Path, recorded: Recorded, slo: SloConfig, *moments: dict[str, Any]) -> None:
     (folder / "rules.yaml").write_text(rules.as_yaml(rules.recording_rules(slo) + rules.alert_rules(slo)))
     test = {"interval": "1m", "input_series": recorded.series(), "promql_expr_test": list(moments)}
-    given = {"rule_files": ["rules.yaml"], "evaluation_interval": "5m", "tests": [test]}
+    given = {"rule_files": ["rules.yaml"], "evaluation_interval": "15m", "tests": [test]}
     (folder / "test.yaml").write_text(yaml.safe_dump(given))
     done = promtool("test", "rules", folder / "test.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,5 +52,5 @@ async def test_a_workflow_that_is_switched_off_is_one_alert_for_a_day(platform: 
         assert (await made.samples("automation_workflow_enabled"))[platform, chosen] == 0.0
         recorded.hold(await made.scrape(), 32 * 60)
     off = "AutomationWorkflowDisabled"
-    moments = [firing(25), *(firing(at, off) for at in (45, 3 * 60, 8 * 60, 20 * 60)), firing(31 * 60)]
+    moments = [firing(15), *(firing(at, off) for at in (60, 3 * 60, 8 * 60, 20 * 60)), firing(31 * 60)]
     asked(tmp_path, recorded, STRICT, *moments)

@@ -109,6 +109,7 @@ def known_metrics() -> dict[str, set[str]]:
     known |= SCRAPED | {"up": set(), "process_start_time_seconds": set()}
     detection = catalogue.DETECTION_DELAY
     known[f"{detection.name}_bucket"] = {*detection.labels, "le"}
+    known["automation_exporter_sweep_duration_seconds_count"] = {"platform", "source", "stream"}
     recorded = [rule["record"] for rule in every_rule(SloConfig()) if "record" in rule]
     ledger = {replicas(metric): set(metric.labels) for metric in LEDGER}
     return known | {name: {"platform", "source", "workflow_id"} for name in recorded} | ledger

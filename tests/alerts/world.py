@@ -58,6 +58,7 @@ GATES = f'{SOURCE}, policy="transient"'
 RAILS = SOURCE
 STREAM = f'{SOURCE}, stream="runs"'
 COMPLETE = metric("automation_exporter_data_complete", STREAM)
+SWEEPS = metric("automation_exporter_sweep_duration_seconds_count", STREAM)
 SUCCESS = metric("automation_exporter_sweep_last_success_timestamp_seconds", STREAM)
 LAG = metric("automation_exporter_cursor_lag_seconds", STREAM)
 LETTERS_READ = metric("automation_exporter_sweep_last_success_timestamp_seconds", SOURCE, stream="dead_letters")

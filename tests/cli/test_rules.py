@@ -46,3 +46,39 @@ def test_another_form_is_refused_with_those_there_are(config: str, capsys: pytes
     said = capsys.readouterr().err
     assert "prometheusrule" in said
     assert "Traceback" not in said
+
+
+def test_no_secret_is_needed_wherever_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of a source, nor of the service, nor the password in the address of the database."""
+    monkeypatch.delenv("UNSET_HERE", raising=False)
+    file = tmp_path / "config.yaml"
+    plain = """\
+sources:
+  make-eu: {platform: make, url: "http://localhost", organization_id: 9, token: abcd, labels: {team: payments}}
+slo: {success_within: 26h}
+"""
+    printed = []
+    for text in (
+        plain,
+        plain.replace("token: abcd", 'token: "${UNSET_HERE}"'),
+        plain.replace("token: abcd", "token_file: /run/secrets/nowhere"),
+        plain.replace("http://localhost", "${UNSET_HERE}"),
+        plain + 'store: {url: "postgresql://exporter:${UNSET_HERE}@db/exporter"}\n',
+        plain + 'server: {admin_token: "${UNSET_HERE}", basic_auth: {users: {ops: "${UNSET_HERE}"}}}\n',
+        plain + 'traces: {enabled: true, headers: {Authorization: "${UNSET_HERE}"}}\n',
+    ):
+        file.write_text(text)
+        assert cli.main(["rules", "--config", str(file)]) == 0, capsys.readouterr().err
+        printed.append(capsys.readouterr().out)
+    assert set(printed) == {printed[0]}
+    assert "AutomationWorkflowNoSuccess" in printed[0]
+
+
+def test_a_variable_that_rules_are_made_of_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text('sources: {}\nslo: {status_url: "${UNSET_HERE}"}\n')
+    assert cli.main(["rules", "--config", str(tmp_path / "config.yaml")]) == 1
+    said = capsys.readouterr()
+    assert "slo.status_url: the environment variable UNSET_HERE is not set" in said.err
+    assert said.out == ""
