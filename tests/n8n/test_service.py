@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.n8n.world import CUT, HOLD, World, world
+from tests.n8n.processes import CUT, HOLD
+from tests.n8n.world import World, world
 
 pytestmark = pytest.mark.n8n
 Record = Callable[[str, object], None]
