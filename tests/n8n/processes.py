@@ -103,6 +103,16 @@ class Exporter:
                     found[tuple(sample.labels[label] for label in labels)] = sample.value
         return found
 
+    async def command(self, *words: str) -> None:
+        """A command beside it that ends well."""
+        script = Path(sys.executable).with_name("automation-exporter")
+        process = await asyncio.create_subprocess_exec(
+            str(script), *words, "--config", str(self.folder / "config.yaml"),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Of its store."""
         return query(self.folder / "exporter.db", sql)

@@ -6,9 +6,11 @@ workflows call a partner who does as the test says for each piece of work, and c
 
 import contextlib
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -35,6 +37,7 @@ sources:
     token: $key
     poll: {interval: 2s, budget_share: 1.0, requests_per_minute: 1200}
     webhook: {scheme: header, header: X-Webhook-Token, secret: $secret}
+    grant: [stop]
 retries:
   mode: enforce
   sources: {n8n: {pace: {rate: 100/1s, burst: 100, in_flight: 100}}}
@@ -101,6 +104,22 @@ class World:
         assert status == 200, answer
         self.by_hand.add(int(answer["id"]))
 
+    async def stale(self, workflow: str) -> int:
+        """A row that says ``running`` and whose process is gone, as a recovery may leave it; its number."""
+        origin = (await self.row(workflow, "success")).number
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.000")
+        with contextlib.closing(sqlite3.connect(self._database, timeout=60.0)) as connection:
+            run = connection.execute
+            run("CREATE TEMP TABLE one AS SELECT * FROM execution_entity WHERE id = ?", (origin,))
+            run("UPDATE one SET id = NULL, status = 'running', finished = 0, startedAt = ?, stoppedAt = NULL", (now,))
+            number = run("INSERT INTO execution_entity SELECT * FROM one").lastrowid
+            run("CREATE TEMP TABLE told AS SELECT * FROM execution_data WHERE executionId = ?", (origin,))
+            run("UPDATE told SET executionId = ?", (number,))
+            run("INSERT INTO execution_data SELECT * FROM told")
+            connection.commit()
+        assert number is not None
+        return number
+
     async def kill_n8n(self) -> None:
         await self.server.kill()
         self.n8n_kills += 1
@@ -110,10 +129,22 @@ class World:
 
     # What is true
 
+    @property
+    def _database(self) -> Path:
+        return self.server.home / ".n8n" / "database.sqlite"
+
+    async def is_now(self, number: int, status: str) -> None:
+        """Wait until n8n says this of an execution."""
+
+        async def so() -> bool:
+            return any((row.number, row.status) == (number, status) for row in self.rows())
+
+        await eventually(so)
+
     def rows(self) -> list[Execution]:
         """Every execution that n8n has, but for its error workflow at work."""
         sql = "SELECT id, workflowId, status, mode, retryOf FROM execution_entity WHERE deletedAt IS NULL ORDER BY id"
-        found = query(self.server.home / ".n8n" / "database.sqlite", sql)
+        found = query(self._database, sql)
         return [
             Execution(
                 number=number,
@@ -136,6 +167,14 @@ class World:
         found = await eventually(there)
         assert found is not None
         return found
+
+    async def seen_running(self, number: int) -> None:
+        """Wait until the exporter knows that an execution is under way."""
+
+        async def so() -> bool:
+            return (str(number),) in self.exporter.query("SELECT run_id FROM runs WHERE state = 'running'")
+
+        await eventually(so)
 
     async def opened(self, number: int) -> None:
         """Wait until the exporter has this dead letter."""
