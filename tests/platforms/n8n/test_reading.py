@@ -584,6 +584,9 @@ async def test_check_names_missing_scopes() -> None:
         lines = await made.check()
         assert any(line.startswith("problem: the key has no workflow:read, execution:read") for line in lines)
         assert any("execution:retry" in line and line.startswith("note") for line in lines)
+        assert not any("execution:stop" in line for line in lines), "nobody has asked for it"
+        made.reconfigure(token="small-key", grant=["stop"])
+        assert any("execution:stop" in line and line.startswith("problem") for line in await made.check())
 
 
 @pytest.mark.parametrize(
