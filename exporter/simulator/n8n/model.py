@@ -47,6 +47,7 @@ class Failure:
     http_code: str | None = None
     description: str | None = None
     node_type: str | None = "n8n-nodes-base.httpRequest"  # None: it is of no node
+    made_of: "Failure | None" = None  # of a caller: that of a node of the sub-workflow, which it is told as well
 
     @property
     def names_node(self) -> bool:

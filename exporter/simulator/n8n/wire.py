@@ -175,6 +175,9 @@ def error(failure: Failure, execution: Execution) -> Json:
     if failure.names_node:
         shown["node"] = node(execution.workflow.nodes[execution.last])
         shown["messages"] = []
+    if failure.made_of is not None and execution.child is not None:  # of a caller, but its node is not the caller's
+        shown["errorResponse"] = error(failure.made_of, execution.child)
+        shown["node"] = shown["errorResponse"]["node"]
     if failure.error_class is None:
         reason = "timeout" if failure.name == "TimeoutExecutionCancelledError" else "manual"
         shown |= {"reason": reason, "extra": {"executionId": str(execution.id)}}

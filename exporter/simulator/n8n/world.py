@@ -352,8 +352,10 @@ class World:
             return
         if failure is not None:
             index = execution.workflow.find("executeWorkflow")
-            # The caller's own error has neither a name nor a node.
-            told = replace(failure, name=None, description=None, http_code=None, node_type=None)
+            if failure.names_node:
+                told = replace(failure, name="NodeOperationError", http_code=None, made_of=failure)
+            else:  # then the caller's own error has neither a name nor a node
+                told = replace(failure, name=None, description=None, http_code=None, node_type=None)
             execution.plan = replace(execution.plan, failure=told, fails_at=index)
             self._later(when, execution, self._finish)
         else:
