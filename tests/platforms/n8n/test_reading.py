@@ -3,12 +3,14 @@
 from collections import Counter
 
 import pytest
+from aiohttp import web
 
 from exporter.model import ResolvedBy, Result, State
 from exporter.platform import RunKey
-from exporter.simulator.core import Faults
+from exporter.simulator.core import Faults, Handler
 from exporter.simulator.n8n.api import Version
 from exporter.simulator.n8n.model import Instance
+from exporter.wire.api import BODY_BYTES_MAX
 from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.n8n.instance import LIST, ONE, START, Source, counting, instance
 
@@ -266,6 +268,30 @@ async def test_large_data_are_not_asked_for() -> None:
         assert made.known.errors() == {(one, "unknown"): 1}
         [letter] = made.known.dead_letters.values()
         assert letter.error is not None
+
+
+@pytest.mark.parametrize(("bytes_more", "expected"), [(0, "network"), (BODY_BYTES_MAX, "unknown")])
+async def test_an_older_version_that_does_not_tell_how_large_data_are_is_asked_for_them_once(
+    bytes_more: int, expected: str
+) -> None:
+    @web.middleware
+    async def padded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if "includeData" in request.query and isinstance(answer, web.Response) and isinstance(answer.body, bytes):
+            answer.body += b" " * bytes_more
+        return answer
+
+    async with instance(workflows=0, version=Version(sizes=False), middlewares=[padded]) as made:
+        one = made.simulator.add_workflow()
+        await made.sweep()
+        made.simulator.add_run(one, started_at=START + 1, ended_at=START + 2, result="failure", error="network")
+        await made.pass_time(MINUTE)
+        with counting(made) as spent:
+            await made.sweep("runs")
+            await made.sweep("runs")
+        assert spent[ONE] <= 3
+        assert made.known.errors() == {(one, expected): 1}
+        assert not made.new_faults()
 
 
 async def test_many_failures_at_once_are_counted_at_once_and_explained_bit_by_bit_also_over_a_restart() -> None:
