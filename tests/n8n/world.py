@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from typing import Any
 
 from tests.n8n.processes import Exporter, Partner, exporting, partner, query
@@ -359,13 +360,15 @@ async def build(world: World, webhook: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path, *, config: str = CONFIG, webhook: str = "") -> AsyncIterator[World]:
+async def world(
+    folder: Path, *, config: str = CONFIG, webhook: str = "", settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[World]:
     """n8n with its workflows, and the exporter once it has swept; both end with the block.
 
-    ``webhook``: where workflows report to, if not to the exporter.
+    ``webhook``: where workflows report to, if not to the exporter. ``settings`` are n8n's own.
     """
     port = free_port()
-    async with n8n(folder / "n8n") as server, partner() as called:
+    async with n8n(folder / "n8n", **settings) as server, partner() as called:
         made = World(server=server, partner=called)
         await build(made, webhook or f"http://127.0.0.1:{port}/webhooks/{SOURCE}")
         async with exporting(folder, made.configured(config), port=port) as made.exporter:

@@ -294,7 +294,7 @@ class World:
     def _begin(self, when: int, execution: Execution) -> None:
         if execution.mode in QUEUED:
             self._busy += 1
-        execution.status, execution.started = "running", when
+        execution.status, execution.started, execution.traced = "running", when, self.instance.traces
         plan, timeout = execution.plan, self._timeout(execution)
         if plan.works is None:
             if timeout is not None:

@@ -664,3 +664,23 @@ async def test_nothing_has_vanished_or_expired_while_a_server_starts() -> None:
         await made.pass_time(1)
         await made.sweep()
         assert_all_counted(made)
+
+
+@pytest.mark.parametrize(("backfill", "results"), [("off", ["failure"]), ("1d", ["success", "failure", "success"])])
+async def test_no_run_that_n8n_traces_itself_is_traced_twice_not_even_the_first(
+    backfill: str, results: list[str]
+) -> None:
+    async with instance(workflows=0, instance=Instance(traces=True)) as made:
+        made.reconfigure(backfill=backfill)
+        one = made.simulator.add_workflow()
+        if backfill == "off":
+            await made.sweep()  # there has been no run yet
+        for result in results:
+            at = made.clock.now()
+            made.simulator.add_run(one, started_at=at + 1, ended_at=at + 2, result=result)
+            await made.pass_time(MINUTE)
+        await made.sweep()
+        failed = [key for key, entry in made.known.runs.items() if entry.run.result is Result.FAILURE]
+        theirs = {key: f"{int(key):032x}-{int(key):016x}" if key in failed else "" for key in made.known.runs}
+        assert {key: entry.run.trace for key, entry in made.known.runs.items()} == theirs
+        assert len(theirs) == len(results)

@@ -82,9 +82,9 @@ class Details:
             position.wanted.pop(row.number, None)
             yield Page(observations=await self._told(row, run, known, position, since))
 
-    async def probe(self, row: Row | None, position: Position, *, now: float) -> None:
-        """Find out by one execution whether n8n sends traces of its own."""
-        if row is None or 0 <= now - position.traced_at < PROBE_SECONDS:
+    async def probe(self, row: Row, position: Position, *, now: float) -> None:
+        """Find out by one execution whether n8n sends traces of its own; now and then."""
+        if 0 <= now - position.traced_at < PROBE_SECONDS:
             return
         try:
             found = await self._plain(row, position)
