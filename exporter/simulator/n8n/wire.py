@@ -40,7 +40,7 @@ def row(execution: Execution) -> Json:
 def detail(execution: Execution) -> Json:
     """All of it but its data. There is no error text here."""
     shown, workflow = row(execution), execution.workflow
-    key, parent = None, f"00-{execution.id:032x}-{execution.id:016x}-01"
+    key, context = None, {"traceparent": f"00-{execution.id:032x}-{execution.id:016x}-01"}
     if execution.planned_for is not None:
         key = f"{workflow.id}:{workflow.trigger.name}:{stamp(execution.planned_for)}"
     return {
@@ -50,9 +50,7 @@ def detail(execution: Execution) -> Json:
         "deletedAt": None,
         **{name: shown[name] for name in ("workflowId", "waitTill")},
         "storedAt": "db",
-        "tracingContext": {"traceparent": f"00-{execution.id:032x}-{execution.id:016x}-01"}
-        if execution.traced
-        else None,
+        "tracingContext": context if execution.traced else None,
         "deduplicationKey": key,
         "jsonSizeBytes": size(execution),
         "binaryDataSizeBytes": 0,

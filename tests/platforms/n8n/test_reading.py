@@ -684,3 +684,17 @@ async def test_no_run_that_n8n_traces_itself_is_traced_twice_not_even_the_first(
         theirs = {key: f"{int(key):032x}-{int(key):016x}" if key in failed else "" for key in made.known.runs}
         assert {key: entry.run.trace for key, entry in made.known.runs.items()} == theirs
         assert len(theirs) == len(results)
+
+
+async def test_a_failure_that_a_webhook_reported_costs_two_calls() -> None:
+    async with instance(workflows=0) as made:
+        one = made.simulator.add_workflow()
+        await made.sweep()
+        run_id = made.simulator.add_run(
+            one, started_at=START + 1, ended_at=START + 2, result="failure", error="network"
+        )
+        await made.pass_time(5)
+        with counting(made) as spent:
+            await made.complete([RunKey(run_id=run_id, workflow_id=one)])
+        assert set(made.known.dead_letters) == {run_id}
+        assert spent == {ONE: 2}

@@ -44,9 +44,16 @@ class Details:
         self._customs = customs
         self._letters = letters
         self._read: dict[str, Run] = {}  # what was found out, by id
+        self._heard: dict[int, object] = {}  # what executions said lately that were read for another reason
 
     def restarted(self) -> None:
         self._read.clear()
+        self._heard.clear()
+
+    def heard(self, row: Row, data: object) -> None:
+        """An execution that was just read without its data need not be read so again."""
+        if not row.is_open:
+            self._heard[row.number] = data
 
     def run(self, row: Row, position: Position) -> Run:
         """The run of a row, with whatever is known of it."""
@@ -81,6 +88,7 @@ class Details:
                 run = _final(row.run, row)
             position.wanted.pop(row.number, None)
             yield Page(observations=await self._told(row, run, known, position, since))
+        self._heard.clear()
 
     async def probe(self, row: Row, position: Position, *, now: float) -> None:
         """Find out by one execution whether n8n sends traces of its own; now and then."""
@@ -121,7 +129,8 @@ class Details:
         return _final(run, row)
 
     async def _plain(self, row: Row, position: Position) -> Detail:
-        return self._mapped(await self._answer(row), position)
+        data = self._heard.pop(row.number, None)
+        return self._mapped(await self._answer(row) if data is None else data, position)
 
     async def _with_data(self, row: Row, plain: Detail, position: Position) -> Detail:
         """The execution with its data. A version that does not tell how large they are is asked once."""

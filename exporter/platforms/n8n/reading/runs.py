@@ -209,7 +209,9 @@ class RunReader:
         """One execution; None if there is none of this number."""
         try:
             answer = await self._calls.execution(number, lane=Lane.RUNNING)
-            return mapping.row(answer.data, numbering=position.numbering, latest=self._calls.latest())
+            row = mapping.row(answer.data, numbering=position.numbering, latest=self._calls.latest())
+            self._details.heard(row, answer.data)
+            return row
         except BadItem as bad:
             endpoint = "GET /api/v1/executions/{id}"
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=str(bad), status=200) from None
