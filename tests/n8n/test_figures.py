@@ -127,7 +127,8 @@ async def test_requests_and_delays(tmp_path: Path, record_property: Callable[[st
             a_minute = asked[interval, webhooks] / SECONDS * 60
             record_property(HEADING, {
                 "interval": f"{interval} s", "webhooks": "on" if webhooks else "off", "runs": runs,
-                "requests a minute": f"{a_minute:.1f}", **{what: f"{max(0.0, seconds):.1f} s" for what, seconds in p95.items()},
+                "requests a minute": f"{a_minute:.1f}",
+                **{what: f"{max(0.0, seconds):.1f} s" for what, seconds in p95.items()},
             })  # fmt: skip
             assert a_minute <= 1.05 * PER_MINUTE
             assert p95["other successes"] <= 1.1 * interval + 10
