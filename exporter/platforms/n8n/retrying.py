@@ -98,7 +98,7 @@ class N8nRetries:
             standing=standing,
             refusal=refusal,
             asks=asks,
-            mark=[row.number for row in rows],
+            mark=sorted({*(target.mark or ()), *(row.number for row in rows)}),
             efforts=() if target.mark is None else _efforts(rows, target),
             observations=observations,
         )
@@ -162,8 +162,8 @@ class N8nRetries:
 
         And whether nothing was left out. What runs is listed apart, and first: it may end meanwhile.
         """
-        known = {root.number, *(target.mark or ())}
-        lost = target.mark is not None and target.handle is None
+        known, after = {root.number, *(target.mark or ())}, target.sent_at is not None
+        floor, lost = max(known) if after else root.number, after and target.handle is None
         rows: dict[int, Row] = {}
         whole = True
         for status in ("running", None):
@@ -180,7 +180,7 @@ class N8nRetries:
                         if row.workflow_id == root.workflow_id:
                             rows[row.number] = row
                 cursor = page.next
-                if cursor is None or lowest is None or lowest <= max(known):
+                if cursor is None or lowest is None or lowest <= floor:
                     break
             else:
                 whole = whole and not lost

@@ -368,3 +368,15 @@ async def test_a_run_that_takes_longer_than_anybody_waits_is_known_by_its_row(so
             look = await adapter.look(Target(letter=letter, mark=before.mark, sent_at=0.0, handle=handle))
             assert (look.standing, told(look)) == (Standing.BUSY, [(True, None)])
         over.set()
+
+
+async def test_what_was_known_of_a_chain_stays_known_however_far_back_it_is(made: Source) -> None:
+    """A call that n8n refused is looked at once more before the next, by what was known then."""
+    letter, adapter = await failed(made)
+    first = made.simulator.retry_by_person(letter.id, outcome="failure")
+    await made.pass_time(30)
+    before = await adapter.look(Target(letter=letter))
+    await busy(made, letter, 1100)
+    again = await adapter.look(Target(letter=letter, mark=before.mark))
+    assert again.mark == before.mark == [int(letter.id), int(first)]
+    assert told(again) == []
