@@ -86,7 +86,7 @@ test-slow: install-dev real-components ## the slow tests
 
 test-n8n: install-dev ## the tests against a real n8n, which is installed once (N8N_DIR, 2.3 GB, some minutes)
 	@$(BIN)/python -m tests.n8n.testbed install
-	@$(BIN)/pytest -m "n8n and not bench" $(ARGS)
+	@$(BIN)/pytest -m "n8n and not bench" -n 2 --dist worksteal $(ARGS)
 
 lint: install-dev ## ruff check, ruff format --check, mypy --strict, import-linter
 	@$(BIN)/ruff check .

@@ -238,6 +238,8 @@ class Story:
         if error is not None:
             result["error"] = {key: error[key] for key in ("name", "message", "description", "httpCode", "reason")
                                if error.get(key) is not None}  # fmt: skip
+            if "errorResponse" in error:
+                result["made of"] = {key: error["errorResponse"].get(key) for key in ("name", "message", "httpCode")}
             if "node" in error:
                 result["node"] = [error["node"]["name"], error["node"]["type"]]
         result["last"] = told.get("lastNodeExecuted")
@@ -294,10 +296,11 @@ async def _build(story: Story) -> None:
     await story.build(chain("wait", hook("wait"), wait(LONG_WAIT), NOTHING, **told))
     await story.build(chain("timeout", hook("timeout"), wait(30), NOTHING, executionTimeout=3, **told))
     called = node("Called", "executeWorkflowTrigger", 1.1, {"inputSource": "passthrough"})
-    sub = await story.build(chain("sub", called, FLAKY, **told))
-    run = node("Run sub", "executeWorkflow", 1.2,
-               {"workflowId": {"__rl": True, "mode": "id", "value": sub}, "options": {}})  # fmt: skip
-    await story.build(chain("parent", hook("parent"), run, NOTHING, **told))
+    for callers, does in {"parent": FLAKY, "parent-call": CALL, "parent-stop": stop}.items():
+        sub = await story.build(chain(callers.replace("parent", "sub"), called, does, **told))
+        run = node("Run sub", "executeWorkflow", 1.2,
+                   {"workflowId": {"__rl": True, "mode": "id", "value": sub}, "options": {}})  # fmt: skip
+        await story.build(chain(callers, hook(callers), run, NOTHING, **told))
     none = {"saveDataSuccessExecution": "none"}
     await story.build(chain("unsaved", hook("unsaved"), CALL, **none, **told))
     await story.build(
@@ -341,6 +344,11 @@ async def _sub_workflows(story: Story) -> None:
     await story.look("a sub-workflow")
     await story.fire("parent", {"fail": True})
     await story.look("a sub-workflow that fails, and its caller")
+    for service in ("status/500", "status/404", "mended"):
+        await story.fire("parent-call", {"url": story.stand.url(service)})
+        await story.look(f"a sub-workflow whose call fails, and its caller: {service}")
+    await story.fire("parent-stop", {})
+    await story.look("a sub-workflow that stops, and its caller")
 
 
 async def _slow_and_waiting(story: Story) -> None:

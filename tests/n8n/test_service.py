@@ -5,12 +5,16 @@ The figures of each scenario are printed in the end.
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.n8n.world import CUT, HOLD, World, world
+from tests.n8n.processes import CUT, HOLD
+from tests.n8n.world import CONFIG, World, world
+from tests.otlp import otlp_receiver
+from tests.servers import eventually
 
 pytestmark = pytest.mark.n8n
 Record = Callable[[str, object], None]
@@ -52,13 +56,15 @@ async def test_totals_dead_letters_and_retries_are_those_of_n8n(tmp_path: Path, 
 
 
 async def stopped(made: World) -> None:
-    """A run that somebody stops."""
+    """A run that hangs, and one whose process is gone, which the exporter stops."""
     key = made.partner.plan(HOLD)
     await made.fire("call", key)
     await made.partner.holding(key)
-    [running] = [row for row in made.rows() if row.status == "running" and row.workflow_id == made.ids["call"]]
-    status, answer = await made.server.call("POST", f"/api/v1/executions/{running.number}/stop", {})
-    assert status == 200, answer
+    [running] = [row.number for row in made.rows() if row.status == "running" and row.workflow_id == made.ids["call"]]
+    for number in (running, await made.stale("ok")):
+        await made.seen_running(number)
+        await made.exporter.command("retries", "stop", f"n8n/{number}", "--now")
+        await made.is_now(number, "canceled")
     made.partner.release()
 
 
@@ -132,3 +138,36 @@ async def test_n8n_is_killed(tmp_path: Path, record_property: Record) -> None:
         partner.release()
         await asyncio.gather(made.exporter.start(), made.start_n8n())
         await settle(made, "kill -9 of n8n, and of both", record_property)
+
+
+@pytest.mark.parametrize("by_n8n", [True, False])
+async def test_a_run_has_one_trace_which_is_n8n_s_own_where_it_sends_one(tmp_path: Path, by_n8n: bool) -> None:
+    async with otlp_receiver() as n8n_s, otlp_receiver() as ours:
+        settings = {"N8N_OTEL_ENABLED": "true", "N8N_OTEL_EXPORTER_OTLP_ENDPOINT": n8n_s.url} if by_n8n else {}
+        traces = f"traces: {{enabled: true, endpoint: '{ours.url}'}}\n"
+        async with world(tmp_path, config=traces + CONFIG, settings=settings) as made:
+            await made.fire("call", made.partner.plan(403))
+            await made.fire("ok")
+            await made.agreed()
+            exporter = made.exporter
+
+            async def none_waits() -> bool:
+                spans = await exporter.samples("automation_exporter_spans_total", "outcome")
+                waiting = await exporter.samples("automation_exporter_traces_pending")
+                return not waiting and (by_n8n or spans.get(("exported",), 0.0) >= 2)
+
+            await eventually(none_waits)
+            async with exporter.session.get(
+                f"http://127.0.0.1:{exporter.port}/metrics", headers={"Accept": "application/openmetrics-text"}
+            ) as answer:
+                text = await answer.text()
+        failures = f'automation_runs_total{{[^}}]*workflow_id="{made.ids["call"]}"[^}}]*result="failure"[^}}]*}}'
+        [shown] = re.findall(failures + r".*trace_id=\"(\w+)\"", text)
+        runs = {span.name: span.trace_id for span in ours.spans if span.name.startswith("RUN ")}
+        if by_n8n:
+            assert runs == {}
+            told = {span.trace_id for span in n8n_s.spans if span.attributes.get("n8n.workflow.id") == made.ids["call"]}
+            assert told == {shown}
+        else:
+            assert set(runs) == {"RUN call", "RUN ok"}
+            assert shown == runs["RUN call"]

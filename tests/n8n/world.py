@@ -4,158 +4,52 @@ What is true, n8n's own database says: its rows, and for what it does not save w
 workflows call a partner who does as the test says for each piece of work, and counts how often it was done.
 """
 
-import asyncio
 import contextlib
 import json
-import os
-import signal
 import sqlite3
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from string import Template
+from types import MappingProxyType
 from typing import Any
 
-import aiohttp
-from aiohttp import web
-from prometheus_client.parser import text_string_to_metric_families
-
+from tests.n8n.processes import Exporter, Partner, exporting, partner, query
 from tests.n8n.scenario import Json, chain, hook, node, wait
 from tests.n8n.testbed import N8n, n8n
-from tests.servers import LOG_TAIL_LINES, eventually, free_port
+from tests.servers import eventually, free_port
 
 DOCS = Path(__file__).parents[2] / "docs" / "n8n"
 #: The made-up secret in the workflows of the docs.
 SECRET = "0123456789abcdef0123456789abcdef"
 SOURCE = "n8n"
 RESULTS = {"success": "success", "error": "failure", "crashed": "failure", "canceled": "cancelled"}
-#: A piece of work whose caller never gets an answer, or whose connection is cut.
-HOLD, CUT = 0, -1
 #: Longer than n8n keeps an execution in memory.
 LONG_WAIT = 66
 CONFIG = """
-server: {{listen: "127.0.0.1:{port}"}}
-store: {{url: "sqlite:///{folder}/exporter.db"}}
+server: {listen: "127.0.0.1:$port"}
+store: {url: "sqlite:///$folder/exporter.db"}
 sources:
-  {source}:
+  n8n:
     platform: n8n
-    url: {url}
-    token: {key}
-    poll: {{interval: 2s, budget_share: 1.0, requests_per_minute: 1200}}
-    webhook: {{scheme: header, header: X-Webhook-Token, secret: {secret}}}
+    url: $url
+    token: $key
+    poll: {interval: 2s, budget_share: 1.0, requests_per_minute: 1200}
+    webhook: {scheme: header, header: X-Webhook-Token, secret: $secret}
+    grant: [stop]
 retries:
   mode: enforce
-  sources: {{{source}: {{pace: {{rate: 100/1s, burst: 100, in_flight: 100}}}}}}
+  sources: {n8n: {pace: {rate: 100/1s, burst: 100, in_flight: 100}}}
   policies:
     - name: transient
-      match: {{error.class: [network, timeout, throttled, platform, killed]}}
+      match: {error.class: [network, timeout, throttled, platform, killed]}
       action: retry
-      retry: {{retries: 5, backoff: {{first: 1s, factor: 1, cap: 2s, jitter: 0.0}}, give_up_after: 1d}}
-      verify: {{deadline: 10m}}
-      gate: {{ramp: [100], cool: {{first: 1s, factor: 1, cap: 1s}}}}
+      retry: {retries: 5, backoff: {first: 1s, factor: 1, cap: 2s, jitter: 0.0}, give_up_after: 1d}
+      verify: {deadline: 10m}
+      gate: {ramp: [100], cool: {first: 1s, factor: 1, cap: 1s}}
 """
-
-
-class Partner:
-    """What workflows call: each piece of work has a plan, one answer for each time it is done."""
-
-    def __init__(self) -> None:
-        self.plans: dict[str, Sequence[int]] = {}
-        self.calls = Counter[str]()
-        self.held: dict[str, asyncio.Event] = {}  # pieces of work that wait for their answer
-
-    def plan(self, *answers: int) -> str:
-        """A new piece of work: statuses, ``CUT`` or ``HOLD``."""
-        key = f"work-{len(self.plans)}"
-        self.plans[key] = answers
-        return key
-
-    def release(self) -> None:
-        """Let go of all that is held: it is done."""
-        for event in self.held.values():
-            event.set()
-        self.held.clear()
-
-    async def holding(self, key: str) -> None:
-        """Wait until a piece of work is under way."""
-
-        async def is_held() -> bool:
-            return key in self.held
-
-        await eventually(is_held, every=0.02)
-
-    async def answer(self, request: web.Request) -> web.Response:
-        key = request.match_info["key"]
-        plan, done = self.plans[key], self.calls[key]
-        self.calls[key] += 1
-        planned = plan[done] if done < len(plan) else 200  # what is done too often shows in the count
-        if planned == CUT and request.transport is not None:
-            request.transport.abort()
-        if planned == HOLD:
-            await self.held.setdefault(key, asyncio.Event()).wait()
-        return web.json_response({}, status=planned if planned > 0 else 200)
-
-
-@dataclass(slots=True, kw_only=True)
-class Exporter:
-    """`automation-exporter run`, which can be killed and started again on what it had stored."""
-
-    folder: Path
-    port: int
-    session: aiohttp.ClientSession
-    process: asyncio.subprocess.Process | None = None
-    kills: int = 0
-
-    async def start(self) -> None:
-        """Start it; ready when it has swept."""
-        script = Path(sys.executable).with_name("automation-exporter")
-        with (self.folder / "exporter.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                str(script), "run", "--config", str(self.folder / "config.yaml"), stdout=log, stderr=log
-            )
-        await eventually(self._ready)
-
-    async def kill(self) -> None:
-        """SIGKILL, which leaves nothing time to be written."""
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
-            await self.process.wait()
-            self.kills += 1
-
-    async def samples(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """The samples of a metric, by these labels; those of 0 are left out."""
-        async with self.session.get(f"http://127.0.0.1:{self.port}/metrics") as answer:
-            text = await answer.text()
-        found = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == name and sample.value:
-                    found[tuple(sample.labels[label] for label in labels)] = sample.value
-        return found
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Of its store."""
-        return _query(self.folder / "exporter.db", sql)
-
-    def retries(self) -> list[Json]:
-        """Its retries, oldest first."""
-        rows = self.query("SELECT data FROM retries WHERE shadow = 0 ORDER BY claimed_at")
-        return [json.loads(data) for (data,) in rows]
-
-    async def _ready(self) -> bool:
-        assert self.process is not None
-        if self.process.returncode is not None:
-            raise RuntimeError(f"the exporter ended with {self.process.returncode}")
-        with contextlib.suppress(aiohttp.ClientError):
-            async with self.session.get(f"http://127.0.0.1:{self.port}/-/ready") as answer:
-                return answer.status == 200
-        return False
-
-
-def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
-        return connection.execute(sql).fetchall()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,15 +68,18 @@ class World:
     """Make one with ``world``."""
 
     server: N8n
-    exporter: Exporter
     partner: Partner
-    partner_url: str
+    exporter: Exporter = field(init=False)
     ids: dict[str, str] = field(default_factory=dict)  # workflow name -> id
     unsaved: Counter[tuple[str, str]] = field(default_factory=Counter)  # (workflow name, result) -> runs asked for
     by_hand: set[int] = field(default_factory=set)  # retries that a person started
     n8n_kills: int = 0
 
     # What is done
+
+    def configured(self, config: str) -> str:
+        """A config for this n8n."""
+        return Template(config).safe_substitute(url=self.server.url, key=self.server.key, secret=SECRET)
 
     async def build(self, workflow: Json) -> str:
         status, made = await self.server.call("POST", "/api/v1/workflows", workflow)
@@ -196,7 +93,7 @@ class World:
         """Have a workflow run, which does this piece of work if any."""
 
         async def fired() -> bool:
-            body = {"url": f"{self.partner_url}/{key}"} if key else {}
+            body = {"url": f"{self.partner.url}/{key}"} if key else {}
             status, _ = await self.server.call("POST", f"/webhook/{path}", body, key=False)
             return status == 200
 
@@ -208,6 +105,22 @@ class World:
         assert status == 200, answer
         self.by_hand.add(int(answer["id"]))
 
+    async def stale(self, workflow: str) -> int:
+        """A row that says ``running`` and whose process is gone, as a recovery may leave it; its number."""
+        origin = (await self.row(workflow, "success")).number
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.000")
+        with contextlib.closing(sqlite3.connect(self._database, timeout=60.0)) as connection:
+            run = connection.execute
+            run("CREATE TEMP TABLE one AS SELECT * FROM execution_entity WHERE id = ?", (origin,))
+            run("UPDATE one SET id = NULL, status = 'running', finished = 0, startedAt = ?, stoppedAt = NULL", (now,))
+            number = run("INSERT INTO execution_entity SELECT * FROM one").lastrowid
+            run("CREATE TEMP TABLE told AS SELECT * FROM execution_data WHERE executionId = ?", (origin,))
+            run("UPDATE told SET executionId = ?", (number,))
+            run("INSERT INTO execution_data SELECT * FROM told")
+            connection.commit()
+        assert number is not None
+        return number
+
     async def kill_n8n(self) -> None:
         await self.server.kill()
         self.n8n_kills += 1
@@ -217,10 +130,22 @@ class World:
 
     # What is true
 
+    @property
+    def _database(self) -> Path:
+        return self.server.home / ".n8n" / "database.sqlite"
+
+    async def is_now(self, number: int, status: str) -> None:
+        """Wait until n8n says this of an execution."""
+
+        async def so() -> bool:
+            return any((row.number, row.status) == (number, status) for row in self.rows())
+
+        await eventually(so)
+
     def rows(self) -> list[Execution]:
         """Every execution that n8n has, but for its error workflow at work."""
         sql = "SELECT id, workflowId, status, mode, retryOf FROM execution_entity WHERE deletedAt IS NULL ORDER BY id"
-        found = _query(self.server.home / ".n8n" / "database.sqlite", sql)
+        found = query(self._database, sql)
         return [
             Execution(
                 number=number,
@@ -243,6 +168,14 @@ class World:
         found = await eventually(there)
         assert found is not None
         return found
+
+    async def seen_running(self, number: int) -> None:
+        """Wait until the exporter knows that an execution is under way."""
+
+        async def so() -> bool:
+            return (str(number),) in self.exporter.query("SELECT run_id FROM runs WHERE state = 'running'")
+
+        await eventually(so)
 
     async def opened(self, number: int) -> None:
         """Wait until the exporter has this dead letter."""
@@ -427,35 +360,16 @@ async def build(world: World, webhook: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
-    """n8n with its workflows, and the exporter once it has swept; both end with the block."""
-    partner, port = Partner(), free_port()
-    app = web.Application()
-    app.router.add_get("/{key}", partner.answer)
-    runner = web.AppRunner(app, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        async with n8n(folder / "n8n") as server, aiohttp.ClientSession() as session:
-            exporter = Exporter(folder=folder, port=port, session=session)
-            made = World(server=server, exporter=exporter, partner=partner, partner_url=url)
-            await build(made, f"http://127.0.0.1:{port}/webhooks/{SOURCE}")
-            told = {"folder": folder, "source": SOURCE, "secret": SECRET}
-            config = CONFIG.format(port=port, url=server.url, key=server.key, **told)
-            with open(os.open(folder / "config.yaml", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-                file.write(config)
-            try:
-                await exporter.start()
-                yield made
-            except BaseException as error:
-                lines = (folder / "exporter.log").read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-                error.add_note("\n".join(["the exporter logged last:", *lines]))
-                raise
-            finally:
-                partner.release()
-                if exporter.process is not None and exporter.process.returncode is None:
-                    exporter.process.kill()
-                    await exporter.process.wait()
-    finally:
-        await runner.cleanup()
+async def world(
+    folder: Path, *, config: str = CONFIG, webhook: str = "", settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[World]:
+    """n8n with its workflows, and the exporter once it has swept; both end with the block.
+
+    ``webhook``: where workflows report to, if not to the exporter. ``settings`` are n8n's own.
+    """
+    port = free_port()
+    async with n8n(folder / "n8n", **settings) as server, partner() as called:
+        made = World(server=server, partner=called)
+        await build(made, webhook or f"http://127.0.0.1:{port}/webhooks/{SOURCE}")
+        async with exporting(folder, made.configured(config), port=port) as made.exporter:
+            yield made

@@ -147,7 +147,10 @@ def _own_words() -> Iterator[None]:
     except ApiError as error:
         if error.kind is not ErrorKind.NOT_FOUND or error.detail == NONE_SUCH:
             raise
-        detail = f"{error.detail}: not what n8n says of its own; it is starting, or something else answers in its place"
+        detail = (
+            f"{error.detail}: not in the words of n8n's API: it is starting, its API is switched off, or something "
+            "else answers under this address"
+        )
         raise ApiError(ErrorKind.UNAVAILABLE, endpoint=error.endpoint, detail=detail, status=error.status) from None
 
 

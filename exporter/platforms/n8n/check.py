@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
+from exporter.model.repairs import RepairAction
 from exporter.platform import BadItem, selected
 from exporter.platform.credentials import expiry
 from exporter.platforms.n8n import mapping
@@ -15,6 +16,7 @@ from exporter.wire.errors import ApiError, ErrorKind
 
 NEEDED = ("workflow:list", "workflow:read", "execution:list", "execution:read")
 FOR_RETRIES = "execution:retry"
+FOR_STOPS = "execution:stop"
 #: A key that ends within so many seconds is worth a word.
 EXPIRY_SECONDS = 14 * 86_400.0
 #: No execution started after it: whoever answers some did not look at the filter.
@@ -77,6 +79,8 @@ class Check:
             )
             if FOR_RETRIES not in scopes:
                 yield f"note: the key has no {FOR_RETRIES}: dead letters cannot be retried"
+            if RepairAction.STOP in self._config.grant and FOR_STOPS not in scopes:
+                yield f"problem: the key has no {FOR_STOPS}, which `grant: [stop]` takes: create one that has"
         ends_at = expiry(self._config.token.get_secret_value())
         if ends_at is not None and ends_at < self._calls.now() + EXPIRY_SECONDS:
             when = datetime.fromtimestamp(ends_at, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -29,10 +29,11 @@ class N8nConfig(SourceConfig):
         description="runs that are read one by one, two calls each: for causes, steps, parents and times in the queue",
     )
     retry_timeout: Duration = Field(
-        default="5m",
+        default="10s",
         validate_default=True,
         gt=0.0,
-        description="how long to wait for the answer to a retry, which n8n gives when the retried run has ended",
+        description="how long to wait for the answer to a retry, which n8n gives when the retried run has ended; "
+        "a longer run is known by its row",
     )
 
     @property

@@ -1,7 +1,7 @@
 """Stopping an execution of n8n that hangs.
 
-Running, waiting and queued executions can be stopped; what has ended is answered 409. Whether the call clears a row
-whose process is gone is not known: the row read afterwards tells. Older versions do not offer it (404).
+Running, waiting and queued executions can be stopped; what has ended is answered 409. A row that says `running` and
+whose process is gone is canceled as well, which the row read afterwards tells. Older versions do not offer it (404).
 
 Source: the public API of n8n 2.41.1, `POST /executions/{id}/stop`, seen on a running server.
 """

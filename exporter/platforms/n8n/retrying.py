@@ -2,9 +2,12 @@
 
 `POST /executions/{id}/retry` guards nothing: it runs again what a retry has healed already, what is running, and what
 waits. So the whole chain of the dead letter is read right before: nothing of it may be under way or have succeeded, and
-nobody may have stopped its last retry. What is retried is the newest of the chain, for that went furthest. The call is
-answered when the new run has ended, which may take longer than anybody waits: a lost answer is a doubt, settled by the
-one row that names the retried execution. Where successes are not saved no row would be left: a person has to ask.
+nobody may have stopped its last retry. What is retried is the newest of the chain, for that went furthest.
+
+The call is answered when the new run has ended, which may take hours; nothing else of the source would be retried
+meanwhile. So it is not waited for: the run is there as soon as the call begins, as the one row that names the retried
+execution. If there is none, or more, a lost answer is a doubt. Where successes are not saved no row would be left: a
+person has to ask.
 
 ``retrySuccessId`` is set on the execution that was retried only, and by a further success anew; it proves that there
 was one.
@@ -46,6 +49,8 @@ PARENTS_MAX, PARENTS_KEPT = 20, 2000
 #: How often (seconds) it is asked what the instance saves, and of how many workflows with successes at most.
 DEFAULT_SECONDS = 600.0
 WORKFLOWS_ASKED_MAX = 5
+#: Calls that ended so may have had their effect; a proxy in between gives up before n8n does.
+_UNANSWERED = (ErrorKind.TIMEOUT, ErrorKind.UNAVAILABLE, ErrorKind.BAD_PAYLOAD)
 _UNSAVED = "its workflow does not save {}: whether a retry worked could not be told"
 
 
@@ -93,7 +98,7 @@ class N8nRetries:
             standing=standing,
             refusal=refusal,
             asks=asks,
-            mark=[row.number for row in rows],
+            mark=sorted({*(target.mark or ()), *(row.number for row in rows)}),
             efforts=() if target.mark is None else _efforts(rows, target),
             observations=observations,
         )
@@ -117,10 +122,28 @@ class N8nRetries:
         if root is None or not whole or _standing(root, rows) is not Standing.DEAD or not rows[-1].failed:
             detail = "the execution, or a retry of it, is no longer as it was"
             raise ApiError(ErrorKind.CONFLICT, endpoint="GET /api/v1/executions/{id}", detail=detail, sent=False)
-        answer = await self._calls.retry(rows[-1].number, send_by=send_by, timeout=self._config.retry_timeout)
-        made = answer.data.get("id") if isinstance(answer.data, dict) else None
+        sent_at = self._api.platform_now()
+        try:
+            answer = await self._calls.retry(rows[-1].number, send_by=send_by, timeout=self._config.retry_timeout)
+        except ApiError as error:
+            made = await self._made(root, rows, letter, sent_at) if error.sent and error.kind in _UNANSWERED else None
+            if made is None:
+                raise
+        else:
+            made = answer.data.get("id") if isinstance(answer.data, dict) else None
         handle = str(made) if isinstance(made, str | int) and mapping.number_of(str(made)) is not None else None
         return Accepted(handles={} if handle is None else {letter.id: handle})
+
+    async def _made(self, root: Row, before: Sequence[Row], letter: DeadLetter, sent_at: float) -> int | None:
+        """The run that a call has made whose answer nobody waited for: it may take hours."""
+        mark = [row.number for row in before]
+        try:
+            rows, _ = await self._chain(root, Target(letter=letter, mark=mark, sent_at=sent_at))
+        except ApiError:
+            return None
+        new = _new(rows, mark)
+        ours = len(new) == 1 and new[0].retry_of == mark[-1] and _is_prompt(new[0], sent_at)
+        return new[0].number if ours else None
 
     async def _root(self, number: int, letter: DeadLetter) -> Row | None:
         """The execution that failed first; None where the number is another's by now. Raises ``ApiError``."""
@@ -139,8 +162,8 @@ class N8nRetries:
 
         And whether nothing was left out. What runs is listed apart, and first: it may end meanwhile.
         """
-        known = {root.number, *(target.mark or ())}
-        lost = target.mark is not None and target.handle is None
+        known, after = {root.number, *(target.mark or ())}, target.sent_at is not None
+        floor, lost = max(known) if after else root.number, after and target.handle is None
         rows: dict[int, Row] = {}
         whole = True
         for status in ("running", None):
@@ -157,7 +180,7 @@ class N8nRetries:
                         if row.workflow_id == root.workflow_id:
                             rows[row.number] = row
                 cursor = page.next
-                if cursor is None or lowest is None or lowest <= max(known):
+                if cursor is None or lowest is None or lowest <= floor:
                     break
             else:
                 whole = whole and not lost

@@ -60,6 +60,7 @@ class Version:
     stop: bool = True
     new_statuses: bool = True
     discover: bool = True
+    sizes: bool = True  # of the data of an execution; before the summer of 2026 it did not tell
 
 
 class Api:
@@ -280,6 +281,9 @@ class Api:
     def _damaged(self, item: Json) -> Json:
         """The same execution, shown worse than it is."""
         faults, strikes = self._engine.faults, self._engine.strikes
+        if not self._version.sizes:
+            item.pop("jsonSizeBytes", None)
+            item.pop("binaryDataSizeBytes", None)
         if strikes(faults.missing_fields):
             item.pop(self._damage.choice(OPTIONAL), None)
         if strikes(faults.null_numbers):

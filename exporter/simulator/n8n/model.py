@@ -47,6 +47,7 @@ class Failure:
     http_code: str | None = None
     description: str | None = None
     node_type: str | None = "n8n-nodes-base.httpRequest"  # None: it is of no node
+    made_of: "Failure | None" = None  # of a caller: that of a node of the sub-workflow, which it is told as well
 
     @property
     def names_node(self) -> bool:
@@ -213,6 +214,7 @@ class Execution:
     letter: int | None = None  # of a retry: the root of its chain
     by_api: bool = False
     gone: bool = False  # its row
+    traced: bool = False  # n8n sends a trace of it
 
     @property
     def over(self) -> bool:
@@ -236,6 +238,7 @@ class Instance:
     prune_max_count: int = 10_000  # of the whole instance; 0: no limit
     prune_max_age: int = 336 * 3600 * SECOND
     prune_every: int = 3600 * SECOND
+    traces: bool = False  # it sends them itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ def row(execution: Execution) -> Json:
 def detail(execution: Execution) -> Json:
     """All of it but its data. There is no error text here."""
     shown, workflow = row(execution), execution.workflow
-    key = None
+    key, context = None, {"traceparent": f"00-{execution.id:032x}-{execution.id:016x}-01"}
     if execution.planned_for is not None:
         key = f"{workflow.id}:{workflow.trigger.name}:{stamp(execution.planned_for)}"
     return {
@@ -50,7 +50,7 @@ def detail(execution: Execution) -> Json:
         "deletedAt": None,
         **{name: shown[name] for name in ("workflowId", "waitTill")},
         "storedAt": "db",
-        "tracingContext": None,
+        "tracingContext": context if execution.traced else None,
         "deduplicationKey": key,
         "jsonSizeBytes": size(execution),
         "binaryDataSizeBytes": 0,
@@ -175,6 +175,9 @@ def error(failure: Failure, execution: Execution) -> Json:
     if failure.names_node:
         shown["node"] = node(execution.workflow.nodes[execution.last])
         shown["messages"] = []
+    if failure.made_of is not None and execution.child is not None:  # of a caller, but its node is not the caller's
+        shown["errorResponse"] = error(failure.made_of, execution.child)
+        shown["node"] = shown["errorResponse"]["node"]
     if failure.error_class is None:
         reason = "timeout" if failure.name == "TimeoutExecutionCancelledError" else "manual"
         shown |= {"reason": reason, "extra": {"executionId": str(execution.id)}}

@@ -295,7 +295,7 @@ class World:
     def _begin(self, when: int, execution: Execution) -> None:
         if execution.mode in QUEUED:
             self._busy += 1
-        execution.status, execution.started = "running", when
+        execution.status, execution.started, execution.traced = "running", when, self.instance.traces
         plan, timeout = execution.plan, self._timeout(execution)
         if plan.works is None:
             if timeout is not None:
@@ -353,8 +353,10 @@ class World:
             return
         if failure is not None:
             index = execution.workflow.find("executeWorkflow")
-            # The caller's own error has neither a name nor a node.
-            told = replace(failure, name=None, description=None, http_code=None, node_type=None)
+            if failure.names_node:
+                told = replace(failure, name="NodeOperationError", http_code=None, made_of=failure)
+            else:  # then the caller's own error has neither a name nor a node
+                told = replace(failure, name=None, description=None, http_code=None, node_type=None)
             execution.plan = replace(execution.plan, failure=told, fails_at=index)
             self._later(when, execution, self._finish)
         else:

@@ -3,12 +3,14 @@
 from collections import Counter
 
 import pytest
+from aiohttp import web
 
 from exporter.model import ResolvedBy, Result, State
 from exporter.platform import RunKey
-from exporter.simulator.core import Faults
+from exporter.simulator.core import Faults, Handler
 from exporter.simulator.n8n.api import Version
 from exporter.simulator.n8n.model import Instance
+from exporter.wire.api import BODY_BYTES_MAX
 from exporter.wire.errors import ApiError, ErrorKind
 from tests.platforms.n8n.instance import LIST, ONE, START, Source, counting, instance
 
@@ -266,6 +268,30 @@ async def test_large_data_are_not_asked_for() -> None:
         assert made.known.errors() == {(one, "unknown"): 1}
         [letter] = made.known.dead_letters.values()
         assert letter.error is not None
+
+
+@pytest.mark.parametrize(("bytes_more", "expected"), [(0, "network"), (BODY_BYTES_MAX, "unknown")])
+async def test_an_older_version_that_does_not_tell_how_large_data_are_is_asked_for_them_once(
+    bytes_more: int, expected: str
+) -> None:
+    @web.middleware
+    async def padded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if "includeData" in request.query and isinstance(answer, web.Response) and isinstance(answer.body, bytes):
+            answer.body += b" " * bytes_more
+        return answer
+
+    async with instance(workflows=0, version=Version(sizes=False), middlewares=[padded]) as made:
+        one = made.simulator.add_workflow()
+        await made.sweep()
+        made.simulator.add_run(one, started_at=START + 1, ended_at=START + 2, result="failure", error="network")
+        await made.pass_time(MINUTE)
+        with counting(made) as spent:
+            await made.sweep("runs")
+            await made.sweep("runs")
+        assert spent[ONE] <= 3
+        assert made.known.errors() == {(one, expected): 1}
+        assert not made.new_faults()
 
 
 async def test_many_failures_at_once_are_counted_at_once_and_explained_bit_by_bit_also_over_a_restart() -> None:
@@ -584,6 +610,9 @@ async def test_check_names_missing_scopes() -> None:
         lines = await made.check()
         assert any(line.startswith("problem: the key has no workflow:read, execution:read") for line in lines)
         assert any("execution:retry" in line and line.startswith("note") for line in lines)
+        assert not any("execution:stop" in line for line in lines), "nobody has asked for it"
+        made.reconfigure(token="small-key", grant=["stop"])
+        assert any("execution:stop" in line and line.startswith("problem") for line in await made.check())
 
 
 @pytest.mark.parametrize(
@@ -635,3 +664,37 @@ async def test_nothing_has_vanished_or_expired_while_a_server_starts() -> None:
         await made.pass_time(1)
         await made.sweep()
         assert_all_counted(made)
+
+
+@pytest.mark.parametrize(("backfill", "results"), [("off", ["failure"]), ("1d", ["success", "failure", "success"])])
+async def test_no_run_that_n8n_traces_itself_is_traced_twice_not_even_the_first(
+    backfill: str, results: list[str]
+) -> None:
+    async with instance(workflows=0, instance=Instance(traces=True)) as made:
+        made.reconfigure(backfill=backfill)
+        one = made.simulator.add_workflow()
+        if backfill == "off":
+            await made.sweep()  # there has been no run yet
+        for result in results:
+            at = made.clock.now()
+            made.simulator.add_run(one, started_at=at + 1, ended_at=at + 2, result=result)
+            await made.pass_time(MINUTE)
+        await made.sweep()
+        failed = [key for key, entry in made.known.runs.items() if entry.run.result is Result.FAILURE]
+        theirs = {key: f"{int(key):032x}-{int(key):016x}" if key in failed else "" for key in made.known.runs}
+        assert {key: entry.run.trace for key, entry in made.known.runs.items()} == theirs
+        assert len(theirs) == len(results)
+
+
+async def test_a_failure_that_a_webhook_reported_costs_two_calls() -> None:
+    async with instance(workflows=0) as made:
+        one = made.simulator.add_workflow()
+        await made.sweep()
+        run_id = made.simulator.add_run(
+            one, started_at=START + 1, ended_at=START + 2, result="failure", error="network"
+        )
+        await made.pass_time(5)
+        with counting(made) as spent:
+            await made.complete([RunKey(run_id=run_id, workflow_id=one)])
+        assert set(made.known.dead_letters) == {run_id}
+        assert spent == {ONE: 2}

@@ -90,22 +90,33 @@ async def test_what_is_retried_is_the_newest_failure_of_the_chain(made: Source) 
     assert told(await adapter.look(target)) == [(True, Result.FAILURE)]
 
 
+class Cut:
+    """What cuts the connection at the answer to a retry, and from then on to everything, until it is mended."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    @property
+    def middleware(self) -> Any:
+        @web.middleware
+        async def cut(request: web.Request, handler: Handler) -> web.StreamResponse:
+            answer = await handler(request)
+            self.broken = self.broken or request.path.endswith("/retry")
+            if self.broken and request.transport is not None:
+                request.transport.close()
+            return answer
+
+        return cut
+
+
 async def test_a_lost_answer_is_found_by_the_row_that_names_the_execution() -> None:
-    lose = [False]
-
-    @web.middleware
-    async def cut(request: web.Request, handler: Handler) -> web.StreamResponse:
-        answer = await handler(request)
-        if lose[0] and request.path.endswith("/retry") and request.transport is not None:
-            request.transport.close()
-        return answer
-
-    async with instance(workflows=0, middlewares=[cut]) as made:
+    cut = Cut()
+    async with instance(workflows=0, middlewares=[cut.middleware]) as made:
         letter, adapter = await failed(made)
-        lose[0] = True
         made.simulator.plan_retries("success")
         target = await sent(made, adapter, letter)
         assert target.handle is None
+        cut.broken = False
         assert told(await adapter.look(target)) == [(True, Result.SUCCESS)]
 
 
@@ -231,6 +242,22 @@ async def test_a_refused_look_is_an_error_and_no_word(made: Source) -> None:
     assert refused.value.kind is ErrorKind.UNAVAILABLE
 
 
+def real_time(made: Source) -> Api:
+    """What asks the instance by a clock that nobody moves."""
+    clock = SystemClock()
+    api = Api(
+        base_url=made.config.url,
+        clock=clock,
+        budget=Budget(clock, share=1.0, default_per_minute=1e6),
+        auth=PLATFORM.auth(made.config),
+        user_agent="test",
+        error_detail=PLATFORM.error_detail,
+        timeout=60.0,
+    )
+    made.apis.append(api)
+    return api
+
+
 async def test_the_call_has_a_timeout_of_its_own_and_a_broken_one_was_sent() -> None:
     """On a real clock: the answer comes when the run has ended, which here is never."""
     over = asyncio.Event()
@@ -244,18 +271,8 @@ async def test_the_call_has_a_timeout_of_its_own_and_a_broken_one_was_sent() -> 
     async with instance(workflows=0, middlewares=[hold]) as made:
         letter, _ = await failed(made)
         made.config = made.config.model_copy(update={"retry_timeout": 0.2})
-        clock = SystemClock()
-        api = Api(
-            base_url=made.config.url,
-            clock=clock,
-            budget=Budget(clock, share=1.0, default_per_minute=1e6),
-            auth=PLATFORM.auth(made.config),
-            user_agent="test",
-            timeout=60.0,
-        )
-        made.apis.append(api)
         with pytest.raises(ApiError) as lost:
-            await N8nRetries(made.config, api).send([letter], send_by=clock.now() + 60)
+            await N8nRetries(made.config, real_time(made)).send([letter], send_by=SystemClock().now() + 60)
         over.set()
         assert (lost.value.kind, lost.value.sent) == (ErrorKind.TIMEOUT, True)
         assert "0.2 s" in str(lost.value)
@@ -285,19 +302,13 @@ async def test_in_a_busy_workflow_a_success_is_found_whose_parent_is_long_past(m
 
 @pytest.mark.parametrize("lost", [False, True])
 async def test_in_a_busy_workflow_the_run_of_a_call_is_found_however_many_came_after(lost: bool) -> None:
-    lose = [lost]
-
-    @web.middleware
-    async def cut(request: web.Request, handler: Handler) -> web.StreamResponse:
-        answer = await handler(request)
-        if lose[0] and request.path.endswith("/retry") and request.transport is not None:
-            request.transport.close()
-        return answer
-
-    async with instance(workflows=0, middlewares=[cut]) as made:
+    cut = Cut()
+    async with instance(workflows=0, middlewares=[cut.middleware] if lost else []) as made:
         letter, adapter = await failed(made)
         made.simulator.plan_retries("failure")
         target = await sent(made, adapter, letter)
+        assert (target.handle is None) is lost
+        cut.broken = False
         await busy(made, letter, 1100)
         assert told(await adapter.look(target)) == [(True, Result.FAILURE)]
 
@@ -326,3 +337,46 @@ async def test_a_server_that_starts_has_lost_nothing(made: Source) -> None:
     assert not refused.value.sent
     await made.pass_time(1)
     assert (await adapter.look(Target(letter=letter))).standing is Standing.DEAD
+
+
+@pytest.mark.parametrize("somebody_else", [False, True])
+async def test_a_run_that_takes_longer_than_anybody_waits_is_known_by_its_row(somebody_else: bool) -> None:
+    """On a real clock: the answer comes when the run has ended, which here is never."""
+    over = asyncio.Event()
+
+    @web.middleware
+    async def run(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.endswith("/retry"):
+            world = source.simulator.world
+            for _ in range(1 + somebody_else):
+                world.retry(world.rows[int(request.path.split("/")[-2])], plan=Plan(works=None), by_api=True)
+            await over.wait()
+        return await handler(request)
+
+    async with instance(workflows=0, middlewares=[run]) as source:
+        letter, _ = await failed(source)
+        source.config = source.config.model_copy(update={"retry_timeout": 0.2})
+        adapter = N8nRetries(source.config, real_time(source))
+        before = await adapter.look(Target(letter=letter))
+        sending = adapter.send([letter], send_by=SystemClock().now() + 60)
+        if somebody_else:
+            with pytest.raises(ApiError) as lost:
+                await sending
+            assert (lost.value.kind, lost.value.sent) == (ErrorKind.TIMEOUT, True)
+        else:
+            handle = (await sending).handles[letter.id]
+            look = await adapter.look(Target(letter=letter, mark=before.mark, sent_at=0.0, handle=handle))
+            assert (look.standing, told(look)) == (Standing.BUSY, [(True, None)])
+        over.set()
+
+
+async def test_what_was_known_of_a_chain_stays_known_however_far_back_it_is(made: Source) -> None:
+    """A call that n8n refused is looked at once more before the next, by what was known then."""
+    letter, adapter = await failed(made)
+    first = made.simulator.retry_by_person(letter.id, outcome="failure")
+    await made.pass_time(30)
+    before = await adapter.look(Target(letter=letter))
+    await busy(made, letter, 1100)
+    again = await adapter.look(Target(letter=letter, mark=before.mark))
+    assert again.mark == before.mark == [int(letter.id), int(first)]
+    assert told(again) == []

@@ -3,7 +3,8 @@
 Which executions are asked for is noted in the cursor of the stream with the page that tells of them, so neither a
 restart nor an outage forgets a question. Every sweep asks for some, failed ones first. A failed run is stored at once
 and without its cause; a canceled one only when it is known whether it was canceled or took too long, since what was
-counted stays so. Two calls each: the first tells how large the data are, and too large ones are not asked for.
+counted stays so. Two calls each: the first tells how large the data are, and too large ones are not asked for. A
+version from before the summer of 2026 does not tell: there the answer is cut off at what any answer may be.
 """
 
 from collections.abc import AsyncGenerator
@@ -43,9 +44,16 @@ class Details:
         self._customs = customs
         self._letters = letters
         self._read: dict[str, Run] = {}  # what was found out, by id
+        self._heard: dict[int, object] = {}  # what executions said lately that were read for another reason
 
     def restarted(self) -> None:
         self._read.clear()
+        self._heard.clear()
+
+    def heard(self, row: Row, data: object) -> None:
+        """An execution that was just read without its data need not be read so again."""
+        if not row.is_open:
+            self._heard[row.number] = data
 
     def run(self, row: Row, position: Position) -> Run:
         """The run of a row, with whatever is known of it."""
@@ -80,10 +88,11 @@ class Details:
                 run = _final(row.run, row)
             position.wanted.pop(row.number, None)
             yield Page(observations=await self._told(row, run, known, position, since))
+        self._heard.clear()
 
-    async def probe(self, row: Row | None, position: Position, *, now: float) -> None:
-        """Find out by one execution whether n8n sends traces of its own."""
-        if row is None or 0 <= now - position.traced_at < PROBE_SECONDS:
+    async def probe(self, row: Row, position: Position, *, now: float) -> None:
+        """Find out by one execution whether n8n sends traces of its own; now and then."""
+        if 0 <= now - position.traced_at < PROBE_SECONDS:
             return
         try:
             found = await self._plain(row, position)
@@ -108,9 +117,8 @@ class Details:
             found = await self._plain(row, position)
             if found.row.is_open:
                 return found.run
-            small = found.bytes is not None and found.bytes <= DATA_BYTES_MAX
-            if small:
-                found = self._mapped(await self._answer(row, data=True), position)
+            if found.bytes is None or found.bytes <= DATA_BYTES_MAX:
+                found = await self._with_data(row, found, position)
         except BadItem:
             return _final(row.run, row)
         if found.run.id != row.run.id or found.row.workflow_id != row.workflow_id:
@@ -121,7 +129,17 @@ class Details:
         return _final(run, row)
 
     async def _plain(self, row: Row, position: Position) -> Detail:
-        return self._mapped(await self._answer(row), position)
+        data = self._heard.pop(row.number, None)
+        return self._mapped(await self._answer(row) if data is None else data, position)
+
+    async def _with_data(self, row: Row, plain: Detail, position: Position) -> Detail:
+        """The execution with its data. A version that does not tell how large they are is asked once."""
+        try:
+            return self._mapped(await self._answer(row, data=True), position)
+        except ApiError as error:
+            if plain.bytes is None and error.kind is ErrorKind.BAD_PAYLOAD:
+                return plain
+            raise
 
     async def _answer(self, row: Row, *, data: bool = False) -> object:
         answer = await self._calls.execution(row.number, lane=Lane.DEAD_LETTERS, data=data)

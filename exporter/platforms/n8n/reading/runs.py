@@ -62,7 +62,7 @@ class _Sweep:
     lowest: int = 0  # the lowest number on the first page of the list
     met: set[str] = field(default_factory=set)  # ids of runs that a list has shown
     introduced: int = 0
-    newest_ended: Row | None = None
+    probed: bool = False  # whether n8n traces its runs was asked, or need not be
 
 
 class RunReader:
@@ -209,7 +209,9 @@ class RunReader:
         """One execution; None if there is none of this number."""
         try:
             answer = await self._calls.execution(number, lane=Lane.RUNNING)
-            return mapping.row(answer.data, numbering=position.numbering, latest=self._calls.latest())
+            row = mapping.row(answer.data, numbering=position.numbering, latest=self._calls.latest())
+            self._details.heard(row, answer.data)
+            return row
         except BadItem as bad:
             endpoint = "GET /api/v1/executions/{id}"
             raise ApiError(ErrorKind.BAD_PAYLOAD, endpoint=endpoint, detail=str(bad), status=200) from None
@@ -251,8 +253,9 @@ class RunReader:
             if row.status == "new" and sweep.known.open_runs.get(row.run.id, row.run).queued_at is None:
                 sweep.position.want(row, sweep.now)
             return [*introduction, row.run]
-        if sweep.newest_ended is None or row.number > sweep.newest_ended.number:
-            sweep.newest_ended = row
+        if not sweep.probed:  # before the first is told of, which would be traced once more
+            sweep.probed = True
+            await self._details.probe(row, sweep.position, now=sweep.now)
         run = self._details.run(row, sweep.position)
         ended_at = run.finished_at
         if run.result is Result.CANCELLED or row.failed or self._config.details == "all":
@@ -318,7 +321,6 @@ class RunReader:
             )
             told += page_.observations
             faults += page_.faults
-        await self._details.probe(sweep.newest_ended, position, now=now)
         return Page(observations=told, faults=faults)
 
     async def _is_another(self, items: Sequence[object], sweep: _Sweep) -> bool:
@@ -370,7 +372,7 @@ class RunReader:
         self._customs.recall(known)
         position = Position.load(known.cursor("runs"))
         position.wanted = {}  # those of the sweeps are theirs
-        sweep = _Sweep(known=known, now=now, baseline=self._baseline(known, now), position=position)
+        sweep = _Sweep(known=known, now=now, baseline=self._baseline(known, now), position=position, probed=True)
         for key in keys[:COMPLETIONS_MAX]:
             number = mapping.number_of(key.run_id)
             if number is None:
