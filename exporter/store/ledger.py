@@ -354,7 +354,7 @@ def _together(waiting: "list[_Pending]") -> dict[str, int]:
 
 
 def _hangs() -> StoreUnavailable:
-    return StoreUnavailable(f"the disk of the database hangs: it has not answered for {COMMIT_SECONDS_MAX:.0f} s")
+    return StoreUnavailable(f"the database, or its disk, hangs: it has not answered for {COMMIT_SECONDS_MAX:.0f} s")
 
 
 def _load() -> Script[Loaded]:

@@ -148,7 +148,9 @@ class PostgresEngine:
         """Run one script in one transaction; it is durable when this returns. See ``Engine``."""
         if self._trouble is not None and self._on_news is None:
             raise StoreUnavailable(self._trouble)
-        return await asyncio.shield(asyncio.ensure_future(self._transact(script, sources, seconds=self._seconds)))
+        running = asyncio.ensure_future(self._transact(script, sources, seconds=self._seconds))
+        running.add_done_callback(_noticed)
+        return await asyncio.shield(running)
 
     async def check(self) -> None:
         """See ``Engine``."""
@@ -281,6 +283,12 @@ class PostgresEngine:
         if not self._to_read:
             self._trouble = text
         return StoreUnavailable(text)
+
+
+def _noticed(transaction: "asyncio.Future[Any]") -> None:
+    """Whoever waited for it may have gone: then nobody else takes note of how it failed."""
+    if not transaction.cancelled():
+        transaction.exception()
 
 
 def _hear(on_news: Callable[[str], object], said: object) -> None:
