@@ -125,6 +125,7 @@ class World:
     replicas: list[Replica]
     fleets: dict[str, Fleet]
     server: Postgres
+    store: str
     session: aiohttp.ClientSession
     draw: random.Random = field(default_factory=lambda: random.Random(1))
     usable: list[Replica] = field(default_factory=list)
@@ -262,7 +263,7 @@ async def world(tmp_path: Path, server: Postgres, *, replicas: int = 3) -> Async
                 Fleet.open(clock=SystemClock(), platforms=["make"], workflows=2, options=options)
             )
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        made = World(replicas=[], fleets=fleets, server=server, session=session)
+        made = World(replicas=[], fleets=fleets, server=server, store=url, session=session)
         for number in range(replicas):
             line = await stack.enter_async_context(Line(server.port).opened())
             port, folder = free_port(), tmp_path / f"r{number}"
