@@ -302,10 +302,12 @@ class RetryBook:
     async def save(self, retries: Sequence[Retry], *, now: float, kind: str, who: str = "engine") -> None:
         """Write what became of these; nothing is done for none."""
         if retries:
-            traced = {source for source, rules in self._ledger.rules.items() if rules.traced}
             evidence = {retry.id: self._evidence(retry, now) for retry in retries if retry.outcome is not None}
-            saving = script.save(retries, now=now, kind=kind, who=who, traced=traced, evidence=evidence)
+            saving = script.save(retries, now=now, kind=kind, who=who, traced=self._traced(), evidence=evidence)
             await self._ledger.transact("save_retry", saving)
+
+    def _traced(self) -> set[str]:
+        return {source for source, rules in self._ledger.rules.items() if rules.traced}
 
     def _evidence(self, retry: Retry, now: float) -> Evidence:
         """What the verdict of a retry is weighed by."""
@@ -364,9 +366,17 @@ class RetryBook:
             before = self._by_root[retry.source, retry.root][retry.id]
             if not before.is_open:
                 return before
-            after = change(before)
-            await self.save([after], now=now, kind=kind or after.outcome or after.state, who=who)
-            return after
+            changing = script.change(
+                retry.id,
+                change,
+                now=now,
+                kind=kind,
+                who=who,
+                traced=self._traced(),
+                evidence=self._evidence(before, now),
+            )
+            await self._ledger.transact("save_retry", changing)
+            return self._by_root[retry.source, retry.root][retry.id]
 
     async def trace(self, source: str, *, now: float, theirs: float) -> None:
         """Have every dead letter that a call of ours may have made descend from the root of that call.

@@ -36,7 +36,7 @@ class Columns(NamedTuple):
         return f"{self.key}, {self.others}"
 
 
-#: Every table of the ledger. What is kept of the schema and of probing is each database's own affair.
+#: Every table of the ledger. What is kept of the schema, of probing and of replicas is each database's own affair.
 TABLES = {
     "sources": Columns("source", "first_sweep_at, pruned_until, read_until"),
     "workflows": Columns("source, workflow_id", "gone_at, data"),

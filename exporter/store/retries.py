@@ -194,13 +194,13 @@ def save(
             still = yield "SELECT 1 FROM retries WHERE id = $1 AND outcome IS NULL", (retry.id,)
             if still:
                 retry = yield from _weigh(retry, (evidence or {}).get(retry.id, Evidence()), now, committed)
-        written_as.append(retry)
         written = yield (
             "UPDATE retries SET state = $2, outcome = $3, data = $4 WHERE id = $1 AND outcome IS NULL RETURNING id",
             (retry.id, retry.state.value, _outcome(retry), codec.to_json(retry)),
         )
         if not written:
             continue
+        written_as.append(retry)
         committed.retries.append(retry)
         if retry.outcome is not None:
             key = (catalogue.RETRIES.name, retry.source, "", (retry.policy, retry.outcome.value), SUM)
@@ -215,6 +215,28 @@ def save(
     yield from add_tallies(committed.tallies)
     yield from add_records(now, [about_retry(kind, retry, who=who) for retry in written_as])
     return committed
+
+
+def change(
+    identity: str,
+    change: Callable[[Retry], Retry],
+    *,
+    now: float,
+    kind: str,
+    who: str,
+    traced: Collection[str],
+    evidence: Evidence,
+) -> Script[Committed]:
+    """Change an open retry as it stands here: another process may have changed it since it was read. See ``save``.
+
+    Without a ``kind`` the audit calls it what the retry became.
+    """
+    found = [_retry(row) for row in (yield "SELECT data FROM retries WHERE id = $1", (identity,))]
+    if not found or not found[0].is_open:
+        return Committed(retries=found)
+    after = change(found[0])
+    kind = kind or after.outcome or after.state
+    return (yield from save([after], now=now, kind=kind, who=who, traced=traced, evidence={identity: evidence}))
 
 
 def calls_near(

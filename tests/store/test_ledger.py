@@ -205,6 +205,8 @@ async def test_a_batch_that_cannot_be_stored_costs_only_itself(ledger: Ledger) -
 
 async def test_senders_are_refused_when_too_many_batches_wait(tmp_path: Path) -> None:
     class Stuck:
+        is_shared = False
+
         async def run(self, script: Script[Committed], *, sources: Collection[str] | None = None) -> Committed:
             await asyncio.Event().wait()
             raise AssertionError
