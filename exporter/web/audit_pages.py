@@ -21,7 +21,7 @@ from exporter.web.markup import (
     told,
     ways,
 )
-from exporter.web.questions import subject
+from exporter.web.questions import deed, subject
 
 #: Items of one operation, and records of the audit, on a page.
 ITEMS_SHOWN_MAX, RECORDS_SHOWN_MAX = 200, 200
@@ -186,7 +186,7 @@ def operation_page(operation: Mapping[str, Any], now: float, *, base: str) -> st
     }
     left = len(items) - len(rows)
     more = f"<p>and {left:,} more</p>" if left else ""
-    what = f"{operation['action']} {words.count(operation['total'], subject(operation['action']))}"
+    what = deed(operation["action"], operation["total"])
     selected = ", ".join(f"{name} {value}" for name, value in operation["selected"].items() if name != "ids")
     return document(
         f'<p><a href="{base}">Status</a></p><h1>{escape(what)}</h1>'

@@ -26,7 +26,7 @@ from exporter.web.markup import (
     told,
     ways,
 )
-from exporter.web.questions import subject
+from exporter.web.questions import deed
 from exporter.web.verdict import NAMED_MAX, Seen, verdict
 
 #: Of each kind so many are shown on the page: a page of their own, or a dashboard, has more.
@@ -201,7 +201,7 @@ def _operations(operations: Sequence[Mapping[str, Any]], now: float, visitor: Vi
     """What people have asked for, and how far it has come."""
     made = []
     for operation in operations[:OPERATIONS_SHOWN_MAX]:
-        what = f"{operation['action']} {words.count(operation['total'], subject(operation['action']))}"
+        what = deed(operation["action"], operation["total"])
         why = f": {told(operation['why'], most=MESSAGE_CHARS)}" if operation["why"] else ""
         split = ", ".join(f"{n} {words.became(state)}" for state, n in operation["outcomes"].items())
         bar = (

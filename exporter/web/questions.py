@@ -73,7 +73,7 @@ def confirm_page(
         rest = len(refused) - NAMED_BEFORE
         without = f"<p>Left out: {len(refused):,}</p><ul>{said}{f'<li>and {rest:,} more</li>' if rest > 0 else ''}</ul>"
     return document(
-        f"<h1>{verb} {words.count(total, subject(action))}?</h1><p>{told(what, most=MESSAGE_CHARS)}: these, as they "
+        f"<h1>{deed(action, total)}?</h1><p>{told(what, most=MESSAGE_CHARS)}: these, as they "
         f"are now. What changes before its turn is left out.</p><p>{meaning if sent is None else _SETTLED[sent]}</p>"
         f"<ul>{listed}{more}</ul>{without}"
         f'<form method="post" action="act/begin">{secret(csrf)}'
@@ -99,6 +99,12 @@ def resume_page(paused: Sequence[str], lowered: Sequence[str], *, csrf: str, at:
 
 def _comes_back(at: str) -> str:
     return f'<input type="hidden" name="at" value="{escape(at)}">' if at else ""
+
+
+def deed(action: str, number: int) -> str:
+    """What an operation does, in words: "Switch on 1 workflow"."""
+    verb = _ASKED[action][0] if action in _ASKED else action.replace("-", " ").capitalize()
+    return f"{verb} {words.count(number, subject(action))}"
 
 
 def subject(action: str) -> str:

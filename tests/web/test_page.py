@@ -159,7 +159,7 @@ async def test_what_was_done_is_a_page(bad: Deployment) -> None:
     await person.follow("Status")
     assert person.at == bad.url + "/"
     await person.follow("each of them")
-    assert "approve 1 dead letter" in person.text
+    assert "Approve 1 dead letter" in person.text
     assert "the ERP is back" in person.text
     await person.follow("make/")
     assert "It was not retried yet." in person.text
@@ -201,6 +201,7 @@ async def test_only_what_is_granted_is_offered_and_is_planned_before_it_is_confi
     await person.press("Switch on these", why="the vendor is back")
     assert "To be switched on: 1." in person.text
     assert "until then you can cancel it" in person.text
+    assert "Switch on 1 workflow by status page, just now" in person.text
     assert ">Switch on</a>" not in person.page  # it is under way
     await bad.repair(30)
     await bad.repair()

@@ -115,7 +115,7 @@ class Person:
     @property
     def text(self) -> str:
         """What is to be read, as one line."""
-        body = self.page.split("<body>")[1]
+        body = re.sub(r"</?bdi>", "", self.page.split("<body>")[1])
         return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
@@ -351,7 +351,7 @@ async def test_an_operation_shows_its_progress_and_can_be_cancelled(made: Deploy
     await person.unfold()
     await person.follow("Approve 5")
     await person.press("Approve these")
-    progress = re.search(r'<progress aria-label="approve 5 dead letters" max="5" value="(\d)"></progress>', person.page)
+    progress = re.search(r'<progress aria-label="Approve 5 dead letters" max="5" value="(\d)"></progress>', person.page)
     assert progress is not None
     assert progress[1] == "0"
     assert "begins at" in person.text

@@ -93,7 +93,7 @@ async def test_one_reading_that_failed_is_not_a_source_that_is_away(two: Deploym
         person
     )
     assert grade(person) == "wait"
-    assert re.search(r"503.* , last read \d+ seconds ago", person.text)
+    assert re.search(r"503.*, last read \d+ seconds ago", person.text)
     await two.live(1800, step=300)
     await person.go("./")
     assert re.search(r"make: workflows cannot be read", verdict(person))
@@ -284,9 +284,9 @@ async def test_a_pause_is_told_with_who_and_until_when(tmp_path: Path) -> None:
         person = await signed_in(made)
         await made.service.memory.control.pause("qlik", seconds=600, who="ann", why="<the> vendor works on it")
         await person.go("./")
-        assert "paused: qlik by ann until 22:23 UTC: <the> vendor works on it ." in person.text
+        assert "paused: qlik by ann until 22:23 UTC: <the> vendor works on it." in person.text
         await person.press("Pause all")
-        assert "paused: make , qlik by status page until 22:13 on 15 November UTC ." in person.text
+        assert "paused: make, qlik by status page until 22:13 on 15 November UTC." in person.text
         await made.clock.advance(86_401)
         await person.go("./")
         assert "paused" not in person.text
@@ -348,7 +348,7 @@ async def test_a_group_is_headed_by_what_is_so_of_most_of_it(made: Deployment) -
     assert "waits for approval" in head
     assert "approved" not in head
     await person.unfold()
-    assert "3 × waits for approval ; 1 × approved: begins soon" in person.text
+    assert "3 × waits for approval; 1 × approved: begins soon" in person.text
 
 
 async def test_what_a_platform_dates_in_the_future_is_not_just_now(made: Deployment) -> None:
