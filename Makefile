@@ -3,11 +3,14 @@
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-color
-# pip in one line a package, so that a slow network is seen to be one. What goes wrong it says itself, and its exit code
-# is kept although it is the first of a pipe.
-INSTALL = { $(PIP) $(1); echo $$? >.venv/.pip-code; } | awk \
-	'/^Collecting / { printf "  %s\n", $$2; fflush() } /^Installing / { print "  installing them"; fflush() }'; \
-	exit $$(cat .venv/.pip-code)
+# pip in one line a package, as it goes on: a slow network is seen to be one. (mawk and sed would wait for more input.)
+# What goes wrong pip says itself; its exit code is kept although it is the first of a pipe.
+INSTALL = { PYTHONUNBUFFERED=1 $(PIP) $(1); echo $$? >.venv/.pip-code; } | while read -r word name rest; do \
+	case "$$word $$name $$rest" in \
+	"Installing build dependencies: started") echo "  what builds it" ;; \
+	"Collecting "*) echo "  $$name" ;; \
+	"Installing collected "*) echo "  installing them" ;; \
+	esac; done; exit $$(cat .venv/.pip-code)
 PYTHON ?=
 # `make test REAL=no` installs no packages of the system; tests that need them are skipped.
 REAL ?= install

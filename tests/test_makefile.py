@@ -17,6 +17,8 @@ case "$*" in
     for name in python automation-exporter; do cp "$0" ".venv/bin/$name"; done
     touch .venv/pyvenv.cfg ;;
 *"-m pip"*) echo "PIP $*" >&2
+    echo "  Installing build dependencies: started"
+    echo "  Installing build dependencies: finished with status 'done'"
     echo "Collecting aiohttp>=3.9 (from automation-exporter==0)"
     echo "  Downloading aiohttp-3.9.whl (1.2 MB)"
     echo "Installing collected packages: aiohttp, automation-exporter"
@@ -54,12 +56,14 @@ def make(folder: Path, *words: str, **variables: str) -> tuple[int, list[str]]:
 
 def test_make_demo_says_what_it_is_doing_before_it_does_it(clone: Path) -> None:
     code, said = make(clone, "demo", "ARGS=--port 0")
-    assert (code, len(said)) == (0, 7), said
+    assert (code, len(said)) == (0, 8), said
     assert said[0].startswith("making .venv with ")
     assert said[1] == "installing automation-exporter and its libraries into .venv: once, about a minute"
     assert [line for line in said if line.startswith("PIP -m pip install ")]
-    assert said.index("  aiohttp>=3.9") < said.index("  installing them"), "a line a package: it is seen to go on"
-    assert said[5:] == ["starting the simulators and the exporter", "RAN automation-exporter demo --port 0"]
+    assert said.index("  what builds it") < said.index("  aiohttp>=3.9") < said.index("  installing them"), (
+        "a line a package: it is seen to go on"
+    )
+    assert said[6:] == ["starting the simulators and the exporter", "RAN automation-exporter demo --port 0"]
     # The second time there is nothing to install, and nothing said of it.
     assert make(clone, "demo")[1] == ["starting the simulators and the exporter", "RAN automation-exporter demo"]
 
