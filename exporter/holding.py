@@ -177,14 +177,14 @@ class Holder:
         running, source = self._running, self._running.sources[name]
         running.held[name], source.told = source, None
         running.projection.hidden.discard(name)
-        running.own.leader.labels(name).set(1)
+        running.own.leader.labels(source.platform.name, name).set(1)
         source.begin()
 
     def _hide(self, name: str) -> None:
         self._running.held.pop(name, None)
         self._running.sources[name].told = []
         self._running.projection.hidden.add(name)
-        self._running.own.leader.labels(name).set(0)
+        self._running.own.leader.labels(self._running.sources[name].platform.name, name).set(0)
         self._running.own.forget_states(name)
 
 

@@ -115,7 +115,7 @@ class OwnMetrics:
             "Factor by which reliable webhooks stretch the poll interval; 1: not at all.",
             _SOURCE,
         )
-        self.leader = gauge("leader", "Whether this replica polls, retries and exposes the source.", ("source",))
+        self.leader = gauge("leader", "1 on the replica that polls, retries and exposes the source, else 0.", _SOURCE)
         self.ledger_rows = gauge("ledger_rows", "Rows in the database.", ("table",))
         self.store_errors = counter("store_errors_total", "Operations that the database could not do.", ("operation",))
         for operation in ("ingest", "probe"):  # there before the first error, so that it is seen as a rise
