@@ -87,7 +87,7 @@ def test_a_command_imports_what_it_needs(words: list[str], whole: bool, tmp_path
     written(tmp_path)
     _, modules, _ = imported(*words, folder=tmp_path)
     assert "exporter.config" in modules
-    assert ("exporter.app" in modules) is whole
+    assert ("exporter.memory" in modules) is whole
     assert not [name for name in modules if name.startswith("exporter.simulator")]
 
 
