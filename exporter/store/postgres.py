@@ -12,12 +12,15 @@ PostgreSQL has no character NUL in a text, and keys of ours and names of strange
 """
 
 import asyncio
+import getpass
 import hashlib
+import os
 import ssl
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -244,6 +247,7 @@ class PostgresEngine:
 
     async def _connected(self) -> "asyncpg.Connection[Any]":
         if self._connection is None or self._connection.is_closed():
+            _find_user(self._url)
             _find_files(self._url)
             try:
                 self._connection = await asyncpg.connect(
@@ -293,6 +297,18 @@ def _noticed(transaction: "asyncio.Future[Any]") -> None:
 
 def _hear(on_news: Callable[[str], object], said: object) -> None:
     on_news(str(said))
+
+
+def _find_user(url: str) -> None:
+    """Raises ``StoreError`` if nothing names one: then it is this process's own, which in a container has no name."""
+    if urlsplit(url).username is None and "user" not in options(url) and not os.environ.get("PGUSER"):
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):
+            raise StoreError(
+                "store.url names no user, and this process runs as one without a name: "
+                "write postgresql://USER@HOST/DATABASE"
+            ) from None
 
 
 def _find_files(url: str) -> None:

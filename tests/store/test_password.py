@@ -1,5 +1,7 @@
 """The password of a PostgreSQL: beside the URL, from a file that may be replaced, and never shown. A real one."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from exporter.platform.fields import FileSecret
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import Script, StoreError
 from tests.postgres import Postgres
-from tests.servers import eventually, real
+from tests.servers import PATIENCE_SECONDS, eventually, forked, real
 
 pytestmark = real("postgres")
 PASSWORD, NEXT = "Gre4t s3cret #1", "0ther@s3cret/2"
@@ -83,3 +85,26 @@ def test_commands_find_it_where_the_service_does(
     file.unlink()
     assert cli.main(["retries", "list", "--config", str(config)]) == 1
     assert "store.password_file: cannot read the file" in capsys.readouterr().err
+
+
+def as_a_user_without_a_name(output: Path, arguments: tuple[str, ...]) -> None:
+    """As in a container: its user is a number."""
+    with output.open("wb") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "PGUSER"):
+        os.environ.pop(name, None)
+    os.setuid(65532)
+    sys.exit(cli.main(list(arguments)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_url_without_a_user_needs_one_with_a_name(tmp_path: Path, server: Postgres) -> None:
+    output, url = tmp_path / "output.txt", server.url().replace("postgres@", "")
+    with forked(as_a_user_without_a_name, output, ("retries", "list", "--store", url)) as process:
+        process.join(PATIENCE_SECONDS)
+    assert process.exitcode == 1
+    assert output.read_text().splitlines() == [
+        "automation-exporter: store.url names no user, and this process runs as one without a name: "
+        "write postgresql://USER@HOST/DATABASE"
+    ]
