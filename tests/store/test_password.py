@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,8 @@ def as_a_user_without_a_name(output: Path, arguments: tuple[str, ...]) -> None:
         os.dup2(sink.fileno(), 2)
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "PGUSER"):
         os.environ.pop(name, None)
+    for module in ("exporter.cli.retries", "exporter.store.postgres"):
+        import_module(module)  # before the interpreter's files cannot be read any more
     os.setuid(65532)
     sys.exit(cli.main(list(arguments)))
 
