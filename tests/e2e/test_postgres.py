@@ -179,11 +179,16 @@ async def test_from_the_first_run_to_a_copy(make: tuple[Any, str], tmp_path: Pat
         assert await service.stop() == 0
 
 
+@pytest.mark.parametrize("through", ["straight", pytest.param("pgbouncer", marks=real("pgbouncer"))])
 async def test_a_word_about_a_retry_in_doubt_is_heard_by_the_service(
-    make: tuple[Any, str], tmp_path: Path, server: Postgres
+    through: str, make: tuple[Any, str], tmp_path: Path, server: Postgres, request: pytest.FixtureRequest
 ) -> None:
+    """Also through a proxy, which keeps from it that there is news."""
     simulator, url = make
-    config = written(tmp_path, url, server.secured(PASSWORD))
+    store = server.secured(PASSWORD)
+    if through == "pgbouncer":
+        store = request.getfixturevalue("pooled")(server.make())
+    config = written(tmp_path, url, store)
     workflow = simulator.add_workflow(name="Order sync")
     async with command(tmp_path, "run", "--config", str(config)) as service:
         await service.found("(msg=running)")
