@@ -15,12 +15,11 @@ from exporter.clock import Clock, SharedClock, SystemClock
 from exporter.config import Config
 from exporter.holding import Holder, Service, Start, arm, joined
 from exporter.log import get_logger, register_secrets
-from exporter.memory import remember
+from exporter.memory import fold_rules, remember
 from exporter.model import DeadLetter
 from exporter.model.leases import UPKEEP
-from exporter.model.ledger import FoldRules, Key
-from exporter.platform import Platform, selected
-from exporter.platform.section import SourceConfig
+from exporter.model.ledger import Key
+from exporter.platform import selected
 from exporter.platforms import PLATFORMS
 from exporter.retries.repair_operations import RepairOperations
 from exporter.source import Source, read_at_scrape
@@ -89,7 +88,7 @@ async def service(
             clock = shared = SharedClock(clock, follows=isinstance(clock, SystemClock))
         ledger = Ledger(
             engine,
-            {source: _fold_rules(config, section, platforms[source]) for source, section in config.sources.items()},
+            fold_rules(config),
             on_error=lambda operation: own.store_errors.labels(operation).inc(),
             on_up=lambda up: own.store_up.set(float(up)),
             timer=own.commit_timer,
@@ -201,18 +200,6 @@ async def service(
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
         log.info("stopping")
-
-
-def _fold_rules(config: Config, section: SourceConfig, platform: Platform) -> FoldRules:
-    return FoldRules(
-        backfill=section.backfill_seconds,
-        superseded_by_success=platform.superseded_by_success,
-        counts_tests=section.test_runs == "count",
-        traced=is_enabled(config.traces),
-        retention=config.store.retention,
-        holds_dead_letters=platform.holds_dead_letters,
-        steps_later=platform.steps_later(section),
-    )
 
 
 async def _open_source(

@@ -4,14 +4,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from exporter.clock import Clock
-from exporter.model.ledger import Committed
+from exporter.config import Config
+from exporter.model.ledger import Committed, FoldRules
 from exporter.model.policy import Rules
+from exporter.platform import Platform
+from exporter.platform.section import SourceConfig
+from exporter.platforms import PLATFORMS
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.deciding import Decider
 from exporter.retries.operations import Operations
 from exporter.source import Source
 from exporter.store.ledger import Ledger
+from exporter.traces.export import is_enabled
 from exporter.view.known import SourceWorld, World
 from exporter.view.projection import Projection
 
@@ -78,3 +83,20 @@ def _follow(world: World, book: RetryBook, projection: Projection | None) -> Cal
             projection.follow(committed, touched, world)
 
     return follow
+
+
+def fold_rules(config: Config) -> dict[str, FoldRules]:
+    """What folding needs to know about each source."""
+    return {name: _fold_rules(config, section, PLATFORMS[section.platform]) for name, section in config.sources.items()}
+
+
+def _fold_rules(config: Config, section: SourceConfig, platform: Platform) -> FoldRules:
+    return FoldRules(
+        backfill=section.backfill_seconds,
+        superseded_by_success=platform.superseded_by_success,
+        counts_tests=section.test_runs == "count",
+        traced=is_enabled(config.traces),
+        retention=config.store.retention,
+        holds_dead_letters=platform.holds_dead_letters,
+        steps_later=platform.steps_later(section),
+    )

@@ -16,9 +16,10 @@ import orjson
 
 from exporter.cli import UsageError
 from exporter.clock import Clock, SystemClock
+from exporter.config import Config
 from exporter.config.outline import Outline, known
 from exporter.config.retries import RetriesConfig, compile_rules
-from exporter.memory import Memory, remember
+from exporter.memory import Memory, fold_rules, remember
 from exporter.model.labels import NO_LABELS, Labels
 from exporter.model.retries import Retry
 from exporter.platform.section import SourceConfig
@@ -36,8 +37,6 @@ Answer = dict[str, Any]
 START_SECONDS_MAX = 10.0
 #: Where nobody asks what is decided.
 NO_RULES = compile_rules(RetriesConfig())
-#: Where no platform is called.
-NO_SECTIONS: Mapping[str, SourceConfig] = {}
 
 
 @asynccontextmanager
@@ -47,16 +46,20 @@ async def offline(
     to_read: bool,
     by_rules: bool = False,
     clock: Clock | None = None,
-    sections: Mapping[str, SourceConfig] = NO_SECTIONS,
+    config: Config | None = None,
 ) -> AsyncIterator[Memory]:
     """Open the ledger and load what retrying needs of it. Raises ``StoreError``.
 
     Only ``by_rules`` are the policies and labels of the config read, after the ledger is open: whoever does not ask
     what is decided can do without them. Where the config names no sources, the ledger does. Whoever is going to open
-    a source gives its section.
+    a source, or have what a platform says stored, gives the whole ``config``.
     """
+    sections: Mapping[str, SourceConfig] = {} if config is None else config.sources
     platforms = known(outline.platforms)
-    ledger = Ledger(await open_engine(outline.store_url, password=outline.store.password_now, to_read=to_read), {})
+    ledger = Ledger(
+        await open_engine(outline.store_url, password=outline.store.password_now, to_read=to_read),
+        {} if config is None else fold_rules(config),
+    )
     try:
         labels = outline.labels() if by_rules else dict[str, Labels]()
         yield await remember(
@@ -123,6 +126,7 @@ async def tell(
     by_rules: bool = False,
     show: Callable[[Answer], Iterable[str]] | None = None,
     as_json: bool = False,
+    config: Config | None = None,
 ) -> int:
     """Say something to the running service, or, where none runs, to the ledger: ``here`` does what ``path`` does.
 
@@ -135,7 +139,7 @@ async def tell(
     patience = loop.time() + START_SECONDS_MAX
     while True:
         try:
-            async with offline(outline, to_read=False, by_rules=by_rules) as opened:
+            async with offline(outline, to_read=False, by_rules=by_rules, config=config) as opened:
                 answer = await here(opened, who)
                 break
         except StoreInUse:

@@ -4,8 +4,8 @@ What is there is read beside the service, from its ledger; what is done, and wha
 the service that is running.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,9 +14,12 @@ from exporter.cli.ledger import Answer, Say, as_text, moment, offline, plain
 from exporter.clock import SystemClock
 from exporter.config import load
 from exporter.config.outline import Outline
+from exporter.memory import Memory
 from exporter.model.operations import UNDER_WAY, OperationAction, alike
 from exporter.model.repairs import RepairAction
 from exporter.retries.facts import group_facts, operation_facts
+from exporter.retries.repair_operations import RepairOperations
+from exporter.retries.repairer import Repairer
 from exporter.retries.trying import try_once
 from exporter.view.own import OwnMetrics
 from exporter.web import local
@@ -201,14 +204,31 @@ async def tried(outline: Outline, file: Path, key: tuple[str, str], *, say: Say,
 async def _looked(outline: Outline, file: Path, key: tuple[str, str]) -> Answer:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        sections = load(file).sources
+        config = load(file)
         memory = await stack.enter_async_context(
-            offline(outline, to_read=True, by_rules=True, clock=clock, sections=sections)
+            offline(outline, to_read=True, by_rules=True, clock=clock, config=config)
         )
         source = memory.control.source(key[0])
         memory.control.one(*key)  # before anybody is asked
         await stack.enter_async_context(source.opened(clock=clock, own=OwnMetrics()))
         return await try_once(memory.control, memory.book, key)
+
+
+@asynccontextmanager
+async def able_to_repair(memory: Memory) -> AsyncIterator[None]:
+    """Connect the sources, to plan repairs here; who holds them carries them out."""
+    clock, repairers = SystemClock(), dict[str, Repairer]()
+    async with AsyncExitStack() as stack:
+        for name, source in memory.sources.items():
+            await stack.enter_async_context(source.opened(clock=clock, own=OwnMetrics()))
+            if source.platform.repairing is not None:
+                repairers[name] = Repairer(
+                    source, memory.ledger, clock, book=memory.book, decider=memory.deciders[name]
+                )
+        memory.operations.begin_repair = RepairOperations(
+            memory.operations, memory.book, memory.ledger, clock, sources=memory.sources, repairers=repairers
+        ).begin
+        yield
 
 
 def _tried(answer: Answer) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -13,11 +14,12 @@ from exporter.cli import operations as commands_of_many
 from exporter.cli.audit import since
 from exporter.cli.ledger import dead_letter
 from exporter.clock import SystemClock
-from exporter.config import ConfigError
+from exporter.config import Config, ConfigError, load
 from exporter.config.outline import Outline, outline, without_config
 from exporter.memory import Memory
 from exporter.model.operations import OperationAction
 from exporter.retries.operations import Selection
+from exporter.store.address import is_postgres
 
 
 def list(options: argparse.Namespace) -> int:
@@ -92,11 +94,16 @@ def operate(options: argparse.Namespace) -> int:
         "dry_run": options.dry_run,
     }
 
+    config = _config(options) if action.is_repair else None
+
     async def here(memory: Memory, who: str) -> dict[str, Any]:
-        return await memory.operations.begin(action, selection, who=who, **more)
+        able = commands_of_many.able_to_repair(memory) if config else nullcontext()
+        async with able:
+            return await memory.operations.begin(action, selection, who=who, **more)
 
     keeps = action in (OperationAction.HOLD, OperationAction.QUARANTINE) and selection.policy is None
-    return _tell(options, "/api/v1/operations", body, here, by_rules=not keeps, show=commands_of_many.begun)
+    shown = commands_of_many.begun
+    return _tell(options, "/api/v1/operations", body, here, by_rules=not keeps, show=shown, config=config)
 
 
 def cancel(options: argparse.Namespace) -> int:
@@ -141,12 +148,26 @@ def _tell(
     *,
     by_rules: bool = False,
     show: Callable[[dict[str, Any]], Iterable[str]] | None = None,
+    config: Config | None = None,
 ) -> int:
     return asyncio.run(
         commands.tell(
-            _outline(options), path, body, here, say=print, by_rules=by_rules, show=show, as_json=options.json
+            _outline(options),
+            path,
+            body,
+            here,
+            say=print,
+            by_rules=by_rules,
+            show=show,
+            as_json=options.json,
+            config=config,
         )
     )
+
+
+def _config(options: argparse.Namespace) -> Config | None:
+    """The config with its secrets, where no service takes what is said: then this process asks the platform."""
+    return load(options.config) if is_postgres(_outline(options).store_url) else None
 
 
 def _outline(options: argparse.Namespace) -> Outline:

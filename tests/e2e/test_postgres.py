@@ -203,3 +203,29 @@ async def test_a_word_about_a_retry_in_doubt_is_heard_by_the_service(
         await until(config, ("retries", "list"), "succeeded")
         assert simulator.retry_calls[letter] == 1
         assert await service.stop() == 0
+
+
+async def test_a_repair_is_planned_by_the_command_and_done_by_the_service(
+    make: tuple[Any, str], tmp_path: Path, server: Postgres
+) -> None:
+    simulator, url = make
+    config = written(tmp_path, url, server.secured(PASSWORD))
+    granting = yaml.safe_load(config.read_text())
+    granting["sources"]["q"]["grant"] = ["discard"]
+    config.write_text(yaml.safe_dump(granting))
+    workflow = simulator.add_workflow(name="Order sync")
+    async with command(tmp_path, "run", "--config", str(config)) as service:
+        await service.found("(msg=running)")
+        await until(config, ("policies", "explain"), "0 open dead letters")
+        letter = simulator.add_dead_letter(workflow)
+        await until(config, ("policies", "explain"), "waits for approval")
+        code, output = await say(config, "retries", "discard", f"q/{letter}", "--dry-run")
+        assert code == 0, output
+        code, output = await say(config, "retries", "discard", f"q/{letter}", "--now", "--why", "a duplicate")
+        assert code == 0, output
+        operation = re.search(r"operation (\w{16})", output)
+        assert operation is not None, output
+        await until(config, ("retries", "operations", operation[1]), "1 of 1 done")
+        await until(config, ("policies", "explain"), "0 open dead letters")
+        assert "Traceback" not in service.output
+        assert await service.stop() == 0
