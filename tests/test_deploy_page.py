@@ -104,6 +104,14 @@ async def test_a_postgresql_is_backed_up_beside_the_service_and_restored_as_told
         shell(restore.replace("postgresql://exporter@db.example.com/restored", empty), tmp_path)
         made.config = made.config.model_copy(update={"store": StoreConfig(url=empty)})
         await made.start()
+        replicas = made.service.replicas
+        assert replicas is not None
+
+        async def holds() -> bool:  # as its loop does: in the copy, whoever ran when it was made is alive for a while
+            await replicas.beat_once()
+            return "make" in made.service.held
+
+        await eventually(holds, every=1.0)
         assert await made.samples("automation_runs_total") == before
         assert sum(before.values()) > 0
         await made.live(180, step=30)
