@@ -179,10 +179,8 @@ CONFIGS = {
     "re2": "retries: {policies: [{name: p, match: {error.message: {re: 'ETIME.*UT'}}, action: hold}]}\n",
     "postgres": "store: {url: 'postgresql://ann:secret@%s/ledger'}\n",
 }
-#: But for those of the workshop, and `postgres`: a service does not run on PostgreSQL yet, its config is refused.
-PROVIDED = sorted(
-    set(metadata.metadata("automation-exporter").get_all("Provides-Extra") or ()) - {"dev", "pictures", "postgres"}
-)
+#: But for those of the workshop.
+PROVIDED = sorted(set(metadata.metadata("automation-exporter").get_all("Provides-Extra") or ()) - {"dev", "pictures"})
 
 
 def written(folder: Path, extra: str, collector: str) -> None:

@@ -398,7 +398,9 @@ async def open_engine(url: str, *, password: Password | None = None, to_read: bo
         try:
             from exporter.store.postgres import PostgresEngine
         except ImportError:
-            raise StoreError("PostgreSQL needs asyncpg: pip install 'automation-exporter[postgres]'") from None
+            raise StoreError(
+                "store.url: PostgreSQL needs the extra postgres: pip install 'automation-exporter[postgres]'"
+            ) from None
         opening = PostgresEngine.open_to_read if to_read else PostgresEngine.open
         return await opening(url, password=password)
     path = database(url)

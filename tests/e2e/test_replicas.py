@@ -332,6 +332,7 @@ async def test_whatever_happens_to_a_replica_the_totals_are_true_and_nothing_is_
         targets = [f"127.0.0.1:{replica.port}" for replica in made.replicas]
         async with prometheus(tmp_path, targets, rules=[rules]) as scraping:
             await until_held(made, *made.replicas, even=True)
+            await _each_shows_everything(made)
             tasks = [asyncio.create_task(made.load(a_second=15)), asyncio.create_task(fail_now_and_then())]
 
             async def killed(replica: Replica) -> None:
@@ -382,6 +383,22 @@ async def test_whatever_happens_to_a_replica_the_totals_are_true_and_nothing_is_
             record_property("replicas, in the end", told | {"in doubt": doubted, "increase() wrong": mismatches})
             assert sum(truth.values()) > 500
             assert not mismatches
+
+
+async def _each_shows_everything(made: World) -> None:
+    """The status of any replica has all sources, who holds each, and how the holder reads it."""
+    held = await made.held(*made.replicas)
+
+    async def shown() -> bool:
+        for replica in made.replicas:
+            status = await made.status(replica)
+            holders = {source: f"http://127.0.0.1:{one['holder'].rpartition(':')[2]}" for source, one in status.items()}
+            swept = [s["success_at"] is not None for one in status.values() for s in one["streams"]]
+            if holders != held or not swept or not all(swept):
+                return False
+        return True
+
+    await eventually(shown)
 
 
 async def _restart_the_database(made: World, rows: list[dict[str, object]]) -> None:

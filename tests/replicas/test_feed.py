@@ -238,6 +238,19 @@ async def test_a_database_that_goes_away_ends_nothing_that_is_remembered(server:
         assert one.totals == other.totals == {"a": 2.0}
 
 
+async def test_each_exports_the_traces_of_what_it_holds(url: str) -> None:
+    ledger = Ledger(await open_engine(url), {source: FoldRules(traced=True) for source in RULES})
+    await ledger.load()
+    for source in RULES:
+        await ledger.ingest(batch(source, "r1"))
+    for held, expected in ((None, ["a", "b"]), (["a"], ["a"]), (["a", "b"], ["a", "b"]), ([], [])):
+        ledger.exports = lambda held=held: held  # type: ignore[misc]
+        pending = await ledger.pending_traces(limit=10, settled_before=float("inf"))
+        assert sorted(one.source for one in pending) == expected
+        assert await ledger.count_pending_traces() == len(expected)
+    await ledger.close()
+
+
 def test_a_commit_is_the_same_when_it_is_read_again_as_far_as_it_is_about_sources_of_ours() -> None:
     """Every field, with something in it for a source of ours and for one that only another's config names."""
     keys: list[Key] = [("a", "x"), ("z", "x")]
