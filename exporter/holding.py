@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from exporter.clock import Clock, SharedClock
@@ -17,7 +18,7 @@ from exporter.config import Config
 from exporter.memory import Memory
 from exporter.model.leases import UPKEEP, Replica, Seen
 from exporter.polling.poller import Poller
-from exporter.replicas import Replicas, Work
+from exporter.replicas import Replicas, Wish, Work
 from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.deciding import Decider
@@ -150,6 +151,11 @@ class Holder:
                 if told is not None and told["ahead"] is not None:
                     source.api.hear_clock(self._clock.now() - told["ahead"])
 
+    def wake(self, wish: Wish) -> None:
+        """Do what a webhook asks for that another replica took."""
+        if wish.source in self._running.held:
+            self._running.held[wish.source].wake(wish.keys, wish.streams)
+
     def _loops_of(self, name: str, *, taken: bool) -> Iterator[Coroutine[Any, Any, None]]:
         running, source = self._running, self._running.sources[name]
         if taken:
@@ -212,9 +218,11 @@ async def joined(
         beats=beats,
         ledger=running.ledger,
         clock=clock,
-        work=Work(begin=holder.begin, end=holder.end, tell=holder.tell, hear=holder.hear),
+        work=Work(begin=holder.begin, end=holder.end, tell=holder.tell, hear=holder.hear, wake=holder.wake),
         anew=reload,
     )
+    for name, source in running.sources.items():
+        source.pass_on = partial(replicas.pass_on, name)
     try:
         with suppress(StoreError):  # said by the ledger; it is tried again
             await replicas.come()

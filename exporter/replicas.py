@@ -15,9 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import DecodeError, Struct, json
+
 from exporter.clock import SharedClock, steady
 from exporter.log import get_logger
 from exporter.model.leases import UPKEEP, Lease, Replica, Seen, to_give, to_take
+from exporter.platform import RunKey, StreamName
 from exporter.store import leases
 from exporter.store.feed import KEPT_SECONDS, LeaseLost
 from exporter.store.ledger import Ledger
@@ -31,21 +34,33 @@ BEAT, LOOK = 3.0, 0.5
 OVERDUE = 3 * BEAT
 #: What is said to others when a source is free to be taken.
 FREE = "free"
+#: So many runs are named in one wish: what is told may be 8,000 bytes. The sweeps find the others.
+WISHED_MAX = 40
 #: A clock that is so far (seconds) from the database's is worth a word.
 CLOCK_OFF = 60.0
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """What a webhook asks of whoever reads its source."""
+
+    source: str
+    keys: list[RunKey]  # runs to be completed
+    streams: list[StreamName]  # to be swept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a replica does with a source: ``begin`` it under an epoch, ``end`` it and wait until it is over.
 
-    ``tell`` says something of each source that it works for; ``hear`` is given what everybody said.
+    ``tell`` says something of each source that it works for; ``hear`` is given what everybody said; ``wake`` what a
+    webhook that another replica took asks for.
     """
 
     begin: Callable[[str, int], None]
     end: Callable[[str], Awaitable[None]]
     tell: Callable[[], Mapping[str, Any]]
     hear: Callable[[Seen], None]
+    wake: Callable[[Wish], None]
 
 
 class Replicas:
@@ -78,11 +93,29 @@ class Replicas:
         self._alive_until = 0.0  # on our steady clock
         self._followed_at = steady(clock)
         self._clock_is_off = False
+        self._saying: set[asyncio.Task[None]] = set()
         self._free_since: dict[str, float] = {}  # on our steady clock
 
     def heard(self, said: str) -> None:
         """Somebody said something on the channel of the feed."""
-        (self.beat_due if said == FREE else self.news_due).set()
+        if said == FREE:
+            self.beat_due.set()
+        elif said:
+            with suppress(DecodeError):  # of another version
+                self._work.wake(json.decode(said, type=Wish))
+        else:
+            self.news_due.set()
+
+    def pass_on(self, source: str, keys: list[RunKey], streams: list[StreamName]) -> None:
+        """Tell whoever reads a source what a webhook asks for. Nobody may hear it: the sweeps come to it as well."""
+        wish = json.encode(Wish(source=source, keys=keys[:WISHED_MAX], streams=streams)).decode()
+        saying = asyncio.create_task(self._say(wish))
+        self._saying.add(saying)
+        saying.add_done_callback(self._saying.discard)
+
+    async def _say(self, what: str) -> None:
+        with suppress(StoreError):
+            await self._beats.run(leases.say(what))
 
     async def come(self) -> None:
         """Be there from now on, and take what is free. Raises ``StoreError``."""

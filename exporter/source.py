@@ -30,6 +30,8 @@ WAKES_MAX = 5000
 #: Less than this (seconds) is no step of our clock: it is read twice, one reading after the other.
 CLOCK_STEP_MIN = 0.5
 
+#: Takes runs to be completed and streams to be swept.
+PassOn = Callable[[list[RunKey], list[StreamName]], None]
 #: Enters a span of our own work, by its name.
 Span = Callable[[str], AbstractContextManager[object]]
 
@@ -80,6 +82,7 @@ class Source:
         self.labels = labels if section is None else section.labelled
         self.slowdown = 1.0  # factor by which reliable webhooks stretch the poll interval
         self.wakes: dict[RunKey, int] = {}  # runs to be completed, and how often that was tried
+        self.pass_on: PassOn = lambda keys, streams: None  # a wish to whoever reads it, while another replica does
         self.completion_due = asyncio.Event()
         self.stream_due: dict[str, asyncio.Event] = {stream.name: asyncio.Event() for stream in platform.streams}
         self.retries_due = asyncio.Event()
@@ -200,7 +203,9 @@ class Source:
         return None if at is None else at + self.ahead
 
     def wake(self, keys: list[RunKey], streams: list[StreamName]) -> None:
-        """Have these runs completed and these streams swept soon."""
+        """Have these runs completed and these streams swept soon, by whoever reads the source."""
+        if self.told is not None:
+            return self.pass_on(keys, streams)
         for key in keys[: max(0, WAKES_MAX - len(self.wakes))]:
             self.wakes.setdefault(key, 0)
         if self.wakes:

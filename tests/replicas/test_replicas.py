@@ -1,5 +1,6 @@
 """Replicas on a real PostgreSQL, beat by beat, with clocks of their own that are days apart and pass as a test says."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
@@ -10,7 +11,8 @@ import pytest
 from exporter.clock import ManualClock, SharedClock
 from exporter.model.leases import UPKEEP, Replica, Seen
 from exporter.model.ledger import FoldRules
-from exporter.replicas import OVERDUE, Replicas, Work
+from exporter.platform import RunKey
+from exporter.replicas import OVERDUE, WISHED_MAX, Replicas, Wish, Work
 from exporter.store import leases
 from exporter.store.feed import KEPT_SECONDS
 from exporter.store.leases import TTL
@@ -31,6 +33,7 @@ class Process:
         self.clock, self.works, self.seen = clock, dict[str, int](), Seen()
         self.shared = SharedClock(clock)
         self.begun_anew = 0
+        self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
         self.told: Mapping[str, Any] = {}
         self.replicas = Replicas(
             Replica(id=f"{name}-id", name=name, sources=frozenset(sources)),
@@ -38,7 +41,9 @@ class Process:
             beats=beats,
             ledger=ledger,
             clock=self.shared,
-            work=Work(begin=self.begin, end=self.end, tell=lambda: self.told, hear=self.hear),
+            work=Work(
+                begin=self.begin, end=self.end, tell=lambda: self.told, hear=self.hear, wake=self.wishes.put_nowait
+            ),
             anew=self.anew,
         )
 
@@ -67,7 +72,8 @@ class Town:
         ledger = Ledger(await open_engine(self.url), {source: FoldRules() for source in sources})
         self.stack.push_async_callback(ledger.close)
         await ledger.load()
-        beats = open_beats(self.url, lambda said: None)
+        made: Process
+        beats = open_beats(self.url, lambda said: made.replicas.heard(said))
         self.stack.push_async_callback(beats.close)
         made = Process(name, ledger, beats, ManualClock(time.time() + clock_off), sources)
         self.processes.append(made)
@@ -111,6 +117,17 @@ async def test_each_is_told_what_the_holder_says_of_a_source(town: Town) -> None
         holder = other.seen.holder(source)
         assert holder is not None
         assert (holder.name, other.seen.told[source]["streams"]) == ("one", [{"stream": "runs"}])
+
+
+async def test_what_a_webhook_asks_for_reaches_whoever_reads_the_source(town: Town) -> None:
+    one, other = await town.join("one"), await town.join("other")
+    keys = [RunKey(run_id=str(number), workflow_id="w") for number in range(100)]
+    one.replicas.pass_on("a", keys, ["runs"])
+    for process in (one, other):  # each hears it, and who holds the source heeds it
+        wish = await asyncio.wait_for(process.wishes.get(), 10)
+        assert (wish.source, wish.keys, wish.streams) == ("a", keys[:WISHED_MAX], ["runs"])
+    one.replicas.heard('{"another": "version"}')
+    assert one.wishes.empty()
 
 
 async def test_who_leaves_is_followed_at_once_under_a_new_epoch(town: Town) -> None:
