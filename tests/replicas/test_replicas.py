@@ -11,7 +11,7 @@ import pytest
 from exporter.clock import ManualClock, SharedClock
 from exporter.model.leases import UPKEEP, Replica, Seen
 from exporter.model.ledger import FoldRules
-from exporter.platform import RunKey
+from exporter.platform import RunKey, StreamName
 from exporter.replicas import OVERDUE, WISHED_MAX, Replicas, Wish, Work
 from exporter.store import leases
 from exporter.store.feed import KEPT_SECONDS
@@ -122,10 +122,10 @@ async def test_each_is_told_what_the_holder_says_of_a_source(town: Town) -> None
 async def test_what_a_webhook_asks_for_reaches_whoever_reads_the_source(town: Town) -> None:
     one, other = await town.join("one"), await town.join("other")
     keys = [RunKey(run_id=str(number), workflow_id="w") for number in range(100)]
-    one.replicas.pass_on("a", keys, ["runs"])
+    one.replicas.pass_on("a", keys, [StreamName.RUNS])
     for process in (one, other):  # each hears it, and who holds the source heeds it
         wish = await asyncio.wait_for(process.wishes.get(), 10)
-        assert (wish.source, wish.keys, wish.streams) == ("a", keys[:WISHED_MAX], ["runs"])
+        assert (wish.source, wish.keys, wish.streams) == ("a", keys[:WISHED_MAX], [StreamName.RUNS])
     one.replicas.heard('{"another": "version"}')
     assert one.wishes.empty()
 
