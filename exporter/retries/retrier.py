@@ -211,15 +211,22 @@ class Retrier:
         return turn
 
     async def _fetch_missing(self) -> int:
-        """Fetch, once, what is not known of dead letters and decides which policy owns them."""
+        """Fetch, once, what is not known of dead letters and decides which policy owns them.
+
+        A look that did not come off is repeated when its refusal ends.
+        """
+        name, now = self.source.name, self._clock.now()
         wanted = [
             subject.letter
             for subject, ladder in self.decider.undetermined()
             if subject.letter.id not in self._fetched and any(f.startswith(("error.", "step.")) for f in ladder.missing)
         ]
-        for letter in wanted[:DETAILS_PER_TURN_MAX]:
-            self._fetched.add(letter.id)
+        waiting = {letter.id for letter in wanted if _waits(self._book.refused(name, letter.id), now)}
+        wanted = [letter for letter in wanted if letter.id not in waiting][:DETAILS_PER_TURN_MAX]
+        for letter in wanted:
             await self._preflight(letter)
+            if not _waits(self._book.refused(name, letter.id), self._clock.now()):
+                self._fetched.add(letter.id)
         return len(wanted)
 
     async def _quarantine(self, turn: Turn) -> None:
@@ -542,3 +549,8 @@ class Retrier:
             for task in waiting:
                 task.cancel()
         self.source.retries_due.clear()
+
+
+def _waits(refused: Refused | None, now: float) -> bool:
+    """Whether it is too early to look again."""
+    return refused is not None and now < refused.until

@@ -24,6 +24,7 @@ from exporter.clock import SystemClock
 from exporter.simulator import SIMULATORS
 from exporter.simulator.fleet import Fleet
 from tests.cli.test_commands import Process, command
+from tests.cli.test_retries import say
 from tests.postgres import Postgres
 from tests.servers import PrometheusServer, eventually, free_port, prometheus, real
 
@@ -443,7 +444,15 @@ async def _retried_once(made: World, letters: dict[str, list[str]]) -> int:
                 return False
         return True
 
-    await eventually(settled, seconds=240, every=0.5)
+    try:
+        await eventually(settled, seconds=60, every=0.5)
+    except TimeoutError:
+        _, explained = await say(made.replicas[0].config, "policies", "explain", "--all")
+        missing = {
+            source: [one for one in letters[source] if not fleet.simulators["make"].retry_executions[one]]  # type: ignore[attr-defined]
+            for source, fleet in made.fleets.items()
+        }
+        raise AssertionError(f"not retried: {missing}; in doubt: {await made.in_doubt()}; {explained}") from None
     for source, fleet in made.fleets.items():
         simulator: Any = fleet.simulators["make"]
         executed = {letter: simulator.retry_executions[letter] for letter in letters[source]}

@@ -124,6 +124,21 @@ async def test_an_exception_while_a_detail_is_fetched_stops_no_other(engine_of: 
     assert engine.book.decisions[SOURCE, "d1"].reason is Reason.UNDETERMINED
 
 
+async def test_a_detail_that_could_not_be_fetched_is_fetched_later(engine_of: EngineOf) -> None:
+    """Or nobody would ever know which policy owns that dead letter."""
+    engine = await engine_of(quick(matcher=Matcher(match=read({"error.message": {"contains": "ETIMEDOUT"}}, "match"))))
+    engine.platform.well = Result.SUCCESS
+    item = engine.platform.add("w1", age=HOUR)
+    item.bare = Error(error_class=ErrorClass.NETWORK)
+    engine.platform.odd["d1"] = ODD[0]
+    await engine.live(60, step=10)
+    assert engine.book.decisions[SOURCE, "d1"].reason is Reason.UNDETERMINED
+    looks = len(engine.platform.looks)
+    assert looks < 4, "not again and again"
+    del engine.platform.odd["d1"]
+    await engine.until(lambda: engine.recovered() == {"d1"}, within=HOUR, step=60)
+
+
 # Turns
 
 

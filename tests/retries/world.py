@@ -125,6 +125,7 @@ class Item:
     opened_at: float
     root: str
     error: Error = ERROR
+    bare: Error | None = None  # what sweeps say of the error, where a look says more
     native: bool = False
     refusal: str | None = None  # why it must not be retried as it is
     asks: str | None = None
@@ -362,6 +363,8 @@ class FakePlatform:
         found.append(Listing(at=now, workflow_ids=frozenset(workflows)))
         for item in self.items.values():
             seen = self.observation(item)
+            if item.bare is not None:
+                seen = structs.replace(seen, error=item.bare)
             if item.gone:
                 seen = structs.replace(seen, resolved_at=now, resolved_by=ResolvedBy.MANUAL)
             if seen.opened_at <= now:
