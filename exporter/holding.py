@@ -159,6 +159,7 @@ class Holder:
     def _loops_of(self, name: str, *, taken: bool) -> Iterator[Coroutine[Any, Any, None]]:
         running, source = self._running, self._running.sources[name]
         if taken:
+            source.renew()
             arm(running, source, self._clock)
         yield running.pollers[name].run()
         if name in running.retriers:

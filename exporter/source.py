@@ -142,6 +142,12 @@ class Source:
         self._clock = clock
         self.begin()
 
+    def renew(self) -> None:
+        """Read by a new client, and retry by a new adapter: what these remember is of a time before others did."""
+        retrying = self.platform.retrying
+        self.client = self.platform.connect(self.section, self.api)
+        self.adapter = None if retrying is None else retrying.connect(self.section, self.api)
+
     def begin(self) -> None:
         """Begin to read it: nothing was swept so far."""
         self._wall = self._clock.now() - steady(self._clock)

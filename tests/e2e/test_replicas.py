@@ -445,7 +445,7 @@ async def _retried_once(made: World, letters: dict[str, list[str]]) -> int:
         return True
 
     try:
-        await eventually(settled, seconds=60, every=0.5)
+        await eventually(settled, seconds=240, every=0.5)
     except TimeoutError:
         _, explained = await say(made.replicas[0].config, "policies", "explain", "--all")
         missing = {
