@@ -25,7 +25,7 @@ pytestmark = real("postgres")
 PASSWORD = "s3cret of the store"
 
 
-@pytest.mark.parametrize("platform", ["make", "n8n"])
+@pytest.mark.parametrize("platform", ["make", pytest.param("n8n", marks=pytest.mark.slow)])
 async def test_a_quarter_of_an_hour_of_polls_and_webhooks_counts_every_run_exactly_once(
     platform: str, tmp_path: Path, server: Postgres
 ) -> None:
@@ -179,7 +179,9 @@ async def test_from_the_first_run_to_a_copy(make: tuple[Any, str], tmp_path: Pat
         assert await service.stop() == 0
 
 
-@pytest.mark.parametrize("through", ["straight", pytest.param("pgbouncer", marks=real("pgbouncer"))])
+@pytest.mark.parametrize(
+    "through", ["straight", pytest.param("pgbouncer", marks=[real("pgbouncer"), pytest.mark.slow])]
+)
 async def test_a_word_about_a_retry_in_doubt_is_heard_by_the_service(
     through: str, make: tuple[Any, str], tmp_path: Path, server: Postgres, request: pytest.FixtureRequest
 ) -> None:
