@@ -205,8 +205,7 @@ class Replicas:
 
     async def leave(self) -> None:
         """End everything, and let others take it at once."""
-        for source in list(self.held):
-            await self._end(source)
+        await asyncio.gather(*map(self._end, list(self.held)))  # together: each may wait for a call that is under way
         with suppress(StoreError):
             await self._beats.run(leases.leave(self.me.id))
             await self._beats.run(leases.say(FREE))
