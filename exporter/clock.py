@@ -10,9 +10,9 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -54,16 +54,27 @@ class SharedClock:
     def steady(self) -> float:
         return steady(self._clock)
 
-    def agree(self, shared: float) -> float:
-        """Go by what the shared clock shows now; returns by how much (seconds) that sets this one back.
-
-        Less than a second may be the way the answer took: it changes nothing.
-        """
+    def agree(self, shared: float) -> None:
+        """Go by what the shared clock shows now. Less than a second may be the way the answer took."""
         step = self.now() - shared
-        if abs(step) < SHARED_STEP_MIN or not self._follows:
-            return 0.0
-        self.ahead += step
-        return step
+        if self._follows and abs(step) >= SHARED_STEP_MIN:
+            self.ahead += step
+
+
+async def until_due(due: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Wait for the event or for the time to pass, whichever is first; the event is not set afterwards."""
+    await first(due.wait(), clock.sleep(seconds))
+    due.clear()
+
+
+async def first(*awaited: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them is done; the others are cancelled."""
+    waiting = [asyncio.ensure_future(one) for one in awaited]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 #: Seconds by which the shared clock must differ before ours is set by it.

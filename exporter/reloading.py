@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from exporter.app import Service, service
-from exporter.clock import Clock, SystemClock
+from exporter.clock import Clock, SystemClock, first
 from exporter.config import Config, ConfigError
 from exporter.config.cautions import cautions
 from exporter.log import configure, get_logger
@@ -62,7 +62,7 @@ async def run(
                     previous = None
                     on_running(running)
                     while not stop.is_set() and not pending:
-                        await _either(stop, reload)
+                        await first(stop.wait(), reload.wait())
                         if reload.is_set() and not pending:
                             await take()
                         reload.clear()
@@ -102,12 +102,3 @@ async def _given_up_at(stop: asyncio.Event) -> AsyncIterator[Callable[[], object
             raise
     finally:
         watching.cancel()
-
-
-async def _either(*events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

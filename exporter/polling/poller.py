@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from exporter.clock import Clock, steady
+from exporter.clock import Clock, steady, until_due
 from exporter.log import get_logger
 from exporter.model import Via
 from exporter.model.ledger import Batch, Folded
@@ -295,7 +295,7 @@ class Poller:
                 jitter=self._jitter(),
             )
             await self._clock.sleep(min(WOKEN_GAP, delay))
-            await self._wait(self.source.stream_due[stream.name], max(0.0, delay - WOKEN_GAP))
+            await until_due(self.source.stream_due[stream.name], self._clock, max(0.0, delay - WOKEN_GAP))
 
     async def _complete_loop(self) -> None:
         while True:
@@ -305,13 +305,3 @@ class Poller:
             if self.source.wakes:
                 self.source.completion_due.set()
                 await self._clock.sleep(next_delay(interval=2.0, failures=1 if report.error else 0))
-
-    async def _wait(self, due: asyncio.Event, delay: float) -> None:
-        """Wait for the time to pass or for the event, whichever is first."""
-        waiting = {asyncio.ensure_future(due.wait()), asyncio.ensure_future(self._clock.sleep(delay))}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-        due.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from exporter.clock import Clock
+from exporter.clock import Clock, until_due
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.decision import snapshot_of
@@ -366,16 +366,7 @@ class Repairer:
                 failing = True
             except Exception as bug:  # costs this round, never the service
                 log.error("repairing broke", source=self.source.name, error=bug)
-            await self._wait()
-
-    async def _wait(self) -> None:
-        waiting = {asyncio.ensure_future(self.due.wait()), asyncio.ensure_future(self._clock.sleep(INTERVAL))}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-        self.due.clear()
+            await until_due(self.due, self._clock, INTERVAL)
 
 
 def as_stored(mark: Any) -> Any:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from exporter.clock import Clock
+from exporter.clock import Clock, until_due
 from exporter.log import get_logger
 from exporter.model import DeadLetter, Observation, ResolvedBy, Via
 from exporter.model.decision import Ladder, climb
@@ -536,19 +536,7 @@ class Retrier:
                 failing = True
             except Exception as bug:  # costs this turn, never the service
                 log.error("retrying broke", source=self.source.name, error=bug)
-            await self._wait()
-
-    async def _wait(self) -> None:
-        waiting = {
-            asyncio.ensure_future(self.source.retries_due.wait()),
-            asyncio.ensure_future(self._clock.sleep(INTERVAL)),
-        }
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-        self.source.retries_due.clear()
+            await until_due(self.source.retries_due, self._clock, INTERVAL)
 
 
 def _waits(refused: Refused | None, now: float) -> bool:
