@@ -15,6 +15,7 @@ from typing import Any
 
 from exporter.clock import Clock, SharedClock
 from exporter.config import Config
+from exporter.log import get_logger
 from exporter.memory import Memory
 from exporter.model.leases import UPKEEP, Replica, Seen
 from exporter.polling.poller import Poller
@@ -36,6 +37,8 @@ from exporter.view.projection import Projection
 from exporter.web import status
 from exporter.webhooks.receiver import Receiver
 from exporter.webhooks.reliability import Reliability
+
+log = get_logger(__name__)
 
 #: Runs a loop in the background.
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -112,18 +115,14 @@ class Holder:
 
     def begin(self, name: str, epoch: int | None = None) -> None:
         """Work for a source from now on, under this epoch of its lease, if others could as well."""
-        loops: list[Coroutine[Any, Any, None]] = []
-        if name == UPKEEP:
-            loops.append(_operations_loop(self._running, self._clock))
-        else:
+        if name != UPKEEP:
             self._show(name)
-            loops += self._loops_of(name, taken=epoch is not None)
-        if self._tasks is None:
-            for loop in loops:
-                loop.close()
-            return
-        with nullcontext() if epoch is None else under(name, epoch):
-            self._loops[name] = [self._tasks(loop) for loop in loops]
+            if epoch is not None:
+                self._running.sources[name].renew()
+                arm(self._running, self._running.sources[name], self._clock)
+        if self._tasks is not None:
+            with nullcontext() if epoch is None else under(name, epoch):
+                self._loops[name] = [self._tasks(loop) for loop in self._loops_of(name, taken=epoch is not None)]
 
     async def end(self, name: str) -> None:
         """Work for it no longer; returns when nothing is done for it any more."""
@@ -157,10 +156,10 @@ class Holder:
             self._running.held[wish.source].wake(wish.keys, wish.streams)
 
     def _loops_of(self, name: str, *, taken: bool) -> Iterator[Coroutine[Any, Any, None]]:
-        running, source = self._running, self._running.sources[name]
-        if taken:
-            source.renew()
-            arm(running, source, self._clock)
+        running = self._running
+        if name == UPKEEP:
+            yield _operations_loop(running, self._clock)
+            return
         yield running.pollers[name].run()
         if name in running.retriers:
             retrier = running.retriers[name]
@@ -242,7 +241,10 @@ async def _watch_others(running: Service, clock: Clock) -> None:
     while True:
         for name, decider in list(running.memory.deciders.items()):
             if name not in running.held:
-                await decider.turn(clock.now())
+                try:
+                    await decider.turn(clock.now())
+                except Exception as bug:  # costs this turn, never the service
+                    log.error("deciding broke", source=name, error=bug)
         await clock.sleep(OPERATIONS_INTERVAL)
 
 

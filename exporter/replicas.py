@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import DecodeError, Struct, json
 
-from exporter.clock import SharedClock, steady
+from exporter.clock import SharedClock, steady, until_due
 from exporter.log import get_logger
 from exporter.model.leases import UPKEEP, Lease, Replica, Seen, to_give, to_take
 from exporter.platform import RunKey, StreamName
@@ -215,22 +215,17 @@ class Replicas:
     async def run_beats(self) -> None:
         """Beat until cancelled."""
         while True:
-            with suppress(StoreError):  # said by the ledger
+            try:
                 await self.beat_once()
-            await self._wait(self.beat_due, BEAT)
+            except StoreError:  # said by the ledger
+                pass
+            except Exception as bug:  # a row of another version, say: costs this beat, never the service
+                log.error("a beat broke", error=bug)
+            await until_due(self.beat_due, self._clock, BEAT)
 
     async def run_news(self) -> None:
         """Follow until cancelled."""
         while True:
             with suppress(StoreError, LeaseLost):  # said by the ledger
                 await self.follow_once()
-            await self._wait(self.news_due, LOOK)
-
-    async def _wait(self, due: asyncio.Event, seconds: float) -> None:
-        waiting = {asyncio.ensure_future(due.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-        due.clear()
+            await until_due(self.news_due, self._clock, LOOK)
