@@ -1,6 +1,6 @@
 """Where an alert leads: its runbook, and the dashboard of what it is about. Pure text, as Prometheus fills it in."""
 
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from exporter.alerting.alert import Alert
 from exporter.config.objectives import RUNBOOK_URL, SloConfig
@@ -33,10 +33,23 @@ def runbook(alert: Alert, slo: SloConfig) -> str:
 
 def dashboard(alert: Alert, slo: SloConfig) -> str | None:
     """The dashboard that shows what the alert is about, or the one that the user named; its variables set to that."""
+    board = _board(slo, uid(alert))
+    return None if board is None else board + _TOLD[alert.about]
+
+
+def workflow_dashboard(slo: SloConfig, source: str, workflow: str | None, workflow_id: str) -> str | None:
+    """The dashboard of one workflow, which has its identifier for a name where it has none; as alerts lead there."""
+    board = _board(slo, "automation-workflow")
+    told = {"var-source": source, "var-workflow": workflow or workflow_id, "var-workflow_id": workflow_id}
+    return None if board is None else f"{board}&{urlencode(told)}"
+
+
+def _board(slo: SloConfig, uid: str) -> str | None:
+    """One of the shipped dashboards in the user's Grafana, or the one that the user named; None without either."""
     if slo.dashboard_url is None:
         return None
-    board = slo.dashboard_url if "/d/" in slo.dashboard_url else f"{slo.dashboard_url}/d/{uid(alert)}"
-    return f"{board}?var-job={quote(slo.job, safe='')}{_TOLD[alert.about]}"
+    board = slo.dashboard_url if "/d/" in slo.dashboard_url else f"{slo.dashboard_url}/d/{uid}"
+    return f"{board}?var-job={quote(slo.job, safe='')}"
 
 
 def uid(alert: Alert) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from exporter import __version__
+from exporter.alerting.links import workflow_dashboard
 from exporter.clock import Clock
 from exporter.config.objectives import SloConfig
 from exporter.model.groups import Group
@@ -186,13 +187,14 @@ class Pages:
         except ControlError:
             return None
         source, workflow_id = self._sources[name], found.subject.letter.workflow_id
+        workflow = workflow_name(found.subject)
         facts = status.letter(source, self._operations, found, trace_url=self._trace_url)
         return {
             **facts,
             "title": source.platform.title,
-            "workflow": workflow_name(found.subject),
+            "workflow": workflow,
             "workflow_url": source.workflow_url(workflow_id),
-            "dashboard": status.dashboard_url(self._slo, name, workflow_id),
+            "dashboard": workflow_dashboard(self._slo, name, workflow, workflow_id),
             "alert": alert_of(facts["decision"]),
         }
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
-from urllib.parse import urlencode
 
+from exporter.alerting.links import workflow_dashboard
 from exporter.config.objectives import SloConfig
 from exporter.model import SUCCEEDED, DeadLetter, ErrorClass, Run, words
 from exporter.model.fold import WorkflowEntry
@@ -224,7 +224,7 @@ def _trouble(source: Source, entry: WorkflowEntry, problems: Sequence[Problem], 
         active_run_id=None if run is None else run.id,
         url=source.workflow_url(identity),
         run_url=None if run is None else source.run_url(run),
-        dashboard=dashboard_url(slo, source.name, identity),
+        dashboard=workflow_dashboard(slo, source.name, entry.workflow.name, identity),
     )
 
 
@@ -253,15 +253,6 @@ def _problems(entry: WorkflowEntry, known: SourceWorld, slo: SloConfig, now: flo
         said = f"its queue is nearly full: {queue.items:,.0f} of {queue.limit:,.0f}"
         problems.append(Problem(alert="AutomationQueueNearLimit", kind="with a nearly full queue", said=said))
     return problems
-
-
-def dashboard_url(slo: SloConfig, source: str, workflow_id: str) -> str | None:
-    """The dashboard of one workflow: ``slo.dashboard_url`` is a Grafana's address, or that of one dashboard in it."""
-    if slo.dashboard_url is None:
-        return None
-    base = slo.dashboard_url.rstrip("/")
-    board = base if "/d/" in base else f"{base}/d/automation-workflow"
-    return f"{board}?{urlencode({'var-source': source, 'var-workflow_id': workflow_id})}"
 
 
 def dead_letters(
@@ -347,7 +338,9 @@ def groups(
                 "gate": _gate(book, group, rails[group.source], now),
                 "url": _newest_url(source, group),
                 "workflow_url": source.workflow_url(group.workflow_id),
-                "dashboard": None if slo is None else dashboard_url(slo, group.source, group.workflow_id),
+                "dashboard": (
+                    None if slo is None else workflow_dashboard(slo, group.source, group.workflow, group.workflow_id)
+                ),
             }
         )
     return made

@@ -81,6 +81,37 @@ WORLDS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("configured", "leads"),
+    [
+        (None, None),
+        (GRAFANA, f"{GRAFANA}/d/automation-workflow"),
+        (f"{GRAFANA}/grafana/", f"{GRAFANA}/grafana/d/automation-workflow"),
+        (f"{GRAFANA}/d/mine", f"{GRAFANA}/d/mine"),
+    ],
+)
+@pytest.mark.parametrize(("name", "told"), [("Pay & go", "Pay & go"), (None, "w 1&"), ("", "w 1&")])
+def test_what_a_page_shows_of_a_workflow_leads_where_its_alerts_lead(
+    configured: str | None, leads: str | None, name: str | None, told: str
+) -> None:
+    given = {} if configured is None else {"dashboard_url": configured}
+    url = links.workflow_dashboard(SloConfig.model_validate(given | {"job": "our robots"}), "s", name, "w 1&")
+    if leads is None or url is None:
+        assert (leads, url) == (None, None)
+        return
+    assert url.partition("?")[0] == leads
+    asked = dict(parse_qsl(urlsplit(url).query))
+    assert asked == {"var-job": "our robots", "var-source": "s", "var-workflow": told, "var-workflow_id": "w 1&"}
+    variables = BOARDS["automation-workflow"]["templating"]["list"]
+    assert asked.keys() <= {f"var-{one['name']}" for one in variables}
+
+
+def test_a_page_and_an_alert_lead_to_the_same_place() -> None:
+    slo = SloConfig(job="our robots", dashboard_url=GRAFANA)
+    _, leads = WORLDS["AutomationWorkflowFailing"]
+    assert links.workflow_dashboard(slo, "make-eu", "Pay & go=1", "5 4") == f"{GRAFANA}/d/{leads}"
+
+
 @real("promtool")
 @pytest.mark.parametrize("name", WORLDS)
 def test_prometheus_fills_in_what_the_alert_is_about(name: str, tmp_path: Path) -> None:

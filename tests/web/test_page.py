@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from exporter.config.objectives import SloConfig
 from exporter.model import Workflow
 from exporter.platforms import PLATFORMS
-from exporter.web import status
 from tests.chromium import chromium
 from tests.e2e.deployment import Deployment
 from tests.servers import real
@@ -90,7 +88,9 @@ async def test_workflows_lead_to_their_dashboard_and_their_runbook(bad: Deployme
     await person.unfold()
     links = set(re.findall(r'href="([^"]*)"', person.page))
     failing = next(w for w in bad.service.world.sources["make"].workflows.values() if w.name == "Order sync")
-    asked = f"var-source=make&amp;var-workflow_id={failing.id}"
+    asked = (
+        f"var-job=automation-exporter&amp;var-source=make&amp;var-workflow=Order+sync&amp;var-workflow_id={failing.id}"
+    )
     assert f"{DASHBOARDS}/d/automation-workflow?{asked}" in links
     named = {link.removeprefix("runbooks/") for link in links if link.startswith("runbooks/")}
     assert named >= {"AutomationWorkflowFailing", "AutomationWorkflowBlocked", "AutomationWorkflowStuck"}
@@ -128,23 +128,6 @@ def test_a_platform_names_the_page_of_a_workflow_where_it_is_known(
     declared = PLATFORMS[platform]
     config = declared.config.model_validate({"platform": platform, "url": "https://one.example", **section})
     assert declared.workflow_url(config, Workflow(id="a/b", at=0.0)) == page
-
-
-@pytest.mark.parametrize(
-    ("configured", "leads"),
-    [
-        (None, None),
-        ("https://g.example", "https://g.example/d/automation-workflow?var-source=s&var-workflow_id=w+1%26"),
-        (
-            "https://g.example/grafana/",
-            "https://g.example/grafana/d/automation-workflow?var-source=s&var-workflow_id=w+1%26",
-        ),
-        ("https://g.example/d/mine", "https://g.example/d/mine?var-source=s&var-workflow_id=w+1%26"),
-    ],
-)
-def test_a_dashboard_is_a_grafana_or_one_dashboard_in_it(configured: str | None, leads: str | None) -> None:
-    slo = SloConfig.model_validate({} if configured is None else {"dashboard_url": configured})
-    assert status.dashboard_url(slo, "s", "w 1&") == leads
 
 
 async def test_what_was_done_is_a_page(bad: Deployment) -> None:
