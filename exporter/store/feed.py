@@ -26,8 +26,8 @@ from exporter.store.script import Script, StoreError
 
 T = TypeVar("T")
 
-#: What connections of this program are called in the database.
-APPLICATION = "automation-exporter"
+#: What connections of this program are called in the database: those that write, and those that hold no lock.
+APPLICATION, READER = "automation-exporter", "automation-exporter-reader"
 #: On which others listen for news.
 CHANNEL = "automation_exporter"
 #: Rows are kept so long (seconds). Who has not read for half as long begins anew.
@@ -116,7 +116,10 @@ _NOTHING = _encode(_Told())
 
 
 def read(data: bytes, sources: Collection[str]) -> Committed:
-    """A commit from its row, as far as it is about these sources. What is not known to this version is left out."""
+    """A commit from its row, as far as it is about these sources. What is not known to this version is left out.
+
+    Raises ``msgspec.DecodeError``.
+    """
     told: Any = _decode(data)
     outcomes = [
         Folded(
@@ -175,7 +178,7 @@ class Within(Generic[T]):
 
     __slots__ = ("others", "own", "result")
 
-    def __init__(self, others: list[tuple[int, str, bytes]], own: tuple[int, str] | None, result: T) -> None:
+    def __init__(self, others: list[tuple[int, str, Committed]], own: tuple[int, str] | None, result: T) -> None:
         self.others, self.own, self.result = others, own, result
 
 
@@ -186,8 +189,14 @@ class Feed:
         self._streams = [ALONE, *sources]
         self._seen: dict[str, int] | None = None  # by stream; None before the ledger was loaded
 
+    def from_here(self, script: Script[T]) -> Script[T]:
+        """Run the script that loads everything: what anybody adds from then on is news."""
+        last: int = (yield "SELECT coalesce(max(seq), 0) FROM feed", ())[0][0]
+        self._seen = dict.fromkeys(self._streams, last)
+        return (yield from script)
+
     def within(
-        self, script: Script[T], *, sources: Collection[str] | None, fences: Mapping[str, int], loads: bool = False
+        self, script: Script[T], *, sources: Collection[str] | None, fences: Mapping[str, int]
     ) -> Script[Within[T]]:
         """Run a script as part of the feed. Raises ``LeaseLost``."""
         others = yield from self._news()
@@ -195,9 +204,6 @@ class Feed:
             rows = yield "SELECT epoch FROM leases WHERE source = $1", (source,)
             if [row[0] for row in rows] != [epoch]:
                 raise LeaseLost(f"another replica holds {source or 'the upkeep'} by now")
-        if loads:
-            last: int = (yield "SELECT coalesce(max(seq), 0) FROM feed", ())[0][0]
-            self._seen, others = dict.fromkeys(self._streams, last), []
         result = yield from script
         own: tuple[int, str] | None = None
         data = written(result) if isinstance(result, Committed) else None
@@ -210,7 +216,7 @@ class Feed:
             own = (yield adding, row)[0][0], stream
         return Within(others, own, result)
 
-    def _news(self) -> Script[list[tuple[int, str, bytes]]]:
+    def _news(self) -> Script[list[tuple[int, str, Committed]]]:
         if self._seen is None:
             return []
         rows = yield (
@@ -218,14 +224,16 @@ class Feed:
                 (SELECT seq, stream, data FROM feed WHERE stream = of AND seq > up_to) AS news ORDER BY seq""",
             (list(self._seen), list(self._seen.values())),
         )
-        return [(seq, stream, data) for seq, stream, data in rows]
+        try:
+            return [(seq, stream, read(data, self._streams)) for seq, stream, data in rows]
+        except msgspec.DecodeError as exc:
+            raise StoreError(
+                "a replica of another version writes what this one cannot read: stop all replicas and start one version"
+            ) from exc
 
     def take(self, within: Within[Any]) -> list[Committed]:
         """What is to be published of it, in order; nothing twice."""
-        found: list[Committed] = []
-        for seq, stream, data in within.others:
-            if self._is_new(seq, stream):
-                found.append(read(data, self._streams))
+        found = [committed for seq, stream, committed in within.others if self._is_new(seq, stream)]
         result, own = within.result, within.own
         if isinstance(result, Committed) and (own is None or self._is_new(*own)):
             found.append(result)

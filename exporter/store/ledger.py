@@ -159,8 +159,8 @@ class Ledger:
     ) -> Any:
         self._refuse(operation)
         if self._feed is not None:
-            loads, fences = operation == "load", news.fences() if fences is None else fences
-            script = self._feed.within(script, sources=sources, fences=fences, loads=loads)
+            fences = news.fences() if fences is None else fences
+            script = self._feed.within(script, sources=sources, fences=fences)
         try:
             with self._timer(operation):
                 result = await self._engine.run(script, sources=sources)
@@ -259,7 +259,8 @@ class Ledger:
     async def load(self) -> Loaded:
         """Everything the in-memory picture starts from. Raises ``StoreError``."""
         try:
-            loaded: Loaded = await self._run("load", _load())
+            loading = _load() if self._feed is None else self._feed.from_here(_load())
+            loaded: Loaded = await self._run("load", loading)
         except StoreError:
             raise
         except Exception as exc:

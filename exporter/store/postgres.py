@@ -209,12 +209,10 @@ class PostgresEngine:
             raise
 
     def _begin(self, sources: Collection[str] | None, seconds: int) -> str:
-        limits = (
-            f"SET LOCAL statement_timeout = '{seconds}s'; SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s'; "
-            f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS_MAX}s'"
-        )
-        if self._to_read:
-            return f"{_READS}; {limits}"
+        limits = f"SET LOCAL statement_timeout = '{seconds}s'; SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s'"
+        if self._to_read:  # nobody waits for who reads: it may take its time between two statements
+            return f"{_READS}; {limits}; SET LOCAL idle_in_transaction_session_timeout = 0"
+        limits += f"; SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS_MAX}s'"
         if self._on_news is not None:
             return f"{_WRITES}; {limits}"
         if sources is None:
@@ -256,7 +254,7 @@ class PostgresEngine:
                     ssl=True if options(self._url).get("sslrootcert") == SYSTEM else None,
                     timeout=CONNECT_SECONDS_MAX,
                     statement_cache_size=0,  # a proxy gives each transaction another connection
-                    server_settings={"application_name": feed.APPLICATION},
+                    server_settings={"application_name": feed.READER if self._to_read else feed.APPLICATION},
                 )
                 if self._on_news is not None:
                     on_news = self._on_news

@@ -2,10 +2,12 @@
 
 import asyncio
 import struct
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from exporter.model import Observation, Queue, Result, Run, State, Unit, Usage, Via
@@ -14,8 +16,8 @@ from exporter.model.ledger import Batch, Committed, FoldRules, Key
 from exporter.store import leases
 from exporter.store.feed import LeaseLost, read, under, written
 from exporter.store.ledger import Ledger, open_beats, open_engine
-from exporter.store.postgres import EVERYTHING
-from exporter.store.script import Script, StoreUnavailable
+from exporter.store.postgres import EVERYTHING, IDLE_SECONDS_MAX
+from exporter.store.script import Script, StoreError, StoreUnavailable
 from exporter.view.known import World
 from tests.postgres import Postgres, postgres
 from tests.servers import real
@@ -278,6 +280,56 @@ def test_a_commit_is_the_same_when_it_is_read_again_as_far_as_it_is_about_source
         escalated={("a", "x"): True},
     )
     assert written(Committed()) is None
+
+
+async def test_what_cannot_be_read_is_never_taken_for_heard(two: tuple[Process, Process], url: str) -> None:
+    """Or this process would remember less than the ledger knows, and say nothing."""
+    one, _ = two
+    engine = await open_engine(url)
+    await engine.run(_told(msgspec.msgpack.encode({"tallies": "of another version"})))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="another version"):
+            await one.ledger.follow()
+        with pytest.raises(StoreError, match="another version"):
+            await one.ledger.ingest(batch("a", "r1"))
+    assert one.totals == {}
+    await engine.close()
+    async with process(url) as later:  # which loads everything
+        await later.ledger.ingest(batch("a", "r1"))
+        assert later.totals == {"a": 1.0}
+
+
+def _told(data: bytes) -> Script[None]:
+    yield "INSERT INTO feed (stream, data) VALUES ('a', $1)", (data,)
+
+
+@pytest.mark.slow
+async def test_who_only_reads_may_take_its_time_between_two_statements(url: str) -> None:
+    """As a copy does while what it read before is written: it holds no lock."""
+
+    def reads() -> Script[int]:
+        yield "SELECT 1", ()
+        assert goes_on.wait(60)
+        count: int = (yield "SELECT count(*) FROM sources", ())[0][0]
+        return count
+
+    async def read_slowly() -> int:
+        engine = await open_engine(url, to_read=True)
+        try:
+            return await engine.run(reads())
+        finally:
+            await engine.close()
+
+    goes_on = threading.Event()
+    async with process(url):  # its tables are there
+        reading = asyncio.create_task(asyncio.to_thread(asyncio.run, read_slowly()))
+        beats = open_beats(url, lambda said: None)
+        for _ in range(2 * IDLE_SECONDS_MAX):
+            await asyncio.sleep(1.0)
+            await beats.run(leases.beat(Replica(id="me", name="me", sources=frozenset(RULES)), {}))
+        goes_on.set()
+        assert await reading == 0
+        await beats.close()
 
 
 async def test_who_falls_silent_in_the_middle_of_a_statement_keeps_nobody_waiting(server: Postgres, url: str) -> None:
