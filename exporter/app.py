@@ -21,7 +21,6 @@ from exporter.model.leases import UPKEEP
 from exporter.model.ledger import Key
 from exporter.platform import selected
 from exporter.platforms import PLATFORMS
-from exporter.retries.repair_operations import RepairOperations
 from exporter.source import Source, read_at_scrape
 from exporter.store.ledger import Ledger, open_engine
 from exporter.store.script import StoreError
@@ -127,15 +126,7 @@ async def service(
         stack.push_async_callback(tracer.aclose)
         for source in memory.sources.values():
             await _open_source(running, stack, config, source, clock, tracer)
-        repairs = RepairOperations(
-            memory.operations,
-            memory.book,
-            ledger,
-            clock,
-            sources=memory.sources,
-            repairers=running.repairers,
-        )
-        memory.operations.begin_repair, memory.operations.repair_objection = repairs.begin, repairs.objection
+        memory.connect(running.repairers, clock)
         ledger.exports = lambda: running.held if engine.is_shared else None
         ledger.ahead = lambda: {
             name: -offset for name, source in memory.sources.items() if (offset := source.api.clock_offset())

@@ -1,6 +1,6 @@
 """What the ledger knows, in memory: the first half of a service, and all that a command needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from exporter.clock import Clock
@@ -14,6 +14,8 @@ from exporter.retries.book import RetryBook
 from exporter.retries.control import Control
 from exporter.retries.deciding import Decider
 from exporter.retries.operations import Operations
+from exporter.retries.repair_operations import RepairOperations
+from exporter.retries.repairer import Repairer
 from exporter.source import Source
 from exporter.store.ledger import Ledger
 from exporter.traces.export import is_enabled
@@ -32,6 +34,13 @@ class Memory:
     deciders: dict[str, Decider]
     control: Control
     operations: Operations
+
+    def connect(self, repairers: Mapping[str, Repairer], clock: Clock) -> None:
+        """Operations may take other calls than a retry from now on: the sources of these repairers are connected."""
+        repairs = RepairOperations(
+            self.operations, self.book, self.ledger, clock, sources=self.sources, repairers=repairers
+        )
+        self.operations.begin_repair, self.operations.repair_objection = repairs.begin, repairs.objection
 
 
 async def remember(

@@ -18,7 +18,6 @@ from exporter.memory import Memory
 from exporter.model.operations import UNDER_WAY, OperationAction, alike
 from exporter.model.repairs import RepairAction
 from exporter.retries.facts import group_facts, operation_facts
-from exporter.retries.repair_operations import RepairOperations
 from exporter.retries.repairer import Repairer
 from exporter.retries.trying import try_once
 from exporter.view.own import OwnMetrics
@@ -225,9 +224,7 @@ async def able_to_repair(memory: Memory) -> AsyncIterator[None]:
                 repairers[name] = Repairer(
                     source, memory.ledger, clock, book=memory.book, decider=memory.deciders[name]
                 )
-        memory.operations.begin_repair = RepairOperations(
-            memory.operations, memory.book, memory.ledger, clock, sources=memory.sources, repairers=repairers
-        ).begin
+        memory.connect(repairers, clock)
         yield
 
 

@@ -475,6 +475,9 @@ async def test_where_no_service_runs_the_source_is_opened(make: tuple[Any, str],
     assert code == 0, output
     assert re.search(r"a retry would not be sent now: paused by \S+; none was", output), output
     assert (await say(config, "retries", "resume"))[0] == 0
+    await until(
+        config, ("retries", "try", f"make/{letter}", "--dry-run"), "a retry would be sent now"
+    )  # once it is due
     code, output = await say(config, "retries", "try", f"make/{letter}", "--dry-run", "--json")
     answer = json.loads(output)
     assert (code, answer["look"]["standing"], answer["would_send"], answer["why_not"]) == (0, "dead", True, None)
