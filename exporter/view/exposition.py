@@ -329,7 +329,7 @@ class Registry:
             reserved |= metric.reserved
 
     def series(self) -> int:
-        """How many lines `render` gives, comments aside."""
+        """How many lines `render` gives with nothing hidden, comments aside."""
         return sum(map(len, self.families))
 
     def remove_matching(self, **wanted: str) -> int:

@@ -130,7 +130,9 @@ class OwnMetrics:
             ("operation",),
             _COMMIT,
         )
-        self.series = gauge("series", "Lines of workflow and retry metrics exposed.")
+        self.series = gauge(
+            "series", "Lines of workflow and retry metrics, also of sources that another replica exposes."
+        )
         self.series_limit = gauge(
             "series_limit", "Most such lines there may be; workflows without room are shown as __other__."
         )
