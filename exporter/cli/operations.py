@@ -34,7 +34,7 @@ async def groups(outline: Outline, *, say: Say, as_json: bool = False) -> int:
     clock = SystemClock()
     async with offline(outline, to_read=True, by_rules=True, clock=clock) as opened:
         found = [group_facts(group, opened.operations.can(group)) for group in opened.operations.groups()]
-        paused = [source for source in outline.platforms if opened.book.is_paused(source, clock.now())]
+        paused = [source for source in outline.platforms if opened.book.overrides.is_paused(source, clock.now())]
         mode = opened.book.rules.mode
     if as_json:
         say(as_text(found))

@@ -69,7 +69,7 @@ async def explained(
     async with offline(outline, to_read=True, by_rules=True, clock=clock) as opened:
         now, found, rules = clock.now(), opened.control.everything(), opened.book.rules
         wanted = found if everything else _named(found, [opened.control.one(*key).key for key in keys])
-        paused = [source for source in outline.platforms if opened.book.is_paused(source, now)]
+        paused = [source for source in outline.platforms if opened.book.overrides.is_paused(source, now)]
     if as_json:
         head = {"dead_letters": len(found), "policies": len(rules.policies), "mode": rules.mode.value, "paused": paused}
         say(

@@ -5,20 +5,20 @@ Memory follows the commits, as the ledger publishes them, and is never ahead of 
 
 import asyncio
 import secrets
-from bisect import insort
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from exporter.model import FAILED, SUCCEEDED, Change, DeadLetter, Result, RunFinished
+from exporter.model import SUCCEEDED, DeadLetter
 from exporter.model.ledger import Committed, Key
 from exporter.model.operations import OperationState
 from exporter.model.policy import GateRules, Rules
-from exporter.model.rails import Gate, GateState, Purse, Rails, Setback, set_back, slowed, storm, unverified
-from exporter.model.retries import ENGINE, Answer, Decision, Outcome, Override, OverrideAction, Retry, Scope
+from exporter.model.rails import GateState, Purse, Rails, Setback, set_back
+from exporter.model.retries import ENGINE, Answer, Decision, Outcome, Override, OverrideAction, Retry
 from exporter.model.subject import Refused
 from exporter.retries import protocol
+from exporter.retries.override_book import OverrideBook
+from exporter.retries.rails_book import RailsBook
 from exporter.retries.repair_book import RepairBook
 from exporter.source import Source
 from exporter.store import audit
@@ -59,7 +59,7 @@ class RetryBook:
         projection: Projection | None = None,
     ) -> None:
         self.rules = rules
-        self.overrides: dict[str, Override] = {}
+        self.overrides = OverrideBook()
         self.decisions: dict[Key, Decision] = {}  # of dead letters, as last decided
         self._ledger = ledger
         self._sources = sources
@@ -68,18 +68,11 @@ class RetryBook:
         self._unmade: dict[str, set[str]] = {}  # open dead letters that no call of ours can have made
         self._by_root: dict[Key, dict[str, Retry]] = {}
         self._histories: dict[Key, tuple[Retry, ...]] = {}  # the same, in order
-        self._of_root: dict[Key, tuple[Override, ...]] = {}  # what was said of each root
-        self._shared: dict[str, tuple[Override, ...]] = {}  # what was said of more than one, by source
         self._approved: dict[str, frozenset[tuple[str, str]]] = {}
-        self._gates: dict[str, dict[tuple[str, str], Gate]] = {source: {} for source in sources}
-        self._setbacks: dict[str, dict[str, Setback]] = {source: {} for source in sources}
-        self._purses: dict[str, Purse] = {}
+        self._rails = RailsBook(sources, rules)
         self._refused: dict[Key, Refused] = {}
         self._unwritten: dict[str, dict[str, Decision]] = {}  # by source: what was decided and could not be stored
         self._escalated: set[Key] = set()  # source, and root and reason: a person was told
-        self._earned: dict[str, int] = {}  # successful runs that the budget of a source does not hold yet
-        self._ended: dict[str, deque[tuple[float, bool]]] = {}  # runs that ended lately: when, and whether they failed
-        self._rails: dict[str, Rails] = {}
         self._beats: dict[str, float] = {}
         self.operations: dict[str, OperationState] = {}
         self.repairs = RepairBook()
@@ -88,7 +81,6 @@ class RetryBook:
         self._worked_at: dict[tuple[str, str], float] = {}  # by policy and group: the last approved one that worked
         self._failed_at: dict[tuple[str, str], float] = {}  # the last that failed, or did not last
         self._lowered_at: dict[str, float] = {}  # by source
-        self._full_at: dict[str, float] = {}
         self._changing = asyncio.Lock()
 
     async def load(self, now: float, *, decides: bool = True) -> None:
@@ -98,11 +90,12 @@ class RetryBook:
         remembered: Remembered = await self._ledger.transact(
             "load_retries", script.remember(now, self._roots_by, groups_since=groups_since)
         )
-        self._lineage, self._decided, self._full_at = remembered.lineage, remembered.decided, remembered.full_at
-        self._set_overrides({override.id: override for override in remembered.overrides})
+        self._lineage, self._decided = remembered.lineage, remembered.decided
+        self.overrides.keep(remembered.overrides)
         self._lowered_at, self.operations = remembered.lowered_at, remembered.operations
         self.repairs.apply(remembered.repairs)
-        self._load_rails(remembered.kept)
+        self._refused, self._escalated = remembered.kept.refused, remembered.kept.escalated
+        self._rails.load(remembered.kept, remembered.full_at)
         for source in self._sources if decides else ():
             await self._go_on(source, remembered.kept.turns.get(source), now)
         for retry in remembered.retries:
@@ -126,16 +119,10 @@ class RetryBook:
         """Go on where another process, which decided about a source so far, has left off."""
         decided, last = await self._ledger.transact_about(source, "load_retries", script.resume(source))
         self._decided = {key: one for key, one in self._decided.items() if key[0] != source} | decided
-        for of_turns in (self._unmade, self._beats, self._earned, self._unwritten):
+        for of_turns in (self._unmade, self._beats, self._unwritten):
             of_turns.pop(source, None)
+        self._rails.take_over(source)
         await self._go_on(source, last, now)
-
-    def _load_rails(self, found: kept.KeptState) -> None:
-        for (source, policy, group), gate in found.gates.items():
-            self._gates.setdefault(source, {})[policy, group] = gate
-        for (source, key), setback in found.setbacks.items():
-            self._setbacks.setdefault(source, {})[key] = setback
-        self._purses, self._refused, self._escalated = found.purses, found.refused, found.escalated
 
     async def _go_on(self, source: str, last: float | None, now: float) -> None:
         """Go on deciding about a source, which was ``last`` done some while ago."""
@@ -145,14 +132,12 @@ class RetryBook:
             for letter, decided in self._decided.items():
                 if letter[0] == source and decided.waits_since is None:
                     self._decided[letter] = replace(decided, waited=decided.waited + now - last)
-        if rules.budget is not None and source not in self._purses:
-            self._purses[source] = Purse(at=now)
-            await self._ledger.transact("load_retries", kept.put_purse(source, self._purses[source]))
+        if rules.budget is not None and not self._rails.has_purse(source):
+            await self._ledger.transact("load_retries", kept.put_purse(source, Purse(at=now)))
         if rules.storm is not None:
             since = now - self._sources[source].ahead - rules.storm.within
             ends = await self._ledger.transact("load_retries", script.ends_of_runs(source, since))
-            ahead = self._sources[source].ahead
-            self._ended[source] = deque((at + ahead, result in FAILED) for at, result in ends)
+            self._rails.note_ends(source, ends)
 
     def history(self, source: str, root: str) -> Sequence[Retry]:
         """The retries of one root, in order; the very same object while nothing has changed."""
@@ -167,77 +152,10 @@ class RetryBook:
         """Why the last look at a dead letter refused."""
         return self._refused.get((source, letter_id))
 
-    def root_overrides(self, source: str, root: str) -> tuple[Override, ...]:
-        """What was said of one root; the very same object while nothing has changed."""
-        return self._of_root.get((source, root), ())
-
-    def shared_overrides(self, source: str) -> tuple[Override, ...]:
-        """What was said of more than one root of a source; the very same object while nothing has changed."""
-        found = self._shared.get(source)
-        if found is None:
-            found = tuple(o for o in self.overrides.values() if o.scope is not Scope.ROOT and o.source in ("", source))
-            self._shared[source] = found
-        return found
-
     def rails(self, source: str, now: float) -> Rails:
         """How the rails of a source stand; the very same object while nothing has changed."""
-        found = self._rails.get(source)
-        made = self._made_rails(source, now)
-        if found != made:
-            self._rails[source] = found = made
-        return found
-
-    def _made_rails(self, source: str, now: float) -> Rails:
-        rules, setbacks, gates = self.rules.source(source), self._setbacks[source], self._gates[source]
-        pace = slowed(rules.pace, setbacks.get(""), now)
-        full_at = pace.full(self._full_at.get(source, 0.0), now)
-        purse = self._purses.get(source)
-        tokens = token_at = None
-        if rules.budget is not None and purse is not None:
-            earned = self._earned.get(source, 0)
-            tokens, token_at = purse.now(rules.budget, now, earned=earned), None
-            if tokens < 1.0:
-                token_at = purse.next_at(rules.budget, now, earned=earned)
-            # Whole tokens, and whole seconds: what differs less changes nothing.
-            tokens, token_at = float(int(tokens)), None if token_at is None else float(round(token_at))
-        opened = self._open[source].values()
-        return Rails(
-            pace=pace,
-            pace_at=pace.next_at(full_at) if full_at > now else 0.0,
-            in_flight=sum(1 for retry in opened if retry.in_flight),
-            setbacks={key: one for key, one in setbacks.items() if one.holds_until(now) > now},
-            storm=self._storm(source, now),
-            tokens=tokens,
-            token_at=token_at,
-            gates=dict(gates),
-            unverified=unverified(opened),
-            approved_groups=self.approved_groups(source, now),
-            well=self._ended_last(source, SUCCEEDED),
-            ill=self._ended_last(source, FAILED),
-        )
-
-    def _storm(self, source: str, now: float) -> str:
-        rules, ended = self.rules.source(source).storm, self._ended.get(source)
-        if rules is None or ended is None:
-            return ""
-        while ended and ended[0][0] < now - rules.within:
-            ended.popleft()
-        return storm(len(ended), sum(failed for _, failed in ended), rules)
-
-    def _ended_last(self, source: str, results: frozenset[Result]) -> dict[str, float]:
-        """When runs of the workflows with dead letters last ended so; "" is the source as a whole.
-
-        Only where a gate is shut, and no later than just after the last was: what was when after that changes nothing.
-        """
-        shut = [gate.tripped_at for gate in self._gates[source].values() if gate.tripped_at is not None]
-        if not shut:
-            return {}
-        one, latest = self._sources[source], max(shut) + 1.0
-        ends = {workflow_id: one.last_ended(workflow_id, results) for workflow_id in one.known.entries}
-        found = {workflow_id: min(at, latest) for workflow_id, at in ends.items() if at is not None}
-        with_letters = {letter.workflow_id for letter in one.known.dead_letters.values()}
-        whole = {"": max(found.values())} if found else {}
-        return {workflow_id: at for workflow_id, at in found.items() if workflow_id in with_letters} | whole
+        opened, approved = self._open[source].values(), self.approved_groups(source, now)
+        return self._rails.of(source, now, opened=opened, approved=approved)
 
     def open_of(self, source: str) -> list[Retry]:
         """The open retries of a source, oldest first."""
@@ -251,21 +169,6 @@ class RetryBook:
     def named(self, identity: str) -> list[Retry]:
         """The retries in memory that an id stands for, newest first."""
         return [retry for retry in self.everything() if retry.is_named(identity)]
-
-    def holding(self, now: float) -> list[Override]:
-        return [override for override in self.overrides.values() if override.holds(now)]
-
-    def has_root_override(self, source: str, root: str, *actions: OverrideAction) -> bool:
-        """Whether one of these was said of a root and has not ended."""
-        return any(o.source == source and o.key == root and o.action in actions for o in self.overrides.values())
-
-    def is_paused(self, source: str, now: float) -> bool:
-        return any(
-            override.action is OverrideAction.PAUSE
-            and override.scope in (Scope.ENGINE, Scope.SOURCE)
-            and override.source in ("", source)
-            for override in self.holding(now)
-        )
 
     def approved_groups(self, source: str, now: float) -> frozenset[tuple[str, str]]:
         """Policies and groups of which a retry that a person approved has worked lately, and nothing failed since.
@@ -315,7 +218,7 @@ class RetryBook:
         policy = next((policy for policy in self.rules.policies if policy.name == retry.policy), None)
         return Evidence(
             gate=GateRules() if policy is None else policy.gate,
-            storm=bool(self._storm(retry.source, now)),
+            storm=bool(self._rails.storm(retry.source, now)),
             well_at=source.last_ended(retry.workflow_id, SUCCEEDED),
             failed_at=retry.opened_at + source.ahead,
             budget=None if rules.budget is None else rules.budget.cap,
@@ -323,18 +226,18 @@ class RetryBook:
 
     async def set_back(self, source: str, key: str, *, retry_after: float | None, now: float) -> Setback:
         """Leave a source (key "") or one of its workflows alone for a while; longer each time."""
-        state = set_back(self._setbacks[source].get(key), retry_after=retry_after, now=now)
+        state = set_back(self._rails.setback(source, key), retry_after=retry_after, now=now)
         await self._ledger.transact("save_retry", kept.put_setbacks(source, {key: state}))
         return state
 
     def set_back_until(self, source: str, key: str, now: float) -> float:
         """Until when what is kept under this key is set back."""
-        setback = self._setbacks[source].get(key)
+        setback = self._rails.setback(source, key)
         return 0.0 if setback is None else setback.holds_until(now)
 
     def earned(self, source: str) -> int:
         """Successful runs of a source that its budget does not hold yet."""
-        return self._earned.get(source, 0)
+        return self._rails.earned(source)
 
     def rejected_in_a_row(self, source: str) -> int:
         """How many different dead letters the platform refused to retry, one after the other, up to now."""
@@ -468,24 +371,19 @@ class RetryBook:
 
     async def redate(self, source: str, *, now: float) -> None:
         """Shorten the waits that were set while our clock was ahead of what it is now to what they were meant to be."""
-        noted = self._full_at.get(source, 0.0)
-        full_at = slowed(self.rules.source(source).pace, self._setbacks[source].get(""), now).full(noted, now)
-        if full_at < noted:
+        full_at = self._rails.redated_pace(source, now)
+        if full_at is not None:
             await self._ledger.transact("save_retry", script.set_pace(source, full_at))
         for retry in self.open_of(source):
             if protocol.redated(retry, now=now) is not retry:
                 await self.change(retry, lambda r: protocol.redated(r, now=now), now=now, kind="clock set back")
-        early = [override for override in self.overrides.values() if override.created_at > now + protocol.SKEW]
+        early = [override for override in self.overrides if override.created_at > now + protocol.SKEW]
         if early:
             meant = [override.redated(now) for override in early]
             await self._ledger.transact("override", script.redate_overrides(meant, now=now))
-        gates = {key: gate for key, gate in self._gates[source].items() if gate.redated(now) != gate}
-        purse = self._purses.get(source)
-        late = purse if purse is not None and purse.at > now + protocol.SKEW else None
-        if gates or late is not None:
-            right = {key: gate.redated(now) for key, gate in gates.items()}
-            meant_purse = None if late is None else replace(late, at=now)
-            await self._ledger.transact("save_retry", kept.redate(source, right, meant_purse))
+        gates, purse = self._rails.redated_gates(source, now), self._rails.redated_purse(source, now)
+        if gates or purse is not None:
+            await self._ledger.transact("save_retry", kept.redate(source, gates, purse))
         self._lowered_at = {key: min(now, at) for key, at in self._lowered_at.items()}
         self._failed_at = {key: min(now, at) for key, at in self._failed_at.items()}
 
@@ -493,16 +391,14 @@ class RetryBook:
         """Forget what is past retention, in the ledger (what ended ``before``) and in memory (what holds no more)."""
         keep = self._roots_by(self._lineage)
         await self._ledger.transact("prune", script.prune(before=before, keep=keep))
-        for source, gates in self._gates.items():
-            old = [key for key, gate in gates.items() if gate.served_at < before]
+        for source, old in self._rails.served_before(before).items():
             await self._ledger.transact("prune", kept.prune(source, old))
-            for key in old:
-                del gates[key]
+            self._rails.forget(source, old)
         recent = {(retry.source, retry.root) for retry in self.everything()[:RECENT_MAX]}
         opened = {(r.source, r.root) for retries in self._open.values() for r in retries.values()}
         self._by_root = {key: found for key, found in self._by_root.items() if key in keep | recent | opened}
         self._histories = {key: found for key, found in self._histories.items() if key in self._by_root}
-        self._set_overrides({override.id: override for override in self.holding(now)})
+        self.overrides.keep(self.overrides.holding(now))
 
     async def is_known(self, identity: str) -> bool:
         """Whether there ever was a retry or a dead letter of this name (ID or SOURCE/ID), as far as it was kept."""
@@ -521,11 +417,11 @@ class RetryBook:
     def show(self, now: float) -> None:
         """Bring the gauges to what is so now."""
         if self._projection is not None:
-            holding = self.holding(now)
+            holding = self.overrides.holding(now)
             for source in self._open:
                 lowering = [o for o in holding if o.source in ("", source) and o.action is OverrideAction.LOWER]
                 mode = self.rules.mode_of(source, lowering)
-                paused = self.is_paused(source, now)
+                paused = self.overrides.is_paused(source, now)
                 lowered = mode is not self.rules.mode_of(source) and any(o.who == ENGINE for o in lowering)
                 self._projection.show_retry_mode(source, mode=mode, paused=paused, lowered=lowered)
 
@@ -545,28 +441,13 @@ class RetryBook:
         for key, root in committed.lineage.items():
             self._lineage.setdefault(key, root)
         for override in committed.overrides:
-            self._put_override(override)
+            self.overrides.put(override)
             if override.action is OverrideAction.LOWER:
                 before = self._lowered_at.get(override.source, 0.0)
                 self._lowered_at[override.source] = max(before, override.created_at)
         for ended in committed.ended_overrides:
-            self._end_override(ended)
-        self._full_at |= committed.full_at
-        self._apply_rails(committed)
-        if self._projection is not None:
-            for source in {retry.source for retry in committed.retries}:
-                self._projection.show_open_retries(source, self._open[source].values())
-
-    def _apply_rails(self, committed: Committed) -> None:
-        for (source, policy, group), gate in committed.gates.items():
-            self._gates.setdefault(source, {})[policy, group] = gate
-        for (source, key), setback in committed.setbacks.items():
-            self._setbacks.setdefault(source, {})[key] = setback
-        for source, purse in committed.purses.items():
-            before = self._purses.get(source)
-            if before is None or purse.at > before.at:  # it holds by now what was earned
-                self._earned[source] = 0
-            self._purses[source] = purse
+            self.overrides.end(ended)
+        self._rails.apply(committed)
         for letter, refused in committed.refused.items():
             if refused is None:
                 self._refused.pop(letter, None)
@@ -577,48 +458,10 @@ class RetryBook:
         self.operations |= committed.operations
         self.repairs.apply(committed.repairs)
         for outcome in committed.outcomes:
-            self._note_runs(outcome.batch.source, outcome.changes)
-
-    def _note_runs(self, source: str, changes: Sequence[Change]) -> None:
-        """What the source's own runs say of its health; ours, that retries made, say nothing of it."""
-        rules = self.rules.source(source)
-        if rules.storm is None and rules.budget is None:
-            return
-        for change in changes:
-            if isinstance(change, RunFinished) and (source, change.run.id) not in self._lineage:
-                self._earned[source] = self._earned.get(source, 0) + (change.result in SUCCEEDED)
-                at = change.run.finished_at
-                if rules.storm is not None and at is not None:
-                    ended = (at + self._sources[source].ahead, change.result in FAILED)
-                    insort(self._ended.setdefault(source, deque()), ended)
-
-    def _set_overrides(self, overrides: dict[str, Override]) -> None:
-        self.overrides, self._shared, self._of_root = {}, {}, {}
-        for override in overrides.values():
-            self._put_override(override)
-
-    def _put_override(self, override: Override) -> None:
-        self._end_override(override.id)
-        self.overrides[override.id] = override
-        if override.scope is Scope.ROOT:
-            key = (override.source, override.key)
-            self._of_root[key] = (*self._of_root.get(key, ()), override)
-        else:
-            self._shared = {}
-
-    def _end_override(self, identity: str) -> None:
-        override = self.overrides.pop(identity, None)
-        if override is None:
-            return
-        if override.scope is Scope.ROOT:
-            key = (override.source, override.key)
-            left = tuple(one for one in self._of_root.get(key, ()) if one.id != identity)
-            if left:
-                self._of_root[key] = left
-            else:
-                self._of_root.pop(key, None)
-        else:
-            self._shared = {}
+            self._rails.note_runs(outcome.batch.source, outcome.changes, self._lineage.keys())
+        if self._projection is not None:
+            for source in {retry.source for retry in committed.retries}:
+                self._projection.show_open_retries(source, self._open[source].values())
 
     def _may_be_made(self, source: str, letter: DeadLetter) -> bool:
         """Whether it is not known yet what a dead letter descends from: nothing was sent for it so far."""

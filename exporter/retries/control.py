@@ -135,11 +135,11 @@ class Control:
         return self._sources.keys()
 
     def is_paused(self, source: str) -> bool:
-        return self._book.is_paused(source, self._clock.now())
+        return self._book.overrides.is_paused(source, self._clock.now())
 
     def is_lowered(self, source: str) -> bool:
         """Whether only what a person approves is sent, though the config says more."""
-        holding = self._book.holding(self._clock.now())
+        holding = self._book.overrides.holding(self._clock.now())
         return any(o.action is OverrideAction.LOWER and o.source in ("", source) for o in holding)
 
     def now(self) -> float:
@@ -171,14 +171,14 @@ class Control:
         self._check_source(source)
         ended = [
             override
-            for override in self._book.holding(self._clock.now())
+            for override in self._book.overrides.holding(self._clock.now())
             if override.action in (OverrideAction.PAUSE, OverrideAction.LOWER)
             and override.scope in (Scope.ENGINE, Scope.SOURCE)
             and (source is None or override.source == source)
         ]
         await self._book.end(ended, who=who, now=self._clock.now())
         self.said(*self._sources)
-        still = source is not None and self._book.is_paused(source, self._clock.now())
+        still = source is not None and self._book.overrides.is_paused(source, self._clock.now())
         return {"resumed": source or "all sources", "ended": len(ended), "still_paused": still}
 
     async def release(
@@ -239,7 +239,7 @@ class Control:
             found = found or self.one(*key)
             root = found.subject.root
             exhausted = any(rung.refuses and rung.reason is Reason.EXHAUSTED for rung in found.ladder.rungs)
-        said = self._book.root_overrides(source, root)
+        said = self._book.overrides.of_root(source, root)
         holding = [o for o in said if o.action in _RELEASED and o.holds(now) and not o.snapshot.get("repair")]
         return root, holding, exhausted
 

@@ -88,7 +88,7 @@ class Decider:
             workflow,
             root,
             history=book.history(name, root),
-            overrides=(*book.shared_overrides(name), *book.root_overrides(name, root)),
+            overrides=(*book.overrides.shared(name), *book.overrides.of_root(name, root)),
             neighbour=self._neighbours().get(letter.workflow_id),
             ahead=self._head(workflow, letter),
             refused=book.refused(name, letter.id),
@@ -202,14 +202,14 @@ class Decider:
 
     def _look_through(self, turn: Turn, now: float) -> Generator[None, None, None]:
         book, name, known = self._book, self._source.name, self._source.known
-        shared, by_workflow = book.shared_overrides(name), self._neighbours()
+        shared, by_workflow = book.overrides.shared(name), self._neighbours()
         approved = book.approved_groups(name, now)
         heads = self._heads()
         decided = 0
         for number, letter in enumerate(list(known.dead_letters.values()), start=1):
             workflow = known.workflows.get(letter.workflow_id)
             root = book.root_of(name, letter)
-            history, overrides = book.history(name, root), book.root_overrides(name, root)
+            history, overrides = book.history(name, root), book.overrides.of_root(name, root)
             neighbour, refused = by_workflow.get(letter.workflow_id), book.refused(name, letter.id)
             head = heads.get(letter.workflow_id)
             ahead = None if head is None or head == letter.id or letter.reruns else head

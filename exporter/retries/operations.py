@@ -351,7 +351,7 @@ class Operations:
         """Those that changed before their turn came, or whose time is up."""
         holding = {
             (override.source, override.snapshot.get("id")): override
-            for override in self._book.overrides.values()
+            for override in self._book.overrides
             if override.operation == operation.id and override.holds(now)
         }
         void: list[Item] = []
@@ -373,7 +373,7 @@ class Operations:
 
     async def _stop(self, state: OperationState, *, who: str) -> dict[str, Any]:
         now, operation = self._clock.now(), state.operation
-        words = [o for o in self._book.overrides.values() if o.operation == operation.id and o.action in LETS_PASS]
+        words = [o for o in self._book.overrides if o.operation == operation.id and o.action in LETS_PASS]
         await self._book.end(words, who=who, now=now)
         if operation.action.is_repair:
             await self._ledger.transact("operation", repair_script.cancel(operation.id, who=who, now=now))
@@ -434,7 +434,7 @@ class Operations:
             # said twice, it still is one retry
             before: list[Override] = []
             for word in words:
-                said = self._book.root_overrides(word.source, word.key)
+                said = self._book.overrides.of_root(word.source, word.key)
                 before += [override for override in said if override.action in LETS_PASS and override.holds(now)]
             await self._book.end(before, who=operation.who, now=now)
         await self._book.put(words, now=now)

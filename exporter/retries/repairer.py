@@ -160,7 +160,7 @@ class Repairer:
         late = [repair for repair in waiting if now >= repair.until]
         why = "its time was up before its turn came"
         await self._close([protocol.closed(r, RepairOutcome.VOID, now=now, detail=why) for r in late])
-        if self._book.is_paused(name, now):
+        if self._book.overrides.is_paused(name, now):
             return
         due = [repair for repair in waiting if repair not in late and protocol.is_due(repair, now=now)]
         for batch in self._calls(due)[:CALLS_PER_ROUND_MAX]:

@@ -240,9 +240,8 @@ class Retrier:
             if not stays or decision.mode.rank < Mode.APPROVE.rank or letter is None:
                 continue
             root = self._book.root_of(self.source.name, letter)
-            if not self._book.has_root_override(
-                self.source.name, root, OverrideAction.QUARANTINE, OverrideAction.RELEASE
-            ):
+            said = {override.action for override in self._book.overrides.of_root(self.source.name, root)}
+            if said.isdisjoint({OverrideAction.QUARANTINE, OverrideAction.RELEASE}):
                 words.append(self._word(Scope.ROOT, OverrideAction.QUARANTINE, key=root, why=decision.detail))
         if words:
             await self._book.put(words, now=self._clock.now())
@@ -496,7 +495,7 @@ class Retrier:
         """What the engine lowered by itself."""
         return [
             override
-            for override in self._book.shared_overrides(self.source.name)
+            for override in self._book.overrides.shared(self.source.name)
             if override.action is OverrideAction.LOWER and override.who == ENGINE
         ]
 

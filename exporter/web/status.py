@@ -307,7 +307,7 @@ def retries(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> di
     found = [retry_facts(retry) for retry in book.everything()[:RETRIES_MAX]]
     return {
         "mode": book.rules.mode.value,
-        "paused": {source: book.is_paused(source, now) for source in sources},
+        "paused": {source: book.overrides.is_paused(source, now) for source in sources},
         "retries": found,
     }
 
@@ -370,9 +370,9 @@ def _newest_url(source: Source, group: Group) -> str | None:
 
 def paused(sources: Iterable[str], book: RetryBook, *, now: float) -> dict[str, str]:
     """The sources whose retries are paused, with by whom, why and until when."""
-    found, pauses = dict[str, str](), [o for o in book.holding(now) if o.action is OverrideAction.PAUSE]
+    found, pauses = dict[str, str](), [o for o in book.overrides.holding(now) if o.action is OverrideAction.PAUSE]
     for name in sources:
-        if book.is_paused(name, now):
+        if book.overrides.is_paused(name, now):
             of_it = [o for o in pauses if o.source in ("", name) and o.scope in (Scope.ENGINE, Scope.SOURCE)]
             last = max(of_it, key=lambda o: float("inf") if o.until is None else o.until)
             until = "until somebody resumes it" if last.until is None else f"until {words.at(last.until, now)} UTC"
@@ -382,7 +382,7 @@ def paused(sources: Iterable[str], book: RetryBook, *, now: float) -> dict[str, 
 
 def rails(sources: Mapping[str, Source], book: RetryBook, *, now: float) -> list[dict[str, Any]]:
     """What holds back the retries of each source as a whole."""
-    found, holding = [], book.holding(now)
+    found, holding = [], book.overrides.holding(now)
     for name in sources:
         stands, cap = book.rails(name, now), book.rules.source(name).budget
         lowering = [o for o in holding if o.source in ("", name) and o.action is OverrideAction.LOWER]

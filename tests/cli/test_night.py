@@ -156,7 +156,7 @@ async def test_a_pause_reaches_the_service_that_runs_while_its_file_is_broken(co
             path, body = "/api/v1/retries/pause", {"source": None, "for": "1h", "why": "night"}
             code = await commands.tell(outline(config, {}), path, body, here, say=said.append, by_rules=by_rules)
             assert code == 0
-        assert service.book.is_paused("make", SystemClock().now())
+        assert service.book.overrides.is_paused("make", SystemClock().now())
     assert said[0] == "paused: all sources"
 
 

@@ -161,7 +161,7 @@ async def test_exhausted_is_the_same_after_a_restart_and_nowhere_written(engine_
     engine = await engine_of(quick(retries=2, gate=WIDE, exhausted=then))
     before = await exhausted(engine)
     assert before.verb is Verb(then)
-    assert OverrideAction.QUARANTINE not in {override.action for override in engine.book.overrides.values()}
+    assert OverrideAction.QUARANTINE not in {override.action for override in engine.book.overrides}
     await engine.restart()
     await engine.live(HOUR, step=60)
     assert engine.book.decisions[SOURCE, "d1"] == before
@@ -214,7 +214,7 @@ async def test_a_policy_that_quarantines_is_written_down_and_a_release_lifts_it(
     engine.platform.well = Result.SUCCESS
     engine.platform.add(age=HOUR)
     await engine.live(60)
-    assert [o.action for o in engine.book.overrides.values()] == [OverrideAction.QUARANTINE]
+    assert [o.action for o in engine.book.overrides] == [OverrideAction.QUARANTINE]
     await engine.restart(quick())
     await engine.live(HOUR, step=60)
     assert engine.platform.met == []

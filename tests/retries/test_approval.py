@@ -59,7 +59,7 @@ async def refused_credential(engine: Engine) -> None:
     other = engine.platform.add("other")
 
     def said() -> set[OverrideAction]:
-        return {override.action for override in engine.book.overrides.values()}
+        return {override.action for override in engine.book.overrides}
 
     while OverrideAction.LOWER not in said():
         await engine.live(30)

@@ -133,7 +133,7 @@ async def test_what_was_said_for_an_hour(make: Callable[..., Any], action: Overr
     assert engine.platform.calls == []
     await engine.live(120)
     assert len(engine.platform.calls) == 1
-    assert engine.book.rules.mode_of(SOURCE, engine.book.holding(engine.clock.now())) is Mode.ENFORCE
+    assert engine.book.rules.mode_of(SOURCE, engine.book.overrides.holding(engine.clock.now())) is Mode.ENFORCE
 
 
 async def test_what_an_approval_of_a_group_ends(make: Callable[..., Any], restarted: bool) -> None:

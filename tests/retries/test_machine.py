@@ -27,8 +27,8 @@ from exporter.model.policy import Backoff, Pace, SourceRules
 from exporter.model.retries import Answer, Mode, Outcome, Retry, RetryState, Traits
 from exporter.platform.retrying import Accepted, Look
 from exporter.retries import protocol
-from exporter.retries.book import RetryBook
 from exporter.retries.control import ControlError
+from exporter.retries.override_book import OverrideBook
 from exporter.store import audit, reserving
 from exporter.wire.errors import ApiError
 from tests.postgres import look
@@ -421,7 +421,7 @@ def an_answer_is_a_success(patch: pytest.MonkeyPatch) -> None:
 
 
 def pauses_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(RetryBook, "shared_overrides", lambda book, source: ())
+    patch.setattr(OverrideBook, "shared", lambda book, source: ())
     patch.setattr(reserving, "reaches", lambda override, **of: False)
 
 

@@ -166,7 +166,7 @@ async def test_a_person_resumes_a_source_whose_credential_was_refused(engine_of:
     names = fail(engine, 2)
     engine.platform.fates = ["revoked"]
     await engine.live(600)
-    assert engine.book.rules.mode_of(SOURCE, engine.book.holding(engine.clock.now())) is Mode.APPROVE
+    assert engine.book.rules.mode_of(SOURCE, engine.book.overrides.holding(engine.clock.now())) is Mode.APPROVE
     engine.platform.revoked = False
     await engine.control.resume(SOURCE, who="ann")
     await engine.turn()

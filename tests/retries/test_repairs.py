@@ -264,7 +264,7 @@ async def test_while_paused_nothing_is_sent_and_what_is_not_sent_in_a_day_is_voi
     await engine.control.pause(None, seconds=3 * DAY, who="ann")
     await engine.round(DAY + HOUR, step=HOUR)
     assert engine.states()["d2"] == ("void", "its time was up before its turn came")
-    assert not [o for o in engine.book.holding(engine.clock.now()) if o.snapshot.get("repair")]
+    assert not [o for o in engine.book.overrides.holding(engine.clock.now()) if o.snapshot.get("repair")]
 
 
 # What may have changed between plan and call
@@ -297,7 +297,7 @@ async def test_what_happens_between_the_last_look_and_the_call_is_heeded(engine_
             engine.platform.items["d1"].gone = True
             await engine.sweep()
         else:  # the hold ended somehow
-            await engine.book.end(engine.book.holding(engine.clock.now()), who="bob", now=engine.clock.now())
+            await engine.book.end(engine.book.overrides.holding(engine.clock.now()), who="bob", now=engine.clock.now())
             engine.platform.fates = ["late"]
             await engine.retry_now((SOURCE, "d1"))
             await engine.turn()
@@ -497,7 +497,7 @@ async def test_a_crash_at_any_moment_neither_repeats_nor_forgets_it(
             ends.add(item.state)
         for state in operations:
             assert (state.operation.ended_at is not None) is not state.is_open
-        holds = [o for o in engine.book.holding(engine.clock.now()) if o.snapshot.get("repair")]
+        holds = [o for o in engine.book.overrides.holding(engine.clock.now()) if o.snapshot.get("repair")]
         assert holds == [], chance
         await engine.stop()
         if survived:

@@ -150,7 +150,7 @@ async def test_the_kill_switch_is_read_in_the_claim_and_survives_a_restart(make:
     await engine.live(3600)
     assert engine.platform.calls == []
     assert engine.book.decisions[SOURCE, "d1"].reason == "paused"
-    engine.book.overrides.clear()  # a picture in memory that lags behind: the claim reads the ledger
+    engine.book.overrides.keep([])  # a picture in memory that lags behind: the claim reads the ledger
     await engine.live(600)
     assert engine.platform.calls == []
     await engine.restart()
@@ -312,7 +312,7 @@ async def test_a_refused_credential_lowers_the_source_and_a_missing_right_quaran
 
     engine.platform.send = refuse  # type: ignore[method-assign]
     await engine.live(1200)
-    assert [o.action for o in engine.book.overrides.values()] == [OverrideAction.LOWER]
+    assert [o.action for o in engine.book.overrides] == [OverrideAction.LOWER]
     await engine.live(7200)
     assert engine.book.decisions[SOURCE, "d1"].reason == "mode"
     await engine.control.resume(SOURCE, who="ann")

@@ -62,7 +62,7 @@ async def test_a_person_signs_in_approves_and_pauses(made: Deployment, tmp_path:
         await page.submit(f"document.querySelector('[name=token]').value = {TOKEN!r}; document.forms[0].submit()")
         await page.submit("[...document.links].find(a => a.innerText.startsWith('Approve what waits')).click()")
         assert letter in await page.text()
-        assert made.service.book.holding(made.clock.now()) == []  # looking approves nothing
+        assert made.service.book.overrides.holding(made.clock.now()) == []  # looking approves nothing
         await page.press("Approve these")
         assert "Approved: 1." in await page.text()
         await page.press("Pause all")
@@ -131,15 +131,15 @@ async def test_forms_of_other_sites_and_without_the_secret_are_refused(made: Dep
     for form, headers in refused:
         async with session.post(made.url + "/act/begin", data=form, headers={**cookies, **headers}) as response:
             assert response.status == 403
-    assert made.service.book.holding(made.clock.now()) == []
+    assert made.service.book.overrides.holding(made.clock.now()) == []
     for action in ("approve", "retry", "hold", "release"):  # nothing is done that nobody was asked about
         data = {"csrf": mine, "id": key}
         async with session.post(f"{made.url}/act/{action}", data=data, headers=cookies, allow_redirects=False):
-            assert made.service.book.holding(made.clock.now()) == []
+            assert made.service.book.overrides.holding(made.clock.now()) == []
     data = {"csrf": mine, "asked": asked}
     async with session.post(made.url + "/act/begin", data=data, headers=cookies, allow_redirects=False) as response:
         assert response.status == 303
-    assert [o.action for o in made.service.book.holding(made.clock.now())] == ["approve"]
+    assert [o.action for o in made.service.book.overrides.holding(made.clock.now())] == ["approve"]
     await made.clock.advance(43201)
     async with session.post(made.url + "/act/pause", data=data, headers=cookies, allow_redirects=False) as response:
         assert response.headers["Location"] == "../sign-in"
