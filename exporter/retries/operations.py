@@ -13,14 +13,8 @@ from typing import Any
 from exporter.clock import Clock
 from exporter.model.decision import snapshot_of
 from exporter.model.groups import Group, experience_of, experiences, group_of, rank
-from exporter.model.operations import (
-    Item,
-    ItemState,
-    Operation,
-    OperationAction,
-    OperationState,
-    alike,
-)
+from exporter.model.ledger import Key
+from exporter.model.operations import Item, ItemState, Operation, OperationAction, OperationState, alike
 from exporter.model.retries import Override, OverrideAction
 from exporter.retries.book import RetryBook, new_id
 from exporter.retries.control import LETS_PASS, Control, ControlError, Found
@@ -241,25 +235,14 @@ class Operations:
                 raise ControlError(f"{action} asks the platform: start the service, and say it again")
             options = {"who": who, "why": why, "at_once": at_once, "stop_after": stop_after, "dry_run": dry_run}
             return await self.begin_repair(action, selection, **options)
-        keys, found = await self._chosen(action, selection)
-        if only is not None:
-            seen = frozenset(only)
-            pairs = [(key, one) for key, one in zip(keys, found, strict=True) if key in seen]
-            if not pairs:
-                raise ControlError("none of them is there any longer as it was")
-            keys, found = [key for key, _ in pairs], [one for _, one in pairs]
-        if action is OperationAction.APPROVE and not selection.ids:
-            waiting = [one for one in found if one is not None and one.ladder.decision.awaits_approval]
-            if not waiting:
-                raise ControlError(f"nothing waits for approval of {_words(selection)}", status=404)
-            found, keys = list(waiting), [(one.subject.source, one.subject.letter.id) for one in waiting]
-        objections = [self.objection(action, key, one) for key, one in zip(keys, found, strict=True)]
-        refused = {key: why_not for key, why_not in zip(keys, objections, strict=True) if why_not is not None}
-        if len(refused) == len(keys):
+        meant = await self._meant(action, selection, only)
+        objections = {key: self.objection(action, key, one) for key, one in meant.items()}
+        refused = {key: why_not for key, why_not in objections.items() if why_not is not None}
+        if len(refused) == len(meant):
             raise ControlError(all_refused(alike(named(refused))))
         now = self._clock.now()
         lets_pass = action in (OperationAction.APPROVE, OperationAction.RETRY)
-        alone = action is OperationAction.RETRY and len(keys) == 1
+        alone = action is OperationAction.RETRY and len(meant) == 1
         operation = Operation(
             id=new_id(),
             action=action,
@@ -270,7 +253,7 @@ class Operations:
             starts_at=now if at_once or alone or not lets_pass else now + UNDO_SECONDS,
             stop_after=stop_after,
         )
-        covered = [key for key in keys if key not in refused]
+        covered = [key for key in meant if key not in refused]
         until = now + APPROVAL_SECONDS if lets_pass else None if seconds is None else now + seconds
         answer: dict[str, Any] = {
             "operation": None if dry_run else operation.id,
@@ -283,20 +266,12 @@ class Operations:
         }
         if dry_run:
             return answer | {"dry_run": True}
-        state = OperationState(
-            operation=operation,
-            items=[
-                Item(source=key[0], dead_letter_id=key[1])
-                if key not in refused
-                else Item(source=key[0], dead_letter_id=key[1], state=ItemState.REFUSED.value, detail=refused[key])
-                for key in keys
-            ],
-        )
+        state = OperationState(operation=operation, items=[_item(key, refused.get(key)) for key in meant])
         await self._ledger.transact("operation", script.begin(state, now=now))
-        by_key = {key: one for key, one in zip(keys, found, strict=True) if one is not None}
         if action is OperationAction.RELEASE:
             return answer | await self._release(operation, covered, sent=sent)
-        await self._say(operation, [by_key[key] for key in covered], until=until)
+        found = [one for key, one in meant.items() if one is not None and key not in refused]
+        await self._say(operation, found, until=until)
         if not lets_pass:
             await self._done(operation, covered)
         return answer
@@ -329,23 +304,36 @@ class Operations:
 
     # How
 
-    async def _chosen(
-        self, action: OperationAction, selection: Selection
-    ) -> tuple[list[tuple[str, str]], list[Found | None]]:
-        """What is meant, by its keys. A release may name retries as well, and what is no longer open."""
-        found: list[Found | None] = []
-        if not selection.ids:
-            found += self.selected(selection)
-            return [(one.subject.source, one.subject.letter.id) for one in found if one is not None], found
-        keys = list(dict.fromkeys(selection.ids))
-        for number, key in enumerate(keys, start=1):
+    async def _meant(
+        self, action: OperationAction, selection: Selection, only: Collection[tuple[str, str]] | None
+    ) -> dict[Key, Found | None]:
+        """What it is done to, by its keys: of a group approved, say, what waits for approval."""
+        if selection.ids:
+            found = await self._named(action, selection)
+        else:
+            found = {(one.subject.source, one.subject.letter.id): one for one in self.selected(selection)}
+        if only is not None:
+            seen = frozenset(only)
+            found = {key: one for key, one in found.items() if key in seen}
+            if not found:
+                raise ControlError("none of them is there any longer as it was")
+        if action is OperationAction.APPROVE and not selection.ids:
+            found = {key: one for key, one in found.items() if one is not None and one.ladder.decision.awaits_approval}
+            if not found:
+                raise ControlError(f"nothing waits for approval of {_words(selection)}", status=404)
+        return found
+
+    async def _named(self, action: OperationAction, selection: Selection) -> dict[Key, Found | None]:
+        """What is named, one by one. A release may name retries as well, and what is no longer open."""
+        found: dict[Key, Found | None] = {}
+        for number, key in enumerate(selection.ids, start=1):
             one = self._maybe(key) if action is OperationAction.RELEASE else self._control.one(*key)
             if one is not None and not selection.fits(one):
                 raise ControlError(f"{one.key} does not fit {_words(selection)}", status=404)
-            found.append(one)
+            found[key] = one
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return keys, found
+        return found
 
     def _void(self, operation: Operation, waiting: Sequence[Item], now: float) -> list[Item]:
         """Those that changed before their turn came, or whose time is up."""
@@ -449,6 +437,13 @@ class Operations:
             return self._control.one(*key)
         except ControlError:
             return None
+
+
+def _item(key: Key, refused: str | None) -> Item:
+    source, identity = key
+    if refused is None:
+        return Item(source=source, dead_letter_id=identity)
+    return Item(source=source, dead_letter_id=identity, state=ItemState.REFUSED.value, detail=refused)
 
 
 def _selection(facts: Mapping[str, Any]) -> Selection:
