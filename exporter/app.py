@@ -94,20 +94,7 @@ async def service(
         )
         stack.push_async_callback(ledger.close)
         folded: list[Key] = []
-        projection = Projection(
-            {
-                source: counted(
-                    platforms[source],
-                    events=section.webhook is not None,
-                    error_classes=config.limits.error_classes,
-                )
-                for source, section in config.sources.items()
-            },
-            series_max=config.limits.series_max,
-            on_folded=folded.append,
-            selects=lambda source, known: selected(config.sources[source], known.id, known.name),
-            labels={source: section.labelled for source, section in config.sources.items()},
-        )
+        projection = _projection(config, folded.append)
         own.series_limit.set(config.limits.series_max)
         memory = await remember(
             ledger,
@@ -191,6 +178,24 @@ async def service(
         log.info("running", version=__version__, port=running.port, sources=len(config.sources))
         yield running
         log.info("stopping")
+
+
+def _projection(config: Config, on_folded: Callable[[Key], None]) -> Projection:
+    """What a scrape shows: of each source the metrics that its platform can have, with the labels of its section."""
+    return Projection(
+        {
+            source: counted(
+                PLATFORMS[section.platform],
+                events=section.webhook is not None,
+                error_classes=config.limits.error_classes,
+            )
+            for source, section in config.sources.items()
+        },
+        series_max=config.limits.series_max,
+        on_folded=on_folded,
+        selects=lambda source, known: selected(config.sources[source], known.id, known.name),
+        labels={source: section.labelled for source, section in config.sources.items()},
+    )
 
 
 async def _open_source(
