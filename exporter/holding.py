@@ -27,7 +27,7 @@ from exporter.retries.operations import Operations
 from exporter.retries.repairer import Repairer
 from exporter.retries.retrier import Retrier
 from exporter.source import Source
-from exporter.store.feed import LeaseLost, under
+from exporter.store.journal import LeaseLost, under
 from exporter.store.ledger import Ledger, open_beats
 from exporter.store.script import StoreError
 from exporter.traces.export import TraceExporter

@@ -2,7 +2,7 @@
 
 Each replica beats: a row of its own that says it is alive, by the database's clock. A source is worked for by whoever
 holds its lease, a row that changes hands under the lock of the source; whoever has not been alive for a while has lost
-what it held, and whatever it still writes is refused (``exporter.store.feed``). Everybody decides for itself alone
+what it held, and whatever it still writes is refused (``exporter.store.journal``). Everybody decides for itself alone
 what to take and what to give up (``exporter.model.leases``).
 
 All of them remember the whole ledger, because each hears what the others commit: so who takes over goes on at once,
@@ -22,7 +22,7 @@ from exporter.log import get_logger
 from exporter.model.leases import UPKEEP, Lease, Replica, Seen, to_give, to_take
 from exporter.platform import RunKey, StreamName
 from exporter.store import leases
-from exporter.store.feed import KEPT_SECONDS, LeaseLost
+from exporter.store.journal import KEPT_SECONDS, LeaseLost
 from exporter.store.ledger import Ledger
 from exporter.store.script import Engine, StoreError
 
@@ -97,7 +97,7 @@ class Replicas:
         self._free_since: dict[str, float] = {}  # on our steady clock
 
     def heard(self, said: str) -> None:
-        """Somebody said something on the channel of the feed."""
+        """Somebody said something on the channel of the journal."""
         if said == FREE:
             self.beat_due.set()
         elif said:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from exporter.model.leases import Lease, Replica, Seen
-from exporter.store.feed import APPLICATION, CHANNEL
+from exporter.store.journal import APPLICATION, CHANNEL
 from exporter.store.script import Script
 
 #: A replica that was not heard of for so long (seconds) holds nothing any more.

@@ -4,7 +4,7 @@ Batches that arrive while a transaction is under way share the next one, so a bu
 longer than two. ``ingest`` returns once its batch is durable and the in-memory picture (``world``) has it.
 
 Where other processes write to the same database, what they commit is published here as well, in the order in which it
-was committed (``feed``).
+was committed (``journal``).
 
 While the store is in trouble everything is refused at once, with one line in the log when that begins and one when it
 ends. It ends when a probing write succeeds (``recover``).
@@ -20,10 +20,9 @@ import orjson
 
 from exporter.log import get_logger
 from exporter.model.ledger import Batch, Committed, Folded, FoldRules, Key, Loaded
-from exporter.store import address, codec, maintenance
-from exporter.store import feed as news
-from exporter.store.feed import Feed, LeaseLost
+from exporter.store import address, codec, journal, maintenance
 from exporter.store.ingest import ingest
+from exporter.store.journal import Journal, LeaseLost
 from exporter.store.script import Engine, Password, Script, StoreError, StoreUnavailable
 from exporter.store.sqlite import SqliteEngine
 
@@ -55,7 +54,7 @@ class Ledger:
         operation that failed or was refused, ``on_up`` when the store begins to work or ceases to.
         """
         self._engine = engine
-        self._feed = Feed(rules) if engine.is_shared else None
+        self._journal = Journal(rules) if engine.is_shared else None
         self.rules = rules
         self.on_commit = on_commit
         self.ahead: Callable[[], Mapping[str, float]] = dict  # by source: seconds its platform's clock is ahead of ours
@@ -89,7 +88,7 @@ class Ledger:
             raise StoreError("too many batches are waiting for the store")
         self._refuse("ingest")
         future: asyncio.Future[Folded] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(batch, future, news.fences()))
+        self._pending.append(_Pending(batch, future, journal.fences()))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_pending(), name="ledger-writer")
         return await future
@@ -158,9 +157,9 @@ class Ledger:
         fences: Mapping[str, int] | None = None,
     ) -> Any:
         self._refuse(operation)
-        if self._feed is not None:
-            fences = news.fences() if fences is None else fences
-            script = self._feed.within(script, sources=sources, fences=fences)
+        if self._journal is not None:
+            fences = journal.fences() if fences is None else fences
+            script = self._journal.within(script, sources=sources, fences=fences)
         try:
             with self._timer(operation):
                 result = await self._engine.run(script, sources=sources)
@@ -173,8 +172,8 @@ class Ledger:
             self._broke(operation, StoreUnavailable(self._engine.trouble))
         elif not self.is_down:
             self._works()
-        if self._feed is not None:
-            for committed in self._feed.take(result):
+        if self._journal is not None:
+            for committed in self._journal.take(result):
                 self.on_commit(committed)
             return result.result
         if isinstance(result, Committed):
@@ -253,13 +252,13 @@ class Ledger:
 
     async def follow(self) -> None:
         """Hear what other processes have committed. Raises ``StoreError``."""
-        if self._feed is not None:
-            await self._run("follow", news.nothing(), sources=())
+        if self._journal is not None:
+            await self._run("follow", journal.nothing(), sources=())
 
     async def load(self) -> Loaded:
         """Everything the in-memory picture starts from. Raises ``StoreError``."""
         try:
-            loading = _load() if self._feed is None else self._feed.from_here(_load())
+            loading = _load() if self._journal is None else self._journal.from_here(_load())
             loaded: Loaded = await self._run("load", loading)
         except StoreError:
             raise
@@ -292,8 +291,8 @@ class Ledger:
             done.pruned_dead_letters += step.pruned_dead_letters
             done.expired += len(step.dead_letters)
             is_full = step.is_full
-        if self._feed is not None:
-            await self._run("prune", news.prune(), sources=())
+        if self._journal is not None:
+            await self._run("prune", journal.prune(), sources=())
         done.rows = await self._run("count_rows", maintenance.count_rows(), sources=())
         return done
 

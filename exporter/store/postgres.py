@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from exporter.log import get_logger
-from exporter.store import feed
+from exporter.store import journal
 from exporter.store.address import FILES, SYSTEM, mistake, options, place
 from exporter.store.schema import check_version, migrate
 from exporter.store.script import Password, Script, StoreError, StoreUnavailable
@@ -142,7 +142,7 @@ class PostgresEngine:
     ) -> "PostgresEngine":
         """Connect beside another engine of this process: scripts take no locks and wait for none of those.
 
-        ``on_news`` is called with what anybody says on the channel of the feed, while the connection can hear it: a
+        ``on_news`` is called with what anybody says on the channel of the journal, while the connection can hear it: a
         proxy may keep that from us. It connects with the first script.
         """
         return cls(url, password, to_read=False, on_news=on_news)
@@ -254,11 +254,11 @@ class PostgresEngine:
                     ssl=True if options(self._url).get("sslrootcert") == SYSTEM else None,
                     timeout=CONNECT_SECONDS_MAX,
                     statement_cache_size=0,  # a proxy gives each transaction another connection
-                    server_settings={"application_name": feed.READER if self._to_read else feed.APPLICATION},
+                    server_settings={"application_name": journal.READER if self._to_read else journal.APPLICATION},
                 )
                 if self._on_news is not None:
                     on_news = self._on_news
-                    await self._connection.add_listener(feed.CHANNEL, lambda *heard: _hear(on_news, heard[-1]))
+                    await self._connection.add_listener(journal.CHANNEL, lambda *heard: _hear(on_news, heard[-1]))
             except ssl.SSLError:  # some are a ValueError as well
                 raise
             except (ValueError, OverflowError) as exc:
@@ -362,7 +362,7 @@ def _read(value: Any) -> Any:
 def _prepare() -> Script[None]:
     """Bring the schema up to date, with what several processes need to agree."""
     yield from migrate()
-    for statement in feed.TABLES:
+    for statement in journal.TABLES:
         yield statement, ()
 
 

@@ -14,7 +14,7 @@ from exporter.model.ledger import FoldRules
 from exporter.platform import RunKey, StreamName
 from exporter.replicas import OVERDUE, WISHED_MAX, Replicas, Wish, Work
 from exporter.store import leases
-from exporter.store.feed import KEPT_SECONDS
+from exporter.store.journal import KEPT_SECONDS
 from exporter.store.leases import TTL
 from exporter.store.ledger import Ledger, open_beats, open_engine
 from exporter.store.script import StoreError

@@ -99,7 +99,7 @@ def test_every_table_and_column_is_known(server: Postgres, old: str) -> None:
     columns = look(
         to,
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' "
-        "AND table_name NOT IN ('schema_version', 'probe', 'feed', 'replicas', 'leases')",
+        "AND table_name NOT IN ('schema_version', 'probe', 'journal', 'replicas', 'leases')",
     )
     assert set(columns) == {(table, column) for table, names in TABLES.items() for column in str(names).split(", ")}
     assert look(to, "SELECT max(version) FROM schema_version") == [(str(len(MIGRATIONS)),)]

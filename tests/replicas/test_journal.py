@@ -14,7 +14,7 @@ from exporter.model import Observation, Queue, Result, Run, State, Unit, Usage, 
 from exporter.model.leases import Replica
 from exporter.model.ledger import Batch, Committed, FoldRules, Key
 from exporter.store import leases
-from exporter.store.feed import LeaseLost, read, under, written
+from exporter.store.journal import LeaseLost, read, under, written
 from exporter.store.ledger import Ledger, open_beats, open_engine
 from exporter.store.postgres import EVERYTHING, IDLE_SECONDS_MAX
 from exporter.store.script import Script, StoreError, StoreUnavailable
@@ -154,7 +154,7 @@ async def test_many_at_once_agree_in_the_end(two: tuple[Process, Process]) -> No
     assert one.world.sources["a"].entries == other.world.sources["a"].entries
 
 
-async def test_a_commit_whose_caller_gave_up_is_heard_from_the_feed(two: tuple[Process, Process]) -> None:
+async def test_a_commit_whose_caller_gave_up_is_heard_from_the_journal(two: tuple[Process, Process]) -> None:
     one, _ = two
     writing = asyncio.create_task(one.ledger.transact("t", _slow_commit()))
     await asyncio.sleep(0.05)
@@ -300,7 +300,7 @@ async def test_what_cannot_be_read_is_never_taken_for_heard(two: tuple[Process, 
 
 
 def _told(data: bytes) -> Script[None]:
-    yield "INSERT INTO feed (stream, data) VALUES ('a', $1)", (data,)
+    yield "INSERT INTO journal (source, data) VALUES ('a', $1)", (data,)
 
 
 @pytest.mark.slow

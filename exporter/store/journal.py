@@ -4,9 +4,9 @@ Each transaction that alters what somebody remembers adds one row here, within i
 reading the rows that others added since: so whoever commits has heard everything that came before, and memory follows
 the commits of all processes in their order.
 
-Rows are numbered within the lock of the sources they are about (a *stream*; "" for transactions that have the database
-alone). Of one stream, and of "", each process has therefore seen all up to a number; what other streams commit
-meanwhile may come in any order.
+Rows are numbered within the lock of the source they are about ("" for transactions that have the database alone; the
+first of those that share a commit). Of one source, and of "", each process has therefore seen all up to a number; what
+is committed about others meanwhile may come in any order.
 
 **Fencing.** What the holder of a source writes, and it alone, is written under the epoch of its lease: in another
 epoch it is refused.
@@ -32,17 +32,17 @@ APPLICATION, READER = "automation-exporter", "automation-exporter-reader"
 CHANNEL = "automation_exporter"
 #: Rows are kept so long (seconds). Who has not read for half as long begins anew.
 KEPT_SECONDS = 300.0
-#: The stream of what has the database alone.
+#: What had the database alone is about no source.
 ALONE = ""
 
 TABLES = (
-    """CREATE TABLE IF NOT EXISTS feed (
+    """CREATE TABLE IF NOT EXISTS journal (
         seq BIGSERIAL PRIMARY KEY,
-        stream TEXT NOT NULL,
+        source TEXT NOT NULL,
         at DOUBLE PRECISION NOT NULL DEFAULT extract(epoch FROM clock_timestamp()),
         data BYTEA NOT NULL
     )""",
-    "CREATE INDEX IF NOT EXISTS feed_by_stream ON feed (stream, seq)",
+    "CREATE INDEX IF NOT EXISTS journal_by_source ON journal (source, seq)",
     """CREATE TABLE IF NOT EXISTS replicas (
         id TEXT NOT NULL PRIMARY KEY,
         name TEXT NOT NULL,
@@ -174,7 +174,7 @@ def _heard(outcome: Folded) -> _Heard | None:
 
 
 class Within(Generic[T]):
-    """What a script returned, and the rows of the feed that it read and added."""
+    """What a script returned, and the rows of the journal that it read and added."""
 
     __slots__ = ("others", "own", "result")
 
@@ -182,23 +182,23 @@ class Within(Generic[T]):
         self.others, self.own, self.result = others, own, result
 
 
-class Feed:
-    """How far this process has read the feed. Make it follow with what ``Ledger`` runs."""
+class Journal:
+    """How far this process has read the journal. Make it follow with what ``Ledger`` runs."""
 
     def __init__(self, sources: Iterable[str]) -> None:
-        self._streams = [ALONE, *sources]
-        self._seen: dict[str, int] | None = None  # by stream; None before the ledger was loaded
+        self._known = [ALONE, *sources]
+        self._seen: dict[str, int] | None = None  # by source; None before the ledger was loaded
 
     def from_here(self, script: Script[T]) -> Script[T]:
         """Run the script that loads everything: what anybody adds from then on is news."""
-        last: int = (yield "SELECT coalesce(max(seq), 0) FROM feed", ())[0][0]
-        self._seen = dict.fromkeys(self._streams, last)
+        last: int = (yield "SELECT coalesce(max(seq), 0) FROM journal", ())[0][0]
+        self._seen = dict.fromkeys(self._known, last)
         return (yield from script)
 
     def within(
         self, script: Script[T], *, sources: Collection[str] | None, fences: Mapping[str, int]
     ) -> Script[Within[T]]:
-        """Run a script as part of the feed. Raises ``LeaseLost``."""
+        """Run a script as part of the journal. Raises ``LeaseLost``."""
         others = yield from self._news()
         for source, epoch in fences.items():
             rows = yield "SELECT epoch FROM leases WHERE source = $1", (source,)
@@ -208,24 +208,24 @@ class Feed:
         own: tuple[int, str] | None = None
         data = written(result) if isinstance(result, Committed) else None
         if data is not None:
-            stream = ALONE if sources is None else min(sources, default=ALONE)
-            adding = "INSERT INTO feed (stream, data) VALUES ($1, $2) RETURNING seq"
-            row: tuple[str, bytes] = (stream, data)
+            about = ALONE if sources is None else min(sources, default=ALONE)
+            adding = "INSERT INTO journal (source, data) VALUES ($1, $2) RETURNING seq"
+            row: tuple[str, bytes] = (about, data)
             if not fences or not fences.keys() >= set(sources or ()):  # whoever holds it wants to know at once
                 adding = f"WITH added AS ({adding}) SELECT seq, pg_notify('{CHANNEL}', '') FROM added"
-            own = (yield adding, row)[0][0], stream
+            own = (yield adding, row)[0][0], about
         return Within(others, own, result)
 
     def _news(self) -> Script[list[tuple[int, str, Committed]]]:
         if self._seen is None:
             return []
         rows = yield (
-            """SELECT seq, stream, data FROM unnest($1::text[], $2::bigint[]) AS seen (of, up_to), LATERAL
-                (SELECT seq, stream, data FROM feed WHERE stream = of AND seq > up_to) AS news ORDER BY seq""",
+            """SELECT seq, source, data FROM unnest($1::text[], $2::bigint[]) AS seen (of, up_to), LATERAL
+                (SELECT seq, source, data FROM journal WHERE source = of AND seq > up_to) AS news ORDER BY seq""",
             (list(self._seen), list(self._seen.values())),
         )
         try:
-            return [(seq, stream, read(data, self._streams)) for seq, stream, data in rows]
+            return [(seq, about, read(data, self._known)) for seq, about, data in rows]
         except msgspec.DecodeError as exc:
             raise StoreError(
                 "a replica of another version writes what this one cannot read: stop all replicas and start one version"
@@ -233,26 +233,26 @@ class Feed:
 
     def take(self, within: Within[Any]) -> list[Committed]:
         """What is to be published of it, in order; nothing twice."""
-        found = [committed for seq, stream, committed in within.others if self._is_new(seq, stream)]
+        found = [committed for seq, about, committed in within.others if self._is_new(seq, about)]
         result, own = within.result, within.own
         if isinstance(result, Committed) and (own is None or self._is_new(*own)):
             found.append(result)
         return found
 
-    def _is_new(self, seq: int, stream: str) -> bool:
+    def _is_new(self, seq: int, about: str) -> bool:
         if self._seen is None:  # nothing is remembered that could be old
             return True
-        if seq <= self._seen[stream]:
+        if seq <= self._seen[about]:
             return False
-        self._seen[stream] = seq
+        self._seen[about] = seq
         return True
 
 
 def nothing() -> Script[None]:
-    """To be run within the feed: only what others added is read."""
+    """To be run within the journal: only what others added is read."""
     yield from ()
 
 
 def prune() -> Script[None]:
     """Forget what everybody has read."""
-    yield f"DELETE FROM feed WHERE at < extract(epoch FROM clock_timestamp()) - {KEPT_SECONDS}", ()
+    yield f"DELETE FROM journal WHERE at < extract(epoch FROM clock_timestamp()) - {KEPT_SECONDS}", ()
